@@ -1,0 +1,33 @@
+"""The benchmark: data, networks, training, evaluation, records, tables.
+
+In a notebook: `from marginbench.benchmarks import run_all, load, leaderboard, read_arrays, evaluate`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if __name__ != "marginbench.benchmarks":
+    # `import benchmarks` from the repository's root would build a second registry
+    raise ImportError("import marginbench.benchmarks, not benchmarks")
+
+if TYPE_CHECKING:
+    from marginbench.benchmarks.board import leaderboard as leaderboard
+    from marginbench.benchmarks.board import load as load
+    from marginbench.benchmarks.engine import run_all as run_all
+    from marginbench.benchmarks.margins import evaluate as evaluate
+    from marginbench.benchmarks.store import read_arrays as read_arrays
+
+_PUBLIC = {
+    "run_all": "engine",
+    "load": "board",
+    "leaderboard": "board",
+    "evaluate": "margins",
+    "read_arrays": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `marginbench --help` answers at once."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -1,0 +1,127 @@
+"""Lets auto-LiRPA 0.3, the newest release on PyPI, import and run on a current torch and numpy.
+
+0.3 was written for torch 1.12 and numpy 1.22. Each patch below provides one name that has gone since, and does
+nothing where the name exists. Upstream auto-LiRPA 0.7 needs none of them and gets none.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import inspect
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def load_auto_lirpa() -> ModuleType:
+    """Import auto-LiRPA, silently, with the names that 0.3 misses.
+
+    Raises:
+        ImportError: it is not installed, or does not import.
+    """
+    try:
+        with _undo_side_effects(), _names_for_0_3():
+            library = importlib.import_module("auto_LiRPA")
+    except ImportError:
+        raise
+    except Exception as error:  # libraries of different ages may fail in any way
+        raise ImportError(f"auto_LiRPA does not import: {error}") from error
+    _accept_new_arguments(library.BoundedModule)
+    return library
+
+
+@contextlib.contextmanager
+def _names_for_0_3() -> Iterator[None]:
+    try:
+        old = importlib.metadata.version("auto-lirpa").startswith("0.3")
+    except importlib.metadata.PackageNotFoundError:
+        old = False
+    if not old:
+        yield
+        return
+    _add_opset_setter()
+    _add_node_getitem()
+    with _numpy_arraysetops():
+        yield
+
+
+@contextlib.contextmanager
+def _undo_side_effects() -> Iterator[None]:
+    """On import 0.3 prints, warns, resets the warning filters and installs a handler on the root logger."""
+    handlers = logging.root.handlers[:]
+    with (
+        warnings.catch_warnings(record=True),  # 0.3 turns ignored ones on again
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        try:
+            yield
+        finally:
+            logging.root.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def _numpy_arraysetops() -> Iterator[None]:
+    """`numpy.lib.arraysetops.isin`, which 0.3 imports by that name; gone in numpy 2.0."""
+    name = "numpy.lib.arraysetops"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(name)
+    except ImportError:
+        stand_in = ModuleType(name)
+        stand_in.isin = np.isin  # type: ignore[attr-defined]
+        sys.modules[name] = stand_in
+        try:
+            yield
+        finally:
+            del sys.modules[name]
+    else:
+        yield
+
+
+def _add_opset_setter() -> None:
+    """`torch.onnx.symbolic_helper._set_opset_version`: 0.3 calls it before it traces a network."""
+    helper: Any = importlib.import_module("torch.onnx.symbolic_helper")
+    if not hasattr(helper, "_set_opset_version"):
+        helper._set_opset_version = _set_opset_version
+
+
+def _set_opset_version(version: int) -> None:
+    settings = _onnx_globals()
+    settings.export_onnx_opset_version = version
+    settings.autograd_inlining = False  # it needs the network, which 0.3 does not hand over
+
+
+def _onnx_globals() -> Any:
+    for name in ("torch.onnx._internal.torchscript_exporter._globals", "torch.onnx._globals"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name).GLOBALS
+    raise ImportError("this torch has no ONNX export settings, which auto-LiRPA 0.3 needs")
+
+
+def _add_node_getitem() -> None:
+    """`node[name]` for an attribute of a traced operation; gone in torch 2.0."""
+    node: Any = torch._C.Node
+    if not hasattr(node, "__getitem__"):
+        node.__getitem__ = lambda self, name: getattr(self, self.kindOf(name))(name)
+
+
+def _accept_new_arguments(bounded_module: Any) -> None:
+    """torch 2 passes `remove_duplicate` to `Module._named_members`, which 0.3 overrides without it."""
+    old = bounded_module._named_members
+    parameters = inspect.signature(old).parameters.values()
+    if any(p.name == "remove_duplicate" or p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+
+    def named_members(self: Any, get: Any, prefix: str = "", recurse: bool = True, **_: Any) -> Any:
+        return old(self, get, prefix, recurse)
+
+    bounded_module._named_members = named_members

@@ -1,0 +1,243 @@
+"""Certified radii by bound propagation (IBP, CROWN-IBP, CROWN, alpha-CROWN) through auto-LiRPA.
+
+Within a certified radius no image of the box [0, 1] has another predicted class, in the norm asked for.
+"""
+
+import contextlib
+import io
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.certificates._ball import ball
+from marginbench.benchmarks.certificates._compat import load_auto_lirpa
+from marginbench.benchmarks.certificates._fold import fold_affine, normalise_by_convolution
+from marginbench.benchmarks.certificates._search import largest_verified
+from marginbench.methods import MarginbenchError, Norm, NotApplicable
+
+Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]
+Slope = Literal["adaptive", "same-slope", "zero-lb", "one-lb"]
+
+SLACK = 1e-5  # relative to the largest logit; float32 bounds differ from float64 ones by less (see the tests)
+ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from x + epsilon by less
+
+
+def certified_radius(
+    net: nn.Sequential,
+    x: Tensor,
+    label: Tensor,
+    norm: Norm,
+    *,
+    upper: Tensor | None = None,
+    method: Bound = "CROWN",
+    slopes: Sequence[Slope] | None = None,
+    conv_mode: Literal["auto", "dense", "patches", "matrix"] = "auto",
+    rounds: int = 8,
+    tolerance: float = 0.02,
+    chunk: int | None = None,
+    iterations: int = 10,
+) -> Tensor | NotApplicable:
+    """The largest radius found at which lower bounds of all z_label - z_j, j != label, are positive.
+
+    Args:
+        net: a classifier, images in [0, 1] to logits [B, K], in eval mode; `Net.decision_net()` gives the tightest
+            bounds.
+        x: [B, C, H, W] or [B, D] float32 in [0, 1].
+        label: [B] int64, the true classes.
+        norm: `linf` or `l2`, in pixels of [0, 1].
+        upper: [B] distances of adversarial examples, or infinity. They only choose where the search starts: a
+            certified radius above them must stay visible, since it is a contradiction.
+        method: auto-LiRPA's name of the bound.
+        slopes: lower slopes of the ReLU relaxation; the best bound of every logit difference counts, and each is
+            a full computation. By default `adaptive`, as in the CROWN paper. alpha-CROWN optimises the slopes
+            from these on; where torch passes no gradient through the edges of `clamp`, its default is
+            `same-slope`: the others start on the edges and would stay there.
+        conv_mode: `dense` multiplies the network out into matrices, `patches` and `matrix` leave convolutions to
+            auto-LiRPA; `auto` is `dense` on small images and `patches` on others.
+        rounds: bound computations per image at most.
+        tolerance: of the search, relative.
+        chunk: images per bound computation; by default as many as memory and caches like.
+        iterations: steps of alpha-CROWN.
+
+    Returns:
+        [B] radii of the type of x, 0 for a wrong prediction, on the device of x; or why there are none.
+
+    Raises:
+        MarginbenchError: unknown method.
+    """
+    if method not in get_args(Bound):
+        raise MarginbenchError(f"unknown bound {method!r}: choose one of {', '.join(get_args(Bound))}")
+    if slopes is None:
+        slopes = ["same-slope" if method == "alpha-CROWN" and not _clamp_passes_edges() else "adaptive"]
+    with torch.no_grad(), _full_precision(x.device):
+        logits = net(x)
+        slack = SLACK * logits.abs().amax(1).clamp(min=1)
+        at_zero = (_specification(label, logits) @ logits.unsqueeze(-1)).squeeze(-1).amin(1) - slack
+        correct = (at_zero > 0).nonzero().squeeze(1)
+        radius = torch.zeros_like(at_zero)
+        if len(correct) == 0:
+            return radius
+        try:
+            library = load_auto_lirpa()
+        except ImportError as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name == "auto_LiRPA"
+            reason = "" if missing else f" ({error})"
+            return NotApplicable(f"install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools{reason}")
+        x, label, at_zero, slack = x[correct], label[correct], at_zero[correct], slack[correct]
+        try:
+            bounds = _Bounds(library, net, x, label, norm, slack, slopes, conv_mode, chunk, iterations)
+            bounds.margin(torch.zeros_like(slack[:1]), correct.new_zeros(1), method)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
+            return NotApplicable(f"auto-LiRPA: {_first_line(error)}")
+
+        cap = 1.0 if norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
+        first = 0.7 * _linear_radius(bounds, at_zero, method, cap)
+        if upper is not None:
+            first = torch.minimum(first, 0.9 * upper[correct].to(first))
+        found = largest_verified(
+            lambda epsilon, index: bounds.margin(epsilon, index, method),
+            at_zero,
+            first.clamp(min=1e-6 * cap),
+            cap,
+            rounds=rounds,
+            tolerance=tolerance,
+        )
+        radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
+        return radius
+
+
+class _Bounds:
+    """Lower bounds of the worst logit difference; the networks are prepared once."""
+
+    def __init__(
+        self,
+        library: ModuleType,
+        net: nn.Sequential,
+        x: Tensor,
+        label: Tensor,
+        norm: Norm,
+        slack: Tensor,
+        slopes: Sequence[Slope],
+        conv_mode: str,
+        chunk: int | None,
+        iterations: int,
+    ) -> None:
+        self.library, self.norm, self.slack = library, norm, slack
+        limit = {"auto": 2**20, "dense": 2**62}.get(conv_mode, 0)
+        prepared = fold_affine(net, x, limit)
+        if prepared is None:
+            prepared = normalise_by_convolution(net, x)
+        else:
+            x = x.flatten(1)
+        self.x = x
+        self.c = _specification(label, prepared(x))
+        self.chunk = chunk or _chunk(prepared, x)
+        self.modules = [_bounded_module(library, prepared, x, slope, conv_mode, iterations) for slope in slopes]
+        if norm == "l2":
+            for module in self.modules:  # its shortcut for the first layer, an interval, ignores the box
+                module.check_IBP_first_linear = lambda node: False
+
+    def margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
+        """[b] lower bounds of min_j z_label - z_j, less the slack, over the balls of radii epsilon [b].
+
+        -inf instead of NaN.
+        """
+        parts = zip(torch.split(epsilon, self.chunk), torch.split(index, self.chunk), strict=True)
+        margin = torch.cat([self._margin(e, i, method) for e, i in parts])
+        return torch.where(margin.isfinite(), margin, -torch.inf)
+
+    def _margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
+        x = self.x[index]
+        lower = []
+        for module in self.modules:
+            # a new set for every pass: auto-LiRPA writes into it
+            perturbed = self.library.BoundedTensor(x, ball(self.library, x, epsilon, self.norm))
+            with torch.set_grad_enabled(method == "alpha-CROWN"), contextlib.redirect_stdout(io.StringIO()):
+                bounds, _ = module.compute_bounds(x=(perturbed,), C=self.c[index], method=method, bound_upper=False)
+            lower.append(bounds.detach())
+        return torch.stack(lower).amax(0).amin(1) - self.slack[index]
+
+
+def _specification(label: Tensor, logits: Tensor) -> Tensor:
+    """[B, K-1, K] with rows e_label - e_j for all j != label, of the type of logits [B, K]."""
+    classes = logits.shape[1]
+    unit = torch.eye(classes, dtype=logits.dtype, device=logits.device)
+    others = (label.unsqueeze(1) + torch.arange(1, classes, device=label.device)) % classes
+    return unit[label].unsqueeze(1) - unit[others]
+
+
+def _bounded_module(
+    library: ModuleType, net: nn.Sequential, x: Tensor, slope: str, conv_mode: str, iterations: int
+) -> Any:
+    options = {
+        "conv_mode": "matrix" if conv_mode == "matrix" else "patches",
+        "relu": slope,  # the name in auto-LiRPA 0.3
+        "activation_bound_option": slope,  # and in 0.7
+        "sparse_features_alpha": False,  # 0.3 mixes up the neurons of two passes
+        "sparse_spec_alpha": False,
+        "optimize_bound_args": {"iteration": iterations},
+    }
+    with warnings.catch_warnings():  # tracing goes through deprecated parts of torch
+        warnings.simplefilter("ignore")
+        module = library.BoundedModule(net, torch.zeros_like(x[:2]), bound_opts=options, device=x.device)
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def _clamp_passes_edges() -> bool:
+    """Whether `clamp` has slope 1 at its limits; in torch 2.15 it has slope 0."""
+    with torch.enable_grad():
+        edge = torch.zeros(1, requires_grad=True)
+        (slope,) = torch.autograd.grad(edge.clamp(0, 1), edge)
+    return bool(slope)
+
+
+def _linear_radius(bounds: _Bounds, at_zero: Tensor, method: Bound, cap: float) -> Tensor:
+    """[B] where the margin would vanish if it kept falling as it does near zero."""
+    tiny = torch.full_like(at_zero, 1e-4 * cap)
+    cheap: Bound = method if method == "IBP" else "CROWN-IBP"
+    drop = at_zero - bounds.margin(tiny, torch.arange(len(at_zero), device=at_zero.device), cheap)
+    radius = tiny * at_zero / drop
+    return torch.where((drop > 0) & radius.isfinite(), radius, 0.1 * cap).clamp(max=cap)
+
+
+@torch.no_grad()
+def _chunk(net: nn.Sequential, x: Tensor) -> int:
+    """Images per pass: the largest coefficient matrix stays within 64 MiB, on CUDA within 2 GiB."""
+    widths = [x[0].numel()]
+    x = x[:1]
+    for layer in net:
+        if isinstance(layer, nn.ReLU):
+            widths.append(x.numel())
+        x = layer(x)
+    largest = max(a * b for a, b in itertools.pairwise(widths)) if len(widths) > 1 else 1
+    budget, most = (2**29, 1024) if x.is_cuda else (2**24, 16)
+    return max(1, min(most, budget // largest))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Float32 means float32: no TF32, no autocast."""
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value

@@ -1,0 +1,162 @@
+"""The command line. Heavy imports stay inside the commands, so that --help answers at once."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Train large-margin methods under one budget, enclose every test point's margin between a certified"
+    " radius and the nearest adversarial example, and rank them.",
+    epilog="Start with: marginbench run-all. Then: marginbench methods arcface.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that defines a method; repeatable.")]
+
+
+def main() -> None:
+    """Entry point: wrong input gives one line and exit code 2."""
+    try:
+        app()
+    except BrokenPipeError:  # output piped into head
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        from marginbench.methods.errors import MarginbenchError  # imports torch: not before it is needed
+
+        if not isinstance(error, MarginbenchError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command("run-all")
+def run_all_command(
+    suite: Annotated[str, typer.Option(help="Built-in suite (digits, smoke) or a FILE.toml of your own.")] = "digits",
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC[,SPEC...]", help="Methods, as in 'ce,arcface(m=0.4)'. Default: the suite's list."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds per method. Default: the suite's.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train and evaluate.")] = "auto",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for records and tables.")] = Path("results/local"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.FIELD=VALUE", help="Change a hyper-parameter; repeatable."),
+    ] = None,
+    plugin: Plugins = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Repeat runs that have a record already.")] = False,
+) -> None:
+    """Train, evaluate and rank methods.
+
+    Finished runs are not repeated: stop it at any time, the same command goes on.
+    """
+    _load_plugins(plugin)
+    from marginbench.benchmarks.engine import run_all
+    from marginbench.benchmarks.render import render
+    from marginbench.methods.spec import split_specs
+
+    specs = split_specs(methods) if methods is not None else None
+    try:
+        outcome = run_all(suite, specs, seeds, device, out, settings or (), fresh)
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(render(outcome.table, outcome.records, "md"))
+    again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
+    print(f"{outcome.repeated} runs done{again}.")
+    print("Tables:  " + "  ".join(map(str, outcome.files)))
+    print(f"Records: {outcome.runs}/<id>.json and .npz")
+
+
+@app.command("leaderboard")
+def leaderboard_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
+    form: Annotated[str, typer.Option("--format", help="md, csv, tex or json; csv and json hold all columns.")] = "md",
+    sort: Annotated[str, typer.Option(metavar="COLUMN", help="Any column of the csv.")] = "robust_accuracy_l2",
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
+) -> None:
+    """Make tables from records."""
+    from marginbench.benchmarks.board import leaderboard, read_records
+    from marginbench.benchmarks.render import render
+    from marginbench.benchmarks.store import write_atomically
+    from marginbench.methods import MarginbenchError
+
+    records = read_records(folders)
+    text = render(leaderboard(records, sort), records, form)
+    if not records:
+        raise MarginbenchError(f"{', '.join(map(str, folders))}: no records; make some with `marginbench run-all`")
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(output, text.encode())
+
+
+@app.command("methods")
+def methods_command(
+    key: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """List the methods, or explain one.
+
+    For one: paper, formula, hyper-parameters, neutral setting, deviations.
+    """
+    _load_plugins(plugin)
+    from marginbench.benchmarks import describe
+    from marginbench.methods import names
+
+    if as_json:
+        facts: Any = describe.facts(key) if key else [describe.facts(name) for name in names()]
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        print(describe.one(key) if key else describe.table())
+
+
+@app.command("new-method")
+def new_method_command(
+    name: Annotated[str, typer.Argument(help="Key of the method and name of the file, as in my_margin.")],
+    folder: Annotated[Path, typer.Option("--dir", help="Where to write it.")] = Path(),
+) -> None:
+    """Write a method file to start from."""
+    from marginbench.benchmarks.new_method import write_template
+
+    path = write_template(name, folder)
+    print(f"wrote {path}\ncheck it:  marginbench check {path}")
+    print(f"rank it:   marginbench run-all --plugin {path} --methods ce,{name}")
+
+
+@app.command("check")
+def check_command(
+    target: Annotated[str, typer.Argument(help="FILE.py of a method, or a spec such as 'arcface(m=0.4)'.")],
+) -> None:
+    """Run the contract tests on a method.
+
+    Says what fails and why; exit code 1 if something does.
+    """
+    from marginbench.benchmarks.contract import check
+    from marginbench.methods import create, load_plugin, spec_of
+
+    specs = [cls.info.key for cls in load_plugin(Path(target))] if target.endswith(".py") else [target]
+    failed = 0
+    for spec in specs:
+        method = create(spec)
+        print(spec_of(method))
+        for result in check(method):
+            print(f"  {result.line()}")
+            failed += result.status == "failed"
+    print(f"{failed} checks failed" if failed else "all checks passed")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _load_plugins(paths: list[Path] | None) -> None:
+    from marginbench.methods import load_plugin
+
+    for path in paths or ():
+        load_plugin(path)

@@ -1,0 +1,81 @@
+"""The small world in which the contract is tested: 5 classes, 64 images of 8x8, a small CNN."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.suite import Suite
+from marginbench.benchmarks.train import Training
+from marginbench.methods import Batch, Context, Method, Net
+
+CLASSES = 5  # a number that is no other dimension of the network, so that class axes can be told
+
+
+class CheckFailedError(AssertionError):
+    """The method breaks the contract; the message says how."""
+
+
+class NotTestedError(Exception):
+    """The check does not apply; the message says why."""
+
+
+def require(condition: object, message: str) -> None:
+    if not condition:
+        raise CheckFailedError(message)
+
+
+@cache
+def small_suite(epochs: int = 40, precision: str = "float32") -> Suite:
+    values = {
+        "name": "contract",
+        "title": "contract tests",
+        "seeds": 1,
+        "data": {"name": "synthetic", "validation": 20},
+        "network": {"name": "cnn", "width": 4},
+        "training": {"epochs": epochs, "batch_size": 32, "learning_rate": 5e-3, "precision": precision},
+        "evaluation": {
+            "points": 64,
+            "epsilon": {"linf": 0.05, "l2": 0.25},
+            "attacks": {"deepfool": {}, "fmn": {}},
+            "certificates": {},
+        },
+    }
+    return Suite(**values, folder=Path())  # type: ignore[arg-type]
+
+
+@cache
+def small_data() -> Dataset:
+    stream = torch.Generator().manual_seed(0)
+    templates = torch.rand(CLASSES, 1, 8, 8, generator=stream)
+
+    def split(count: int) -> Split:
+        y = torch.arange(count) % CLASSES
+        noise = 0.15 * torch.randn(count, 1, 8, 8, generator=stream)
+        x = (templates[y] + noise).clamp(0, 1)
+        return Split((255 * x).round().to(torch.uint8), y, 255)
+
+    return Dataset(split(64), split(20), split(64), CLASSES, "synthetic")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A method with the network it built, a batch and a context, after `steps` steps of training."""
+
+    method: Method
+    net: Net
+    batch: Batch
+    ctx: Context
+
+
+def stage(method: Method, steps: int = 3, precision: str = "float32") -> Stage:
+    """A few steps into training: warm-up effects such as empty tables are over."""
+    run = Training(method, small_suite(precision=precision), small_data(), repetition=0)
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(steps):
+            run.step()
+    index = torch.arange(32)
+    batch = Batch(run.split.images(index), run.split.y[index], index)
+    return Stage(method, run.net, batch, run.ctx)

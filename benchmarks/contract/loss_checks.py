@@ -1,0 +1,226 @@
+"""Checks on the facts and on one evaluation of the loss."""
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marginbench.benchmarks.contract.fixtures import CLASSES, NotTestedError, Stage, require, stage
+from marginbench.methods import Batch, Loss, Method, create, spec_of
+from marginbench.methods.method import Need
+from marginbench.methods.spec import configure
+
+
+def documented(method: Method) -> None:
+    """Every fact that the tables print is there, and every value offered for a search is valid."""
+    info = method.info
+    for name in ("title", "family", "paper", "section"):
+        require(getattr(info, name).strip(), f"Info.{name} is empty")
+    require("=" in (type(method).__doc__ or ""), "the docstring should give the objective as a formula, L = ...")
+    for name, field in type(method).model_fields.items():
+        extra: Any = field.json_schema_extra
+        require(
+            field.description and extra["unit"] and extra["source"],
+            f"{name}: meaning, unit or source is empty",
+        )
+        require(extra["search"], f"{name}: give values worth searching")
+        for value in extra["search"]:
+            configure(type(method), {name: value})
+
+
+def spec_round_trip(method: Method) -> None:
+    """The canonical spec builds the same method again, and the default method needs no fields."""
+    require(create(method.info.key) == type(method)(), "the bare key does not give the default method")
+    spec = spec_of(method)
+    again = create(spec)
+    require(again == method and spec_of(again) == spec, f"{spec!r} gives {again!r}")
+
+
+def finite_loss(method: Method) -> None:
+    """The loss is a finite scalar, and its parts are scalars."""
+    s = stage(method)
+    loss = _loss(s)
+    require(loss.total.shape == () and bool(loss.total.isfinite()), f"the loss is {loss.total}")
+    for name, part in loss.parts.items():
+        require(part.numel() == 1 and bool(part.isfinite()), f"part {name!r} is {part}")
+
+
+def bf16_finite(method: Method) -> None:
+    """Under bf16 autocast, losses, gradients and weights stay finite for a few steps."""
+    s = stage(method, steps=4, precision="bf16")
+    s.net.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = _loss(s)
+    loss.total.backward()
+    bad = [n for n, p in s.net.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    require(loss.total.isfinite() and not bad, f"loss {loss.total.item()}, gradients not finite: {bad or 'none'}")
+
+
+def gradient_everywhere(method: Method) -> None:
+    """The loss sends a gradient to every parameter: nothing is detached or left out."""
+    s = stage(method)
+    s.net.zero_grad()
+    loss = _loss(s)
+    require(loss.total.requires_grad, "the loss is detached from the network")
+    loss.total.backward()
+    dead = [n for n, p in s.net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    require(not dead, f"no gradient reaches {', '.join(dead)}")
+
+
+def batch_unchanged(method: Method) -> None:
+    """augment and loss leave the tensors of the batch as they were."""
+    s = stage(method)
+    before = (s.batch.x.clone(), s.batch.y.clone(), s.batch.index.clone())
+    _loss(s)
+    for name, old in zip(("x", "y", "index"), before, strict=True):
+        new = getattr(s.batch, name)
+        require(torch.equal(old, new) and not new.requires_grad, f"batch.{name} was changed")
+
+
+def global_rng_untouched(method: Method) -> None:
+    """Hooks draw from ctx.generator alone (dropout layers excepted) and never seed a global generator."""
+    s = stage(method)
+    dropout = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in s.net.modules())
+
+    def states() -> tuple[Any, ...]:
+        return (
+            torch.initial_seed(),
+            random.getstate(),
+            repr(np.random.get_state(legacy=False)),
+            None if dropout else torch.get_rng_state().numpy().tobytes(),
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        before = states()
+        _loss(s)
+        with torch.no_grad():
+            s.method.after_step(s.net, s.ctx)
+        after = states()
+    names = ("torch seed", "random", "numpy.random", "torch generator")
+    changed = [name for name, a, b in zip(names, before, after, strict=True) if a != b]
+    require(not changed, f"global state changed: {', '.join(changed)}; draw from ctx.generator")
+
+
+def neutral_is_cross_entropy(method: Method) -> None:
+    """At its neutral setting the loss equals cross-entropy of net(x), in value and gradient."""
+    if isinstance(method.info.neutral, str):
+        raise NotTestedError(method.info.neutral)
+    s = stage(configure(type(method), {**dict(method), **method.info.neutral}))
+    params = [p for p in s.net.parameters() if p.requires_grad]
+    found = _loss(s).total
+    wanted = F.cross_entropy(s.net(s.batch.x), s.batch.y)
+    require(
+        torch.allclose(found, wanted, rtol=1e-5, atol=1e-6),
+        f"loss {found.item()}, cross-entropy {wanted.item()}",
+    )
+    pairs = zip(
+        torch.autograd.grad(found, params, allow_unused=True),
+        torch.autograd.grad(wanted, params, allow_unused=True),
+        strict=True,
+    )
+    for a, b in pairs:
+        same = a is b or (a is not None and b is not None and torch.allclose(a, b, rtol=1e-4, atol=1e-6))
+        require(same, "the gradient differs from that of cross-entropy")
+
+
+def relabelling_invariant(method: Method) -> None:
+    """Renaming the classes, with the rows of the last layer, leaves the loss as it is."""
+    permutation = torch.tensor([2, 0, 4, 1, 3])
+    original, renamed = stage(method), stage(method)
+    inverse = permutation.argsort()
+    with torch.no_grad():
+        for _, tensor in _tensors(renamed.net):
+            if tensor.ndim and len(tensor) == CLASSES:
+                tensor.copy_(tensor[inverse].clone())
+    batch = renamed.batch
+    renamed = Stage(method, renamed.net, Batch(batch.x, permutation[batch.y], batch.index), renamed.ctx)
+
+    def draws(s: Stage, count: int) -> Tensor:
+        values = []
+        for seed in range(count):
+            fresh = Stage(s.method, copy.deepcopy(s.net), s.batch, s.ctx)
+            s.ctx.generator.manual_seed(seed)
+            values.append(_loss(fresh).total.detach())
+        return torch.stack(values).double()
+
+    a, b = draws(original, 1), draws(renamed, 1)
+    if torch.allclose(a, b, rtol=1e-4, atol=1e-5):
+        return
+    a, b = draws(original, 64), draws(renamed, 64)  # randomness over classes: compare means
+    spread = 5 * float((a - b).std()) / 8 + 1e-5
+    gap = abs(float((a - b).mean()))
+    require(float(a.std()) > 0 and gap < spread, f"the loss changes by {gap:.2g} when classes are renamed")
+
+
+def needs_declared(method: Method) -> None:
+    """What Info.needs declares is what is observed: gradients of inputs, inner attacks, tables, own steps."""
+    s = stage(method)
+    observed: set[Need] = set()
+    if type(method).update is not Method.update:
+        observed.add("own_update")
+    with _watched(s, observed):
+        _loss(s)
+    if s.ctx.tables:
+        observed.add("index")
+    declared = set(method.info.needs) - {"pretrained"}
+    for needs in (observed, declared):
+        if needs & {"second_order", "inner_attack"}:
+            needs.add("input_grad")
+    missing, idle = sorted(observed - declared), sorted(declared - observed)
+    require(not missing, f"observed but not in Info.needs: {', '.join(missing)}")
+    require(not idle, f"in Info.needs but not observed: {', '.join(idle)}")
+
+
+@contextmanager
+def _watched(s: Stage, observed: set[Need]) -> Iterator[None]:
+    weights = {id(p) for p in s.net.parameters()}
+    original = torch.autograd.grad
+
+    def grad(outputs: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        if any(id(tensor) not in weights for tensor in wanted):
+            observed.add("input_grad")
+            if options.get("create_graph"):
+                observed.add("second_order")
+        return original(outputs, inputs, *args, **options)
+
+    def on_forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        if x.shape[1:] == s.batch.x.shape[1:] and not all((s.batch.x == image).flatten(1).all(1).any() for image in x):
+            observed.add("inner_attack")
+
+    handle = s.net.normalise.register_forward_pre_hook(on_forward)
+    torch.autograd.grad = grad
+    try:
+        yield
+    finally:
+        torch.autograd.grad = original
+        handle.remove()
+
+
+def _loss(s: Stage) -> Loss:
+    return s.method.loss(s.net, s.method.augment(s.batch, s.ctx), s.ctx)
+
+
+def _tensors(net: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*net.named_parameters(), *net.named_buffers()]
+
+
+CHECKS: tuple[Callable[[Method], None], ...] = (
+    documented,
+    spec_round_trip,
+    finite_loss,
+    bf16_finite,
+    gradient_everywhere,
+    batch_unchanged,
+    global_rng_untouched,
+    neutral_is_cross_entropy,
+    relabelling_invariant,
+    needs_declared,
+)

@@ -1,0 +1,155 @@
+"""Checks on whole runs and on the network that comes out."""
+
+import copy
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.contract.fixtures import (
+    CLASSES,
+    NotTestedError,
+    require,
+    small_data,
+    small_suite,
+    stage,
+)
+from marginbench.benchmarks.train import Trained, Training, train
+from marginbench.methods import NORMS, Batch, Method, Norm, NotApplicable
+
+
+def same_seed_same_weights(method: Method) -> None:
+    """Two runs with one seed give the same weights, whatever the state of the global generators."""
+    nets = []
+    for noise in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(noise)
+            nets.append(train(method, small_suite(epochs=3), small_data(), repetition=0).net)
+    for (name, a), (_, b) in zip(nets[0].state_dict().items(), nets[1].state_dict().items(), strict=True):
+        require(torch.equal(a, b), f"{name} differs between two runs with the same seed")
+
+
+def checkpoint_changes_nothing(method: Method) -> None:
+    """State saved in the middle and loaded into a fresh run continues as if nothing had happened."""
+    with torch.random.fork_rng(devices=[]):
+        through = Training(method, small_suite(epochs=4), small_data(), repetition=0)
+        state = None
+        for step in range(6):
+            if step == 3:
+                state = copy.deepcopy(through.state_dict())
+            through.step()
+        resumed = Training(method, small_suite(epochs=4), small_data(), repetition=0)
+        assert state is not None
+        resumed.load_state_dict(state)
+        for _ in range(3):
+            resumed.step()
+    for (name, a), (_, b) in zip(through.net.state_dict().items(), resumed.net.state_dict().items(), strict=True):
+        require(torch.equal(a, b), f"{name} differs after a checkpoint: keep state in buffers or ctx.table")
+
+
+def forward_gives_logits(method: Method) -> None:
+    """net(x) gives [B, K] logits, not probabilities; in eval mode it is deterministic and image by image."""
+    net, x = _trained(method).net, small_data().test.images(slice(16))
+    with torch.no_grad():
+        z = net(x)
+        require(z.shape == (16, CLASSES) and bool(z.isfinite().all()), f"net(x) is {tuple(z.shape)} or not finite")
+        simplex = bool((z >= 0).all()) and torch.allclose(z.sum(1), torch.ones(16), atol=1e-3)
+        require(not simplex, "net(x) gives probabilities: it must give logits")
+        require(torch.equal(z, net(x)), "net(x) differs from call to call in eval mode")
+        alone = torch.cat([net(image[None]) for image in x])
+        require(torch.allclose(z, alone, rtol=1e-3, atol=1e-4), "net(x) depends on the other images of the batch")
+
+
+def forward_ignores_labels(method: Method) -> None:
+    """The labels of the last training batch leave no trace in net(x)."""
+    s = stage(method)
+    outputs = []
+    for shift in (0, 1):
+        net = copy.deepcopy(s.net)
+        net.load_state_dict(s.net.state_dict())
+        seed = s.ctx.generator.get_state()
+        batch = Batch(s.batch.x, (s.batch.y + shift) % CLASSES, s.batch.index)
+        method.loss(net, method.augment(batch, s.ctx), s.ctx)
+        s.ctx.generator.set_state(seed)
+        with torch.no_grad():
+            outputs.append(net.eval()(s.batch.x))
+    require(torch.equal(*outputs), "net(x) depends on the labels that the loss saw before")
+
+
+def decision_net_agrees(method: Method) -> None:
+    """net.decision_net() has the same logit gaps as the network, up to a positive factor per image."""
+    net, x = _trained(method).net, small_data().test.images(slice(16))
+    with torch.no_grad():
+        gaps, scores = (z - z.mean(1, keepdim=True) for z in (net(x), net.decision_net()(x)))
+    cosine = torch.nn.functional.cosine_similarity(gaps.double(), scores.double())
+    require(bool((cosine > 1 - 1e-5).all()), f"smallest cosine with the logits' gaps {float(cosine.min()):.4f}")
+
+
+def learns(method: Method) -> None:
+    """It fits 64 easy examples."""
+    net, split = _trained(method).net, small_data().train
+    with torch.no_grad():
+        accuracy = float((net(split.images(slice(None))).argmax(1) == split.y).float().mean())
+    require(accuracy >= 0.9, f"training accuracy {accuracy:.0%} on 64 easy examples")
+
+
+def attackable(method: Method) -> None:
+    """Gradient attacks find an adversarial example for nearly every correct point: gradients are not masked."""
+    for norm in NORMS:
+        upper = _distances(method, norm)[1]
+        share = float(upper.isfinite().float().mean())
+        require(share >= 0.95, f"{norm}: gradient attacks succeed on {share:.0%} of the correct points")
+
+
+def certificate_sound(method: Method) -> None:
+    """No attack finds an adversarial example within a certified radius, and no radius is NaN or negative."""
+    net, reasons = _trained(method).net, []
+    for norm in NORMS:
+        x, upper = _distances(method, norm)
+        answer = method.certify(net, x, norm)
+        if isinstance(answer, NotApplicable):
+            reasons.append(f"{norm}: {answer.reason}")
+            continue
+        radius = answer.radius
+        require(radius.shape == upper.shape, f"{norm}: radius has shape {tuple(radius.shape)}, needed [B]")
+        require(not bool(radius.isnan().any()) and bool((radius >= 0).all()), f"{norm}: NaN or negative radius")
+        broken = int((radius > upper).sum())
+        require(not broken, f"{norm}: {broken} adversarial examples lie within the certified radius")
+    if len(reasons) == len(NORMS):
+        raise NotTestedError("; ".join(dict.fromkeys(reasons)))
+
+
+@lru_cache(maxsize=2)
+def _trained(method: Method) -> Trained:
+    return train(method, small_suite(), small_data(), repetition=0)
+
+
+@lru_cache(maxsize=4)
+def _distances(method: Method, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+    """Correctly classified test images and the distance of their nearest adversarial example."""
+    net, test = _trained(method).net.requires_grad_(False), small_data().test
+    x, y = test.images(slice(None)), test.y
+    with torch.no_grad():
+        correct = net(x).argmax(1) == y
+    x, y = x[correct], y[correct]
+    require(len(x) >= 16, f"only {len(x)} of 64 test points are classified correctly")
+    upper = torch.full((len(x),), torch.inf)
+    for name in ("deepfool", "fmn"):
+        stream = torch.Generator().manual_seed(0)
+        found = ATTACKS[name](net, x, y, norm, epsilon=0.1, reference=x, generator=stream)
+        upper = torch.minimum(upper, tighten(net, x, found, y, norm)[1])
+    return x, upper
+
+
+CHECKS: tuple[Callable[[Method], None], ...] = (
+    same_seed_same_weights,
+    checkpoint_changes_nothing,
+    forward_gives_logits,
+    forward_ignores_labels,
+    decision_net_agrees,
+    learns,
+    attackable,
+    certificate_sound,
+)

@@ -1,0 +1,98 @@
+"""The registry in words: the table of methods, and one method in full."""
+
+import inspect
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from marginbench.methods import get, names
+
+_LIMITS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
+
+
+def facts(key: str) -> dict[str, Any]:
+    """All that the registry knows about a method, ready for JSON."""
+    cls = get(key)
+    info = cls.info
+    return {
+        "key": info.key,
+        "title": info.title,
+        "family": info.family,
+        "paper": info.paper,
+        "section": info.section,
+        "year": info.year,
+        "revision": info.revision,
+        "formula": inspect.cleandoc(cls.__doc__ or ""),
+        "fields": {name: _field(field) for name, field in cls.model_fields.items()},
+        "needs": sorted(info.needs),
+        "neutral": info.neutral if isinstance(info.neutral, str) else dict(info.neutral),
+        "deviations": list(info.deviations),
+    }
+
+
+def _field(field: FieldInfo) -> dict[str, Any]:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)  # checked at registration
+    return {
+        "default": field.default,
+        "doc": field.description,
+        "type": inspect.formatannotation(field.annotation).replace("typing.", ""),
+        "range": [
+            f"{sign} {getattr(limit, attribute):g}"
+            for kind, (attribute, sign) in _LIMITS.items()
+            for limit in field.metadata
+            if isinstance(limit, kind)
+        ],
+        **extra,
+    }
+
+
+def table() -> str:
+    """Markdown table of all methods."""
+    from tabulate import tabulate
+
+    every = [facts(key) for key in names()]
+    rows = [
+        (
+            f["key"],
+            f["family"],
+            f["title"],
+            f["year"],
+            ", ".join(f["needs"]) or "-",
+            ", ".join(f["fields"]) or "-",
+        )
+        for f in every
+    ]
+    return tabulate(rows, ("key", "family", "title", "year", "needs", "fields"), tablefmt="github")
+
+
+def one(key: str) -> str:
+    """One method in full, as text."""
+    f = facts(key)
+    neutral = f["neutral"]
+    if not isinstance(neutral, str):
+        settings = ",".join(f"{name}={value}" for name, value in neutral.items())
+        neutral = f"{key}({settings})" if settings else f"{key} itself"
+        neutral += " equals cross-entropy"
+    lines = [
+        f"{key}: {f['title']}  ({f['family']}, revision {f['revision']})",
+        f"Paper: {f['paper']}",
+        f"Section: {f['section']}",
+        "",
+        f["formula"],
+        "",
+        f"Needs: {', '.join(f['needs']) or 'nothing beyond one forward and one backward pass'}",
+        f"Neutral setting: {neutral}",
+    ]
+    for name, field in f["fields"].items():
+        limits = " and ".join(field["range"])
+        lines += [
+            "",
+            f"{name} = {field['default']}   [{field['unit']}]   {field['type']}{', ' + limits if limits else ''}",
+            f"    {field['doc']}",
+            f"    source: {field['source']}; worth trying: {', '.join(map(str, field['search']))}",
+        ]
+    if f["deviations"]:
+        lines += ["", "Deviations from the paper:", *(f"- {text}" for text in f["deviations"])]
+    return "\n".join(lines)

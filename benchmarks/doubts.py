@@ -1,0 +1,191 @@
+"""Reasons to distrust a number. One function for each: its docstring is the explanation that the tables print."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX
+from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.suite import Evaluation
+from marginbench.methods import NORMS, Net, Norm
+
+PROBE = 32  # points on which networks are probed again
+SCALE, SHIFT = 100.0, 50.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the doubts look at: the network, the images, the per-point arrays, the settings and costs of estimators."""
+
+    net: Net
+    x: Tensor  # [N, C, H, W]
+    arrays: Mapping[str, Tensor]
+    estimators: Mapping[str, Mapping[str, Any]]
+    settings: Evaluation
+    num_classes: int
+
+    @property
+    def correct(self) -> Tensor:
+        return self.arrays["prediction"] == self.arrays["label"]
+
+    def best(self, norm: str, black_box: bool) -> Tensor:
+        """Smallest distance [N] that the attacks of one kind found."""
+        names = [
+            key
+            for key in self.arrays
+            if key.startswith(f"upper_{norm}_") and (key.split("_", 2)[2] in BLACK_BOX) == black_box
+        ]
+        infinite = torch.full_like(self.arrays[f"upper_{norm}"], torch.inf)
+        return torch.stack([infinite, *(self.arrays[name] for name in names)]).amin(0)
+
+
+def contradiction(e: Evidence) -> str | None:
+    """A certified radius exceeds the distance of an adversarial example: a wrong certificate or a wrong attack."""
+    count = sum(int((e.arrays[f"lower_{n}"] > e.arrays[f"upper_{n}"])[e.correct].sum()) for n in NORMS)
+    return f"{count} points" if count else None
+
+
+def collapse(e: Evidence) -> str | None:
+    """The network predicts a single class, is near chance, or gives logits that are not finite."""
+    if not bool(e.arrays["output_margin"].isfinite().all()):
+        return "logits not finite"
+    if len(e.arrays["prediction"].unique()) == 1:
+        return "one class for every image"
+    accuracy = float(e.correct.float().mean())
+    return f"accuracy {accuracy:.1%}" if accuracy < 2 / e.num_classes and e.num_classes > 2 else None
+
+
+def unattacked(e: Evidence) -> str | None:
+    """No attack found an adversarial example for some correct points: their upper bound is infinite."""
+    share = max(float(e.arrays[f"upper_{n}"][e.correct].isinf().float().mean()) for n in NORMS if e.correct.any())
+    return f"{share:.1%} of correct points" if share > 0 else None
+
+
+def zero_gradient(e: Evidence) -> str | None:
+    """The gradient of the logit gap vanishes at more than 1 % of the correct points: white-box attacks are blind."""
+    x = e.x[e.correct].requires_grad_()
+    if len(x) == 0:
+        return None
+    y = e.arrays["label"][e.correct]
+    with torch.enable_grad():
+        z = e.net(x)
+        gap = z.gather(1, y[:, None]).squeeze(1) - z.scatter(1, y[:, None], -torch.inf).amax(1)
+        (grad,) = torch.autograd.grad(gap.sum(), x)
+    size = grad.flatten(1).abs().amax(1)
+    share = float(((size == 0) | ~size.isfinite()).float().mean())
+    return f"{share:.1%} of correct points" if share > 0.01 else None
+
+
+def no_backward(e: Evidence) -> str | None:
+    """A white-box attack made no backward pass, so it cannot have used gradients."""
+    idle = [
+        name
+        for name, cost in e.estimators.items()
+        if name.rsplit("_", 1)[0] in set(ATTACKS) - BLACK_BOX and cost.get("backward") == 0
+    ]
+    return ", ".join(idle) if idle and bool(e.correct.any()) else None
+
+
+def black_box_wins(e: Evidence) -> str | None:
+    """Black-box attacks come 5 % nearer than all white-box attacks on more than 5 % of the correct points."""
+    share = 0.0
+    for norm in NORMS:
+        near = e.best(norm, black_box=True) < 0.95 * e.best(norm, black_box=False)
+        share = max(share, float(near[e.correct].float().mean())) if e.correct.any() else share
+    return f"{share:.1%} of correct points" if share > 0.05 else None
+
+
+def noise_wins(e: Evidence) -> str | None:
+    """Random directions come nearer than all white-box attacks on more than 1 % of the correct points."""
+    share = 0.0
+    for norm in NORMS:
+        noise = e.arrays.get(f"upper_{norm}_noise")
+        if noise is not None and e.correct.any():
+            near = noise < e.best(norm, black_box=False)
+            share = max(share, float(near[e.correct].float().mean()))
+    return f"{share:.1%} of correct points" if share > 0.01 else None
+
+
+def scale_dependence(e: Evidence) -> str | None:
+    """A white-box attack finds other distances (by 2 %) when logits are multiplied by 100 and shifted by 50."""
+    x, y = e.x[e.correct][:PROBE], e.arrays["label"][e.correct][:PROBE]
+    nets = (e.net, _scaled(e.net))
+    for norm in NORMS:
+        for name in set(e.settings.attacks) - BLACK_BOX:
+            reached = [_attack(e, net, x, y, name, norm) for net in nets]
+            both = reached[0].isfinite() & reached[1].isfinite()
+            lost = int((reached[0].isfinite() != reached[1].isfinite()).sum())
+            before, after = (float(distances[both].sum()) for distances in reached)
+            if lost > 0.02 * len(x) or abs(after - before) > 0.02 * before:
+                return f"{name} in {norm}: sum of distances {before:.3g} becomes {after:.3g}, {lost} points differ"
+    return None
+
+
+def _attack(e: Evidence, net: Net, x: Tensor, y: Tensor, name: str, norm: Norm) -> Tensor:
+    found = ATTACKS[name](
+        net,
+        x,
+        y,
+        norm,
+        epsilon=e.settings.epsilon[norm],
+        reference=e.x,
+        generator=torch.Generator(x.device).manual_seed(0),
+        **e.settings.attacks[name],
+    )
+    return tighten(net, x, found, y, norm)[1]
+
+
+def batch_dependence(e: Evidence) -> str | None:
+    """The logits of an image depend on the other images of its batch, or change from call to call."""
+    with torch.no_grad():
+        together = e.net(e.x[:PROBE])
+        alone = torch.cat([e.net(image[None]) for image in e.x[:PROBE:8]])
+    error = float((together[::8] - alone).abs().max() / together.abs().max().clamp_min(1e-30))
+    return f"relative difference {error:.1g}" if error > 1e-3 else None
+
+
+DOUBTS: dict[str, Callable[[Evidence], str | None]] = {
+    check.__name__: check
+    for check in (
+        contradiction,
+        collapse,
+        unattacked,
+        zero_gradient,
+        no_backward,
+        black_box_wins,
+        noise_wins,
+        scale_dependence,
+        batch_dependence,
+    )
+}
+
+
+def collect(
+    net: Net,
+    x: Tensor,
+    arrays: Mapping[str, Tensor],
+    estimators: Mapping[str, Mapping[str, Any]],
+    settings: Evaluation,
+    num_classes: int,
+) -> dict[str, str]:
+    """All doubts about one run: name to what was seen."""
+    evidence = Evidence(net, x, arrays, estimators, settings, num_classes)
+    found = {name: check(evidence) for name, check in DOUBTS.items()}
+    return {name: seen for name, seen in found.items() if seen is not None}
+
+
+def _scaled(net: Net) -> Net:
+    class Scaled(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return SCALE * z + SHIFT
+
+    return Net(net.normalise, net.body, nn.Sequential(net.head, Scaled()))
+
+
+def explanation(name: str) -> str:
+    """What a doubt means, for the legend of a table."""
+    check = DOUBTS.get(name)
+    return (check.__doc__ if check else None) or "a doubt that this version does not know"

@@ -1,0 +1,95 @@
+"""Runs a plan in this process and writes the tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from marginbench.benchmarks.board import leaderboard
+from marginbench.benchmarks.data import load_data
+from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.execute import execute
+from marginbench.benchmarks.plan import choose_methods, make_plan
+from marginbench.benchmarks.progress import Eta, reporting
+from marginbench.benchmarks.render import FORMATS, render
+from marginbench.benchmarks.store import Record, read_record, record_paths, write_atomically
+from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.train import warm_up
+from marginbench.methods import MarginbenchError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run_all` did."""
+
+    table: pd.DataFrame
+    records: list[Record]  # of this suite as it is now
+    files: list[Path]  # leaderboard.{md,csv,tex,json}
+    runs: Path  # folder of the records
+    repeated: int
+    resumed: int  # runs that had a record already
+
+
+def run_all(
+    suite: str = "digits",
+    methods: Sequence[str] | None = None,
+    seeds: int | None = None,
+    device: str = "auto",
+    out: str | Path = "results/local",
+    settings: Sequence[str] = (),
+    fresh: bool = False,
+) -> Outcome:
+    """Train and evaluate every method with every seed, and write the leaderboard. Finished runs are not repeated.
+
+    Args:
+        suite: name of a built-in suite, or path of a TOML file.
+        methods: spec strings; default: the suite's list, else all registered methods.
+        seeds: repetitions; default: the suite's.
+        device: auto, cpu or cuda.
+        out: folder for records and tables.
+        settings: METHOD.FIELD=VALUE, applied to every named method.
+        fresh: repeat finished runs; a record is replaced when its new run has ended.
+
+    Raises:
+        MarginbenchError: wrong input, found before the first run starts.
+    """
+    chosen_suite = load_suite(suite)
+    chosen = choose_methods(methods, chosen_suite, settings)
+    target = resolve_device(device)
+    if seeds is not None and seeds < 1:
+        raise MarginbenchError(f"--seeds {seeds}: must be at least 1")
+    data = load_data(chosen_suite.data.name, chosen_suite.data.validation, chosen_suite.folder).to(target)
+    plan = make_plan(chosen_suite, chosen, seeds or chosen_suite.seeds, data.fingerprint)
+    folder = Path(out) / chosen_suite.name
+    runs = folder / "runs"
+    _ensure_writable(runs)
+    records = {record.id: record for record in map(read_record, record_paths([runs]))}
+    todo = [cell for cell in plan if fresh or cell.id not in records]
+    if todo:
+        warm_up(chosen_suite, data)
+    with reporting(len(todo)) as report:
+        eta = Eta(todo)
+        for cell in todo:
+            report.started(cell)
+            record = execute(cell, chosen_suite, data, runs)
+            records[record.id] = record
+            report.finished(record, eta.finished(record.method))
+    current = [r for r in records.values() if r.identity["suite"] == chosen_suite.fingerprint]
+    table = leaderboard(current)
+    files = []
+    for form in FORMATS:
+        path = folder / f"leaderboard.{form}"
+        write_atomically(path, render(table, current, form).encode())
+        files.append(path)
+    return Outcome(table, current, files, runs, len(todo), len(plan) - len(todo))
+
+
+def _ensure_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarginbenchError(f"--out: {folder} cannot be made ({error.strerror}); choose another --out") from None
+    probe = folder / ".writable"
+    write_atomically(probe, b"")
+    probe.unlink()

@@ -1,0 +1,166 @@
+"""The margin sandwich: per test point and norm, certified radius <= margin <= nearest adversarial example found.
+
+A margin is the distance, in pixels of [0, 1], from an image to the nearest image in the box that the network
+does not assign to the true class. A misclassified point has margin 0. Nothing here asks which method made the network.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks import doubts, seeds
+from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.suite import Evaluation
+from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii
+
+Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
+
+BATCH = 1000  # points attacked and certified at once
+REFERENCES = 2000  # training images that the blend attack may walk towards
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Per-point arrays [N], what each estimator cost or why it was not applicable, and the doubts."""
+
+    arrays: dict[str, np.ndarray]
+    estimators: dict[str, dict[str, Any]]
+    doubts: dict[str, str]
+
+
+def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *names: str | int) -> Evaluated:
+    """Enclose the margin of each of the first `settings.points` test images, in L2 and L-infinity.
+
+    Args:
+        net: network in eval mode, images in [0, 1] to logits.
+        certify: the network's own certificate.
+        data: its test split is evaluated; its training images are targets of the blend attack.
+        settings: radii, attacks and certificates.
+        names: what the randomness of the attacks is seeded from.
+    """
+    net = net.eval().requires_grad_(False)
+    total = min(settings.points, len(data.test))
+    reference = data.train.images(slice(REFERENCES))
+    chunks, facts = [], _Facts({})
+    for start in range(0, total, BATCH):
+        part = slice(start, min(start + BATCH, total))
+        x, y = data.test.images(part), data.test.y[part]
+        stream = seeds.generator(x.device, "attacks", *names, start)
+        chunks.append(_sandwich(net, certify, x, y, settings, reference, stream, facts))
+    tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+    images = data.test.images(slice(total))
+    found = doubts.collect(net, images, tensors, facts.estimators, settings, data.num_classes)
+    arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
+    return Evaluated(arrays, facts.estimators, found)
+
+
+@dataclass
+class _Facts:
+    estimators: dict[str, dict[str, Any]]
+
+    def add(self, name: str, **values: Any) -> None:
+        entry = self.estimators.setdefault(name, {})
+        for key, value in values.items():
+            entry[key] = value if isinstance(value, str) else entry.get(key, 0) + value
+
+
+def _sandwich(
+    net: Net,
+    certify: Certify,
+    x: Tensor,
+    y: Tensor,
+    settings: Evaluation,
+    reference: Tensor,
+    stream: torch.Generator,
+    facts: _Facts,
+) -> dict[str, Tensor]:
+    with torch.no_grad():
+        logits = net(x)
+    prediction = logits.argmax(1)
+    correct = prediction == y
+    out = {"label": y, "prediction": prediction, **output_margins(net, x, y, logits)}
+    x, y = x[correct], y[correct]
+
+    def spread(values: Tensor) -> Tensor:
+        full = torch.zeros(len(correct), device=values.device)
+        full[correct] = values.float()
+        return full
+
+    for norm in NORMS:
+        upper = torch.full((len(x),), torch.inf, device=x.device)
+        for name, options in settings.attacks.items():
+            with PassCounter(net) as passes:
+                start = time.perf_counter()
+                candidates = ATTACKS[name](
+                    net,
+                    x,
+                    y,
+                    norm,
+                    epsilon=settings.epsilon[norm],
+                    reference=reference,
+                    generator=stream,
+                    **options,
+                )
+                distance = tighten(net, x, candidates, y, norm)[1]
+                seconds = time.perf_counter() - start
+            facts.add(f"{name}_{norm}", forward=passes.forward, backward=passes.backward, seconds=seconds)
+            out[f"upper_{norm}_{name}"] = spread(distance)
+            upper = torch.minimum(upper, distance)
+        lower = torch.zeros_like(upper)
+        for name, options in settings.certificates.items():
+            start = time.perf_counter()
+            radius = CERTIFICATES[name](net.decision_net(), x, y, norm, upper=upper, **options)
+            lower = torch.maximum(lower, _record(radius, f"{name}_{norm}", start, facts, out, spread))
+        start = time.perf_counter()
+        own = certify(net, x, norm)
+        radius = own.radius if isinstance(own, Radii) else own
+        lower = torch.maximum(lower, _record(radius, f"own_{norm}", start, facts, out, spread))
+        out[f"upper_{norm}"], out[f"lower_{norm}"] = spread(upper), spread(lower)
+    return out
+
+
+def _record(
+    radius: Tensor | NotApplicable,
+    name: str,
+    start: float,
+    facts: _Facts,
+    out: dict[str, Tensor],
+    spread: Callable[[Tensor], Tensor],
+) -> Tensor:
+    if isinstance(radius, NotApplicable):
+        facts.add(name, not_applicable=radius.reason)
+        return torch.zeros(())
+    facts.add(name, seconds=time.perf_counter() - start)
+    radius = radius.float().nan_to_num(nan=0.0, posinf=torch.inf).clamp_min(0)  # NaN certifies nothing
+    estimator, norm = name.rsplit("_", 1)
+    out[f"lower_{norm}_{estimator}"] = spread(radius)
+    return radius
+
+
+def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:
+    """Margins behind the last layer: no bound on the input margin, reported beside it.
+
+    `output_margin` = z_y - max_{j != y} z_j. `feature_margin` = (z_y - z_m) / (|w_y - w_m| |phi|_max) with the
+    runner-up m and the largest feature norm of the evaluated images (Weinstein et al., PMM, eq. 8).
+    """
+    true = logits.gather(1, y[:, None])
+    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+    margins = {"output_margin": (true - logits.gather(1, rival[:, None])).squeeze(1)}
+    layer = net.decision_net()[-1]
+    if isinstance(layer, nn.Linear):
+        with torch.no_grad():
+            phi = net.features(x)
+            scores = layer(phi)
+            gap = (scores.gather(1, y[:, None]) - scores.gather(1, rival[:, None])).squeeze(1)
+            between = (layer.weight[y] - layer.weight[rival]).norm(dim=1)
+            margins["feature_margin"] = gap / (between * phi.norm(dim=1).max()).clamp_min(1e-30)
+    return margins

@@ -1,0 +1,37 @@
+"""The numbers of one run, derived from its per-point arrays."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from marginbench.methods import NORMS, Norm
+
+
+def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
+    """Accuracies and mean margins of one run.
+
+    robust accuracy at eps: share of points that are correct and whose upper bound exceeds eps;
+    certified accuracy at eps: share that are correct and whose lower bound is at least eps. Means are over all
+    points, a misclassified one counts as margin 0; the mean upper bound is infinite if one attack failed everywhere,
+    and `unattacked` is the share of correct points for which that is so.
+    """
+    correct = arrays["prediction"] == arrays["label"]
+    out = {
+        "points": float(correct.size),
+        "clean_accuracy": _share(correct),
+        "output_margin": float(arrays["output_margin"].mean()),
+    }
+    if "feature_margin" in arrays:
+        out["feature_margin"] = float(arrays["feature_margin"].mean())
+    for norm in NORMS:
+        upper, lower = arrays[f"upper_{norm}"], arrays[f"lower_{norm}"]
+        out[f"robust_accuracy_{norm}"] = _share(correct & (upper > epsilon[norm]))
+        out[f"certified_accuracy_{norm}"] = _share(correct & (lower >= epsilon[norm]))
+        out[f"margin_lower_{norm}"] = float(lower.mean())
+        out[f"margin_upper_{norm}"] = float(upper.mean())
+        out[f"unattacked_{norm}"] = _share(np.isinf(upper[correct]))
+    return out
+
+
+def _share(condition: np.ndarray) -> float:
+    return float(condition.mean()) if condition.size else 0.0

@@ -1,0 +1,133 @@
+"""The leaderboard as Markdown, CSV, LaTeX or JSON. CSV and JSON hold every column, the others what fits a page."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
+import pandas as pd
+
+from marginbench.benchmarks.doubts import explanation
+from marginbench.benchmarks.store import Record
+from marginbench.methods import NORMS, MarginbenchError
+from marginbench.methods.errors import suggest
+
+Format = Literal["md", "csv", "tex", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_NORM_TEXT = {"l2": "L2", "linf": "L∞"}
+
+
+def render(table: pd.DataFrame, records: Sequence[Record], form: str) -> str:
+    """Render a leaderboard of the records.
+
+    Raises:
+        MarginbenchError: unknown format.
+    """
+    if form == "csv":
+        return table.to_csv(index=False)
+    if form == "json":
+        return table.to_json(orient="records", indent=1, force_ascii=False, double_precision=10) + "\n"
+    if form not in FORMATS:
+        raise MarginbenchError(f"--format {form!r}: {suggest(form, FORMATS)}")
+    parts = []
+    for fingerprint, rows in table.groupby("suite_fingerprint", sort=False):
+        own = [record for record in records if record.identity["suite"] == fingerprint]
+        parts.append(_markdown(rows, own) if form == "md" else _latex(rows, own))
+    return "\n".join(parts) or "no records\n"
+
+
+def _markdown(rows: pd.DataFrame, records: Sequence[Record]) -> str:
+    table = _page(rows, records[0].epsilon)
+    table = table.map(lambda cell: cell.replace("|", r"\|"))
+    text = table.to_markdown(index=False, disable_numparse=True, colalign=_align(table))
+    title = f"## {records[0].suite['name']}: {records[0].suite['title']}"
+    notes = "\n".join(f"- {line}" for line in _notes(rows, records))
+    return f"{title}\n\n{text}\n\n{notes}\n"
+
+
+def _latex(rows: pd.DataFrame, records: Sequence[Record]) -> str:
+    table = _page(rows, records[0].epsilon)
+    styler = table.style.hide(axis="index").format(escape="latex")
+    styler = styler.format_index(escape="latex", axis="columns")
+    caption = " ".join(_notes(rows, records)).replace("%", r"\%").replace("_", r"\_").replace("#", r"\#")
+    text: str = styler.to_latex(hrules=True, caption=caption, column_format="l" + "r" * (table.shape[1] - 2) + "l")
+    for sign, command in (
+        ("±", r"$\pm$"),
+        ("∞", r"$\infty$"),
+        ("≤", r"$\leq$"),
+        ("—", "--"),
+        ("×", r"$\times$"),
+    ):
+        text = text.replace(sign, command)
+    return text
+
+
+def _page(rows: pd.DataFrame, epsilon: dict[str, float]) -> pd.DataFrame:
+    """The columns of a page, as text."""
+    page = pd.DataFrame({"method": rows["method"], "n": rows["n"].astype(str), "points": rows["points"].astype(str)})
+    page["clean %"] = _cells(rows, "clean_accuracy", 100, 1)
+    for kind in ("robust", "certified"):
+        for norm in reversed(NORMS):
+            header = f"{kind} % {_NORM_TEXT[norm]} {epsilon[norm]:g}"
+            page[header] = _cells(rows, f"{kind}_accuracy_{norm}", 100, 1)
+    for norm in NORMS:
+        lower, upper = (_cells(rows, f"margin_{end}_{norm}", 1, 3) for end in ("lower", "upper"))
+        page[f"margin {_NORM_TEXT[norm]}"] = [f"[{a}, {b}]" for a, b in zip(lower, upper, strict=True)]
+    page["cost"] = _cells(rows, "cost", 1, 2)
+    failed = [f"FAILED {n}x: {e}" if n else "" for n, e in zip(rows["failed"], rows["error"], strict=True)]
+    page["doubts"] = ["; ".join(filter(None, pair)) or "none" for pair in zip(rows["doubts"], failed, strict=True)]
+    page.loc[rows["n"] == 0, [c for c in page.columns if c not in ("method", "n", "points", "doubts")]] = "—"
+    return page
+
+
+def _cells(rows: pd.DataFrame, column: str, factor: float, digits: int) -> list[str]:
+    return [
+        _cell(mean * factor, None if pd.isna(half) else half * factor, digits)
+        for mean, half in zip(rows[column], rows[f"{column}_ci95"], strict=True)
+    ]
+
+
+def _cell(mean: float, half: float | None, digits: int) -> str:
+    if math.isnan(mean):
+        return "—"
+    if math.isinf(mean):
+        return "∞"
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def _align(table: pd.DataFrame) -> list[str]:
+    return ["left", *["right"] * (table.shape[1] - 2), "left"]
+
+
+def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
+    epsilon = records[0].epsilon
+    first = records[0].environment
+    radii = ", ".join(f"{epsilon[norm]:g} in {_NORM_TEXT[norm]}" for norm in reversed(NORMS))
+    yield (
+        "n = networks (seeds), each measured on `points` test images; mean ± half of Student's 95 % interval"
+        f" from n = 3 on. Radii in pixels of [0, 1]: {radii}."
+    )
+    yield (
+        "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
+        " 0 for a misclassified one. cost = training time relative to ce, same seed, same machine."
+    )
+    missing = sorted(
+        {
+            f"{name}: {entry['not_applicable']}"
+            for record in records
+            for name, entry in record.estimators.items()
+            if "not_applicable" in entry and not name.startswith("own_")
+        }
+    )
+    if missing:
+        yield f"Not applicable: {'; '.join(missing)}."
+    for norm in NORMS:
+        column = rows[f"unattacked_{norm}"]
+        if (column > 0).any():
+            shares = ", ".join(f"{m} {s:.1%}" for m, s in zip(rows["method"], column, strict=True) if s > 0)
+            yield f"Correct points that no {_NORM_TEXT[norm]} attack could move: {shares}."
+    for name in sorted({name for record in records for name in record.doubts}):
+        yield f"{name}: {explanation(name)}"
+    dates = sorted(record.finished[:10] for record in records)
+    versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items() if number)
+    period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    yield f"{period}, {first['device']}, {first['processor']}, {first['cores']} cores; {versions}."

@@ -1,0 +1,22 @@
+"""Means over seeds with their uncertainty."""
+
+import math
+from collections.abc import Sequence
+
+MIN_FOR_INTERVAL = 3
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half width of Student's 95 % interval; the half width is None below three finite values.
+
+    A mean over an infinite value is infinite, a mean over nothing is NaN.
+    """
+    if not values:
+        return math.nan, None
+    mean = math.fsum(values) / len(values)
+    if len(values) < MIN_FOR_INTERVAL or not math.isfinite(mean):
+        return mean, None
+    from scipy.stats import t  # slow to import
+
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, float(t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))

@@ -1,0 +1,95 @@
+"""Cost of a training step of each method, relative to cross-entropy, beside the passes that it counts.
+
+    python -m marginbench.benchmarks.step_cost [--suite digits] [--methods SPEC,...] [--size 28] [--batch 128]
+
+Methods take turns within each round, so that a busy machine slows all of them alike; the ratio is the median over
+rounds. `explained` is what the counted passes should cost if a backward pass costs two forward passes, of which an
+attack's backward pass to the input alone saves nothing: ratios far above it deserve a look.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from tabulate import tabulate
+
+from marginbench.benchmarks.data import Dataset, Split, load_data
+from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.plan import choose_methods
+from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.train import Training
+from marginbench.methods import create, spec_of
+from marginbench.methods.spec import split_specs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--suite", default="digits")
+    parser.add_argument("--methods", help="SPEC[,SPEC...]; default: the suite's")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20, help="steps per method and round")
+    parser.add_argument("--size", type=int, help="noise images of this height and width in place of the suite's data")
+    parser.add_argument("--batch", type=int, help="default: the suite's batch size")
+    parser.add_argument("--device", default="auto")
+    words = parser.parse_args()
+
+    suite = load_suite(words.suite)
+    device = resolve_device(words.device)
+    if words.batch:
+        suite = suite.model_copy(update={"training": suite.training.model_copy(update={"batch_size": words.batch})})
+    data = _noise(words.size) if words.size else load_data(suite.data.name, suite.data.validation, suite.folder)
+    data = data.to(device)
+    chosen = choose_methods(split_specs(words.methods) if words.methods else None, suite, ())
+    methods = [create("ce"), *(method for method in chosen if method.info.key != "ce")]
+    runs = {spec_of(method): Training(method, suite, data, 0) for method in methods}
+    passes = {spec: _passes(run) for spec, run in runs.items()}  # also the warm-up
+    times: dict[str, list[float]] = {spec: [] for spec in runs}
+    for _ in range(words.rounds):
+        for spec, run in runs.items():
+            times[spec].append(_seconds(run, words.steps))
+    rows = []
+    for spec in runs:
+        ratio = statistics.median(t / ce for t, ce in zip(times[spec], times["ce"], strict=True))
+        forward, backward = passes[spec]
+        milliseconds = 1e3 * statistics.median(times[spec])
+        rows.append((spec, milliseconds, ratio, forward, backward, (forward + 2 * backward) / 3))
+    headers = ("method", "ms/step", "ratio to ce", "forward", "backward", "explained")
+    print(tabulate(rows, headers, tablefmt="github", floatfmt=("", ".2f", ".2f", ".1f", ".1f", ".1f")))
+    shape = "x".join(map(str, data.shape))
+    where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"\nnetwork of suite {suite.name}, images {shape}, batch {suite.training.batch_size}, {where}")
+
+
+def _noise(size: int, count: int = 2048) -> Dataset:
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (count, 1, size, size), generator=stream, dtype=torch.uint8)
+    split = Split(x, torch.arange(count) % 10, 255)
+    return Dataset(split, split, split, 10, "noise")
+
+
+def _passes(run: Training, steps: int = 5) -> tuple[float, float]:
+    with PassCounter(run.net) as counter:
+        for _ in range(steps):
+            run.step()
+    images = steps * run.batch_size
+    return counter.forward / images, counter.backward / images
+
+
+def _seconds(run: Training, steps: int) -> float:
+    """Mean seconds per step; the schedule starts again before it ends."""
+    if run.ctx.step + steps > run.ctx.steps:
+        run.ctx.step = 0
+    if run.ctx.device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        run.step()
+    if run.ctx.device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / steps
+
+
+if __name__ == "__main__":
+    main()

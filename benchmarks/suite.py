@@ -1,0 +1,148 @@
+"""A suite says what is compared: data, network, budget, radii, estimators. One TOML file each."""
+
+import inspect
+import tomllib
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.nets import NETWORKS
+from marginbench.benchmarks.seeds import digest
+from marginbench.methods import NORMS, MarginbenchError, Norm, Task
+from marginbench.methods.errors import suggest
+
+Settings = dict[str, Any]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Data(_Section):
+    name: str
+    validation: Positive
+
+
+class Network(_Section):
+    name: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
+    width: Positive = 16
+
+
+class Training(_Section):
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    optimiser: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    precision: Literal["float32", "bf16"] = "float32"
+
+
+class Evaluation(_Section):
+    epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
+    points: Positive  # the first of the test set
+    attacks: dict[str, Settings]  # name to settings
+    certificates: dict[str, Settings]
+
+    @field_validator("epsilon")
+    @classmethod
+    def _both_norms(cls, epsilon: dict[Norm, float]) -> dict[Norm, float]:
+        if set(epsilon) != set(NORMS):
+            raise ValueError("give one radius for each norm, as in { linf = 0.1, l2 = 0.5 }")
+        return epsilon
+
+
+class Suite(_Section):
+    """The whole file. Everything but `title`, `methods` and `seeds` enters the hash of a run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    title: str
+    methods: tuple[str, ...] | None = None  # default: all registered
+    seeds: Positive
+    data: Data
+    network: Network
+    training: Training
+    evaluation: Evaluation
+    folder: Path = Field(exclude=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a run depends on."""
+        return digest(self.model_dump(mode="json", exclude={"title", "methods", "seeds"}))
+
+    def task(self, input_shape: tuple[int, int, int], class_counts: tuple[int, ...]) -> Task:
+        return Task(input_shape, class_counts, self.evaluation.epsilon)
+
+
+def suite_names() -> list[str]:
+    """The suites that come with marginbench."""
+    folder = resources.files("marginbench.benchmarks.suites")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """Load a built-in suite by name or a suite file by path.
+
+    Raises:
+        MarginbenchError: unknown suite, missing file, or a key that is wrong, each named with its path.
+    """
+    if name.endswith(".toml") or "/" in name:
+        path = Path(name)
+    elif name in suite_names():
+        path = Path(str(resources.files("marginbench.benchmarks.suites"))) / f"{name}.toml"
+    else:
+        raise MarginbenchError(f"unknown suite {name!r}: {suggest(name, suite_names())}; or give a FILE.toml")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MarginbenchError(f"suite {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MarginbenchError(f"suite {path}: not valid TOML: {error}") from None
+    if isinstance(values.get("methods"), list):  # TOML knows no tuples
+        values["methods"] = tuple(values["methods"])
+    try:
+        suite = Suite(**values, folder=path.parent)
+    except ValidationError as error:
+        raise MarginbenchError(f"suite {path}: " + "; ".join(map(_explain, error.errors()))) from None
+    _check_estimators(path, suite)
+    return suite
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        section: Any = Suite
+        for part in error["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        known = [name for name in section.model_fields if name != "folder"]
+        return f"unknown key {where!r}: {suggest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return f"key {where!r} is missing"
+    return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _check_estimators(path: Path, suite: Suite) -> None:
+    for kind, table in (("attacks", ATTACKS), ("certificates", CERTIFICATES)):
+        for name, settings in getattr(suite.evaluation, kind).items():
+            where = f"suite {path}: evaluation.{kind}.{name}"
+            if name not in table:
+                raise MarginbenchError(f"{where}: unknown: {suggest(name, table)}")
+            known = _defaults(table[name])
+            for key, value in settings.items():
+                if key not in known:
+                    raise MarginbenchError(f"{where}.{key}: unknown setting: {suggest(key, known)}")
+                wanted = type(known[key])
+                if type(value) is not wanted and not (wanted is float and type(value) is int):
+                    raise MarginbenchError(f"{where}.{key}={value!r}: should be like {known[key]!r}")
+
+
+def _defaults(estimator: Callable[..., Any]) -> dict[str, Any]:
+    """The settings of an estimator: its keyword arguments with a default."""
+    parameters = inspect.signature(estimator).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

@@ -1,0 +1,210 @@
+"""Training: the benchmark owns network, order of the data, optimiser, schedule and seeds."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks import seeds
+from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.suite import Suite
+from marginbench.methods import Batch, Context, Method, Net
+from marginbench.methods.baselines.ce import CE
+
+WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
+
+
+class DivergedError(RuntimeError):
+    """A loss or weight became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network in eval mode, with what it cost."""
+
+    net: Net
+    seconds: float  # wall time of all steps
+    steps: int
+    forward: float  # images forward per training image seen
+    backward: float
+    peak_bytes: int | None  # CUDA only
+    losses: list[float]  # mean loss of each epoch
+
+
+class Training:
+    """One run in progress. `state_dict` in the middle, loaded into a fresh object, changes nothing."""
+
+    def __init__(self, method: Method, suite: Suite, data: Dataset, repetition: int) -> None:
+        self.method = method
+        self.suite = suite
+        self.split = data.train
+        device = data.train.x.device
+        names = (suite.name, repetition)
+        counts = torch.bincount(data.train.y, minlength=data.num_classes).tolist()
+        task = suite.task(data.shape, tuple(counts))
+        with seeded_net(device, *names):
+            net = make_net(
+                suite.network.name,
+                suite.network.width,
+                data.shape,
+                data.num_classes,
+                *pixel_statistics(data.train),
+            )
+            self.net = method.build(net, task).to(device).train()
+        self.optimiser = make_optimiser(method, suite, self.net)
+        self.batch_size = min(suite.training.batch_size, len(self.split))
+        self.steps_per_epoch = len(self.split) // self.batch_size
+        epochs = suite.training.epochs
+        stream = seeds.generator(device, suite.name, "method", method.info.key, repetition)
+        self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream)
+        self.order_seed = (suite.name, "order", repetition)
+        self._order = torch.empty(0)
+        self._order_epoch = -1
+
+    def step(self) -> Tensor:
+        """One optimiser step; returns the loss, still on the device."""
+        ctx, suite = self.ctx, self.suite
+        rate = suite.training.learning_rate * lr_factor(ctx.progress, suite.training.schedule)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        autocast = torch.autocast(ctx.device.type, torch.bfloat16, enabled=suite.training.precision == "bf16")
+        with autocast:
+            batch = self.method.augment(self._batch(), ctx)
+            loss = self.method.update(self.net, batch, ctx, self.optimiser)
+        with torch.no_grad():
+            self.method.after_step(self.net, ctx)
+        ctx.step += 1
+        return loss.total.detach()
+
+    def _batch(self) -> Batch:
+        epoch, position = divmod(self.ctx.step, self.steps_per_epoch)
+        if epoch != self._order_epoch:  # drawn on the CPU: the same order on every device
+            stream = seeds.generator("cpu", *self.order_seed, epoch)
+            self._order = torch.randperm(len(self.split), generator=stream).to(self.ctx.device)
+            self._order_epoch = epoch
+        index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        return Batch(self.split.images(index), self.split.y[index], index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a step depends on: weights, optimiser, tables, counters, generators."""
+        return {
+            "net": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "tables": self.ctx.tables,
+            "step": self.ctx.step,
+            "stream": self.ctx.generator.get_state(),
+            "dropout": _get_rng(self.ctx.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.ctx.tables = {name: table.clone() for name, table in state["tables"].items()}
+        self.ctx.step = state["step"]
+        self.ctx.generator.set_state(state["stream"])
+        _set_rng(self.ctx.device, state["dropout"])
+
+
+def train(method: Method, suite: Suite, data: Dataset, repetition: int) -> Trained:
+    """Train one network with one method.
+
+    Raises:
+        DivergedError: a loss or weight became NaN or infinite.
+    """
+    run = Training(method, suite, data, repetition)
+    device = run.ctx.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    losses: list[float] = []
+    with seeds.seeded(device, suite.name, "dropout", repetition), PassCounter(run.net) as passes:
+        start = _clock(device)
+        for epoch in range(suite.training.epochs):
+            total = sum(run.step() for _ in range(run.steps_per_epoch)) / run.steps_per_epoch
+            losses.append(float(total))
+            if not math.isfinite(losses[-1]) or not _finite(run.net):
+                raise DivergedError(f"loss or weights not finite in epoch {epoch + 1} of {run.ctx.epochs}")
+        seconds = _clock(device) - start
+        net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
+    seen = run.ctx.steps * run.batch_size
+    return Trained(
+        net=net.eval(),
+        seconds=seconds,
+        steps=run.ctx.steps,
+        forward=passes.forward / seen,
+        backward=passes.backward / seen,
+        peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        losses=losses,
+    )
+
+
+def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:
+    """A few steps that count for nothing: the first run would otherwise pay for loading kernels."""
+    with torch.random.fork_rng():
+        run = Training(CE(), suite, data, repetition=0)
+        for _ in range(min(steps, run.ctx.steps)):
+            run.step()
+
+
+def seeded_net(device: torch.device, suite: str, repetition: int) -> AbstractContextManager[None]:
+    """The block in which weights are drawn: the same weights for every method."""
+    return seeds.seeded(device, suite, "init", repetition)
+
+
+def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel [C] of the images in [0, 1], computed on the CPU."""
+    x = split.x.cpu().double() / split.levels
+    std, mean = torch.std_mean(x, dim=(0, 2, 3))
+    return mean.float(), std.clamp_min(1e-3).float()
+
+
+def make_optimiser(method: Method, suite: Suite, net: Net) -> torch.optim.Optimizer:
+    groups, settings = method.param_groups(net), suite.training
+    if settings.optimiser == "adam":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.SGD(
+        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, momentum=0.9, nesterov=True
+    )
+
+
+def lr_factor(progress: float, schedule: str) -> float:
+    """Factor on the learning rate. `one_cycle`: rises linearly, then falls to 0 as a half cosine."""
+    if schedule == "constant":
+        return 1.0
+    if progress < WARM_UP:
+        return 0.05 + 0.95 * progress / WARM_UP
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def one_pass(split: Split, batch_size: int) -> Iterator[Batch]:
+    """The training set in batches, in order."""
+    for index in torch.arange(len(split), device=split.x.device).split(batch_size):
+        yield Batch(split.images(index), split.y[index], index)
+
+
+def _get_rng(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_rng(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def _finite(net: Net) -> bool:
+    return bool(torch.stack([p.isfinite().all() for p in net.parameters()]).all())
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

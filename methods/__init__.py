@@ -1,0 +1,49 @@
+"""Training methods. `from marginbench.methods import Method, Info, param` is all that a new one needs."""
+
+if __name__ != "marginbench.methods":
+    # `import methods` from the repository's root would build a second registry
+    raise ImportError("import marginbench.methods, not methods")
+
+from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.method import (
+    NORMS,
+    Batch,
+    Context,
+    Info,
+    Loss,
+    Method,
+    Net,
+    Norm,
+    NotApplicable,
+    Radii,
+    Task,
+    as_float,
+    cross_entropy,
+    param,
+)
+from marginbench.methods.registry import create, get, load_plugin, names, register
+from marginbench.methods.spec import spec_of
+
+__all__ = [
+    "NORMS",
+    "Batch",
+    "Context",
+    "Info",
+    "Loss",
+    "MarginbenchError",
+    "Method",
+    "Net",
+    "Norm",
+    "NotApplicable",
+    "Radii",
+    "Task",
+    "as_float",
+    "create",
+    "cross_entropy",
+    "get",
+    "load_plugin",
+    "names",
+    "param",
+    "register",
+    "spec_of",
+]

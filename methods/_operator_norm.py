@@ -1,0 +1,70 @@
+"""Euclidean operator norms of linear layers: bounds that hold, in float64, and power iteration from below."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROUNDING = 1e-9  # relative; the float64 eigenvalues below are right to about 1e-13
+DENSE_INPUTS = 1024  # up to this many inputs a convolution is written out as a matrix, and its norm is exact
+
+
+def matrix_norm(matrix: Tensor) -> Tensor:
+    """Largest singular value over a batch of matrices [..., m, n], rounded up: float64 scalar."""
+    matrix = matrix.to(torch.complex128 if matrix.is_complex() else torch.float64)
+    gram = matrix @ matrix.mH if matrix.shape[-2] <= matrix.shape[-1] else matrix.mH @ matrix
+    largest: Tensor = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0).max()
+    return largest.sqrt() * (1 + ROUNDING)
+
+
+def convolution_norm(
+    weight: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Upper bound on the norm of a zero-padded, strided convolution: float64 scalar.
+
+    Args:
+        weight: [O, C, kh, kw].
+        size: height and width of the input.
+    """
+    weight = weight.to(torch.float64)
+    inputs = weight.shape[1] * size[0] * size[1]
+    if inputs <= DENSE_INPUTS:
+        basis = torch.eye(inputs, dtype=weight.dtype, device=weight.device).view(inputs, -1, *size)
+        return matrix_norm(F.conv2d(basis, weight, None, stride, padding).flatten(1))
+    return circular_norm(weight, size, stride, padding)
+
+
+def circular_norm(weight: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """The bound for large inputs: norm of the circular convolution on the padded grid. Arguments as above.
+
+    With stride s the pixels of one s x s cell become channels (polyphase form), so that the stride is 1. Padding
+    the input keeps its norm; on the padded grid the wanted outputs are some of the outputs of the circular
+    convolution, which is block diagonal in the Fourier basis: its norm is the largest one of a block [O, C s s].
+    """
+    cells = [-(-(n + 2 * p) // s) for n, p, s in zip(size, padding, stride, strict=True)]
+    taps = [-(-k // s) for k, s in zip(weight.shape[2:], stride, strict=True)]
+    short = [t * s - k for t, s, k in zip(taps, stride, weight.shape[2:], strict=True)]
+    kernel = F.pad(weight.to(torch.float64), (0, short[1], 0, short[0]))
+    kernel = kernel.view(*weight.shape[:2], taps[0], stride[0], taps[1], stride[1])
+    kernel = kernel.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # [O, C s s, taps, taps]
+    blocks = torch.fft.rfft2(kernel, s=cells)  # the other half holds the conjugates, of equal norm
+    return matrix_norm(blocks.permute(2, 3, 0, 1))
+
+
+def apply(layer: nn.Linear | nn.Conv2d, v: Tensor) -> Tensor:
+    """The layer without its bias, on v [1, ...]; differentiable in the weights."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(v, layer.weight)
+    return F.conv2d(v, layer.weight, None, layer.stride, layer.padding)
+
+
+def power_step(layer: nn.Linear | nn.Conv2d, v: Tensor) -> Tensor:
+    """A^T A v / ||A^T A v|| for the linear part A of the layer; v itself where that vanishes. v [1, ...].
+
+    ||A v|| approaches the norm of A from below: an estimate for training, never for a certificate.
+    """
+    with torch.enable_grad():
+        v = v.detach().requires_grad_()
+        half_square = apply(layer, v).square().sum() / 2
+    (image,) = torch.autograd.grad(half_square, v)
+    norm = image.norm()
+    return torch.where(norm > 0, image / norm, v.detach())

@@ -1,0 +1,93 @@
+"""Perturbations of the input inside a ball of its own radius per example, for adversarial training.
+
+All functions are batched, have no data-dependent shapes and never synchronise with the host.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from marginbench.methods.method import Norm
+
+TINY = 1e-12  # keeps 0/0 at 0
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode, and back into its own mode at the end."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def scale_examples(factor: Tensor, x: Tensor) -> Tensor:
+    """Multiply each example of x [B, ...] by its own factor [B]."""
+    return factor.view(-1, *[1] * (x.dim() - 1)) * x
+
+
+def l2_norms(x: Tensor) -> Tensor:
+    """[B, ...] to [B] Euclidean norms."""
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms
+
+
+def project(delta: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
+    """The nearest point of the ball of radius epsilon [B], in pixels, for every delta [B, ...]."""
+    if norm == "linf":
+        limit = scale_examples(epsilon, torch.ones_like(delta))
+        return delta.clamp(-limit, limit)
+    return scale_examples((epsilon / (l2_norms(delta) + TINY)).clamp_max(1), delta)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """The unit step of steepest ascent [B, ...]: the sign for L-infinity, g / ||g|| for L2. Zero stays zero."""
+    if norm == "linf":
+        return gradient.sign()
+    return scale_examples(1 / (l2_norms(gradient) + TINY), gradient)
+
+
+def random_start(x: Tensor, epsilon: Tensor, norm: Norm, generator: torch.Generator) -> Tensor:
+    """A perturbation [B, ...] uniform in the ball of radius epsilon [B]."""
+    if norm == "linf":
+        noise = torch.rand(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
+        return scale_examples(epsilon, 2 * noise - 1)
+    normal = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
+    radius = torch.rand(x.shape[:1], generator=generator, device=generator.device, dtype=x.dtype)
+    return scale_examples(epsilon * radius ** (1 / x[0].numel()), steepest(normal, norm))
+
+
+def pgd(
+    objective: Callable[[Tensor], Tensor],
+    x: Tensor,
+    start: Tensor,
+    *,
+    epsilon: Tensor,
+    step: Tensor,
+    steps: int,
+    norm: Norm,
+) -> Tensor:
+    """Projected gradient ascent on `objective` within the ball of radius epsilon around x and within [0, 1].
+
+    Args:
+        objective: [B, ...] images to [B] values, example by example.
+        x: [B, ...] images in [0, 1].
+        start: [B, ...] first perturbation.
+        epsilon, step: [B] radius of the ball and length of a step, in pixels.
+
+    Returns:
+        [B, ...] perturbations delta, without graph. Only input gradients are computed; the weights' stay untouched.
+    """
+    delta = (x + start).clamp(0, 1) - x
+    for _ in range(steps):
+        delta.requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(objective(x + delta).sum(), delta)
+        delta = project(delta.detach() + scale_examples(step, steepest(gradient, norm)), epsilon, norm)
+        delta = (x + delta).clamp(0, 1) - x  # towards x, which is in the box: this cannot leave the ball
+    return delta.detach()

@@ -1,0 +1,16 @@
+"""The one exception that means "your input is wrong": the command line prints it as one line and exits with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MarginbenchError(Exception):
+    """Wrong input: the message names the file, the key and what would be right."""
+
+
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """Return `did you mean 'x'? known: a, b, x` for an error message."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wrong, names, n=1) or [name for name in names if name.startswith(wrong)]
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names) or 'none'}"

@@ -1,0 +1,222 @@
+"""The contract between a training method and the benchmark.
+
+A method is one frozen pydantic model in one file. Its fields are its hyper-parameters, its hooks are the
+places where its paper differs from plain cross-entropy training. A method that overrides nothing *is*
+cross-entropy. The benchmark owns data, network, optimiser, schedule and seeds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["l2", "linf"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_update", "pretrained"]
+"""What a method asks of the trainer beyond one forward and one backward pass.
+
+`input_grad`: differentiates with respect to the input; `second_order`: through such a gradient;
+`inner_attack`: searches perturbations of the input; `index`: keeps state per training example;
+`own_update`: replaces the optimiser step; `pretrained`: starts from a trained network.
+"""
+
+
+@dataclass(frozen=True)
+class Info:
+    """The facts about a method. `marginbench check` compares the declared ones with what it observes."""
+
+    key: str  # the name of the file
+    title: str
+    family: str  # the name of the folder
+    paper: str  # authors, title, venue, arXiv number
+    section: str  # where in the paper the objective stands
+    year: int
+    neutral: Mapping[str, Any] | str  # fields at which it equals cross-entropy, or why there are none
+    revision: int = 1  # raise it when behaviour changes: older records then show as stale
+    needs: frozenset[Need] = frozenset()
+    deviations: tuple[str, ...] = ()  # from the paper, in words
+
+
+def param(default: Any, doc: str, *, unit: str, source: str, search: tuple[Any, ...], **limits: Any) -> Any:
+    """Declare a hyper-parameter: default, meaning, unit, source of the default, and values worth searching.
+
+    `limits` are pydantic's: `ge`, `gt`, `le`, `lt`.
+    """
+    extra: dict[str, Any] = {"unit": unit, "source": source, "search": list(search)}
+    return Field(default=default, description=doc, json_schema_extra=extra, **limits)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know about the data and the evaluation before training starts."""
+
+    input_shape: tuple[int, int, int]  # channels, height, width
+    class_counts: tuple[int, ...]  # training examples per class
+    epsilon: Mapping[Norm, float]  # the suite's radii, in pixels of [0, 1]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_counts)
+
+    @property
+    def num_train(self) -> int:
+        return sum(self.class_counts)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of B training examples."""
+
+    x: Tensor  # [B, C, H, W] float32 in [0, 1]
+    y: Tensor  # [B] int64
+    index: Tensor  # [B] int64, position in the training set
+    target: Tensor | None = None  # [B, K] float32 soft labels set by `augment`, replacing y in cross-entropy
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar to minimise, with its named terms for the training log."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Radii:
+    """Certified radii: within `radius` of x the predicted class cannot change."""
+
+    radius: Tensor  # [B] float, in pixels of [0, 1]; 0 where nothing is certified
+
+
+@dataclass(frozen=True)
+class NotApplicable:
+    """Why there is no certificate; the tables show the reason."""
+
+    reason: str
+
+
+class Context:
+    """Where training stands, with the state and randomness that belong to one run.
+
+    `generator` is the only source of randomness a hook may use (dropout layers excepted).
+    """
+
+    def __init__(self, task: Task, steps: int, epochs: int, generator: torch.Generator) -> None:
+        self.task = task
+        self.steps = steps
+        self.epochs = epochs
+        self.generator = generator
+        self.step = 0
+        self.tables: dict[str, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.generator.device
+
+    @property
+    def epoch(self) -> int:
+        return self.step * self.epochs // self.steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done, 0 at the first step, below 1 at the last."""
+        return self.step / self.steps
+
+    def table(self, name: str, init: float) -> Tensor:
+        """Return the [num_train] float32 tensor `name`, one entry per training example, made on first use.
+
+        It is saved with checkpoints. Read and write it at `batch.index`.
+        """
+        if name not in self.tables:
+            self.tables[name] = torch.full((self.task.num_train,), init, device=self.device)
+        return self.tables[name]
+
+
+class Net(nn.Module):
+    """The network a method trains: normalisation, body, head. Images in [0, 1] in, logits out."""
+
+    def __init__(self, normalise: nn.Module, body: nn.Sequential, head: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.body = body
+        self.head = head
+
+    def features(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] images in [0, 1] to [B, d] penultimate features."""
+        out: Tensor = self.body(self.normalise(x))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] images in [0, 1] to [B, K] logits."""
+        out: Tensor = self.head(self.features(x))
+        return out
+
+    def decision_net(self) -> nn.Sequential:
+        """The same classifier up to a positive factor per image, without feature normalisation.
+
+        A certificate about the predicted class of this network holds for the network itself, and linear
+        bounds on it are tighter. A head may offer `decision_layer() -> nn.Linear`; otherwise it is used as it is.
+        """
+        make_layer: Any = getattr(self.head, "decision_layer", None)
+        return nn.Sequential(self.normalise, *self.body, make_layer() if make_layer else self.head)
+
+
+def as_float(tensor: Tensor) -> Tensor:
+    """Raise half precision to float32; leave float32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Mean over the batch of -log softmax(z)_y, or of the cross-entropy with `batch.target`. Logits [B, K]."""
+    return F.cross_entropy(as_float(logits), batch.y if batch.target is None else batch.target)
+
+
+class Method(BaseModel):
+    """A training method: hyper-parameters as fields, hooks as methods. Immutable, hashable, printable.
+
+    Subclasses set `info` and describe their objective, with shapes, in the class docstring.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    info: ClassVar[Info]
+
+    def build(self, net: Net, task: Task) -> Net:
+        """Change the fresh network: replace `net.head`, wrap layers, register buffers for state."""
+        return net
+
+    def param_groups(self, net: Net) -> list[dict[str, Any]]:
+        """Optimiser groups; a group may set `lr_scale`, a factor on the benchmark's learning rate."""
+        return [{"params": [p for p in net.parameters() if p.requires_grad]}]
+
+    def augment(self, batch: Batch, ctx: Context) -> Batch:
+        """Change the batch before the loss sees it."""
+        return batch
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        """The objective of one step."""
+        return Loss(cross_entropy(net(batch.x), batch))
+
+    def update(self, net: Net, batch: Batch, ctx: Context, optimiser: torch.optim.Optimizer) -> Loss:
+        """One optimiser step. Override only for two-step methods, and declare the need `own_update`."""
+        optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(net, batch, ctx)
+        loss.total.backward()
+        optimiser.step()
+        return loss
+
+    def after_step(self, net: Net, ctx: Context) -> None:
+        """Projections and power iterations after the optimiser step. Runs without gradients."""
+
+    def finish(self, net: Net, data: Iterable[Batch], ctx: Context) -> Net:
+        """Change the trained network: prune, quantise, wrap. `data` is one pass over the training set."""
+        return net
+
+    def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        """A certificate of its own for images x [B, C, H, W] in [0, 1]; the network is in eval mode."""
+        return NotApplicable("the method has no certificate of its own")

@@ -1,0 +1,163 @@
+"""Finds methods: files in the family folders, the entry-point group `marginbench.methods`, plug-in files."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from marginbench.methods.errors import MarginbenchError, suggest
+from marginbench.methods.method import Info, Method
+from marginbench.methods.spec import configure, parse_spec
+
+ENTRY_POINTS = "marginbench.methods"
+HOOKS = {
+    name: list(inspect.signature(function).parameters)
+    for name, function in vars(Method).items()
+    if inspect.isfunction(function) and not name.startswith("_")
+}
+
+_methods: dict[str, type[Method]] = {}
+M = TypeVar("M", bound=type[Method])
+
+
+def register(cls: M) -> M:
+    """Add a method class to the registry; usable as a decorator in notebooks.
+
+    Raises:
+        MarginbenchError: facts missing, hook misspelt or with other arguments, or the key already taken.
+    """
+    _validate(cls)
+    key = cls.info.key
+    known = _methods.get(key)
+    if known is not None and _file(known) != _file(cls):
+        raise MarginbenchError(
+            f"{_file(cls)}: the key {key!r} is already taken by {_file(known)}: choose another Info.key"
+        )
+    _methods[key] = cls
+    return cls
+
+
+def names() -> list[str]:
+    """The keys of all methods, sorted by family and key."""
+    _scan()
+    return sorted(_methods, key=lambda key: (_methods[key].info.family, key))
+
+
+def get(key: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        MarginbenchError: no such key.
+    """
+    _scan()
+    if key not in _methods:
+        raise MarginbenchError(f"unknown method {key!r}: {suggest(key, _methods)}")
+    return _methods[key]
+
+
+def create(spec: str) -> Method:
+    """Build a method from a spec string such as `arcface(m=0.4)`.
+
+    Raises:
+        MarginbenchError: unknown method or field, wrong type, value out of range.
+    """
+    key, fields = parse_spec(spec)
+    return configure(get(key), fields)
+
+
+def load_plugin(path: Path) -> list[type[Method]]:
+    """Import a file and register the methods that it defines.
+
+    Raises:
+        MarginbenchError: no such file, it does not import, or it defines no method.
+    """
+    _scan()  # a plug-in must not take the key of a built-in method
+    path = path.resolve()
+    if not path.is_file():
+        raise MarginbenchError(f"plug-in {path}: no such file")
+    name = f"marginbench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise MarginbenchError(f"plug-in {path}: not a Python file, its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise MarginbenchError(f"plug-in {path}, line {error.lineno}: {error.msg}") from None
+    except MarginbenchError:
+        raise
+    except Exception as error:
+        raise MarginbenchError(f"plug-in {path}: {type(error).__name__}: {error}") from error
+    return _register_module(module, str(path))
+
+
+@cache
+def _scan() -> None:
+    package = importlib.import_module("marginbench.methods")
+    for found in pkgutil.walk_packages(package.__path__, prefix="marginbench.methods."):
+        family, _, stem = found.name.removeprefix("marginbench.methods.").partition(".")
+        if stem and not found.ispkg and not stem.startswith("_"):
+            for cls in _register_module(importlib.import_module(found.name), found.name):
+                if (cls.info.family, cls.info.key) != (family, stem):
+                    raise MarginbenchError(
+                        f"{_file(cls)}: folder and file name say {family}/{stem},"
+                        f" Info says {cls.info.family}/{cls.info.key}"
+                    )
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            target = entry.load()
+        except Exception as error:
+            raise MarginbenchError(f"entry point {entry.value!r} of group {ENTRY_POINTS}: {error}") from error
+        if isinstance(target, ModuleType):
+            _register_module(target, entry.value)
+        else:
+            register(target)
+
+
+def _register_module(module: ModuleType, where: str) -> list[type[Method]]:
+    found = [
+        cls
+        for cls in vars(module).values()
+        if isinstance(cls, type) and issubclass(cls, Method) and cls.__module__ == module.__name__
+    ]
+    if not found:
+        raise MarginbenchError(f"{where}: defines no subclass of marginbench.methods.Method")
+    return [register(cls) for cls in found]
+
+
+def _validate(cls: type[Method]) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise MarginbenchError(f"{cls!r} is not a subclass of marginbench.methods.Method")
+    where = f"{_file(cls)}, class {cls.__name__}"
+    if not isinstance(getattr(cls, "info", None), Info):
+        raise MarginbenchError(f"{where}: set `info: ClassVar[Info] = Info(key=..., title=..., ...)`")
+    if not cls.__doc__:
+        raise MarginbenchError(f"{where}: the docstring must give the objective, with shapes")
+    for name, value in vars(cls).items():
+        if name.startswith(("_", "model_")) or not inspect.isfunction(value):
+            continue
+        if name not in HOOKS:
+            raise MarginbenchError(f"{where}: {name!r} is not a hook ({suggest(name, HOOKS)}); helpers start with _")
+        arguments = list(inspect.signature(value).parameters)
+        if arguments != HOOKS[name]:
+            raise MarginbenchError(
+                f"{where}: {name}({', '.join(arguments)}) should be {name}({', '.join(HOOKS[name])})"
+            )
+    for name, field in cls.model_fields.items():
+        extra = field.json_schema_extra
+        if not isinstance(extra, dict) or "unit" not in extra or field.is_required():
+            raise MarginbenchError(f"{where}: declare {name!r} with param(default, doc, unit=, source=, search=)")
+    if not isinstance(cls.info.neutral, str):
+        configure(cls, dict(cls.info.neutral))
+
+
+def _file(cls: type[Method]) -> str:
+    module = sys.modules.get(cls.__module__)
+    return str(getattr(module, "__file__", None) or cls.__module__)

@@ -1,0 +1,44 @@
+"""A suite small enough for tests: digits, two epochs, 30 points, one cheap attack of each kind."""
+
+from pathlib import Path
+
+import pytest
+
+TINY = """
+name = "tiny"
+title = "two epochs of digits"
+methods = ["ce", "arcface(m=0.1,s=16)"]
+seeds = 1
+
+[data]
+name = "digits"
+validation = 200
+
+[network]
+name = "mlp"
+width = 16
+
+[training]
+epochs = 2
+batch_size = 128
+learning_rate = 1e-2
+
+[evaluation]
+points = 30
+epsilon = { linf = 0.05, l2 = 0.25 }
+
+[evaluation.attacks]
+deepfool = { steps = 5 }
+blend = {}
+
+[evaluation.certificates]
+crown = {}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Path of the tiny suite file."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path

@@ -1,0 +1,372 @@
+"""Attacks: exact on linear networks, blind to the scale of logits, and honest about failure."""
+
+import inspect
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from scipy.optimize import linprog, minimize
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX, distance, is_adversarial, tighten
+from marginbench.methods import NORMS, Norm
+
+SHAPE = (1, 6, 6)
+EPSILON: dict[Norm, float] = {"l2": 1.0, "linf": 0.25}
+
+
+def random_net(seed: int, classes: int = 5, width: int | None = 32) -> nn.Sequential:
+    """A linear network, or one with a hidden layer, whose decision boundaries meet near the grey image."""
+    draw = torch.Generator().manual_seed(seed)
+    inputs = math.prod(SHAPE)
+    sizes = [inputs, classes] if width is None else [inputs, width, classes]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layer = nn.Linear(fan_in, fan_out)
+        layer.weight.data = torch.randn(fan_out, fan_in, generator=draw) / math.sqrt(fan_in)
+        layer.bias.data.zero_()
+        layers += [layer, nn.ReLU()]
+    net = nn.Sequential(*layers[:-1]).eval().requires_grad_(False)
+    net[-1].bias.data = -net(torch.full((1, *SHAPE), 0.5))[0]
+    return net
+
+
+def images(seed: int, count: int, spread: float) -> Tensor:
+    """Uniform noise around grey; a spread above 1 puts many pixels on the border of the box."""
+    noise = torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    return (0.5 + spread * (noise - 0.5)).clamp(0, 1)
+
+
+def predicted(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x).argmax(1)
+
+
+def propose(name: str, net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **settings: float) -> Tensor:
+    common = {"epsilon": EPSILON[norm], "reference": images(9, 40, 1.0)}
+    return ATTACKS[name](net, x, y, norm, generator=torch.Generator().manual_seed(3), **common, **settings)
+
+
+def found(name: str, net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **settings: float) -> Tensor:
+    return tighten(net, x, propose(name, net, x, y, norm, **settings), y, norm, steps=24)[1]
+
+
+def margin_without_box(net: nn.Sequential, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
+    """min_j (z_y - z_j) / ||w_y - w_j||_dual."""
+    difference = net[-1].weight[None] - net[-1].weight[y][:, None]
+    dual = difference.norm(dim=2) if norm == "l2" else difference.abs().sum(2)
+    z = net(x)
+    return ((z.gather(1, y[:, None]) - z) / dual).scatter(1, y[:, None], torch.inf).amin(1)
+
+
+def margin_in_box(net: nn.Sequential, x: Tensor, y: int, norm: Norm) -> float:
+    """The distance to the nearest half-space of a rival within the box, in float64 by general solvers."""
+    weight, bias = net[-1].weight.double(), net[-1].bias.double()
+    start = x.flatten().double()
+    room = list(zip((-start).tolist(), (1 - start).tolist(), strict=True))
+    best = math.inf
+    for rival in set(range(len(bias))) - {y}:
+        normal = weight[rival] - weight[y]
+        goal = -float(normal @ start + bias[rival] - bias[y])
+        reach = sum(float(w) * (high if w > 0 else low) for w, (low, high) in zip(normal, room, strict=True))
+        if reach < goal:
+            continue
+        w = normal.numpy()
+        if norm == "linf":
+            eye = torch.eye(len(w)).numpy()
+            rows = [[*-w, 0.0], *([*e, -1.0] for e in eye), *([*-e, -1.0] for e in eye)]
+            cost = [0.0] * len(w) + [1.0]
+            result = linprog(cost, A_ub=rows, b_ub=[-goal] + [0.0] * 2 * len(w), bounds=[*room, (0, None)])
+        else:
+            constraint = {
+                "type": "eq",
+                "fun": lambda d, w=w, goal=goal: w @ d - goal,
+                "jac": lambda d, w=w: w,
+            }
+            result = minimize(
+                lambda d: d @ d,
+                0 * w,
+                jac=lambda d: 2 * d,
+                bounds=room,
+                constraints=constraint,
+                method="SLSQP",
+                options={"ftol": 1e-14, "maxiter": 500},
+            )
+        assert result.success
+        best = min(best, float(result.fun) if norm == "linf" else math.sqrt(result.fun))
+    return best
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_linear_network_inside_the_box(norm: Norm) -> None:
+    net, x = random_net(0, width=None), images(0, 60, 0.4)
+    y = predicted(net, x)
+    exact = margin_without_box(net, x, y, norm)
+    torch.testing.assert_close(found("deepfool", net, x, y, norm), exact, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found("fmn", net, x, y, norm), exact, rtol=0.02, atol=0)
+    for name in ATTACKS:
+        assert (found(name, net, x, y, norm) >= exact * (1 - 1e-5) - 1e-6).all(), name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_linear_network_held_by_the_box(norm: Norm) -> None:
+    net, x = random_net(1, width=None), images(1, 8, 2.5)
+    y = predicted(net, x)
+    exact = torch.tensor([margin_in_box(net, a, int(b), norm) for a, b in zip(x, y, strict=True)])
+    assert (exact > 1.03 * margin_without_box(net, x, y, norm)).all(), "the test needs a box that matters"
+    torch.testing.assert_close(found("deepfool", net, x, y, norm), exact, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found("fmn", net, x, y, norm), exact, rtol=0.02, atol=0)
+    for name in ATTACKS:
+        assert (found(name, net, x, y, norm) >= exact * (1 - 1e-5) - 1e-6).all(), name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_first_step_solves_a_linear_network_up_to_the_overshoot(norm: Norm) -> None:
+    net, x = random_net(0, width=None), images(0, 40, 0.4)
+    y = predicted(net, x)
+    one = propose("deepfool", net, x, y, norm, steps=1)
+    raw, tight = distance(one.double() - x.double(), norm), tighten(net, x, one, y, norm)[1]
+    torch.testing.assert_close(raw, 1.02 * tight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(tight, found("deepfool", net, x, y, norm), rtol=1e-5, atol=1e-6)
+
+
+class Scaled(nn.Module):
+    """a z + b."""
+
+    def __init__(self, net: nn.Module, scale: float, shift: float) -> None:
+        super().__init__()
+        self.net, self.scale, self.shift = net, scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * self.scale + self.shift
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_scale_and_shift_of_logits_do_not_matter(name: str, norm: Norm) -> None:
+    net, x = random_net(2), images(2, 40, 1.0)
+    y = predicted(net, x)
+    plain = found(name, net, x, y, norm)
+    assert plain.isfinite().float().mean() > 0.5
+    for scale, shift in [(100.0, 0.0), (1e-3, 0.0), (1.0, 50.0), (1e-30, 0.0), (1e30, 0.0)]:
+        other = found(name, Scaled(net, scale, shift), x, y, norm)
+        assert torch.equal(other.isfinite(), plain.isfinite()), (scale, shift)
+        ratio = other[other.isfinite()].mean() / plain[plain.isfinite()].mean()
+        assert abs(ratio - 1) < 1e-3, (scale, shift)
+
+
+class CosineHead(nn.Module):
+    """s cos(phi, w_j): softmax saturates at s = 64, and cross-entropy has no gradient in float32."""
+
+    def __init__(self, net: nn.Sequential, scale: float) -> None:
+        super().__init__()
+        self.body, self.weight, self.scale = net[:-1], net[-1].weight, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.normalize(self.body(x)) @ F.normalize(self.weight).T
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["deepfool", "fmn", "apgd"])
+def test_cosine_head_of_scale_64(name: str, norm: Norm) -> None:
+    base, x = random_net(3), images(3, 40, 1.0)
+    small, large = CosineHead(base, 1.0), CosineHead(base, 64.0)
+    y = predicted(large, x)
+    reached = found(name, large, x, y, norm)
+    assert reached.isfinite().float().mean() >= 0.95
+    assert torch.allclose(reached, found(name, small, x, y, norm), rtol=1e-2)
+
+
+class Constant(nn.Module):
+    """The same logits for every image, with or without a graph to the input."""
+
+    def __init__(self, classes: int, graph: bool) -> None:
+        super().__init__()
+        self.classes, self.graph = classes, graph
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = torch.arange(self.classes, 0.0, -1.0).expand(len(x), -1)
+        return logits + 0 * x.flatten(1).sum(1, keepdim=True) if self.graph else logits.clone()
+
+
+class Broken(nn.Module):
+    """Class 0 with logits of one value in one half of the box, logits that are not finite in the other."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.flatten(1).mean(1, keepdim=True)
+        logits = torch.cat([3 - brightness, brightness, -brightness, 0 * brightness], 1)
+        return torch.where(brightness > 0.5, self.value, logits)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_failure_is_infinite(name: str, norm: Norm) -> None:
+    x = images(4, 6, 0.5)
+    nets = [Constant(5, graph=False), Constant(5, graph=True), Constant(2, graph=True)]
+    for net in [*nets, Broken(math.nan), Broken(math.inf)]:
+        dark = x * 0.5
+        assert (predicted(net, dark) == 0).all()
+        y = torch.zeros(6, dtype=torch.int64)
+        candidate = propose(name, net, dark, y, norm)
+        assert candidate.isfinite().all()
+        point, reached = tighten(net, dark, candidate, y, norm)
+        assert (reached == torch.inf).all()
+        assert torch.equal(point, dark)
+
+
+class Planted(nn.Module):
+    """Class 0 everywhere but in a small ball around one image. Without gradients."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.image = image
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = ((x - self.image).flatten(1).norm(dim=1) < 0.5).float()
+        return torch.stack([1 - inside, inside, 0 * inside - 1, 0 * inside - 1], 1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_blend_finds_a_planted_adversarial_example(norm: Norm) -> None:
+    reference = images(9, 40, 1.0)
+    net, x = Planted(reference[17]), images(5, 10, 0.2)
+    y = predicted(net, x)
+    assert (y == 0).all()
+    assert (found("deepfool", net, x, y, norm) == torch.inf).all()
+    point, reached = tighten(net, x, propose("blend", net, x, y, norm), y, norm)
+    assert is_adversarial(net, point, y).all()
+    assert (reached < distance(reference[17].double() - x.double(), norm)).all()
+
+
+def test_blend_takes_the_nearest_image_of_another_class() -> None:
+    net, x, reference = random_net(6), images(6, 20, 1.0), images(9, 40, 1.0)
+    y, classes = predicted(net, x), predicted(net, reference)
+    candidate = propose("blend", net, x, y, "linf")
+    for image, label, chosen in zip(x, y, candidate, strict=True):
+        others = reference[classes != label]
+        assert torch.equal(chosen, others[(others - image).abs().flatten(1).amax(1).argmin()])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_leave_everything_as_it_was(name: str, norm: Norm, classes: int) -> None:
+    net, x = random_net(7, classes).requires_grad_(True), images(7, 12, 1.0)
+    net[1].train()  # a mixture of modes, to see that none is changed
+    y = predicted(net, x)
+    before, state, modes = x.clone(), torch.get_rng_state(), [m.training for m in net.modules()]
+    candidate = propose(name, net, x, y, norm)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(x, before)
+    assert [m.training for m in net.modules()] == modes
+    assert all(p.grad is None for p in net.parameters())
+    assert candidate.shape == x.shape
+    assert candidate.dtype == torch.float32
+    assert not candidate.requires_grad
+    assert candidate.data_ptr() != x.data_ptr()
+    assert candidate.min() >= 0
+    assert candidate.max() <= 1
+    assert torch.equal(candidate, propose(name, net, x, y, norm)), "same generator, same points"
+    adversarial = is_adversarial(net, candidate, y)
+    assert adversarial.float().mean() > 0.3
+    if name in {"apgd", "square"}:
+        assert (distance(candidate.double() - x.double(), norm) <= EPSILON[norm] * (1 + 1e-5)).all()
+    assert propose(name, net, x[:0], y[:0], norm).shape == x[:0].shape
+
+
+class Recorder(nn.Module):
+    """Counts the forward passes that could be differentiated."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.differentiable = net, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.differentiable += x.requires_grad and torch.is_grad_enabled()
+        return self.net(x)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_black_box_attacks_use_no_gradients(name: str) -> None:
+    net, x = Recorder(random_net(8)), images(8, 10, 1.0)
+    propose(name, net, x, predicted(net, x), "l2")
+    assert (net.differentiable == 0) == (name in BLACK_BOX)
+
+
+def test_signature_is_common() -> None:
+    first = ["net", "x", "y", "norm", "epsilon", "reference", "generator"]
+    for name, attack in ATTACKS.items():
+        parameters = list(inspect.signature(attack).parameters.values())
+        assert [p.name for p in parameters[:7]] == first, name
+        assert all(p.default is not p.empty and p.kind is p.KEYWORD_ONLY for p in parameters[7:]), name
+
+
+def test_square_declines_images_that_the_library_cannot_treat() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(24, 4)).eval()
+    x = torch.full((3, 1, 4, 6), 0.5)
+    assert torch.equal(propose("square", net, x, predicted(net, x), "linf"), x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_more_effort_finds_closer_points(norm: Norm) -> None:
+    net, x = random_net(10, classes=10), images(10, 60, 1.0)
+    y = predicted(net, x)
+    near = found("deepfool", net, x, y, norm)
+    assert near.isfinite().all()
+    assert near.mean() < 1.03 * found("fmn", net, x, y, norm, steps=200).mean()
+    assert found("fmn", net, x, y, norm).mean() < 1.03 * found("fmn", net, x, y, norm, steps=200).mean()
+    assert near.mean() < 0.7 * found("noise", net, x, y, norm).mean(), "random directions beat gradients"
+    assert near.mean() < 0.9 * found("blend", net, x, y, norm).mean()
+
+
+def test_tighten_stops_at_the_class_change() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).eval().requires_grad_(False)
+    net[1].weight.data = torch.stack([torch.zeros(36), torch.eye(36)[0]])
+    net[1].bias.data = torch.tensor([0.75, 0.0])  # class 1 from 0.75 on, in the first pixel
+    x, y = torch.zeros(4, *SHAPE), torch.zeros(4, dtype=torch.int64)
+    candidate = torch.zeros(4, *SHAPE)
+    candidate[0, 0, 0, 0] = 1.0
+    candidate[1, 0, 0, 0] = 7.0  # outside the box
+    candidate[2] = torch.nan
+    for norm in NORMS:
+        point, reached = tighten(net, x, candidate, y, norm, steps=20)
+        assert reached[:2].tolist() == pytest.approx([0.75, 0.75], rel=1e-5)
+        assert (reached[:2] >= 0.75).all()
+        assert (reached[2:] == torch.inf).all()
+        assert is_adversarial(net, point, y).tolist() == [True, True, False, False]
+        assert torch.equal(point[2:], x[2:])
+
+
+def test_attack_that_does_nothing_is_infinite() -> None:
+    net, x = random_net(11), images(11, 10, 1.0)
+    point, reached = tighten(net, x, x.clone(), predicted(net, x), "l2")
+    assert (reached == torch.inf).all()
+    assert torch.equal(point, x)
+
+
+def test_ties_are_adversarial_only_if_the_prediction_changes() -> None:
+    net = Constant(3, graph=False)
+    x = images(12, 2, 1.0)
+    assert is_adversarial(lambda a: 0 * net(a), x, torch.tensor([0, 1])).tolist() == [False, True]
+
+
+def test_distance_is_never_below_the_true_one() -> None:
+    a, b = images(13, 20, 1.0), images(14, 20, 1.0)
+    a[0], b[0] = 1e-30, 0.0
+    a[1] = b[1]
+    delta = a.double() - b.double()
+    exact = [
+        [abs(Fraction(float(p)) - Fraction(float(q))) for p, q in zip(r.flatten(), s.flatten(), strict=True)]
+        for r, s in zip(a, b, strict=True)
+    ]
+    for row, l2, linf in zip(exact, distance(delta, "l2"), distance(delta, "linf"), strict=True):
+        squares = sum(e * e for e in row)
+        assert Fraction(float(l2)) ** 2 >= squares
+        assert Fraction(float(l2)) ** 2 <= squares * (1 + Fraction(1, 10**6))
+        assert max(row) <= Fraction(float(linf)) <= max(row) * (1 + Fraction(1, 10**6))

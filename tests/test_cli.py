@@ -1,0 +1,328 @@
+"""The command line as a user meets it: the main job, resuming, and one clear line for each wrong input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from marginbench.benchmarks import cli
+from marginbench.benchmarks.board import load
+from marginbench.benchmarks.store import read_arrays
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["marginbench", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_run_all_writes_records_and_tables_and_resumes(run: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, text, progress = run("run-all", "--suite", tiny, "--out", out)
+    assert code == 0
+    assert "| ce " in text and "| arcface(s=16,m=0.1) |" in text and "2 runs done." in text
+    assert "[2/2]" in progress and "ETA" in progress
+    for form in ("md", "csv", "tex", "json"):
+        assert (out / "tiny" / f"leaderboard.{form}").stat().st_size > 200
+    runs = sorted((out / "tiny" / "runs").iterdir())
+    assert [p.suffix for p in runs].count(".json") == [p.suffix for p in runs].count(".npz") == 2
+    stamps = {p: p.stat().st_mtime_ns for p in runs}
+
+    code, text, _ = run("run-all", "--suite", tiny, "--out", out)
+    assert code == 0 and "0 runs done, 2 had a record already" in text
+    assert stamps == {p: p.stat().st_mtime_ns for p in runs}
+
+    code, text, _ = run("run-all", "--suite", tiny, "--out", out, "--methods", "ce", "--fresh")
+    assert code == 0 and "1 runs done." in text
+    changed = [p for p in runs if p.stat().st_mtime_ns != stamps[p]]
+    assert len(changed) == 2
+
+    frame = load(out)
+    assert len(frame) == 2 and set(frame["status"]) == {"done"}
+    assert read_arrays(frame["path"][0])["upper_l2"].shape == (30,)
+
+
+def test_options_reach_the_run(run: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = (
+        "--methods",
+        "arcface",
+        "--set",
+        "arcface.m=0.3",
+        "--set",
+        "arcface.s=8",
+        "--seeds",
+        "2",
+        "--device",
+        "cpu",
+    )
+    code, _, _ = run("run-all", "--suite", tiny, "--out", out, *words)
+    assert code == 0
+    records = [json.loads(path.read_text()) for path in (out / "tiny" / "runs").glob("*.json")]
+    assert {r["method"] for r in records} == {"arcface(s=8,m=0.3)"}
+    assert {r["repetition"] for r in records} == {0, 1}
+    table = pd.read_csv(out / "tiny" / "leaderboard.csv")
+    assert list(table["n"]) == [2] and table["clean_accuracy_ci95"].isna().all()
+
+
+def test_leaderboard_formats_sort_and_file(run: Run, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("run-all", "--suite", tiny, "--out", out)
+    code, text, _ = run("leaderboard", out, "--format", "csv", "--sort", "clean_accuracy")
+    assert code == 0 and text.startswith("suite,")
+    code, text, _ = run("leaderboard", out, out / "tiny", "--format", "json")
+    assert code == 0 and len(json.loads(text)) == 2  # a run seen twice counts once
+    code, text, _ = run("leaderboard", out, "--format", "tex", "-o", tmp_path / "t.tex")
+    assert code == 0 and r"\toprule" in (tmp_path / "t.tex").read_text()
+    code, _, text = run("leaderboard", out, "--sort", "clean")
+    assert code == 2 and "did you mean 'clean_accuracy'" in text
+    code, _, text = run("leaderboard", out, "--format", "xlsx")
+    assert code == 2 and "md" in text
+    code, _, text = run("leaderboard", tmp_path / "nowhere")
+    assert code == 2 and "no such folder" in text
+    (tmp_path / "empty").mkdir()
+    code, _, text = run("leaderboard", tmp_path / "empty")
+    assert code == 2 and "no records" in text
+
+
+def test_methods_lists_and_explains(run: Run) -> None:
+    code, text, _ = run("methods")
+    assert code == 0 and "jacobian_reg" in text
+    code, text, _ = run("methods", "arcface")
+    assert code == 0
+    for word in ("Paper:", "Neutral setting:", "Deviations", "[rad]", "source:", ">= 0"):
+        assert word in text
+    code, text, _ = run("methods", "arcface", "--json")
+    assert code == 0 and json.loads(text)["fields"]["m"]["unit"] == "rad"
+    code, text, _ = run("methods", "--json")
+    assert code == 0 and len(json.loads(text)) >= 6
+    code, _, text = run("methods", "arc")
+    assert code == 2 and "did you mean 'arcface'" in text
+
+
+def test_plugin_from_template_to_leaderboard(run: Run, tiny: Path, tmp_path: Path) -> None:
+    code, text, _ = run("new-method", "my_margin", "--dir", tmp_path / "mine")
+    path = tmp_path / "mine" / "my_margin.py"
+    assert code == 0 and str(path) in text
+    out = tmp_path / "out"
+    words = ("run-all", "--suite", tiny, "--out", out, "--plugin", path, "--methods", "ce,my_margin")
+    code, text, _ = run(*words)
+    assert code == 0 and "| my_margin" in text
+    path.write_text(path.read_text() + "\n# edited\n")  # an edited plug-in is another method
+    code, text, _ = run(*words)
+    assert code == 0 and "1 runs done, 1 had a record already" in text and "stale" in text
+
+
+def test_check_says_what_fails(run: Run, tmp_path: Path) -> None:
+    run("new-method", "shouty_margin", "--dir", tmp_path)
+    path = tmp_path / "shouty_margin.py"
+    code, text, _ = run("check", path)
+    assert code == 0 and "all checks passed" in text
+    path.write_text(path.read_text().replace("risk + self.weight * hinge", "risk + 1 + self.weight * hinge"))
+    code, text, _ = run("check", path)
+    assert code == 1
+    assert "failed   neutral_is_cross_entropy" in text and "cross-entropy" in text
+
+
+def test_a_method_that_fails_becomes_a_row(run: Run, tiny: Path, tmp_path: Path) -> None:
+    run("new-method", "raises", "--dir", tmp_path)
+    run("new-method", "diverges", "--dir", tmp_path)
+    for name, line in (("raises", "raise RuntimeError('no | luck')"), ("diverges", "risk = risk * torch.nan")):
+        path = tmp_path / f"{name}.py"
+        text = path.read_text()
+        path.write_text(text.replace("        return Loss", f"        {line}\n        return Loss"))
+    plugins = ("--plugin", tmp_path / "raises.py", "--plugin", tmp_path / "diverges.py")
+    out = tmp_path / "out"
+    code, text, progress = run("run-all", "--suite", tiny, "--out", out, *plugins, "--methods", "raises,diverges,ce")
+    assert code == 0
+    assert "FAILED 1x: RuntimeError: no" in text and "FAILED 1x: diverged" in text and "raises.py, line" in progress
+    rows = pd.read_csv(out / "tiny" / "leaderboard.csv").set_index("method")
+    assert rows.loc["raises", "n"] == 0 and rows.loc["ce", "n"] == 1 and rows.loc["raises", "failed"] == 1
+
+
+WRONG = [
+    (("--methods", "arcfac"), ["unknown method 'arcfac'", "did you mean 'arcface'"]),
+    (("--methods", "arcface(m=-1)"), ["arcface.m=-1"]),
+    (("--methods", "arcface(m=abc)"), ["arcface.m='abc'"]),
+    (("--methods", "ce,ce"), ["'ce' is named twice"]),
+    (("--set", "arcface.n=1"), ["no field 'n'"]),
+    (("--set", "arcfac.m=1"), ["did you mean 'arcface'"]),
+    (("--set", "arcface"), ["METHOD.FIELD=VALUE"]),
+    (("--suite", "digit"), ["unknown suite 'digit'", "did you mean 'digits'"]),
+    (("--suite", "none.toml"), ["none.toml", "No such file"]),
+    (("--seeds", "0"), ["--seeds 0"]),
+    (("--seeds", "many"), ["--seeds"]),
+    (("--plugin", "none.py"), ["none.py", "no such file"]),
+    (("--out", "/dev/null/x"), ["/dev/null/x", "--out"]),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), WRONG)
+def test_wrong_input_gives_one_line_and_exit_code_2(
+    run: Run, tiny: Path, tmp_path: Path, words: tuple[str, ...], expected: list[str]
+) -> None:
+    code, out, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out", *words)
+    assert code == 2 and out == ""
+    for word in expected:
+        assert word in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_cuda_is_refused_without_one(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = run("run-all", "--suite", tiny, "--device", "cuda")
+    assert code == 2 and "--device cuda" in err and "cpu" in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("epochs = 2", "epoch = 2", ["training.epoch", "did you mean 'epochs'"]),
+        ("epochs = 2", "epochs = 'two'", ["training.epochs='two'", "integer"]),
+        ("epochs = 2", "epochs = 0", ["training.epochs=0"]),
+        ("epochs = 2", "epochs =", ["not valid TOML"]),
+        ("validation = 200", "", ["data.validation", "missing"]),
+        ("validation = 200", "validation = 99999", ["data.validation=99999"]),
+        ('name = "mlp"', 'name = "resnet"', ["network.name='resnet'", "mlp"]),
+        ('name = "digits"', 'name = "digit"', ["data.name 'digit'", "digits"]),
+        ('name = "digits"', 'name = "mine.npz"', ["mine.npz", "no such data file"]),
+        ("blend = {}", "blent = {}", ["attacks.blent", "did you mean 'blend'"]),
+        ("steps = 5", "step = 5", ["deepfool.step", "did you mean 'steps'"]),
+        ("steps = 5", "steps = 'five'", ["deepfool.steps='five'"]),
+        ("crown = {}", "crowm = {}", ["certificates.crowm", "crown"]),
+        ('"ce"', '"ce2"', ["unknown method 'ce2'"]),
+        ("linf = 0.05, ", "", ["epsilon", "linf"]),
+    ],
+)
+def test_a_suite_with_a_typo_names_file_key_and_remedy(
+    run: Run, tiny: Path, tmp_path: Path, old: str, new: str, words: list[str]
+) -> None:
+    tiny.write_text(tiny.read_text().replace(old, new, 1))
+    code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out")
+    assert code == 2 and err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def _truncate(path: Path) -> None:
+    path.write_text(path.read_text()[:200])
+
+
+def _newer(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+
+
+def _unknown_key(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "surprise": 1}))
+
+
+def _cut_arrays(path: Path) -> None:
+    arrays = path.with_suffix(".npz")
+    arrays.write_bytes(arrays.read_bytes()[:100])
+
+
+def _lose_arrays(path: Path) -> None:
+    path.with_suffix(".npz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_truncate, "not a whole JSON object"),
+        (_newer, "schema_version 99 is newer"),
+        (_unknown_key, "key 'surprise'"),
+        (_cut_arrays, "is not the file that was written"),
+        (_lose_arrays, "No such file"),
+    ],
+)
+def test_a_broken_record_stops_before_anything_is_changed(
+    run: Run, tiny: Path, tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    out = tmp_path / "out"
+    run("run-all", "--suite", tiny, "--out", out)
+    records = sorted((out / "tiny" / "runs").glob("*.json"))
+    spoil(records[0])
+    before = {p: p.read_bytes() for p in sorted(out.rglob("*.*")) if p.is_file()}
+    for command in (("run-all", "--suite", tiny, "--out", out, "--seeds", "2"), ("leaderboard", out)):
+        code, _, err = run(*command)
+        assert code == 2 and str(records[0]) in err and words in err and err.count("\n") == 1
+    assert before == {p: p.read_bytes() for p in sorted(out.rglob("*.*")) if p.is_file()}
+
+
+def test_a_killed_process_loses_at_most_the_run_in_progress(tiny: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out"
+    words = ["run-all", "--suite", str(tiny), "--out", str(out), "--seeds", "20"]
+    code = "from marginbench.benchmarks.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    runs = out / "tiny" / "runs"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(runs.glob("*.json"))) < 2:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {p: p.read_bytes() for p in runs.glob("*.json")}
+    assert len(kept) >= 2
+    exit_code, text, _ = run(*words[:-1], "2")
+    resumed = sum(json.loads(content)["repetition"] < 2 for content in kept.values())
+    assert exit_code == 0 and f"{4 - resumed} runs done, {resumed} had a record already" in text
+    assert all(p.read_bytes() == content for p, content in kept.items())
+
+
+def test_ctrl_c_says_how_to_go_on(run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("marginbench.benchmarks.execute.train", interrupt)
+    code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out")
+    assert code == 130 and "finished runs are kept" in err
+
+
+def test_help_teaches_and_imports_nothing_heavy(run: Run) -> None:
+    code = (
+        "import sys; sys.argv = ['marginbench', '--help']\n"
+        "from marginbench.benchmarks.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'scipy', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    for command in ("run-all", "leaderboard", "methods", "new-method", "check"):
+        assert command in answer.stdout
+        exit_code, text, _ = run(command, "--help")
+        assert exit_code == 0 and "Usage" in text
+
+
+def test_bars_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
+    script = shutil.which("script")
+    if script is None:
+        pytest.skip("needs util-linux's script to make a terminal")
+    words = f"run-all --suite {tiny} --out {tmp_path / 'out'}"
+    code = f"import sys; sys.argv = 'marginbench {words}'.split(); from marginbench.benchmarks.cli import main; main()"
+    (tmp_path / "go.py").write_text(code)
+    command = [script, "-qec", f"{sys.executable} {tmp_path / 'go.py'}", "/dev/null"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert answer.returncode == 0, answer.stdout
+    assert "ETA" in answer.stdout and "2/2" in answer.stdout

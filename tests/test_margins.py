@@ -1,0 +1,213 @@
+"""Canaries: networks whose margins are known go through the same sandwich as any other, and planted faults are seen."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks import margins
+from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.doubts import DOUBTS
+from marginbench.benchmarks.margins import Evaluated, evaluate
+from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.suite import Evaluation
+from marginbench.benchmarks.train import train
+from marginbench.methods import Net, Norm, NotApplicable, Radii, create
+
+SETTINGS = Evaluation(
+    points=64,
+    epsilon={"linf": 0.05, "l2": 0.25},
+    attacks={name: {} for name in ATTACKS},
+    certificates={"crown": {}},
+)
+
+
+def no_certificate(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+    return NotApplicable("none")
+
+
+def evaluated(net: Net, data: Dataset | None = None, certify: Any = no_certificate) -> Evaluated:
+    return evaluate(net, certify, data or small_data(), SETTINGS, "test")
+
+
+@pytest.fixture(scope="module")
+def trained() -> Net:
+    return train(create("ce"), small_suite(), small_data(), 0).net
+
+
+def linear_canary() -> tuple[Net, Dataset, dict[Norm, np.ndarray]]:
+    """A linear network on grey images far from the box's walls, with its exact margins."""
+    stream = torch.Generator().manual_seed(1)
+    net = make_net("linear", 1, (1, 4, 4), 3, torch.tensor([0.4]), torch.tensor([0.2]))
+    x = 0.5 + 0.05 * torch.randn(64, 1, 4, 4, generator=stream)
+    x = (255 * x).round() / 255
+    with torch.no_grad():
+        net.head.weight.copy_(torch.randn(3, 16, generator=stream))  # type: ignore[operator, union-attr]
+        y = net(x).argmax(1)
+    split = Split((255 * x).round().to(torch.uint8), y, 255)
+    weight = net.head.weight.detach().double() / 0.2  # type: ignore[operator, union-attr]
+    z = net.double()(x.double()).detach()
+    net.float()
+    gaps = z.gather(1, y[:, None]) - z
+    rows = weight[y][:, None] - weight
+    exact: dict[Norm, np.ndarray] = {}
+    for norm, order in (("l2", 2), ("linf", 1)):
+        distance = gaps / rows.norm(p=order, dim=2).clamp_min(1e-12)
+        distance[torch.arange(64), y] = torch.inf
+        exact[norm] = distance.amin(1).numpy()  # type: ignore[index]
+    return net, Dataset(split, split, split, 3, "linear"), exact
+
+
+def test_every_estimator_brackets_the_exact_margin_of_a_linear_network() -> None:
+    net, data, exact = linear_canary()
+    result = evaluated(net, data)
+    for norm, margin in exact.items():
+        inside = margin < 0.2  # the box's walls are out of reach
+        assert inside.mean() > 0.5
+        for name, values in result.arrays.items():
+            if name.startswith(f"upper_{norm}"):
+                assert (values[inside] >= margin[inside] * (1 - 1e-5)).all(), name
+            if name.startswith(f"lower_{norm}"):
+                assert (values[inside] <= margin[inside] * (1 + 1e-6)).all(), name
+        assert result.arrays[f"upper_{norm}_deepfool"][inside] == pytest.approx(margin[inside], rel=1e-3)
+        assert result.arrays[f"lower_{norm}_crown"][inside] == pytest.approx(
+            margin[inside], rel=1e-2
+        )  # the search's tolerance
+    assert "contradiction" not in result.doubts
+
+
+def test_a_relu_network_is_enclosed_without_contradiction(trained: Net) -> None:
+    result = evaluated(trained)
+    correct = result.arrays["prediction"] == result.arrays["label"]
+    assert correct.mean() > 0.9
+    for norm in ("l2", "linf"):
+        lower, upper = result.arrays[f"lower_{norm}"], result.arrays[f"upper_{norm}"]
+        assert (lower <= upper).all() and (lower[correct] > 0).all() and np.isfinite(upper).all()
+        assert (lower[~correct] == 0).all() and (upper[~correct] == 0).all()
+    assert result.doubts == {}
+
+
+def test_the_same_names_give_the_same_numbers(trained: Net) -> None:
+    first, second = evaluated(trained), evaluated(trained)
+    for name, values in first.arrays.items():
+        assert np.array_equal(values, second.arrays[name]), name
+
+
+def _certificate(radius: float) -> Any:
+    return lambda net, x, norm: Radii(torch.full((len(x),), radius))
+
+
+def test_a_certificate_that_lies_is_a_contradiction(trained: Net) -> None:
+    assert "contradiction" in evaluated(trained, certify=_certificate(3.0)).doubts
+
+
+def test_a_certificate_of_nan_certifies_nothing(trained: Net) -> None:
+    result = evaluated(trained, certify=_certificate(float("nan")))
+    assert (result.arrays["lower_l2_own"] == 0).all() and "contradiction" not in result.doubts
+
+
+def test_an_attack_that_does_nothing_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    def idle(net: Net, x: Tensor, y: Tensor, norm: Norm, **_: Any) -> Tensor:
+        return x
+
+    for name in ("deepfool", "fmn", "apgd"):
+        monkeypatch.setitem(ATTACKS, name, idle)
+    result = evaluated(trained)
+    assert np.isinf(result.arrays["upper_l2_deepfool"][result.arrays["prediction"] == result.arrays["label"]]).all()
+    assert {"no_backward", "black_box_wins"} <= set(result.doubts)
+
+
+def test_no_attack_at_all_leaves_the_margin_unbounded(trained: Net) -> None:
+    settings = SETTINGS.model_copy(update={"attacks": {}})
+    result = evaluate(trained, no_certificate, small_data(), settings, "test")
+    assert np.isinf(result.arrays["upper_l2"]).any() and "unattacked" in result.doubts
+
+
+class Rounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (16 * x).round() / 16
+
+
+def test_a_step_function_in_front_is_seen(trained: Net) -> None:
+    masked = Net(nn.Sequential(Rounded(), trained.normalise), trained.body, trained.head)
+    assert "zero_gradient" in evaluated(masked).doubts
+
+
+class Faint(nn.Module):
+    """Logits so small that a shift drowns them in float32."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, phi: Tensor) -> Tensor:
+        z: Tensor = self.head(phi)
+        return 1e-8 * z
+
+
+def test_logits_that_drown_in_a_shift_are_seen(trained: Net) -> None:
+    assert "scale_dependence" in evaluated(Net(trained.normalise, trained.body, Faint(trained.head))).doubts
+
+
+def test_an_attack_on_cross_entropy_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of cross-entropy underflows once logits are scaled up: the attack then stands still."""
+
+    def ascend(net: Net, x: Tensor, y: Tensor, norm: Norm, **_: Any) -> Tensor:
+        point = x.clone()
+        for _step in range(20):
+            point.requires_grad_()
+            with torch.enable_grad():
+                loss = nn.functional.cross_entropy(net(point), y, reduction="sum")
+                (grad,) = torch.autograd.grad(loss, point)
+            step = grad / (grad.flatten(1).norm(dim=1)[:, None, None, None] + 1e-12)
+            point = (point.detach() + 0.2 * step).clamp(0, 1)
+        return point
+
+    monkeypatch.setitem(ATTACKS, "fmn", ascend)
+    assert "fmn" in evaluated(trained).doubts["scale_dependence"]
+
+
+class Constant(nn.Module):
+    def forward(self, phi: Tensor) -> Tensor:
+        return torch.eye(5, device=phi.device)[0].expand(len(phi), 5) + 0 * phi.sum(1, keepdim=True)
+
+
+def test_a_constant_class_is_a_collapse(trained: Net) -> None:
+    doubts = evaluated(Net(trained.normalise, trained.body, Constant())).doubts
+    assert "one class" in doubts["collapse"]
+
+
+def test_weights_of_nan_are_a_collapse() -> None:
+    net = make_net("mlp", 8, (1, 8, 8), 5, torch.tensor([0.5]), torch.tensor([0.2]))
+    with torch.no_grad():
+        net.head.weight.fill_(torch.nan)  # type: ignore[operator, union-attr]
+    assert "not finite" in evaluated(net).doubts["collapse"]
+
+
+class Centred(nn.Module):
+    def forward(self, phi: Tensor) -> Tensor:
+        return phi - phi.mean(0)
+
+
+def test_a_network_that_looks_at_its_batch_is_seen(trained: Net) -> None:
+    net = Net(trained.normalise, nn.Sequential(*trained.body, Centred()), trained.head)
+    assert "batch_dependence" in evaluated(net).doubts
+
+
+def test_a_missing_certificate_says_why(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> NotApplicable:
+        return NotApplicable("install it")
+
+    monkeypatch.setitem(margins.CERTIFICATES, "crown", absent)
+    result = evaluated(trained)
+    assert result.estimators["crown_l2"]["not_applicable"] == "install it"
+    assert "lower_l2_crown" not in result.arrays
+
+
+def test_every_doubt_explains_itself() -> None:
+    for name, check in DOUBTS.items():
+        assert check.__doc__ and check.__doc__.endswith("."), name

@@ -1,0 +1,168 @@
+"""Specs, discovery and plug-ins: what is wrong is named, with what would be right."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from marginbench.benchmarks.new_method import write_template
+from marginbench.methods import MarginbenchError, create, get, load_plugin, names, spec_of
+from marginbench.methods import registry as registry_module
+from marginbench.methods.spec import split_specs
+
+
+@pytest.fixture
+def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    names()  # scan first
+    monkeypatch.setattr(registry_module, "_methods", dict(registry_module._methods))
+
+
+def test_all_methods_stand_in_the_folder_of_their_family() -> None:
+    assert {"ce", "pmm", "arcface", "jacobian_reg", "mma", "lmt"} <= set(names())
+    for key in names():
+        if get(key).__module__.startswith("marginbench.methods"):
+            assert get(key).__module__ == f"marginbench.methods.{get(key).info.family}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("ce", "ce"),
+        ("arcface( m = 0.4 )", "arcface(m=0.4)"),
+        ("arcface(m=0.5)", "arcface"),
+        ("arcface(m=4e-1)", "arcface(m=0.4)"),
+        ("arcface(m=1)", "arcface(m=1)"),
+        ("pmm(form=code,risk=hinge)", "pmm(risk=hinge,form=code)"),
+        ("pmm(risk='hinge')", "pmm(risk=hinge)"),
+        ("lmt(gate=true,variant=basic)", None),
+        ("mma(d_max=none)", "mma"),
+        ("pmm(alpha_end=1e-300)", "pmm(alpha_end=1e-300)"),
+    ],
+)
+def test_spec_is_canonical_and_comes_back(text: str, canonical: str | None) -> None:
+    method = create(text)
+    if canonical is not None:
+        assert spec_of(method) == canonical
+    assert create(spec_of(method)) == method
+
+
+def test_specs_split_at_outer_commas() -> None:
+    assert split_specs("ce, arcface(s=16,m=0.4),pmm") == ["ce", "arcface(s=16,m=0.4)", "pmm"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("arcfac", ["unknown method 'arcfac'", "did you mean 'arcface'"]),
+        ("arcface(mm=1)", ["no field 'mm'", "did you mean 'm'"]),
+        ("arcface(m=-1)", ["arcface.m=-1", "greater than or equal to 0"]),
+        ("arcface(m=abc)", ["arcface.m='abc'", "number"]),
+        ("arcface(m='0.4')", ["arcface.m='0.4'", "number"]),
+        ("arcface(m)", ["FIELD=VALUE"]),
+        ("arcface(m=0.1,m=0.2)", ["given twice"]),
+        ("arcface(m=0.1", ["KEY(FIELD=VALUE"]),
+        ("arcface(m=nan)", ["arcface.m"]),
+        ("pmm(risk=square)", ["pmm.risk='square'", "'ce' or 'hinge'"]),
+        ("jacobian_reg(projections=1.5)", ["jacobian_reg.projections=1.5", "integer"]),
+        ("arcface(m=inf)", ["arcface.m"]),
+    ],
+)
+def test_wrong_spec_names_key_and_remedy(spec: str, words: list[str]) -> None:
+    with pytest.raises(MarginbenchError) as error:
+        create(spec)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_template_is_a_working_plugin(tmp_path: Path) -> None:
+    path = write_template("my_margin", tmp_path)
+    (cls,) = load_plugin(path)
+    assert cls.info.key == "my_margin"
+    assert spec_of(create("my_margin(weight=0.2)")) == "my_margin(weight=0.2)"
+    load_plugin(path)  # twice is fine
+    with pytest.raises(MarginbenchError, match="exists already"):
+        write_template("my_margin", tmp_path)
+
+
+BROKEN = {
+    "syntax error": ("def f(:\n", "line 1"),
+    "no method": ("x = 1\n", "defines no subclass"),
+    "import error": ("import no_such_module\n", "no_such_module"),
+    "no info": (
+        "from marginbench.methods import Method\nclass A(Method):\n    'L = 0'\n",
+        "set `info",
+    ),
+    "misspelt hook": ("    def los(self, net, batch, ctx):\n        pass\n", "did you mean 'loss'"),
+    "wrong arguments": ("    def loss(self, net, batch):\n        pass\n", "should be loss(self, net, batch, ctx)"),
+    "bare field": ("    weight: float = 1.0\n", "declare 'weight' with param"),
+}
+HEAD = """
+from typing import ClassVar
+from marginbench.methods import Info, Method, param
+class A(Method):
+    'L = CE'
+    info: ClassVar[Info] = Info(key="KEY", title="t", family="f", paper="p", section="s", year=1, neutral={})
+"""
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_plugin_is_named_with_its_fault(tmp_path: Path, case: str) -> None:
+    text, words = BROKEN[case]
+    path = tmp_path / "broken.py"
+    path.write_text(HEAD.replace("KEY", "broken") + text if text.startswith("    ") else text)
+    with pytest.raises(MarginbenchError) as error:
+        load_plugin(path)
+    assert str(path) in str(error.value)
+    assert words in str(error.value)
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_plugin_must_not_take_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "other.py"
+    path.write_text(HEAD.replace("KEY", "arcface"))
+    with pytest.raises(MarginbenchError, match=r"'arcface' is already taken by .*arcface\.py"):
+        load_plugin(path)
+    with pytest.raises(MarginbenchError, match="no such file"):
+        load_plugin(tmp_path / "none.py")
+
+
+def test_a_file_dropped_into_a_family_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import marginbench.methods.output_margin as family
+
+    (tmp_path / "dropped.py").write_text(HEAD.replace("KEY", "dropped").replace('family="f"', 'family="output_margin"'))
+    monkeypatch.setattr(registry_module, "_methods", {})
+    monkeypatch.setattr(family, "__path__", [*family.__path__, str(tmp_path)])
+    registry_module._scan.cache_clear()
+    try:
+        assert "dropped" in names()
+    finally:
+        registry_module._scan.cache_clear()
+        sys.modules.pop("marginbench.methods.output_margin.dropped", None)
+
+
+def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "third_party.py").write_text(HEAD.replace("KEY", "third_party"))
+    info = tmp_path / "third_party-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[marginbench.methods]\nthird_party = third_party\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry_module, "_methods", {})
+    registry_module._scan.cache_clear()
+    try:
+        assert "third_party" in names()
+    finally:
+        registry_module._scan.cache_clear()
+        sys.modules.pop("third_party", None)
+
+
+def test_the_folders_cannot_be_imported_a_second_time() -> None:
+    root = Path(__file__).parents[1]
+    for folder in ("methods", "benchmarks"):
+        code = f"import sys; sys.path.insert(0, {str(root)!r}); import {folder}"
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert f"import marginbench.{folder}" in answer.stderr

@@ -1,0 +1,136 @@
+"""Data, seeds, schedule and the training loop."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from marginbench.benchmarks import seeds
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.data import load_data
+from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.plan import choose_methods, make_plan
+from marginbench.benchmarks.suite import load_suite, suite_names
+from marginbench.benchmarks.train import DivergedError, Training, lr_factor, train
+from marginbench.methods import create
+
+
+def test_digits_are_split_once_and_for_all() -> None:
+    data = load_data("digits", 200, Path())
+    assert (len(data.train), len(data.validation), len(data.test)) == (1237, 200, 360)
+    assert data.fingerprint == load_data("digits", 200, Path()).fingerprint
+    assert data.fingerprint != load_data("digits", 201, Path()).fingerprint
+    x = torch.cat([split.images(slice(None)) for split in (data.train, data.validation, data.test)])
+    digits = torch.from_numpy(load_digits().images).float()[:, None] / 16
+    assert sorted(map(float, x.sum((1, 2, 3)))) == pytest.approx(sorted(map(float, digits.sum((1, 2, 3)))))
+    assert float(x.min()) >= 0 and float(x.max()) == 1.0
+
+
+def test_an_npz_file_is_a_data_set(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 255, (30, 8, 8, 3), dtype=np.uint8),
+        "y_train": np.arange(30) % 3,
+        "x_test": rng.integers(0, 255, (10, 8, 8, 3), dtype=np.uint8),
+        "y_test": np.arange(10) % 3,
+    }
+    np.savez(tmp_path / "mine.npz", **arrays)  # type: ignore[arg-type]
+    data = load_data("mine.npz", 6, tmp_path)
+    assert data.shape == (3, 8, 8) and len(data.train) == 24 and data.num_classes == 3
+    expected = torch.from_numpy(arrays["x_test"]).permute(0, 3, 1, 2).float() / 255
+    assert torch.equal(data.test.images(slice(None)), expected)
+
+
+def test_seeds_come_from_names() -> None:
+    assert seeds.derive_seed("a", 1) == seeds.derive_seed("a", 1) != seeds.derive_seed("a", 2)
+    assert seeds.derive_seed("a", "b") != seeds.derive_seed("ab")
+    before = torch.get_rng_state()
+    with seeds.seeded(torch.device("cpu"), "x"):
+        first = torch.rand(3)
+    with seeds.seeded(torch.device("cpu"), "x"):
+        assert torch.equal(first, torch.rand(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_methods_share_initial_weights_and_data_order() -> None:
+    a, b = (Training(create(spec), small_suite(), small_data(), 1) for spec in ("ce", "arcface"))
+    for (name, p), (_, q) in zip(a.net.body.state_dict().items(), b.net.body.state_dict().items(), strict=True):
+        assert torch.equal(p, q), name
+    assert torch.equal(a._batch().index, b._batch().index)
+    other = Training(create("ce"), small_suite(), small_data(), 2)
+    assert not torch.equal(a._batch().index, other._batch().index)
+
+
+def test_each_epoch_sees_each_example_once() -> None:
+    run = Training(create("ce"), small_suite(), small_data(), 0)
+    for _ in range(2):
+        seen = []
+        for _ in range(run.steps_per_epoch):
+            seen.append(run._batch().index)
+            run.ctx.step += 1
+        assert torch.equal(torch.cat(seen).sort().values, torch.arange(64))
+
+
+def test_one_cycle_rises_and_falls_to_zero() -> None:
+    factors = [lr_factor(i / 100, "one_cycle") for i in range(101)]
+    assert max(factors) == pytest.approx(1.0) and factors[-1] == pytest.approx(0.0)
+    assert all(a < b for a, b in itertools.pairwise(factors[:31]))
+    assert all(a > b for a, b in itertools.pairwise(factors[30:]))
+
+
+def test_passes_are_counted_in_images() -> None:
+    net = Training(create("ce"), small_suite(), small_data(), 0).net
+    x = torch.rand(7, 1, 8, 8)
+    with PassCounter(net) as passes:
+        net(x).sum().backward()
+        with torch.no_grad():
+            net(x)
+    assert (passes.forward, passes.backward) == (14, 7)
+    net(x)
+    assert passes.forward == 14
+
+
+def test_cost_of_cross_entropy_is_one_forward_and_one_backward_pass() -> None:
+    trained = train(create("ce"), small_suite(epochs=2), small_data(), 0)
+    assert (trained.forward, trained.backward) == (1.0, 1.0)
+    assert trained.seconds > 0 and len(trained.losses) == 2 and not trained.net.training
+
+
+def test_divergence_is_noticed() -> None:
+    suite = small_suite(epochs=2)
+    wild = suite.model_copy(update={"training": suite.training.model_copy(update={"learning_rate": 1e30})})
+    with pytest.raises(DivergedError, match="epoch"):
+        train(create("ce"), wild, small_data(), 0)
+
+
+def test_ids_depend_on_what_a_run_depends_on() -> None:
+    suite = load_suite("digits")
+    (ce,) = choose_methods(["ce"], suite, [])
+    (cell,) = make_plan(suite, [ce], 1, "data")
+    assert cell.id == make_plan(suite, [ce], 3, "data")[0].id
+    assert cell.id != make_plan(suite, [ce], 1, "other data")[0].id
+    more = suite.model_copy(update={"seeds": 9, "methods": None, "title": "x"})
+    assert cell.id == make_plan(more, [ce], 1, "data")[0].id
+    longer = suite.model_copy(update={"training": suite.training.model_copy(update={"epochs": 31})})
+    assert cell.id != make_plan(longer, [ce], 1, "data")[0].id
+    (changed,) = choose_methods(["arcface"], suite, ["arcface.m=0.3"])
+    (default,) = choose_methods(["arcface"], suite, [])
+    assert make_plan(suite, [changed], 1, "data")[0].id != make_plan(suite, [default], 1, "data")[0].id
+
+
+def test_built_in_suites_load() -> None:
+    assert {"digits", "smoke"} <= set(suite_names())
+    for name in suite_names():
+        suite = load_suite(name)
+        assert suite.name == name
+        choose_methods(None, suite, [])
+
+
+def test_bf16_training_learns() -> None:
+    trained = train(create("ce"), small_suite(precision="bf16"), small_data(), 0)
+    split = small_data().train
+    with torch.no_grad():
+        assert float((trained.net(split.images(slice(None))).argmax(1) == split.y).float().mean()) > 0.9
