@@ -1,6 +1,7 @@
 """The leaderboard: a pure function of the records."""
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,7 +63,7 @@ def read_records(folders: Iterable[Path]) -> list[Record]:
 def leaderboard(records: Iterable[Record], sort: str = DEFAULT_SORT) -> pd.DataFrame:
     """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
 
-    `cost` is the training time divided by that of `ce` with the same seed on the same machine.
+    `cost` is the training time divided by the median of that of `ce` on the same machine.
 
     Raises:
         MarginbenchError: `sort` is not a column.
@@ -74,7 +75,7 @@ def leaderboard(records: Iterable[Record], sort: str = DEFAULT_SORT) -> pd.DataF
     for record in records:
         groups[_row_of(record)].append(record)
     newest = _newest(groups)
-    baseline = {_place(r): r.cost["seconds"] for r in records if r.method == "ce" and r.status == "done"}
+    baseline = _baseline(records)
     rows = [_row(group, baseline, row in newest) for row, group in groups.items()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     ascending = sort.removesuffix("_ci95").startswith(_ASCENDING)
@@ -101,12 +102,20 @@ def _newest(groups: dict[tuple[str, ...], list[Record]]) -> set[tuple[str, ...]]
 
 
 def _place(record: Record) -> tuple[Any, ...]:
-    """Where and with which data order a run was timed: only such runs are compared."""
-    where = record.environment
-    return record.identity["suite"], record.repetition, where.get("host"), where.get("device")
+    """Where a run was timed: only runs of one place are compared."""
+    return record.identity["suite"], record.environment.get("host"), record.environment.get("device")
 
 
-def _row(group: list[Record], baseline: dict[tuple[Any, ...], Any], newest: bool) -> dict[str, Any]:
+def _baseline(records: list[Record]) -> dict[tuple[Any, ...], float]:
+    """Median training time of `ce` at each place: its runs are short, so that a single one is noisy."""
+    times: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for record in records:
+        if record.method == "ce" and record.status == "done":
+            times[_place(record)].append(record.cost["seconds"] or math.nan)
+    return {place: statistics.median(seconds) for place, seconds in times.items()}
+
+
+def _row(group: list[Record], baseline: dict[tuple[Any, ...], float], newest: bool) -> dict[str, Any]:
     done = [record for record in group if record.status == "done"]
     failed = [record for record in group if record.status == "failed"]
     first = group[0]

@@ -59,7 +59,7 @@ def run_all_command(
     """
     _load_plugins(plugin)
     from marginbench.benchmarks.engine import run_all
-    from marginbench.benchmarks.render import render
+    from marginbench.benchmarks.render import show
     from marginbench.methods.spec import split_specs
 
     specs = split_specs(methods) if methods is not None else None
@@ -68,7 +68,7 @@ def run_all_command(
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
         raise typer.Exit(130) from None
-    print(render(outcome.table, outcome.records, "md"))
+    show(outcome.table, outcome.records)
     again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
     print(f"{outcome.repeated} runs done{again}.")
     print("Tables:  " + "  ".join(map(str, outcome.files)))
@@ -84,18 +84,20 @@ def leaderboard_command(
 ) -> None:
     """Make tables from records."""
     from marginbench.benchmarks.board import leaderboard, read_records
-    from marginbench.benchmarks.render import render
+    from marginbench.benchmarks.render import render, show
     from marginbench.benchmarks.store import write_atomically
     from marginbench.methods import MarginbenchError
 
     records = read_records(folders)
-    text = render(leaderboard(records, sort), records, form)
+    table = leaderboard(records, sort)
     if not records:
         raise MarginbenchError(f"{', '.join(map(str, folders))}: no records; make some with `marginbench run-all`")
-    if output is None:
-        sys.stdout.write(text)
+    if output is not None:
+        write_atomically(output, render(table, records, form).encode())
+    elif form == "md":
+        show(table, records)
     else:
-        write_atomically(output, text.encode())
+        sys.stdout.write(render(table, records, form))
 
 
 @app.command("methods")

@@ -1,7 +1,9 @@
 """The registry in words: the table of methods, and one method in full."""
 
 import inspect
-from typing import Any
+from collections.abc import Iterable
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
@@ -37,15 +39,32 @@ def _field(field: FieldInfo) -> dict[str, Any]:
     return {
         "default": field.default,
         "doc": field.description,
-        "type": inspect.formatannotation(field.annotation).replace("typing.", ""),
-        "range": [
-            f"{sign} {getattr(limit, attribute):g}"
-            for kind, (attribute, sign) in _LIMITS.items()
-            for limit in field.metadata
-            if isinstance(limit, kind)
-        ],
+        "type": _type_text(field.annotation),
+        "range": _limits(field.metadata),
         **extra,
     }
+
+
+def _type_text(annotation: Any) -> str:
+    """`int`, `number or none`, `'ce' or 'hinge'`: as one would say it."""
+    if get_origin(annotation) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+        inside = [m for item in metadata for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return " ".join([_type_text(annotation), *_limits(inside)])
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(map(_type_text, get_args(annotation)))
+    return {type(None): "none", float: "number"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _limits(metadata: Iterable[Any]) -> list[str]:
+    return [
+        f"{sign} {getattr(limit, attribute):g}"
+        for kind, (attribute, sign) in _LIMITS.items()
+        for limit in metadata
+        if isinstance(limit, kind)
+    ]
 
 
 def table() -> str:

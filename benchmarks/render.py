@@ -1,7 +1,8 @@
 """The leaderboard as Markdown, CSV, LaTeX or JSON. CSV and JSON hold every column, the others what fits a page."""
 
 import math
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 import pandas as pd
@@ -28,11 +29,34 @@ def render(table: pd.DataFrame, records: Sequence[Record], form: str) -> str:
         return table.to_json(orient="records", indent=1, force_ascii=False, double_precision=10) + "\n"
     if form not in FORMATS:
         raise MarginbenchError(f"--format {form!r}: {suggest(form, FORMATS)}")
-    parts = []
+    page = _markdown if form == "md" else _latex
+    return "\n".join(page(rows, own) for rows, own in _by_suite(table, records))
+
+
+def show(table: pd.DataFrame, records: Sequence[Record]) -> None:
+    """Print the leaderboard: folded to the width of a terminal, as Markdown elsewhere."""
+    if not sys.stdout.isatty():
+        print(render(table, records, "md"))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for rows, own in _by_suite(table, records):
+        page = _page(rows, own[0].epsilon)
+        grid = Table(title=f"{own[0].suite['name']}: {own[0].suite['title']}", show_lines=True)
+        for column, side in zip(page.columns, _align(page), strict=True):
+            grid.add_column(column, justify="left" if side == "left" else "right", overflow="fold")
+        for row in page.itertuples(index=False):
+            grid.add_row(*(cell.replace(", ", ",\n") for cell in row))
+        console.print(grid)
+        for line in _notes(rows, own):
+            console.print(f"- {line}", markup=False)
+
+
+def _by_suite(table: pd.DataFrame, records: Sequence[Record]) -> Iterator[tuple[pd.DataFrame, list[Record]]]:
     for fingerprint, rows in table.groupby("suite_fingerprint", sort=False):
-        own = [record for record in records if record.identity["suite"] == fingerprint]
-        parts.append(_markdown(rows, own) if form == "md" else _latex(rows, own))
-    return "\n".join(parts) or "no records\n"
+        yield rows, [record for record in records if record.identity["suite"] == fingerprint]
 
 
 def _markdown(rows: pd.DataFrame, records: Sequence[Record]) -> str:
@@ -48,7 +72,9 @@ def _latex(rows: pd.DataFrame, records: Sequence[Record]) -> str:
     table = _page(rows, records[0].epsilon)
     styler = table.style.hide(axis="index").format(escape="latex")
     styler = styler.format_index(escape="latex", axis="columns")
-    caption = " ".join(_notes(rows, records)).replace("%", r"\%").replace("_", r"\_").replace("#", r"\#")
+    caption = " ".join(_notes(rows, records)).replace("`", "")
+    for sign in "%_#":
+        caption = caption.replace(sign, f"\\{sign}")
     text: str = styler.to_latex(hrules=True, caption=caption, column_format="l" + "r" * (table.shape[1] - 2) + "l")
     for sign, command in (
         ("±", r"$\pm$"),
@@ -108,7 +134,7 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
     )
     yield (
         "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
-        " 0 for a misclassified one. cost = training time relative to ce, same seed, same machine."
+        " 0 for a misclassified one. cost = training time relative to the median of ce on the same machine."
     )
     missing = sorted(
         {
@@ -130,4 +156,5 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
     dates = sorted(record.finished[:10] for record in records)
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items() if number)
     period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    yield f"{period}, {first['device']}, {first['processor']}, {first['cores']} cores; {versions}."
+    commits = ", ".join(sorted({str(record.environment["commit"]) for record in records}))
+    yield f"{period}, {first['device']}, {first['processor']}, {first['cores']} cores; {versions}; commit {commits}."

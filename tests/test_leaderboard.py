@@ -39,7 +39,14 @@ def record(method: str, repetition: int, clean: float | None = 0.9, **changes: A
         "metrics": {"points": 10, "clean_accuracy": clean, "robust_accuracy_l2": clean},
         "cost": {"seconds": 2.0 if method == "ce" else 5.0},
         "suite": {"name": "toy", "title": "toy_suite 100%", "evaluation": {"epsilon": EPSILON}},
-        "environment": {"host": "h", "device": "cpu", "processor": "p", "cores": 2, "versions": {"torch": "2"}},
+        "environment": {
+            "host": "h",
+            "device": "cpu",
+            "processor": "p",
+            "cores": 2,
+            "commit": "c0ffee",
+            "versions": {"torch": "2"},
+        },
         "finished": "2026-01-01T00:00:00+00:00",
     }
     return Record(**{**values, **changes})
@@ -66,6 +73,12 @@ def test_rows_are_means_over_seeds_with_n() -> None:
     assert table.loc["ce", "clean_accuracy_ci95"] == pytest.approx(0.01 * 4.302652729911275 / math.sqrt(3))
     assert pd.isna(table.loc["pmm", "clean_accuracy_ci95"])
     assert table.loc["pmm", "cost"] == 2.5 and table.loc["ce", "cost"] == 1.0
+
+
+def test_cost_is_relative_to_the_median_of_ce() -> None:
+    times = [2.0, 2.0, 8.0]
+    records = [record("ce", i, cost={"seconds": t}) for i, t in enumerate(times)] + [record("pmm", 0)]
+    assert leaderboard(records).set_index("method")["cost"].to_dict() == {"ce": 2.0, "pmm": 2.5}
 
 
 def test_cost_is_compared_on_one_machine_only() -> None:
