@@ -8,7 +8,7 @@ import pandas as pd
 
 from marginbench.benchmarks.board import leaderboard
 from marginbench.benchmarks.data import load_data
-from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.environment import keep_freed_memory, resolve_device
 from marginbench.benchmarks.execute import execute
 from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.progress import Eta, reporting
@@ -67,6 +67,7 @@ def run_all(
     records = {record.id: record for record in map(read_record, record_paths([runs]))}
     todo = [cell for cell in plan if fresh or cell.id not in records]
     if todo:
+        keep_freed_memory()
         warm_up(chosen_suite, data)
     with reporting(len(todo)) as report:
         eta = Eta(todo)
