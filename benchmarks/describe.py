@@ -30,6 +30,7 @@ def facts(key: str) -> dict[str, Any]:
         "needs": sorted(info.needs),
         "neutral": info.neutral if isinstance(info.neutral, str) else dict(info.neutral),
         "deviations": list(info.deviations),
+        "presets": {name: dict(fields) for name, fields in info.presets.items()},
     }
 
 
@@ -43,6 +44,10 @@ def _field(field: FieldInfo) -> dict[str, Any]:
         "range": _limits(field.metadata),
         **extra,
     }
+
+
+def _settings(fields: dict[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in fields.items())
 
 
 def _type_text(annotation: Any) -> str:
@@ -74,7 +79,7 @@ def table() -> str:
     every = [facts(key) for key in names()]
     rows = [
         (
-            f["key"],
+            ", ".join((f["key"], *f["presets"])),
             f["family"],
             f["title"],
             f["year"],
@@ -91,11 +96,10 @@ def one(key: str) -> str:
     f = facts(key)
     neutral = f["neutral"]
     if not isinstance(neutral, str):
-        settings = ",".join(f"{name}={value}" for name, value in neutral.items())
-        neutral = f"{key}({settings})" if settings else f"{key} itself"
+        neutral = f"{f['key']}({_settings(neutral)})" if neutral else f"{key} itself"
         neutral += " equals cross-entropy"
     lines = [
-        f"{key}: {f['title']}  ({f['family']}, revision {f['revision']})",
+        f"{f['key']}: {f['title']}  ({f['family']}, revision {f['revision']})",
         f"Paper: {f['paper']}",
         f"Section: {f['section']}",
         "",
@@ -112,6 +116,9 @@ def one(key: str) -> str:
             f"    {field['doc']}",
             f"    source: {field['source']}; worth trying: {', '.join(map(str, field['search']))}",
         ]
+    if f["presets"]:
+        lines += ["", "Presets, with rows of their own:"]
+        lines += [f"- {name} = {f['key']}({_settings(fields)})" for name, fields in f["presets"].items()]
     if f["deviations"]:
         lines += ["", "Deviations from the paper:", *(f"- {text}" for text in f["deviations"])]
     return "\n".join(lines)

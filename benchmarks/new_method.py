@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from marginbench.benchmarks.store import write_atomically
-from marginbench.methods import MarginbenchError, names
+from marginbench.methods import MarginbenchError, rows
 
 
 def write_template(name: str, folder: Path) -> Path:
@@ -20,7 +20,7 @@ def write_template(name: str, folder: Path) -> Path:
     path = folder / f"{name}.py"
     if path.exists():
         raise MarginbenchError(f"{path}: exists already; choose another name or --dir")
-    if name in names():
+    if name in rows():
         raise MarginbenchError(f"method name {name!r} is taken: see `marginbench methods {name}`")
     template = resources.files("marginbench.benchmarks").joinpath("template.txt").read_text(encoding="utf-8")
     words = name.split("_")

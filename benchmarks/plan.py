@@ -10,7 +10,7 @@ from typing import Any
 from marginbench.benchmarks.seeds import digest
 from marginbench.benchmarks.store import SCHEMA
 from marginbench.benchmarks.suite import Suite
-from marginbench.methods import MarginbenchError, Method, create, names, spec_of
+from marginbench.methods import MarginbenchError, Method, create, rows, spec_of
 from marginbench.methods.errors import suggest
 from marginbench.methods.spec import configure, parse_value
 
@@ -34,7 +34,7 @@ def choose_methods(specs: Sequence[str] | None, suite: Suite, settings: Iterable
     Raises:
         MarginbenchError: unknown method or field, wrong value, a method named twice or a setting for none.
     """
-    chosen = [create(spec) for spec in (specs or suite.methods or names())]
+    chosen = [create(spec) for spec in (specs or suite.methods or rows())]
     for setting in settings:
         target, equals, value = setting.partition("=")
         key, dot, field = target.partition(".")

@@ -21,7 +21,7 @@ from marginbench.methods.method import (
     cross_entropy,
     param,
 )
-from marginbench.methods.registry import create, get, load_plugin, names, register
+from marginbench.methods.registry import create, get, load_plugin, names, register, rows
 from marginbench.methods.spec import spec_of
 
 __all__ = [
@@ -45,5 +45,6 @@ __all__ = [
     "names",
     "param",
     "register",
+    "rows",
     "spec_of",
 ]

@@ -40,6 +40,7 @@ class Info:
     revision: int = 1  # raise it when behaviour changes: older records then show as stale
     needs: frozenset[Need] = frozenset()
     deviations: tuple[str, ...] = ()  # from the paper, in words
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own
 
 
 def param(default: Any, doc: str, *, unit: str, source: str, search: tuple[Any, ...], **limits: Any) -> Any:

@@ -33,32 +33,43 @@ def register(cls: M) -> M:
         MarginbenchError: facts missing, hook misspelt or with other arguments, or the key already taken.
     """
     _validate(cls)
-    key = cls.info.key
-    known = _methods.get(key)
-    if known is not None and _file(known) != _file(cls):
-        raise MarginbenchError(
-            f"{_file(cls)}: the key {key!r} is already taken by {_file(known)}: choose another Info.key"
-        )
-    _methods[key] = cls
+    for key in (cls.info.key, *cls.info.presets):
+        known = _find(key)
+        if known is not None and _file(known) != _file(cls):
+            raise MarginbenchError(
+                f"{_file(cls)}: the key {key!r} is already taken by {_file(known)}: choose another Info.key"
+            )
+    _methods[cls.info.key] = cls
     return cls
 
 
 def names() -> list[str]:
-    """The keys of all methods, sorted by family and key."""
+    """The keys of all methods, sorted by family and key; presets are in their `Info.presets`."""
     _scan()
     return sorted(_methods, key=lambda key: (_methods[key].info.family, key))
 
 
 def get(key: str) -> type[Method]:
-    """The class of a method.
+    """The class of a method, or of the method that a preset belongs to.
 
     Raises:
         MarginbenchError: no such key.
     """
     _scan()
-    if key not in _methods:
-        raise MarginbenchError(f"unknown method {key!r}: {suggest(key, _methods)}")
-    return _methods[key]
+    cls = _find(key)
+    if cls is None:
+        raise MarginbenchError(f"unknown method {key!r}: {suggest(key, rows())}")
+    return cls
+
+
+def rows() -> list[str]:
+    """What gets a row of its own: every method, followed by its presets."""
+    return [name for key in names() for name in (key, *_methods[key].info.presets)]
+
+
+def _find(key: str) -> type[Method] | None:
+    owners = (cls for cls in _methods.values() if key in cls.info.presets)
+    return _methods.get(key) or next(owners, None)
 
 
 def create(spec: str) -> Method:
@@ -68,7 +79,8 @@ def create(spec: str) -> Method:
         MarginbenchError: unknown method or field, wrong type, value out of range.
     """
     key, fields = parse_spec(spec)
-    return configure(get(key), fields)
+    cls = get(key)
+    return configure(cls, {**cls.info.presets.get(key, {}), **fields})
 
 
 def load_plugin(path: Path) -> list[type[Method]]:
@@ -154,8 +166,8 @@ def _validate(cls: type[Method]) -> None:
         extra = field.json_schema_extra
         if not isinstance(extra, dict) or "unit" not in extra or field.is_required():
             raise MarginbenchError(f"{where}: declare {name!r} with param(default, doc, unit=, source=, search=)")
-    if not isinstance(cls.info.neutral, str):
-        configure(cls, dict(cls.info.neutral))
+    for fields in (*cls.info.presets.values(), {} if isinstance(cls.info.neutral, str) else cls.info.neutral):
+        configure(cls, dict(fields))
 
 
 def _file(cls: type[Method]) -> str:

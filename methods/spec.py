@@ -80,7 +80,10 @@ def _explain(cls: type[Method], error: Any) -> str:
 
 
 def spec_of(method: Method) -> str:
-    """The canonical spec: the key and the fields that differ from their defaults, in order of declaration."""
+    """The canonical spec: a preset's name, or the key and the fields that differ from their defaults, in order."""
+    for name, preset in method.info.presets.items():
+        if method == configure(type(method), dict(preset)):
+            return name
     fields = type(method).model_fields
     changed = [
         f"{name}={_format(getattr(method, name))}"

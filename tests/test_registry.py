@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from marginbench.benchmarks.new_method import write_template
-from marginbench.methods import MarginbenchError, create, get, load_plugin, names, spec_of
+from marginbench.methods import MarginbenchError, create, get, load_plugin, names, rows, spec_of
 from marginbench.methods import registry as registry_module
 from marginbench.methods.spec import split_specs
 
@@ -85,6 +85,24 @@ def test_template_is_a_working_plugin(tmp_path: Path) -> None:
     load_plugin(path)  # twice is fine
     with pytest.raises(MarginbenchError, match="exists already"):
         write_template("my_margin", tmp_path)
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_preset_is_a_named_spec(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    field = "    w: float = param(1.0, 'd', unit='1', source='s', search=(1.0,), ge=0)\n"
+    text = HEAD.replace("KEY", "mine").replace("neutral={}", 'neutral={}, presets={"heavy": {"w": 5.0}}')
+    path.write_text(text + field)
+    load_plugin(path)
+    assert {"mine", "heavy"} <= set(rows()) and "heavy" not in names()
+    assert create("heavy") == create("mine(w=5)") and spec_of(create("mine(w=5)")) == "heavy"
+    assert spec_of(create("heavy(w=2)")) == "mine(w=2)"
+    path.write_text(text.replace("5.0", "-5.0") + field)
+    with pytest.raises(MarginbenchError, match=r"mine\.w=-5"):
+        load_plugin(path)
+    (tmp_path / "other.py").write_text(HEAD.replace("KEY", "heavy"))
+    with pytest.raises(MarginbenchError, match="'heavy' is already taken"):
+        load_plugin(tmp_path / "other.py")
 
 
 BROKEN = {

@@ -1,0 +1,60 @@
+"""Jacobian regularisation against its reference, exact and projected."""
+
+import pytest
+import torch
+from support import EXACT, a_batch, a_context, a_net, assert_same, reference, stage
+
+from marginbench.methods import (
+    create,
+)
+from marginbench.methods._jacobian import jacobian_rows, unit_vectors, vjp
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_exact_jacobian_matches_its_reference(name: str) -> None:
+    method, net, batch, ctx = stage("jacobian_reg(projections=exact,weight=0.3)", name=name)
+    wanted = reference("ce").loss(net, batch.x, batch.y) + 0.3 * reference("jacobian_reg").penalty(net, batch.x)
+    assert_same(method.loss(net, batch, ctx).total, wanted, net)
+
+
+def test_projected_jacobian_uses_the_formula_of_the_paper() -> None:
+    method, net, batch, ctx = stage("jacobian_reg(projections=2,weight=1)")
+    found = method.loss(net, batch, ctx).total
+    generator, squares = torch.Generator().manual_seed(0), 0.0
+    rows = torch.stack(
+        [torch.autograd.functional.jacobian(lambda a: net(a[None])[0], a, create_graph=True) for a in batch.x]
+    )
+    for _ in range(2):
+        v = unit_vectors(net(batch.x), generator)
+        torch.testing.assert_close(v.norm(dim=1), torch.ones(12, dtype=torch.float64))
+        squares = squares + torch.einsum("bk,bkchw->bchw", v, rows).square().sum()
+    wanted = reference("ce").loss(net, batch.x, batch.y) + 4 / 2 * squares / (2 * 12)
+    assert_same(found, wanted, net)
+
+
+def test_projected_jacobian_is_unbiased() -> None:
+    method, net, batch, ctx = stage("jacobian_reg(projections=3000)")
+    wanted = reference("jacobian_reg").penalty(net, batch.x)
+    assert method.loss(net, batch, ctx).parts["penalty"].item() == pytest.approx(wanted.item(), rel=0.01)
+
+
+def test_jacobian_of_a_linear_network_is_its_matrix() -> None:
+    method = create("jacobian_reg(projections=exact)")
+    net = a_net(method, "linear")
+    batch = a_batch(net)
+    penalty = method.loss(net, batch, a_context()).parts["penalty"]
+    torch.testing.assert_close(penalty, (net.head.weight / net.normalise.std.item()).square().sum() / 2, **EXACT)
+    x = batch.x.clone().requires_grad_()
+    rows = jacobian_rows(net(x), x)
+    v = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(vjp(net(x), x, v), torch.einsum("bk,bkchw->bchw", v, rows), **EXACT)
+    with torch.no_grad():
+        net.head.weight.zero_()
+    assert method.loss(net, batch, a_context()).parts["penalty"] == 0
+
+
+def test_exact_jacobian_draws_nothing() -> None:
+    method, net, batch, ctx = stage("jacobian_reg(projections=exact)")
+    state = ctx.generator.get_state()
+    method.loss(net, batch, ctx)
+    assert torch.equal(ctx.generator.get_state(), state) and not batch.x.requires_grad
