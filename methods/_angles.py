@@ -1,5 +1,6 @@
-"""Heads whose logits are angles: features and class weights are normalised."""
+"""Heads whose logits are angles, and margins on angles."""
 
+import math
 from typing import Self
 
 import torch
@@ -62,3 +63,64 @@ def unit_rows(x: Tensor) -> Tensor:
 def add_angle(cosine: Tensor, m: float) -> Tensor:
     """cos(theta + m) for cosine = cos(theta), any shape, with a finite gradient: it is 0 within 1e-7 of 1 and -1."""
     return (cosine.clamp(1e-7 - 1, 1 - 1e-7).acos() + m).cos()
+
+
+class UnitRowHead(CosineHead):
+    """Logits z_k = s <phi, w_k> / ||w_k||: a cosine head in which the feature keeps its norm."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, d] features to [B, K] logits."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * F.linear(as_float(features), unit_rows(self.weight))
+
+
+def bias_free(head: nn.Module) -> nn.Linear:
+    """A linear head with the class weights of `head` and no bias.
+
+    Raises:
+        MarginbenchError: the head is not linear.
+    """
+    if not isinstance(head, nn.Linear):
+        raise MarginbenchError(f"a head without bias replaces a linear head, not {type(head).__name__}")
+    layer = nn.Linear(head.in_features, head.out_features, bias=False, device="meta")  # meta: draws no random numbers
+    layer.weight = nn.Parameter(head.weight.detach().clone())
+    return layer
+
+
+def multiply_angle(cosine: Tensor, m: int) -> Tensor:
+    """psi(theta) = (-1)^k cos(m theta) - 2k on [k pi / m, (k + 1) pi / m], k < m, for cosine = cos(theta), any shape.
+
+    cos(m theta) is the Chebyshev polynomial of the cosine, so the gradient is finite everywhere; k is a constant
+    in the backward pass.
+    """
+    with torch.no_grad():
+        turns = [(cosine <= math.cos(j * math.pi / m)).to(cosine.dtype) for j in range(1, m)]
+        k = sum(turns, start=torch.zeros_like(cosine))
+        sign = 1 - 2 * (k % 2)
+    before, value = torch.ones_like(cosine), cosine
+    for _ in range(m - 1):
+        before, value = value, 2 * cosine * value - before
+    return sign * value - 2 * k
+
+
+def multiply_target_angle(logits: Tensor, lengths: Tensor, y: Tensor, m: int, share: float) -> Tensor:
+    """Logits [B, K] with the target l cos(theta_y) replaced by l ((1 - share) cos(theta_y) + share psi(theta_y)).
+
+    Args:
+        lengths: [B, 1] the l, by which a target logit divided is a cosine.
+        y: [B] labels.
+        share: 0 leaves the logits as they are, 1 is the full margin.
+    """
+    target = logits.gather(1, y[:, None])
+    margin = lengths * multiply_angle(target / lengths.clamp_min(1e-12), m) - target
+    return logits.scatter(1, y[:, None], target + share * margin)
+
+
+def add_angle_monotone(cosine: Tensor, m: float) -> Tensor:
+    """cos(theta + m), and cos(theta) - m sin(m) where theta + m > pi: decreasing in theta. Any shape."""
+    return torch.where(cosine > -math.cos(m), add_angle(cosine, m), cosine - m * math.sin(m))
+
+
+def subtract_target(cosine: Tensor, y: Tensor, margin: Tensor | float) -> Tensor:
+    """Cosines [B, K] with the margin, a number or [B, 1], taken from the entry of each label y [B]."""
+    return cosine.scatter(1, y[:, None], cosine.gather(1, y[:, None]) - margin)

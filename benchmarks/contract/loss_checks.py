@@ -164,8 +164,10 @@ def needs_declared(method: Method) -> None:
     observed: set[Need] = set()
     if type(method).update is not Method.update:
         observed.add("own_update")
-    with _watched(s, observed):
-        _loss(s)
+    with _watched(s, observed) as known:
+        batch = s.method.augment(s.batch, s.ctx)
+        known.append(batch.x)
+        s.method.loss(s.net, batch, s.ctx)
     if s.ctx.tables:
         observed.add("index")
     declared = set(method.info.needs) - {"pretrained"}
@@ -178,9 +180,10 @@ def needs_declared(method: Method) -> None:
 
 
 @contextmanager
-def _watched(s: Stage, observed: set[Need]) -> Iterator[None]:
+def _watched(s: Stage, observed: set[Need]) -> Iterator[list[Tensor]]:
     weights = {id(p) for p in s.net.parameters()}
     original = torch.autograd.grad
+    known = [s.batch.x]
 
     def grad(outputs: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
@@ -191,14 +194,14 @@ def _watched(s: Stage, observed: set[Need]) -> Iterator[None]:
         return original(outputs, inputs, *args, **options)
 
     def on_forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0]
-        if x.shape[1:] == s.batch.x.shape[1:] and not all((s.batch.x == image).flatten(1).all(1).any() for image in x):
+        x, images = inputs[0], torch.cat(known)
+        if x.shape[1:] == images.shape[1:] and not all((images == image).flatten(1).all(1).any() for image in x):
             observed.add("inner_attack")
 
     handle = s.net.normalise.register_forward_pre_hook(on_forward)
     torch.autograd.grad = grad
     try:
-        yield
+        yield known
     finally:
         torch.autograd.grad = original
         handle.remove()

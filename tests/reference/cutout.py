@@ -1,0 +1,13 @@
+"""Cutout with given centres, pixel by pixel."""
+
+
+def cut(x, centres, side, mean):
+    """Images of which a square around its centre (row, column) is filled with the mean pixel of each channel."""
+    x = x.clone()
+    for image, (row, column) in zip(x, centres, strict=True):
+        for i in range(row - side // 2, row - side // 2 + side):
+            for j in range(column - side // 2, column - side // 2 + side):
+                if 0 <= i < image.shape[1] and 0 <= j < image.shape[2]:
+                    for channel, value in zip(image, mean, strict=True):
+                        channel[i, j] = value
+    return x
