@@ -1,7 +1,6 @@
 """The command line. Heavy imports stay inside the commands, so that --help answers at once."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,8 +22,6 @@ Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python fil
 
 def main() -> None:
     """Entry point: wrong input gives one line and exit code 2."""
-    # before torch is imported: threads that spin while they wait make a busy machine ten times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except BrokenPipeError:  # output piped into head

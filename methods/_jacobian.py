@@ -33,3 +33,12 @@ def unit_vectors(like: Tensor, generator: torch.Generator) -> Tensor:
     """One vector per row of `like` [B, K], uniform on the unit sphere, on the generator's device."""
     normal = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
     return torch.nn.functional.normalize(normal, eps=torch.finfo(like.dtype).tiny)
+
+
+def input_gradient(total: Tensor, inputs: Tensor, create_graph: bool = True) -> Tensor:
+    """d total / d inputs, in the shape of `inputs`; row i belongs to example i alone if `total` is a sum over examples.
+
+    The gradients of the weights are neither computed nor touched.
+    """
+    (gradient,) = torch.autograd.grad(total, inputs, create_graph=create_graph, retain_graph=True)
+    return gradient

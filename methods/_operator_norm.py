@@ -1,5 +1,7 @@
 """Euclidean operator norms of linear layers: bounds that hold, in float64, and power iteration from below."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,9 +64,14 @@ def power_step(layer: nn.Linear | nn.Conv2d, v: Tensor) -> Tensor:
 
     ||A v|| approaches the norm of A from below: an estimate for training, never for a certificate.
     """
+    return power_iterate(lambda u: apply(layer, u), v)
+
+
+def power_iterate(operator: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    """The power step of any linear map, given as a function."""
     with torch.enable_grad():
         v = v.detach().requires_grad_()
-        half_square = apply(layer, v).square().sum() / 2
+        half_square = operator(v).square().sum() / 2
     (image,) = torch.autograd.grad(half_square, v)
     norm = image.norm()
     return torch.where(norm > 0, image / norm, v.detach())

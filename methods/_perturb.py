@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods.method import Norm
+from marginbench.methods.method import Norm, as_float
 
 TINY = 1e-12  # keeps 0/0 at 0
+_FLAT = 1e-10  # squared gradient norm below which no boundary is in sight
 
 
 @contextmanager
@@ -91,3 +92,47 @@ def pgd(
         delta = project(delta.detach() + scale_examples(step, steepest(gradient, norm)), epsilon, norm)
         delta = (x + delta).clamp(0, 1) - x  # towards x, which is in the box: this cannot leave the ball
     return delta.detach()
+
+
+def deepfool(
+    net: nn.Module, x: Tensor, y: Tensor, *, steps: int, rivals: int, overshoot: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiable DeepFool in L2: from x across the nearest boundary of the label, from wrong images back to it.
+
+    With f_j = z_j - z_y, every step goes from the point reached to the hyperplane f_j + <grad f_j, .> = 0 with the
+    least signed distance -f_j / ||grad f_j||, times 1 + overshoot. That is the nearest plane of a correct image and
+    the most violated one of a wrong image. An image rests once it has changed sides, or where its gradient vanishes.
+
+    Args:
+        x: [B, ...] images; the box [0, 1] is not enforced.
+        y: [B] int64 labels.
+        rivals: classes considered in every step, by largest logit.
+
+    Returns:
+        r [B, ...], whose graph reaches the weights through the values f_j and the gradients along the whole path;
+        whether x is classified correctly, and whether x + r is on the other side, [B] bool each.
+    """
+    r, correct = torch.zeros_like(x), torch.empty(0)
+    for step in range(steps):
+        point = x + r if step else x.detach().requires_grad_()
+        gaps = _gaps(net, point, y)
+        inside = gaps.detach().amax(1) < 0
+        if step == 0:
+            correct = inside
+        candidates, _ = gaps.topk(min(rivals, gaps.shape[1] - 1), dim=1)
+        norms = [l2_norms(torch.autograd.grad(f.sum(), point, retain_graph=True)[0]) for f in candidates.unbind(1)]
+        nearest = (-candidates.detach() / (torch.stack(norms, 1) + TINY)).argmin(1, keepdim=True)
+        gap = candidates.gather(1, nearest)[:, 0]
+        (gradient,) = torch.autograd.grad(gap.sum(), point, create_graph=True)
+        square = gradient.flatten(1).square().sum(1)
+        moves = (inside == correct) & (square.detach() > _FLAT)
+        length = torch.where(moves, (1 + overshoot) * gap / square.clamp_min(_FLAT), 0)
+        r = r - scale_examples(length, gradient)
+    with torch.no_grad():
+        return r, correct, (_gaps(net, x + r, y).amax(1) < 0) != correct
+
+
+def _gaps(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """z_j - z_y [B, K], -inf for y itself."""
+    logits = as_float(net(x))
+    return logits.scatter(1, y[:, None], -torch.inf) - logits.gather(1, y[:, None])

@@ -28,6 +28,7 @@ class MMA(Method):
         section="2.4 and 3, algorithms 1 and 2",
         year=2020,
         neutral={"clean_weight": 1.0},
+        presets={"omma": {"clean_weight": 0.0}},
         needs=frozenset({"input_grad", "inner_attack", "index"}),
         deviations=(
             "d_max defaults to twice the suite's epsilon, the smallest radius of the attack to a share of d_max: the"

@@ -12,3 +12,8 @@ def penalty(net, x):
             (row,) = torch.autograd.grad(logit, leaf, create_graph=True)
             total = total + sum(entry**2 for entry in row.flatten())
     return total / (2 * len(x))
+
+
+def frobenius(net, x):
+    """Root of the sum of all squared entries of all Jacobians of the batch."""
+    return (2 * len(x) * penalty(net, x)) ** 0.5

@@ -1,0 +1,101 @@
+"""The convex outer polytope of Wong and Kolter: cross-entropy of dual bounds on the logit differences."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Norm, NotApplicable, Radii, Task, param
+from marginbench.methods._bounds import (
+    Ball,
+    Blocks,
+    blocks_of,
+    certified_radii,
+    linear_margins,
+    parallel_bounds,
+    ramp,
+    specification,
+)
+
+
+class ConvexPolytope(Method):
+    """L = CE(-J), J [B, K] lower bounds of z_y - z_j over the ball of radius eps around x, 0 for j = y.
+
+    J_j is the value of a feasible point of the dual of the linear programme in which every ReLU with bounds l < 0 < u
+    is replaced by its convex hull: nu = w_y - w_j is pulled back through the layers, nu <- D W^T nu with
+    D = u / (u - l) at such ReLUs (1 at active and 0 at dead ones), and
+    J_j = nu_0 x - eps ||nu_0||_q + sum_k nu_k b_k + sum_{such ReLUs} l min(nu, 0) u / (u - l), signs so that a
+    negative nu costs. l and u [B, m] come from the same bound, layer after layer.
+
+    eps rises linearly from `start` times `epsilon` at the first step to `epsilon` at `ramp_end`.
+    """
+
+    info: ClassVar[Info] = Info(
+        key="convex_polytope",
+        title="Convex outer adversarial polytope",
+        family="certified",
+        paper="Wong, Kolter: Provable Defenses against Adversarial Examples via the Convex Outer Adversarial Polytope,"
+        " ICML 2018, arXiv 1711.00851; L2: Wong, Schmidt, Metzen, Kolter, NeurIPS 2018, arXiv 1805.12514",
+        section="3, theorem 1 and algorithm 1",
+        year=2018,
+        neutral={"epsilon": 0.0},
+        deviations=(
+            "all bounds are exact, without the random projections of the second paper: for wide layers that costs"
+            " memory, images times units times units of the layer before",
+            "in L-infinity the ball is cut to [0, 1], an option in the authors' code",
+            "epsilon defaults to the suite's, in pixels; its ramp is a share of the training",
+            "about 50 times the cost of cross-entropy on the digits, most of it in the bounds of the hidden units",
+            "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
+        ),
+    )
+
+    norm: Norm = param(
+        "linf", "norm of the ball", unit="-", source="section 3; l2: second paper", search=("linf", "l2")
+    )
+    epsilon: float | None = param(
+        None,
+        "radius to be certified; none: the suite's epsilon in that norm",
+        unit="pixels of [0, 1]",
+        source="section 4: the radius evaluated",
+        search=(None,),
+        ge=0,
+    )
+    start: float = param(
+        0.1,
+        "share of epsilon at the first step",
+        unit="1",
+        source="authors' code: 0.01 of 0.1",
+        search=(0.1,),
+        ge=0,
+        le=1,
+    )
+    ramp_end: float = param(
+        0.5,
+        "where the ramp ends",
+        unit="share of training",
+        source="authors' code: 10 of 20 epochs",
+        search=(0.5, 0.8),
+        ge=0,
+        le=1,
+    )
+
+    def build(self, net: Net, task: Task) -> Net:
+        blocks_of(net, task.input_shape)  # refuses layers without bounds
+        return net
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        share = self.start + (1 - self.start) * ramp(ctx.progress, 0.0, self.ramp_end)
+        epsilon = share * (ctx.task.epsilon[self.norm] if self.epsilon is None else self.epsilon)
+        with torch.autocast(batch.x.device.type, enabled=False):
+            x = batch.x.flatten(1)
+            ball = Ball(x, x.new_full((1, 1), epsilon), self.norm)
+            lower = _margins(blocks_of(net, ctx.task.input_shape), ball, *specification(net, batch.y))
+            return Loss(F.cross_entropy(-lower, batch.y), {"margin": lower.detach().mean()})
+
+    def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        return certified_radii(net, x, norm, _margins)
+
+
+def _margins(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
+    return linear_margins(blocks, parallel_bounds(blocks, ball), ball, rows, constants)

@@ -1,0 +1,115 @@
+"""CROWN-IBP: intervals for the hidden layers, linear bounds pulled back from the specification to the image."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from marginbench.methods import (
+    Batch,
+    Context,
+    Info,
+    Loss,
+    Method,
+    Net,
+    Norm,
+    NotApplicable,
+    Radii,
+    Task,
+    cross_entropy,
+    param,
+)
+from marginbench.methods._bounds import (
+    Ball,
+    Blocks,
+    adaptive,
+    blocks_of,
+    certified_radii,
+    interval_bounds,
+    interval_margins,
+    linear_margins,
+    ramp,
+    specification,
+)
+
+
+class CrownIBP(Method):
+    """L = kappa CE(z) + (1 - kappa) CE(-m), m = beta m_crown + (1 - beta) m_ibp [B, K], logits z [B, K].
+
+    Both are lower bounds of z_y - z_j, 0 for j = y, over the images of [0, 1] within eps of x in L-infinity. m_ibp
+    is that of interval bound propagation. m_crown takes the intervals of the pre-activations, replaces every ReLU
+    by two lines (above: the chord; below: slope 1 where u > -l, else 0), and pulls the rows w_y - w_j back through
+    all layers to one linear function of the image per class, whose least value over the ball is known.
+
+    eps rises linearly from 0 to `epsilon`, beta falls from 1 to `beta_end` and kappa from 1 to `kappa_end`, between
+    `ramp_start` and `ramp_end`, shares of the training.
+    """
+
+    info: ClassVar[Info] = Info(
+        key="crown_ibp",
+        title="CROWN-IBP",
+        family="certified",
+        paper="Zhang, Chen, Xiao, Gowal, Stanforth, Li, Boning, Hsieh: Towards Stable and Efficient Training of"
+        " Verifiably Robust Neural Networks, ICLR 2020, arXiv 1906.06316",
+        section="3.2",
+        year=2020,
+        neutral={"epsilon": 0.0},
+        presets={"crown_ibp_linear": {"beta_end": 1.0}},
+        deviations=(
+            "epsilon defaults to the suite's; schedules are shares of the training, as long as the authors' are",
+            "gradients flow through the slopes of the lines, and through both bounds at every beta",
+            "clean accuracy is given away: at the end the bound is that of intervals, which is loose. The"
+            " preset crown_ibp_linear keeps the linear bounds to the end and gives away less on the digits",
+            "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
+        ),
+    )
+
+    epsilon: float | None = param(
+        None,
+        "radius to be certified; none: the suite's L-infinity epsilon",
+        unit="pixels of [0, 1]",
+        source="section 4: the radius evaluated, or somewhat more",
+        search=(None,),
+        ge=0,
+    )
+    beta_end: float = param(
+        0.0, "weight of the linear bounds at the end", unit="1", source="section 4", search=(0.0, 1.0), ge=0, le=1
+    )
+    kappa_end: float = param(
+        0.0, "share of the clean loss at the end", unit="1", source="section 4", search=(0.0, 0.5), ge=0, le=1
+    )
+    ramp_start: float = param(
+        0.05, "where the ramps start", unit="share of training", source="code, CIFAR-10", search=(0.05,), ge=0, le=1
+    )
+    ramp_end: float = param(
+        0.6, "where they end", unit="share of training", source="authors' code", search=(0.3, 0.6, 0.8), ge=0, le=1
+    )
+
+    def build(self, net: Net, task: Task) -> Net:
+        blocks_of(net, task.input_shape)  # refuses layers without bounds
+        return net
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        share = ramp(ctx.progress, self.ramp_start, self.ramp_end)
+        epsilon = share * (ctx.task.epsilon["linf"] if self.epsilon is None else self.epsilon)
+        kappa, beta = 1 - share * (1 - self.kappa_end), 1 - share * (1 - self.beta_end)
+        clean = cross_entropy(net(batch.x), batch)
+        with torch.autocast(batch.x.device.type, enabled=False):
+            x = batch.x.flatten(1)
+            ball = Ball(x, x.new_full((1, 1), epsilon), "linf")
+            ibp, crown = _bounds(blocks_of(net, ctx.task.input_shape), ball, *specification(net, batch.y))
+            robust = F.cross_entropy(-(beta * crown + (1 - beta) * ibp), batch.y)
+        parts = {"clean": clean.detach(), "robust": robust.detach()}
+        return Loss(kappa * clean + (1 - kappa) * robust, parts)
+
+    def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        return certified_radii(net, x, norm, lambda *problem: torch.maximum(*_bounds(*problem)))
+
+
+def _bounds(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower bounds [B, K] of the specification by intervals, and by lines on top of them."""
+    before, features = interval_bounds(blocks, ball.box())
+    relaxations = [adaptive(bounds) for bounds in before]
+    ibp = interval_margins(features, rows, constants)
+    return ibp, linear_margins(blocks, relaxations, ball, rows, constants)

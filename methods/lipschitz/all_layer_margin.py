@@ -1,0 +1,71 @@
+"""All-layer margin: cross-entropy under small adversarial perturbations of every hidden layer."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, cross_entropy, param
+from marginbench.methods._layers import changed_outputs, weighted_layers
+from marginbench.methods._perturb import l2_norms, scale_examples
+from marginbench.methods.errors import MarginbenchError
+
+
+class AllLayerMargin(Method):
+    """L = CE(z(delta)), logits z(delta) [B, K] of the network whose hidden layers h_l [B, ...] are perturbed.
+
+    Layer l passes on h_l + ||h_l|| delta_l, with the norm of each example and delta_l [B, ...] found from 0 by gradient
+    ascent: delta_l <- delta_l + step d CE(z(delta)) / d delta_l, CE the mean over the batch. So one step gives
+    delta_l = step (1/B) ||h_il|| d CE_i / d h_il. Hidden layers are the linear and convolutional ones below the head,
+    before their activations. delta is a constant in the last pass, ||h_l|| is not.
+    """
+
+    info: ClassVar[Info] = Info(
+        key="all_layer_margin",
+        title="All-layer margin (AMO)",
+        family="lipschitz",
+        paper="Wei, Ma: Improved Sample Complexities for Deep Networks and Robust Classification via an All-Layer"
+        " Margin, ICLR 2020, arXiv 1910.04284",
+        section="5, algorithm 1",
+        year=2020,
+        neutral={"step": 0.0},
+        needs=frozenset({"input_grad"}),
+        deviations=(
+            "the ascent follows the gradient of the batch mean, as in the authors' code: a perturbation shrinks with"
+            " the batch size, 128 there. With their step it is tiny, and the method close to cross-entropy",
+            "the gradient is taken with respect to hidden layers, the image itself is not perturbed",
+        ),
+    )
+
+    step: float = param(
+        0.01, "step of the ascent", unit="1", source="authors' code", search=(0.003, 0.01, 0.03, 1.0), ge=0
+    )
+    steps: int = param(1, "ascent steps", unit="-", source="authors' code", search=(1, 2), ge=1)
+
+    def build(self, net: Net, task: Task) -> Net:
+        if not weighted_layers(net.body):
+            raise MarginbenchError("all_layer_margin needs a hidden layer with weights")
+        return net
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        deltas = self._ascent(net, batch)
+        with changed_outputs(weighted_layers(net.body), lambda i, h: h + scale_examples(l2_norms(h), deltas[i])):
+            loss = cross_entropy(net(batch.x), batch)
+        return Loss(loss, {"perturbed": loss.detach()})
+
+    def _ascent(self, net: Net, batch: Batch) -> list[Tensor]:
+        """The perturbations, one per hidden layer, in the shape of its output."""
+        layers = weighted_layers(net.body)
+        deltas: list[Tensor] = []
+
+        def perturb(i: int, h: Tensor) -> Tensor:
+            if i == len(deltas):
+                deltas.append(torch.zeros_like(h).requires_grad_())
+            return h + scale_examples(l2_norms(h), deltas[i])
+
+        for _ in range(self.steps):
+            with changed_outputs(layers, perturb):
+                risk = cross_entropy(net(batch.x), batch)
+            gradients = torch.autograd.grad(risk, deltas)
+            deltas = [(d + self.step * g).detach().requires_grad_() for d, g in zip(deltas, gradients, strict=True)]
+        return [delta.detach() for delta in deltas]

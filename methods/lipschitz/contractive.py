@@ -1,0 +1,101 @@
+"""Contractive rectifier networks: hidden layers that cannot stretch distances, below a large-margin output layer."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marginbench.methods import (
+    Batch,
+    Context,
+    Info,
+    Loss,
+    MarginbenchError,
+    Method,
+    Net,
+    Norm,
+    NotApplicable,
+    Radii,
+    Task,
+    as_float,
+    cross_entropy,
+    param,
+)
+from marginbench.methods._lipschitz import flat, is_plain, layer_bound, lipschitz_radius, walk
+
+
+class Contractive(Method):
+    """L = R(z) + (decay/2) ||W||_F^2 subject to ||A_l||_2 <= 1 for every hidden layer l; logits z [B, K], W [K, d].
+
+    output=svm: R = (1/B) sum_i max(0, 1 - (z_iy - max_{j != y} z_ij))^2, a squared hinge;  output=ce: cross-entropy.
+
+    After every step A_l, for a convolution its map between images, is divided by max(1, ||A_l||_2), with a bound of the
+    norm that holds. ReLU does not stretch, so that distances between features are at most those between normalised
+    images, and min_j (z_y - z_j) / ||w_y - w_j|| in feature space bounds the margin of the normalised image from below.
+    """
+
+    info: ClassVar[Info] = Info(
+        key="contractive",
+        title="Contractive rectifier network",
+        family="lipschitz",
+        paper="An, Hayat, Khan, Bennamoun, Boussaid, Sohel: Contractive Rectifier Networks for Nonlinear Maximum Margin"
+        " Classification, ICCV 2015",
+        section="the constraint of the hidden layers; from the abstract and secondary sources",
+        year=2015,
+        neutral={"output": "ce", "decay": 0.0},
+        deviations=(
+            "the paper's own relaxation of the constraint is not reproduced: a layer whose norm exceeds 1 is divided by"
+            " it, which is cheaper than clipping its singular values and also covers convolutions",
+            "the output layer is one multi-class machine with a squared hinge",
+            "the normalisation of the pixels, a factor 1/std, comes before the contractive layers; the certificate"
+            " counts it",
+        ),
+    )
+
+    output: Literal["svm", "ce"] = param(
+        "svm", "risk of the output layer", unit="-", source="paper", search=("svm", "ce")
+    )
+    decay: float = param(
+        1e-3, "factor of the output layer's norm", unit="1", source="-", search=(1e-4, 1e-3, 1e-2), ge=0
+    )
+
+    def build(self, net: Net, task: Task) -> Net:
+        if not is_plain(net.head, nn.Linear):
+            raise MarginbenchError(f"contractive needs a linear head, not {type(net.head).__name__}")
+        with torch.no_grad():
+            _contract(net, task)
+        return net
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        logits = as_float(net(batch.x))
+        weight = net.head.weight
+        assert isinstance(weight, Tensor)
+        risk = cross_entropy(logits, batch) if self.output == "ce" else _squared_hinge(logits, batch.y)
+        norm = weight.square().sum()
+        return Loss(risk + self.decay / 2 * norm, {"risk": risk.detach(), "head": norm.detach()})
+
+    def after_step(self, net: Net, ctx: Context) -> None:
+        with torch.autocast(ctx.device.type, enabled=False):
+            _contract(net, ctx.task)
+
+    def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        return lipschitz_radius(net, x) if norm == "l2" else NotApplicable("the layers are contractions in l2 only")
+
+
+def _contract(net: Net, task: Task) -> None:
+    """Divide the hidden weights by their layer's norm where it exceeds 1; refuse layers without a known norm."""
+    weight = net.head.weight
+    assert isinstance(weight, Tensor)
+    x = weight.new_zeros(1, *task.input_shape)
+    for layer, inputs in walk(flat(net.normalise, net.body), x):
+        bound = layer_bound(layer, inputs)
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.weight.div_(torch.as_tensor(bound).clamp_min(1).to(weight))
+
+
+def _squared_hinge(logits: Tensor, y: Tensor) -> Tensor:
+    """Crammer and Singer's hinge, squared; logits [B, K], labels [B]."""
+    label = y[:, None]
+    rival = logits.scatter(1, label, -torch.inf).amax(1)
+    return F.relu(1 - logits.gather(1, label)[:, 0] + rival).square().mean()

@@ -1,0 +1,56 @@
+"""The convex outer polytope against its reference, and where the bound is exact."""
+
+import itertools
+
+import pytest
+import torch
+from support import TASK, a_batch, a_context, a_net, assert_same, reference, stage
+from torch.nn import functional as F
+
+from marginbench.methods import create
+from marginbench.methods._bounds import Ball, blocks_of, linear_margins, parallel_bounds, specification
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.1), ("l2", 0.5)])
+@pytest.mark.parametrize(("epoch", "share"), [(0, 0.2), (2, 0.84)])
+def test_convex_polytope_matches_its_reference(name: str, norm: str, radius: float, epoch: int, share: float) -> None:
+    method, net, batch, ctx = stage(f"convex_polytope(norm={norm},start=0.2)", epoch, name=name)
+    wanted = reference("convex_polytope").loss(
+        batch.x.flatten(1),
+        batch.y,
+        reference("ibp").matrices(net, (4, 4)),
+        epsilon=radius * share,
+        norm=norm,
+    )
+    assert_same(method.loss(net, batch, ctx).total, wanted, net)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_convex_polytope_is_exact_without_unstable_units(norm: str) -> None:
+    net = a_net(create("convex_polytope"), "mlp")
+    x = 0.3 + 0.4 * a_batch(net).x
+    y = net(x).argmax(1)
+    ball = Ball(x.flatten(1), x.new_full((1, 1), 1e-4), norm)  # type: ignore[arg-type]
+    blocks = blocks_of(net, TASK.input_shape)
+    found = linear_margins(blocks, parallel_bounds(blocks, ball), ball, *specification(net, y))
+    for i in range(len(x)):
+        image = x[i : i + 1].clone().requires_grad_()
+        z = net(image)[0]
+        for j in range(4):
+            (slope,) = torch.autograd.grad(z[y[i]] - z[j], image, retain_graph=True)
+            wanted = z[y[i]] - z[j] - 1e-4 * slope.flatten().norm(p=1 if norm == "linf" else 2)
+            torch.testing.assert_close(found[i, j], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_convex_polytope_falls_with_the_radius() -> None:
+    _, net, batch, ctx = stage("convex_polytope", epoch=4)
+    losses = [create(f"convex_polytope(epsilon={e})").loss(net, batch, ctx).total for e in (0.0, 0.01, 0.05, 0.2)]
+    assert_same(losses[0], F.cross_entropy(net(batch.x), batch.y), net)
+    assert all(a < b for a, b in itertools.pairwise(losses))
+
+
+def test_convex_polytope_ramp_reaches_its_end() -> None:
+    method, net, batch, _ = stage("convex_polytope")
+    late = [method.loss(net, batch, a_context(epoch)).total for epoch in (3, 4)]
+    assert late[0] == late[1] > method.loss(net, batch, a_context(0)).total

@@ -1,0 +1,41 @@
+"""Confidence-calibrated adversarial training, one example at a time."""
+
+import torch
+
+
+def attack(net, image, label, start, *, norm, epsilon, steps, step_scale):
+    """Raises the confidence in the most likely wrong class; `start` is the first perturbation, before the box."""
+    delta = (image + start).clamp(0, 1) - image
+    for _ in range(steps):
+        delta = delta.clone().requires_grad_()
+        z = net((image + delta)[None])[0]
+        p = z.exp() / z.exp().sum()
+        confidence = max((p[k] for k in range(len(p)) if k != label), key=lambda value: float(value.detach()))
+        (gradient,) = torch.autograd.grad(confidence, delta)
+        delta, length = delta.detach(), step_scale * epsilon / steps
+        if norm == "linf":
+            delta = (delta + length * gradient.sign()).clamp(-epsilon, epsilon)
+        else:
+            delta = delta + length * gradient / (gradient.norm() + 1e-12)
+            if delta.norm() > epsilon:
+                delta = delta * epsilon / delta.norm()
+        delta = (image + delta).clamp(0, 1) - image
+    return delta
+
+
+def target(delta, label, classes, *, norm, epsilon, power):
+    size = delta.abs().max() if norm == "linf" else delta.norm()
+    g = 1 - (1 - min(1.0, float(size) / epsilon)) ** power
+    return [(1 - g) * (k == label) + g / classes for k in range(classes)]
+
+
+def loss(net, x, y, starts, *, norm, epsilon, power, **settings):
+    half, total = len(y) // 2, 0.0
+    for i, (image, label) in enumerate(zip(x, y.tolist(), strict=True)):
+        delta = torch.zeros_like(image)
+        if i >= half:
+            delta = attack(net, image, label, starts[i - half], norm=norm, epsilon=epsilon, **settings)
+        z = net((image + delta)[None])[0]
+        t = target(delta, label, len(z), norm=norm, epsilon=epsilon, power=power)
+        total = total + sum(t[k] * (z.exp().sum().log() - z[k]) for k in range(len(z)))
+    return total / len(y)
