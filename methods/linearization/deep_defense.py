@@ -56,6 +56,8 @@ class DeepDefense(Method):
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         risk = cross_entropy(net(batch.x), batch)
+        if ctx.progress < self.pretrained:
+            return Loss(risk)
         with eval_mode(net):
             delta, correct, _ = deepfool(
                 net, batch.x, batch.y, steps=self.steps, rivals=self.rivals, overshoot=self.overshoot
@@ -63,6 +65,5 @@ class DeepDefense(Method):
         rho = l2_norms(delta) / (l2_norms(batch.x) + TINY)
         exponent = torch.where(correct, -self.c * rho, (self.d * rho).clamp_max(math.log(50)))
         penalty = exponent.exp().mean()
-        total = risk if ctx.progress < self.pretrained else risk + self.weight * penalty
         parts = {"risk": risk.detach(), "penalty": penalty.detach(), "rho": rho.detach().mean()}
-        return Loss(total, parts)
+        return Loss(risk + self.weight * penalty, parts)
