@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from marginbench.methods import names
+from marginbench.methods import registry as registry_module
+
 TINY = """
 name = "tiny"
 title = "two epochs of digits"
@@ -34,6 +37,13 @@ blend = {}
 [evaluation.certificates]
 crown = {}
 """
+
+
+@pytest.fixture(autouse=True)
+def plugins_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    names()  # scan first
+    monkeypatch.setattr(registry_module, "_methods", dict(registry_module._methods))
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_methods_lists_and_explains(run: Run) -> None:
     assert code == 0 and json.loads(text)["fields"]["m"]["unit"] == "rad"
     code, text, _ = run("methods", "--json")
     assert code == 0 and len(json.loads(text)) >= 6
-    code, _, text = run("methods", "arc")
+    code, _, text = run("methods", "arcfac")
     assert code == 2 and "did you mean 'arcface'" in text
 
 

@@ -3,6 +3,8 @@
 import tomllib
 from pathlib import Path
 
+from marginbench.benchmarks.certificates import CERTIFICATES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,8 +24,11 @@ def test_methods_never_import_benchmarks() -> None:
 
 
 def test_no_other_file_names_a_method() -> None:
-    """Adding a method edits no other file: outside its own file, only suites and `ce` as the baseline name one."""
-    keys = {path.stem for path in (ROOT / "methods").glob("*/[a-z]*.py")} - {"ce"}
+    """Adding a method edits no other file: outside its own file, only suites and `ce` as the baseline name one.
+
+    Some methods train on a bound that is also a certificate, and share its name.
+    """
+    keys = {path.stem for path in (ROOT / "methods").glob("*/[a-z]*.py")} - {"ce"} - set(CERTIFICATES)
     for path in (ROOT / "benchmarks").rglob("*.py"):
         text = path.read_text()
         for key in keys:

@@ -12,12 +12,6 @@ from marginbench.methods import registry as registry_module
 from marginbench.methods.spec import split_specs
 
 
-@pytest.fixture
-def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    names()  # scan first
-    monkeypatch.setattr(registry_module, "_methods", dict(registry_module._methods))
-
-
 def test_all_methods_stand_in_the_folder_of_their_family() -> None:
     assert {"ce", "pmm", "arcface", "jacobian_reg", "mma", "lmt"} <= set(names())
     for key in names():
@@ -76,7 +70,6 @@ def test_wrong_spec_names_key_and_remedy(spec: str, words: list[str]) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.usefixtures("clean_registry")
 def test_template_is_a_working_plugin(tmp_path: Path) -> None:
     path = write_template("my_margin", tmp_path)
     (cls,) = load_plugin(path)
@@ -87,7 +80,6 @@ def test_template_is_a_working_plugin(tmp_path: Path) -> None:
         write_template("my_margin", tmp_path)
 
 
-@pytest.mark.usefixtures("clean_registry")
 def test_a_preset_is_a_named_spec(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     field = "    w: float = param(1.0, 'd', unit='1', source='s', search=(1.0,), ge=0)\n"
@@ -126,7 +118,6 @@ class A(Method):
 """
 
 
-@pytest.mark.usefixtures("clean_registry")
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_plugin_is_named_with_its_fault(tmp_path: Path, case: str) -> None:
     text, words = BROKEN[case]
@@ -138,7 +129,6 @@ def test_broken_plugin_is_named_with_its_fault(tmp_path: Path, case: str) -> Non
     assert words in str(error.value)
 
 
-@pytest.mark.usefixtures("clean_registry")
 def test_plugin_must_not_take_a_key(tmp_path: Path) -> None:
     path = tmp_path / "other.py"
     path.write_text(HEAD.replace("KEY", "arcface"))

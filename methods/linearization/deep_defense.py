@@ -28,8 +28,8 @@ class DeepDefense(Method):
         neutral={"weight": 0.0},
         needs=frozenset({"input_grad", "second_order", "inner_attack", "pretrained"}),
         deviations=(
-            "the pretrained network is trained within the same budget: plain cross-entropy first, where the penalty is"
-            " only logged, then with the penalty, under one schedule; the authors fine-tune for 5 epochs at a low rate",
+            "the pretrained network is trained within the same budget: plain cross-entropy first, then with the"
+            " penalty, under one schedule; the authors fine-tune for 5 epochs at a low rate",
             "3 DeepFool steps among the 3 largest rivals, as cost counts: on the digits suite 5 steps gave the same"
             " accuracy and margins. The authors take 5 steps among all classes",
             "a wrong image moves back across the plane of the class that wins most, the authors' targets the label",

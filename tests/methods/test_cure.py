@@ -21,7 +21,7 @@ def test_cure_matches_its_reference(name: str, form: str) -> None:
 
 @pytest.mark.parametrize(("epoch", "h"), [(0, 0.0), (1, 0.2), (2, 0.4), (3, 0.5), (4, 0.5)])
 def test_h_rises_to_the_suites_radius(epoch: int, h: float) -> None:
-    method, net, batch, ctx = stage("cure(rise=0.5)", epoch=epoch)
+    method, net, batch, ctx = stage("cure(rise=0.5,pretrained=0)", epoch=epoch)
     wanted = reference("cure").penalty(net, batch.x, batch.y, h).detach()
     torch.testing.assert_close(method.loss(net, batch, ctx).parts["penalty"], wanted, **EXACT)
 
