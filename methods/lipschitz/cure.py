@@ -30,8 +30,8 @@ class CURE(Method):
         needs=frozenset({"input_grad", "second_order", "inner_attack", "pretrained"}),
         deviations=(
             "the paper fine-tunes a trained network for 10 to 15 epochs; here all steps belong to one budget, whose"
-            " first share is plain cross-entropy; h then starts at 0, where the penalty vanishes, and the authors' table"
-            " of h per epoch becomes a linear rise",
+            " first share is plain cross-entropy; h then starts at 0, where the penalty vanishes, and the authors'"
+            " table of h per epoch becomes a linear rise",
             "weight 1, from the authors' notebook, is the default, as their 4 belongs to the unsquared norm, whose"
             " scale the code leaves open by a factor of the batch size",
             "h is a length in pixels and defaults to the suite's radius: the authors' 3 after normalisation is about"
