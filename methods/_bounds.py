@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from marginbench.methods._lipschitz import (
     LOGIT_ROUNDING,
     RADIUS_ROUNDING,
-    _normalises,
-    _pair,
-    _zero_padded,
     flat,
     is_plain,
+    normalises,
+    pair,
+    zero_padded,
 )
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Net, Norm, NotApplicable, Radii
@@ -54,7 +54,7 @@ class Affine:
         """Rows a [..., m] on the outputs to rows [..., n] on the inputs."""
         if self.convolution is None:
             return a * self.weight if self.weight.dim() == 1 else a @ self.weight
-        stride, padding = _pair(self.convolution.stride), _pair(self.convolution.padding)  # type: ignore[arg-type]
+        stride, padding = pair(self.convolution.stride), pair(self.convolution.padding)  # type: ignore[arg-type]
         rest = [
             (n + 2 * p - k) % s
             for n, p, k, s in zip(self.inputs[1:], padding, self.weight.shape[2:], stride, strict=True)
@@ -102,13 +102,13 @@ def linear_head(net: Net) -> nn.Linear:
 
 
 def _affine(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None) -> tuple[Affine, tuple[int, ...]]:
-    if _normalises(layer):
+    if normalises(layer):
         mean, std = (layer.get_buffer(name).to(dtype)[0].expand(shape).flatten() for name in ("mean", "std"))
         return Affine(1 / std, -mean / std), shape
     if is_plain(layer, nn.Linear):
         weight = layer.weight.to(dtype)
         return Affine(weight, _bias(layer.bias, weight)), (*shape[:-1], layer.out_features)
-    if is_plain(layer, nn.Conv2d) and _zero_padded(layer) and isinstance(layer.padding, tuple):
+    if is_plain(layer, nn.Conv2d) and zero_padded(layer) and isinstance(layer.padding, tuple):
         weight = layer.weight.to(dtype)
         size = zip(shape[1:], layer.padding, layer.kernel_size, layer.stride, strict=True)
         outputs = (layer.out_channels, *((n + 2 * p - k) // s + 1 for n, p, k, s in size))

@@ -101,28 +101,28 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
     size = (x.shape[-2], x.shape[-1]) if x.dim() == 4 else (0, 0)
     if is_plain(layer, nn.Linear):
         return matrix_norm(layer.weight)
-    if is_plain(layer, nn.Conv2d) and _zero_padded(layer) and isinstance(layer.padding, tuple):
-        return convolution_norm(layer.weight, size, _pair(layer.stride), _pair(layer.padding))
+    if is_plain(layer, nn.Conv2d) and zero_padded(layer) and isinstance(layer.padding, tuple):
+        return convolution_norm(layer.weight, size, pair(layer.stride), pair(layer.padding))
     if is_plain(layer, nn.AvgPool2d) and layer.count_include_pad and not layer.ceil_mode:
-        kernel, stride, padding = (_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
+        kernel, stride, padding = (pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
         if layer.divisor_override is None:
             share = 1 / (kernel[0] * kernel[1])
             mean = torch.full((1, 1, *kernel), share, dtype=torch.float64, device=x.device)
             return convolution_norm(mean, size, stride, padding)
-    if _normalises(layer):
+    if normalises(layer):
         return 1 / layer.get_buffer("std").double().min()
     raise MarginbenchError(f"no Lipschitz bound is known for the layer {layer}")
 
 
-def _zero_padded(layer: nn.Conv2d) -> bool:
+def zero_padded(layer: nn.Conv2d) -> bool:
     """Whether it is one undilated convolution padded with zeros."""
     return layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
 
 
-def _normalises(layer: nn.Module) -> bool:
+def normalises(layer: nn.Module) -> bool:
     """Whether it is (x - mean) / std: told by its two buffers, as its class belongs to the benchmark."""
     return {name for name, _ in layer.named_buffers()} == {"mean", "std"} and not list(layer.parameters())
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])

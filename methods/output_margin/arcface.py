@@ -1,13 +1,12 @@
 """ArcFace: an additive margin on the angle between the feature and the weight of its class."""
 
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, cross_entropy, param
-from marginbench.methods._angles import CosineHead, add_angle
+from marginbench.methods._angles import CosineHead, add_angle_monotone
 
 
 class ArcFace(Method):
@@ -52,7 +51,5 @@ class ArcFace(Method):
 
     def _target(self, cosine: Tensor) -> Tensor:
         """cos(theta_y) to cos(theta_y + m), with the rule beyond pi."""
-        shifted = add_angle(cosine, self.m)
-        if self.easy_margin:
-            return torch.where(cosine > 0, shifted, cosine)
-        return torch.where(cosine > -math.cos(self.m), shifted, cosine - self.m * math.sin(self.m))
+        shifted = add_angle_monotone(cosine, self.m)
+        return torch.where(cosine > 0, shifted, cosine) if self.easy_margin else shifted
