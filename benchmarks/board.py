@@ -103,7 +103,8 @@ def _newest(groups: dict[tuple[str, ...], list[Record]]) -> set[tuple[str, ...]]
 
 def _place(record: Record) -> tuple[Any, ...]:
     """Where a run was timed: only runs of one place are compared."""
-    return record.identity["suite"], record.environment.get("host"), record.environment.get("device")
+    where = record.environment
+    return record.identity["suite"], where.get("host"), where.get("device"), where.get("threads")
 
 
 def _baseline(records: list[Record]) -> dict[tuple[Any, ...], float]:

@@ -41,7 +41,7 @@ def run_all_command(
     suite: Annotated[str, typer.Option(help="Built-in suite (digits, smoke) or a FILE.toml of your own.")] = "digits",
     methods: Annotated[
         str | None,
-        typer.Option(metavar="SPEC[,SPEC...]", help="Methods, as in 'ce,arcface(m=0.4)'. Default: the suite's list."),
+        typer.Option(metavar="SPEC[,SPEC...]", help="As in 'ce,arcface(m=0.4)'. Default: the suite's list, or all."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds per method. Default: the suite's.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train and evaluate.")] = "auto",
@@ -52,6 +52,9 @@ def run_all_command(
     ] = None,
     plugin: Plugins = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat runs that have a record already.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Worker processes that share the cores. Default: as many as pay.")
+    ] = None,
 ) -> None:
     """Train, evaluate and rank methods.
 
@@ -64,7 +67,7 @@ def run_all_command(
 
     specs = split_specs(methods) if methods is not None else None
     try:
-        outcome = run_all(suite, specs, seeds, device, out, settings or (), fresh)
+        outcome = run_all(suite, specs, seeds, device, out, settings or (), fresh, jobs)
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
         raise typer.Exit(130) from None

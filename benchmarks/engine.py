@@ -1,4 +1,4 @@
-"""Runs a plan in this process and writes the tables."""
+"""Runs what is left of a plan and writes the tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,13 @@ import pandas as pd
 
 from marginbench.benchmarks.board import leaderboard
 from marginbench.benchmarks.data import load_data
-from marginbench.benchmarks.environment import keep_freed_memory, resolve_device
-from marginbench.benchmarks.execute import execute
+from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.progress import Eta, reporting
 from marginbench.benchmarks.render import FORMATS, render
 from marginbench.benchmarks.store import Record, read_record, record_paths, write_atomically
 from marginbench.benchmarks.suite import load_suite
-from marginbench.benchmarks.train import warm_up
+from marginbench.benchmarks.workers import choose_jobs, run_here, run_in_workers
 from marginbench.methods import MarginbenchError
 
 
@@ -39,6 +38,7 @@ def run_all(
     out: str | Path = "results/local",
     settings: Sequence[str] = (),
     fresh: bool = False,
+    jobs: int | None = 1,
 ) -> Outcome:
     """Train and evaluate every method with every seed, and write the leaderboard. Finished runs are not repeated.
 
@@ -50,6 +50,8 @@ def run_all(
         out: folder for records and tables.
         settings: METHOD.FIELD=VALUE, applied to every named method.
         fresh: repeat finished runs; a record is replaced when its new run has ended.
+        jobs: processes that share the cores; 1 stays in this one, None chooses. A script that asks for more than one
+            must guard its entry with `if __name__ == "__main__":`.
 
     Raises:
         MarginbenchError: wrong input, found before the first run starts.
@@ -60,22 +62,20 @@ def run_all(
     if seeds is not None and seeds < 1:
         raise MarginbenchError(f"--seeds {seeds}: must be at least 1")
     data = load_data(chosen_suite.data.name, chosen_suite.data.validation, chosen_suite.folder).to(target)
-    plan = make_plan(chosen_suite, chosen, seeds or chosen_suite.seeds, data.fingerprint)
+    plan = make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint)
     folder = Path(out) / chosen_suite.name
     runs = folder / "runs"
     _ensure_writable(runs)
     records = {record.id: record for record in map(read_record, record_paths([runs]))}
     todo = [cell for cell in plan if fresh or cell.id not in records]
-    if todo:
-        keep_freed_memory()
-        warm_up(chosen_suite, data)
-    with reporting(len(todo)) as report:
-        eta = Eta(todo)
-        for cell in todo:
-            report.started(cell)
-            record = execute(cell, chosen_suite, data, runs)
-            records[record.id] = record
-            report.finished(record, eta.finished(record.method))
+    workers = choose_jobs(jobs, len(todo), target)
+    with reporting(len(todo), workers) as report:
+        eta = Eta(todo, workers)
+        if todo:
+            work = (todo, chosen_suite, data, runs)
+            for record in run_here(*work) if workers == 1 else run_in_workers(*work, workers):
+                records[record.id] = record
+                report.finished(record, eta.finished(record))
     current = [r for r in records.values() if r.identity["suite"] == chosen_suite.fingerprint]
     table = leaderboard(current)
     files = []

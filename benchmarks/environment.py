@@ -47,6 +47,11 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def environment(device: torch.device) -> dict[str, Any]:
     """Hardware, versions and commit. The host's name is hashed: it serves only to tell machines apart."""
@@ -54,7 +59,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

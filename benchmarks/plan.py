@@ -53,12 +53,12 @@ def choose_methods(specs: Sequence[str] | None, suite: Suite, settings: Iterable
     return chosen
 
 
-def make_plan(suite: Suite, methods: Iterable[Method], seeds: int, data_fingerprint: str) -> list[Cell]:
+def make_plan(suite: Suite, methods: Sequence[Method], repetitions: Iterable[int], data_fingerprint: str) -> list[Cell]:
     """All cells, repetition by repetition, so that an interrupted run leaves comparable rows."""
     fixed = {"schema": SCHEMA, "suite": suite.fingerprint, "data": data_fingerprint}
     return [
         Cell(method, repetition, {**fixed, **_identity(method), "repetition": repetition})
-        for repetition in range(seeds)
+        for repetition in repetitions
         for method in methods
     ]
 

@@ -1,7 +1,6 @@
 """Progress: a live bar with ETA on a terminal, one line for each finished run elsewhere."""
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -12,28 +11,26 @@ from marginbench.methods import spec_of
 
 
 class Report(Protocol):
-    """Told what starts and what ended."""
+    """Told of every run that has ended."""
 
-    def started(self, cell: Cell) -> None: ...
     def finished(self, record: Record, eta: float) -> None: ...
 
 
 class Eta:
     """Seconds left, from the mean time of each method so far, or of all methods for one not yet seen."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], workers: int) -> None:
         self._left = [spec_of(cell.method) for cell in cells]
         self._times: dict[str, list[float]] = {}
-        self._start = time.perf_counter()
+        self._workers = workers
 
-    def finished(self, method: str) -> float:
-        now = time.perf_counter()
-        self._times.setdefault(method, []).append(now - self._start)
-        self._start = now
-        self._left.remove(method)
+    def finished(self, record: Record) -> float:
+        seconds = (record.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))
+        self._times.setdefault(record.method, []).append(sum(seconds))
+        self._left.remove(record.method)
         means = {name: sum(times) / len(times) for name, times in self._times.items()}
         typical = sum(means.values()) / len(means)
-        return sum(means.get(name, typical) for name in self._left)
+        return sum(means.get(name, typical) for name in self._left) / self._workers
 
 
 class Lines:
@@ -43,16 +40,13 @@ class Lines:
         self._total = total
         self._done = 0
 
-    def started(self, cell: Cell) -> None:
-        pass
-
     def finished(self, record: Record, eta: float) -> None:
         self._done += 1
         print(f"[{self._done}/{self._total}] {describe(record)}  ETA {clock(eta)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def reporting(total: int) -> Iterator[Report]:
+def reporting(total: int, workers: int) -> Iterator[Report]:
     """The report that fits where stderr goes."""
     if not sys.stderr.isatty():
         yield Lines(total)
@@ -62,12 +56,9 @@ def reporting(total: int) -> Iterator[Report]:
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TextColumn("ETA {task.fields[eta]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=total, eta="?")
+        task = bar.add_task(f"{workers} worker{'s' * (workers > 1)}", total=total, eta="?")
 
         class Bar:
-            def started(self, cell: Cell) -> None:
-                bar.update(task, description=f"{spec_of(cell.method)} seed {cell.repetition}")
-
             def finished(self, record: Record, eta: float) -> None:
                 bar.console.print(describe(record), highlight=False)
                 bar.update(task, advance=1, eta=clock(eta))

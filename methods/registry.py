@@ -16,6 +16,7 @@ from marginbench.methods.method import Info, Method
 from marginbench.methods.spec import configure, parse_spec
 
 ENTRY_POINTS = "marginbench.methods"
+PLUGIN = "marginbench_plugin_"  # begins the module names of plug-in files
 HOOKS = {
     name: list(inspect.signature(function).parameters)
     for name, function in vars(Method).items()
@@ -93,7 +94,7 @@ def load_plugin(path: Path) -> list[type[Method]]:
     path = path.resolve()
     if not path.is_file():
         raise MarginbenchError(f"plug-in {path}: no such file")
-    name = f"marginbench_plugin_{path.stem}"
+    name = f"{PLUGIN}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise MarginbenchError(f"plug-in {path}: not a Python file, its name must end in .py")

@@ -269,9 +269,10 @@ def test_a_broken_record_stops_before_anything_is_changed(
     assert before == {p: p.read_bytes() for p in sorted(out.rglob("*.*")) if p.is_file()}
 
 
-def test_a_killed_process_loses_at_most_the_run_in_progress(tiny: Path, tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_killed_process_loses_at_most_the_runs_in_progress(tiny: Path, tmp_path: Path, run: Run, jobs: str) -> None:
     out = tmp_path / "out"
-    words = ["run-all", "--suite", str(tiny), "--out", str(out), "--seeds", "20"]
+    words = ["run-all", "--suite", str(tiny), "--out", str(out), "--jobs", jobs, "--seeds", "30"]
     code = "from marginbench.benchmarks.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -282,9 +283,12 @@ def test_a_killed_process_loses_at_most_the_run_in_progress(tiny: Path, tmp_path
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    time.sleep(0.5)  # the workers follow
     kept = {p: p.read_bytes() for p in runs.glob("*.json")}
     assert len(kept) >= 2
-    exit_code, text, _ = run(*words[:-1], "2")
+    time.sleep(2)
+    assert set(runs.glob("*.json")) == set(kept), "a worker went on without its parent"
+    exit_code, text, _ = run(*words[:-3], "1", "--seeds", "2")
     resumed = sum(json.loads(content)["repetition"] < 2 for content in kept.values())
     assert exit_code == 0 and f"{4 - resumed} runs done, {resumed} had a record already" in text
     assert all(p.read_bytes() == content for p, content in kept.items())

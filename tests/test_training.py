@@ -109,16 +109,16 @@ def test_divergence_is_noticed() -> None:
 def test_ids_depend_on_what_a_run_depends_on() -> None:
     suite = load_suite("digits")
     (ce,) = choose_methods(["ce"], suite, [])
-    (cell,) = make_plan(suite, [ce], 1, "data")
-    assert cell.id == make_plan(suite, [ce], 3, "data")[0].id
-    assert cell.id != make_plan(suite, [ce], 1, "other data")[0].id
+    (cell,) = make_plan(suite, [ce], range(1), "data")
+    assert cell.id == make_plan(suite, [ce], range(3), "data")[0].id
+    assert cell.id != make_plan(suite, [ce], range(1), "other data")[0].id
     more = suite.model_copy(update={"seeds": 9, "methods": None, "title": "x"})
-    assert cell.id == make_plan(more, [ce], 1, "data")[0].id
+    assert cell.id == make_plan(more, [ce], range(1), "data")[0].id
     longer = suite.model_copy(update={"training": suite.training.model_copy(update={"epochs": 31})})
-    assert cell.id != make_plan(longer, [ce], 1, "data")[0].id
+    assert cell.id != make_plan(longer, [ce], range(1), "data")[0].id
     (changed,) = choose_methods(["arcface"], suite, ["arcface.m=0.3"])
     (default,) = choose_methods(["arcface"], suite, [])
-    assert make_plan(suite, [changed], 1, "data")[0].id != make_plan(suite, [default], 1, "data")[0].id
+    assert make_plan(suite, [changed], range(1), "data")[0].id != make_plan(suite, [default], range(1), "data")[0].id
 
 
 def test_built_in_suites_load() -> None:

@@ -1,0 +1,60 @@
+"""Worker processes: the same records as in one process, plug-ins included, and no silence when one is killed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from marginbench.benchmarks import load, run_all
+from marginbench.benchmarks.new_method import write_template
+from marginbench.benchmarks.plan import make_plan
+from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.workers import _plugin_files, choose_jobs
+from marginbench.methods import MarginbenchError, create, load_plugin
+
+CPU = torch.device("cpu")
+
+
+def test_workers_write_what_one_process_writes(tiny: Path, tmp_path: Path) -> None:
+    load_plugin(write_template("my_margin", tmp_path))
+    methods = ["ce", "arcface(s=8)", "my_margin"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each worker has: sums in another order round otherwise
+    try:
+        run_all(str(tiny), methods, 1, "cpu", tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+    outcome = run_all(str(tiny), methods, 1, "cpu", tmp_path / "two", jobs=2)
+    assert outcome.repeated == 3 and set(outcome.table["method"]) == {"ce", "arcface(s=8)", "my_margin"}
+    timed = ["path", "seconds", "evaluation_seconds"]
+    one, two = (load(tmp_path / name).drop(columns=timed) for name in ("one", "two"))
+    assert one.to_dict("records") == two.to_dict("records")
+
+
+def test_a_killed_worker_is_reported(tiny: Path, tmp_path: Path) -> None:
+    path = write_template("deadly", tmp_path)
+    line = "        return Loss"
+    path.write_text(path.read_text().replace(line, f"        __import__('os').abort()\n{line}"))
+    load_plugin(path)
+    with pytest.raises(MarginbenchError, match="worker process was killed"):
+        run_all(str(tiny), ["ce", "deadly"], 1, "cpu", tmp_path / "out", jobs=2)
+
+
+def test_a_method_of_this_session_needs_one_process(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = type(create("arcface"))
+    mine = type("Mine", (cls,), {"__doc__": cls.__doc__, "__module__": "__main__"})
+    suite = load_suite(str(tiny))
+    cells = make_plan(suite, [mine()], range(1), "data")
+    with pytest.raises(MarginbenchError, match="jobs=1"):
+        _plugin_files(cells)
+    assert _plugin_files(make_plan(suite, [create("ce")], range(1), "data")) == []
+
+
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marginbench.benchmarks.workers.cores", lambda: 4)
+    assert choose_jobs(None, cells=100, device=CPU) > 1
+    assert choose_jobs(None, cells=6, device=CPU) == 1  # a short plan: starting workers does not pay
+    assert choose_jobs(None, cells=100, device=torch.device("cuda")) == 1
+    assert choose_jobs(3, cells=2, device=CPU) == 2
+    with pytest.raises(MarginbenchError, match="--jobs 0"):
+        choose_jobs(0, cells=2, device=CPU)
