@@ -22,12 +22,15 @@ METRICS = (
     *(f"unattacked_{norm}" for norm in NORMS),
     "feature_margin",
     "output_margin",
+    "rejection_rate",
+    "rejection_accuracy",
+    *(f"rejection_robust_accuracy_{norm}" for norm in NORMS),
     "cost",
 )
 FACTS = ("suite", "suite_fingerprint", "method", "key", "n", "failed", "points")
 COLUMNS = (*FACTS, *(name + end for name in METRICS for end in ("", "_ci95")), "doubts", "error")
 DEFAULT_SORT = "robust_accuracy_l2"
-_ASCENDING = ("cost", "unattacked", "method", "key", "suite", "failed", "doubts", "error")
+_ASCENDING = ("cost", "unattacked", "rejection_rate", "method", "key", "suite", "failed", "doubts", "error")
 
 
 def load(*folders: str | Path) -> pd.DataFrame:
@@ -44,7 +47,7 @@ def load(*folders: str | Path) -> pd.DataFrame:
                 "method": record.method,
                 "repetition": record.repetition,
                 "status": record.status,
-                **_numbers(record.metrics),
+                **numbers(record.metrics),
                 **record.cost,
                 "doubts": sorted(record.doubts),
                 "error": record.error,
@@ -131,7 +134,7 @@ def _row(group: list[Record], baseline: dict[tuple[Any, ...], float], newest: bo
     }
     values = [
         {
-            **_numbers(record.metrics),
+            **numbers(record.metrics),
             "cost": (record.cost["seconds"] or math.nan) / baseline.get(_place(record), math.nan),
         }
         for record in done
@@ -148,5 +151,6 @@ def _row(group: list[Record], baseline: dict[tuple[Any, ...], float], newest: bo
     return row
 
 
-def _numbers(values: dict[str, float | None]) -> dict[str, float]:
+def numbers(values: dict[str, float | None]) -> dict[str, float]:
+    """The metrics of a record with the infinite ones, which JSON does not know, put back."""
     return {name: math.inf if value is None else value for name, value in values.items()}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from marginbench.benchmarks.rejection import thresholded
 from marginbench.methods import NORMS, Norm
 
 
@@ -30,7 +31,7 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
         out[f"margin_lower_{norm}"] = float(lower.mean())
         out[f"margin_upper_{norm}"] = float(upper.mean())
         out[f"unattacked_{norm}"] = _share(np.isinf(upper[correct]))
-    return out
+    return out | (thresholded(arrays) if "confidence" in arrays else {})
 
 
 def _share(condition: np.ndarray) -> float:

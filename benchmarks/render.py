@@ -95,6 +95,11 @@ def _page(rows: pd.DataFrame, epsilon: dict[str, float]) -> pd.DataFrame:
         for norm in reversed(NORMS):
             header = f"{kind} % {_NORM_TEXT[norm]} {epsilon[norm]:g}"
             page[header] = _cells(rows, f"{kind}_accuracy_{norm}", 100, 1)
+    if rows["rejection_rate"].notna().any():
+        for norm in reversed(NORMS):
+            page[f"rejecting % {_NORM_TEXT[norm]} {epsilon[norm]:g}"] = _cells(
+                rows, f"rejection_robust_accuracy_{norm}", 100, 1
+            )
     for norm in NORMS:
         lower, upper = (_cells(rows, f"margin_{end}_{norm}", 1, 3) for end in ("lower", "upper"))
         page[f"margin {_NORM_TEXT[norm]}"] = [f"[{a}, {b}]" for a, b in zip(lower, upper, strict=True)]
@@ -136,6 +141,12 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
         "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
         " 0 for a misclassified one. cost = training time relative to the median of ce on the same machine."
     )
+    if rows["rejection_rate"].notna().any():
+        share = records[0].suite["evaluation"]["rejection"]["tpr"]
+        yield (
+            f"rejecting = robust % where images of low confidence may be refused (threshold: {share:.0%} of the correct"
+            " held-out images pass), against an attack that seeks confidence in a wrong class."
+        )
     missing = sorted(
         {
             f"{name}: {entry['not_applicable']}"

@@ -44,11 +44,18 @@ class Training(_Section):
     precision: Literal["float32", "bf16"] = "float32"
 
 
+class Rejection(_Section):
+    tpr: float = Field(gt=0, le=1)  # share of the correct held-out images that must be accepted
+    steps: Positive  # of each start of the attack
+    restarts: Annotated[int, Field(ge=0)] = 1
+
+
 class Evaluation(_Section):
     epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
     points: Positive  # the first of the test set
     attacks: dict[str, Settings]  # name to settings
     certificates: dict[str, Settings]
+    rejection: Rejection | None = None  # default: no columns for it
 
     @field_validator("epsilon")
     @classmethod

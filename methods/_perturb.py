@@ -94,6 +94,49 @@ def pgd(
     return delta.detach()
 
 
+def backtracking(
+    objective: Callable[[Tensor], Tensor],
+    x: Tensor,
+    start: Tensor,
+    *,
+    epsilon: Tensor,
+    step: Tensor,
+    steps: int,
+    norm: Norm,
+    momentum: float = 0.9,
+    shrink: float = 1.5,
+) -> Tensor:
+    """Ascent as in `pgd`, with momentum; a step that does not help is taken back, and the next one is shorter.
+
+    The attack of Stutz, Hein and Schiele (CCAT, ICML 2020), whose velocity is v <- momentum v + (1 - momentum) u with
+    the unit step u of steepest ascent; here the direction of v counts, not its length.
+
+    Args:
+        step: [B] length of the first step, in pixels.
+        shrink: divides the length of an example's steps when one did not help.
+
+    Returns:
+        [B, ...] perturbations delta, the best of `steps` evaluations of the objective, without graph.
+    """
+    trial = (x + start).clamp(0, 1)
+    delta, velocity, direction = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    best = x.new_full(x.shape[:1], -torch.inf)
+    for _ in range(steps):
+        point = trial.detach().requires_grad_()
+        with torch.enable_grad():
+            value = objective(point)
+            (gradient,) = torch.autograd.grad(value.sum(), point)
+        better = value.detach() > best
+        each = better.view(-1, *[1] * (x.dim() - 1))
+        best = torch.where(better, value.detach(), best)
+        delta = torch.where(each, trial - x, delta)
+        direction = torch.where(each, steepest(gradient, norm), direction)
+        step = torch.where(better, step, step / shrink)
+        velocity = momentum * velocity + (1 - momentum) * direction
+        trial = (x + project(delta + scale_examples(step, steepest(velocity, norm)), epsilon, norm)).clamp(0, 1)
+    return delta
+
+
 def deepfool(
     net: nn.Module, x: Tensor, y: Tensor, *, steps: int, rivals: int, overshoot: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,24 +155,26 @@ def deepfool(
         r [B, ...], whose graph reaches the weights through the values f_j and the gradients along the whole path;
         whether x is classified correctly, and whether x + r is on the other side, [B] bool each.
     """
-    r, correct = torch.zeros_like(x), torch.empty(0)
-    for step in range(steps):
-        point = x + r if step else x.detach().requires_grad_()
-        gaps = _gaps(net, point, y)
-        inside = gaps.detach().amax(1) < 0
-        if step == 0:
-            correct = inside
-        candidates, _ = gaps.topk(min(rivals, gaps.shape[1] - 1), dim=1)
-        norms = [l2_norms(torch.autograd.grad(f.sum(), point, retain_graph=True)[0]) for f in candidates.unbind(1)]
-        nearest = (-candidates.detach() / (torch.stack(norms, 1) + TINY)).argmin(1, keepdim=True)
-        gap = candidates.gather(1, nearest)[:, 0]
-        (gradient,) = torch.autograd.grad(gap.sum(), point, create_graph=True)
-        square = gradient.flatten(1).square().sum(1)
-        moves = (inside == correct) & (square.detach() > _FLAT)
-        length = torch.where(moves, (1 + overshoot) * gap / square.clamp_min(_FLAT), 0)
-        r = r - scale_examples(length, gradient)
-    with torch.no_grad():
-        return r, correct, (_gaps(net, x + r, y).amax(1) < 0) != correct
+    # near a boundary the gaps are differences of nearly equal logits: bf16 would leave no digits
+    with torch.autocast(x.device.type, enabled=False):
+        r, correct = torch.zeros_like(x), torch.empty(0)
+        for step in range(steps):
+            point = x + r if step else x.detach().requires_grad_()
+            gaps = _gaps(net, point, y)
+            inside = gaps.detach().amax(1) < 0
+            if step == 0:
+                correct = inside
+            candidates, _ = gaps.topk(min(rivals, gaps.shape[1] - 1), dim=1)
+            norms = [l2_norms(torch.autograd.grad(f.sum(), point, retain_graph=True)[0]) for f in candidates.unbind(1)]
+            nearest = (-candidates.detach() / (torch.stack(norms, 1) + TINY)).argmin(1, keepdim=True)
+            gap = candidates.gather(1, nearest)[:, 0]
+            (gradient,) = torch.autograd.grad(gap.sum(), point, create_graph=True)
+            square = gradient.flatten(1).square().sum(1)
+            moves = (inside == correct) & (square.detach() > _FLAT)
+            length = torch.where(moves, (1 + overshoot) * gap / square.clamp_min(_FLAT), 0)
+            r = r - scale_examples(length, gradient)
+        with torch.no_grad():
+            return r, correct, (_gaps(net, x + r, y).amax(1) < 0) != correct
 
 
 def _gaps(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

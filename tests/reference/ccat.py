@@ -5,22 +5,31 @@ import torch
 
 def attack(net, image, label, start, *, norm, epsilon, steps, step_scale):
     """Raises the confidence in the most likely wrong class; `start` is the first perturbation, before the box."""
-    delta = (image + start).clamp(0, 1) - image
+    length, best, kept = step_scale * epsilon / steps, -1.0, torch.zeros_like(image)
+    velocity = unit = torch.zeros_like(image)
+    trial = (image + start).clamp(0, 1) - image
     for _ in range(steps):
-        delta = delta.clone().requires_grad_()
+        delta = trial.clone().requires_grad_()
         z = net((image + delta)[None])[0]
         p = z.exp() / z.exp().sum()
         confidence = max((p[k] for k in range(len(p)) if k != label), key=lambda value: float(value.detach()))
         (gradient,) = torch.autograd.grad(confidence, delta)
-        delta, length = delta.detach(), step_scale * epsilon / steps
-        if norm == "linf":
-            delta = (delta + length * gradient.sign()).clamp(-epsilon, epsilon)
+        if confidence.item() > best:
+            best, kept, unit = confidence.item(), trial, _unit(gradient, norm)
         else:
-            delta = delta + length * gradient / (gradient.norm() + 1e-12)
-            if delta.norm() > epsilon:
-                delta = delta * epsilon / delta.norm()
-        delta = (image + delta).clamp(0, 1) - image
-    return delta
+            length /= 1.5
+        velocity = 0.9 * velocity + 0.1 * unit
+        trial = kept + length * _unit(velocity, norm)
+        if norm == "linf":
+            trial = trial.clamp(-epsilon, epsilon)
+        elif trial.norm() > epsilon:
+            trial = trial * epsilon / trial.norm()
+        trial = (image + trial).clamp(0, 1) - image
+    return kept
+
+
+def _unit(gradient, norm):
+    return gradient.sign() if norm == "linf" else gradient / (gradient.norm() + 1e-12)
 
 
 def target(delta, label, classes, *, norm, epsilon, power):

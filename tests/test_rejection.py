@@ -1,0 +1,128 @@
+"""The reject option: threshold and robust error by hand, the attack where the answer is known, and mutants of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks import rejection
+from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.rejection import rejection_arrays, threshold, thresholded
+from marginbench.methods import NORMS, Norm
+
+EPSILON: dict[Norm, float] = {"linf": 0.1, "l2": 0.3}
+
+
+def a_split(count: int, seed: int, net: nn.Module) -> Split:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(64, 192, (count, 1, 4, 4), generator=g, dtype=torch.uint8)  # far from the edges of the box
+    split = Split(x, torch.zeros(count, dtype=torch.int64), 255)
+    with torch.no_grad():
+        return replace(split, y=net(split.images(slice(None))).argmax(1))
+
+
+@pytest.fixture
+def linear() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        net[1].bias.copy_(-0.5 * net[1].weight.sum(1))  # grey images lie on the boundary
+    return net.requires_grad_(False).eval()
+
+
+def run(net: nn.Module, steps: int = 30, tpr: float = 0.9) -> tuple[dict[str, Tensor], Split, Split]:
+    test, held_out = a_split(40, 1, net), a_split(50, 2, net)
+    stream = torch.Generator().manual_seed(0)
+    return rejection_arrays(net, test, held_out, EPSILON, stream, tpr=tpr, steps=steps, restarts=1), test, held_out
+
+
+def test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear: nn.Sequential) -> None:
+    found, test, _ = run(linear)
+    weight, (x, y) = linear[1].weight, (test.images(slice(None)), test.y)
+    gap = (linear(x) * torch.tensor([[1.0, -1.0]])).sum(1) * torch.where(y == 0, 1.0, -1.0)  # z_y - z_other > 0
+    slope = weight[0] - weight[1]
+    for norm, dual in (("linf", slope.abs().sum()), ("l2", slope.norm())):
+        best = EPSILON[norm] * dual - gap  # the log-odds of the other class at the worst point of the ball
+        expected = torch.where(best > 0, best, -torch.inf)
+        torch.testing.assert_close(found[f"wrong_confidence_{norm}"], expected, rtol=1e-3, atol=1e-3)
+        assert 0 < int(best.gt(0).sum()) < len(best)
+    torch.testing.assert_close(found["confidence"], gap)
+
+
+def test_large_logits_do_not_round_confidences_to_one(linear: nn.Sequential) -> None:
+    plain, test, _ = run(linear)
+    with torch.no_grad():
+        linear[1].weight.mul_(1000)
+        linear[1].bias.mul_(1000)
+    large, _, _ = run(linear)
+    assert bool(linear(test.images(slice(None))).softmax(1).amax(1).eq(1).float().mean() > 0.5)
+    for name in ("confidence", "wrong_confidence_linf", "wrong_confidence_l2", "rejection_threshold"):
+        torch.testing.assert_close(large[name] / 1000, plain[name], rtol=1e-2, atol=1e-3)
+
+
+def test_the_threshold_lets_the_share_pass() -> None:
+    values = torch.tensor([5.0, 1.0, 3.0, 2.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0])
+    assert threshold(values, 1.0) == 1 and threshold(values, 0.9) == 2 and threshold(values, 0.85) == 2
+    assert threshold(values, 0.8) == 3
+    assert threshold(values[:0], 0.9) == -torch.inf
+
+
+def test_metrics_by_hand() -> None:
+    arrays = {
+        "label": np.array([0, 0, 0, 0, 0, 0]),
+        "prediction": np.array([0, 0, 0, 0, 1, 1]),
+        "confidence": np.array([3.0, 3.0, 1.0, 1.0, 3.0, 1.0]),
+        "rejection_threshold": np.array(2.0),
+        # right and safe; right and fooled; refused and fooled; refused and safe; wrong; wrong but refused
+        "wrong_confidence_l2": np.array([1.0, 2.0, 4.0, -np.inf, 3.0, 1.9]),
+        "wrong_confidence_linf": np.full(6, -np.inf),
+    }
+    metrics = thresholded(arrays)
+    assert metrics["rejection_rate"] == pytest.approx(3 / 6)
+    assert metrics["rejection_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["rejection_robust_accuracy_l2"] == pytest.approx(1 - 3 / 4)
+    assert metrics["rejection_robust_accuracy_linf"] == pytest.approx(1 - 1 / 3)
+
+
+def test_without_rejection_it_is_robust_accuracy(linear: nn.Sequential) -> None:
+    found, test, _ = run(linear, tpr=1.0)
+    arrays = {name: value.numpy() for name, value in found.items()}
+    arrays |= {"rejection_threshold": np.array(-1e9), "label": test.y.numpy(), "prediction": test.y.numpy()}
+    metrics = thresholded(arrays)
+    for norm in NORMS:
+        safe = np.isinf(arrays[f"wrong_confidence_{norm}"]).mean()
+        assert metrics[f"rejection_robust_accuracy_{norm}"] == pytest.approx(safe)
+
+
+def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach())
+            logits: Tensor = linear(x)
+            return logits
+
+    x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = linear(x).argmax(1)
+    for norm in NORMS:
+        for stream in (None, torch.Generator().manual_seed(0)):
+            seen.clear()
+            rejection._attack(Spy(), x, y, norm, EPSILON[norm], 20, stream)
+            points = torch.stack(seen)
+            move = (points - x).flatten(2)
+            size = move.norm(dim=2) if norm == "l2" else move.abs().amax(2)
+            assert float(size.max()) <= EPSILON[norm] + 1e-6
+            assert float(points.min()) >= 0 and float(points.max()) <= 1
+
+
+@pytest.mark.parametrize("mutant", ["returns its input", "ignores the wrong class"])
+def test_a_broken_attack_is_noticed(linear: nn.Sequential, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
+    if mutant == "returns its input":
+        monkeypatch.setattr(rejection, "backtracking", lambda objective, x, start, **ball: torch.zeros_like(x))
+    else:
+        monkeypatch.setattr(rejection, "_log_odds", lambda logits, index: logits.sum(1))
+    with pytest.raises(AssertionError):
+        test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear)
