@@ -103,6 +103,22 @@ def leaderboard_command(
         sys.stdout.write(render(table, records, form))
 
 
+@app.command("claims")
+def claims_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
+    form: Annotated[Literal["md", "csv"], typer.Option("--format", help="csv holds every number.")] = "md",
+) -> None:
+    """Compare what papers claim with what was measured.
+
+    For each method: what is said to grow, the difference to cross-entropy, and whether it shows.
+    """
+    from marginbench.benchmarks.board import read_records
+    from marginbench.benchmarks.claims import claims, render_claims
+
+    records = read_records(folders)
+    sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
+
+
 @app.command("methods")
 def methods_command(
     key: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,

@@ -27,6 +27,7 @@ def facts(key: str) -> dict[str, Any]:
         "revision": info.revision,
         "formula": inspect.cleandoc(cls.__doc__ or ""),
         "fields": {name: _field(field) for name, field in cls.model_fields.items()},
+        "claims": list(info.claims),
         "needs": sorted(info.needs),
         "neutral": info.neutral if isinstance(info.neutral, str) else dict(info.neutral),
         "deviations": list(info.deviations),
@@ -83,12 +84,13 @@ def table() -> str:
             f["family"],
             f["title"],
             f["year"],
+            ", ".join(f["claims"]).replace("_", " ") or "-",
             ", ".join(f["needs"]) or "-",
             ", ".join(f["fields"]) or "-",
         )
         for f in every
     ]
-    return tabulate(rows, ("key", "family", "title", "year", "needs", "fields"), tablefmt="github")
+    return tabulate(rows, ("key", "family", "title", "year", "claims", "needs", "fields"), tablefmt="github")
 
 
 def one(key: str) -> str:
@@ -105,6 +107,7 @@ def one(key: str) -> str:
         "",
         f["formula"],
         "",
+        f"Said to grow: {', '.join(f['claims']).replace('_', ' ') or 'nothing'}",
         f"Needs: {', '.join(f['needs']) or 'nothing beyond one forward and one backward pass'}",
         f"Neutral setting: {neutral}",
     ]

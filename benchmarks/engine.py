@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from marginbench.benchmarks.board import leaderboard
+from marginbench.benchmarks.claims import render_claims
 from marginbench.benchmarks.data import load_data
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.plan import choose_methods, make_plan
@@ -24,7 +25,7 @@ class Outcome:
 
     table: pd.DataFrame
     records: list[Record]  # of this suite as it is now
-    files: list[Path]  # leaderboard.{md,csv,tex,json}
+    files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md
     runs: Path  # folder of the records
     repeated: int
     resumed: int  # runs that had a record already
@@ -83,6 +84,8 @@ def run_all(
         path = folder / f"leaderboard.{form}"
         write_atomically(path, render(table, current, form).encode())
         files.append(path)
+    files.append(folder / "claims.md")
+    write_atomically(files[-1], render_claims(current).encode())
     return Outcome(table, current, files, runs, len(todo), len(plan) - len(todo))
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 MIN_FOR_INTERVAL = 3
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half width of Student's 95 % interval; the half width is None below three finite values.
+def mean_and_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
+    """Mean and half width of Student's interval of that level; the half width is None below three finite values.
 
     A mean over an infinite value is infinite, a mean over nothing is NaN.
     """
@@ -19,4 +19,4 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     from scipy.stats import t  # slow to import
 
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, float(t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
+    return mean, float(t.ppf((1 + level) / 2, len(values) - 1)) * math.sqrt(variance / len(values))

@@ -25,6 +25,14 @@ Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_updat
 `own_update`: replaces the optimiser step; `pretrained`: starts from a trained network.
 """
 
+Claim = Literal["accuracy", "feature_margin", "input_margin", "certified_radius", "rejection"]
+"""What is said to grow, by the method's paper or by a survey.
+
+`accuracy` on clean images; `feature_margin`, the distance from the decision planes behind the last layer;
+`input_margin`, the distance of the nearest adversarial image; `certified_radius`; `rejection`, robustness where images
+of low confidence may be refused.
+"""
+
 
 @dataclass(frozen=True)
 class Info:
@@ -38,6 +46,7 @@ class Info:
     year: int
     neutral: Mapping[str, Any] | str  # fields at which it equals cross-entropy, or why there are none
     revision: int = 1  # raise it when behaviour changes: older records then show as stale
+    claims: tuple[Claim, ...] = ()  # the leaderboard is compared with them, column by column
     needs: frozenset[Need] = frozenset()
     deviations: tuple[str, ...] = ()  # from the paper, in words
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own

@@ -9,10 +9,10 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from marginbench.methods.errors import MarginbenchError, suggest
-from marginbench.methods.method import Info, Method
+from marginbench.methods.method import Claim, Info, Method
 from marginbench.methods.spec import configure, parse_spec
 
 ENTRY_POINTS = "marginbench.methods"
@@ -167,6 +167,9 @@ def _validate(cls: type[Method]) -> None:
         extra = field.json_schema_extra
         if not isinstance(extra, dict) or "unit" not in extra or field.is_required():
             raise MarginbenchError(f"{where}: declare {name!r} with param(default, doc, unit=, source=, search=)")
+    for claim in cls.info.claims:
+        if claim not in get_args(Claim):
+            raise MarginbenchError(f"{where}: unknown claim {claim!r}: {suggest(claim, get_args(Claim))}")
     for fields in (*cls.info.presets.values(), {} if isinstance(cls.info.neutral, str) else cls.info.neutral):
         configure(cls, dict(fields))
 

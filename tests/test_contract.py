@@ -17,20 +17,21 @@ from marginbench.methods import (
     Net,
     NotApplicable,
     Radii,
+    create,
     cross_entropy,
     get,
-    names,
     param,
+    rows,
 )
 from marginbench.methods.method import Norm
 
-BUILT_IN = [key for key in names() if get(key).__module__.startswith("marginbench.")]
+BUILT_IN = [key for key in rows() if get(key).__module__.startswith("marginbench.")]
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("key", [pytest.param(key, marks=pytest.mark.xdist_group(key)) for key in BUILT_IN])
 def test_method_keeps_the_contract(key: str, check: str) -> None:
-    result = run_check(check, get(key)())
+    result = run_check(check, create(key))
     if result.status == "skipped":
         pytest.skip(result.reason)
     assert result.status == "passed", result.reason

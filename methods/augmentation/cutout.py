@@ -24,6 +24,7 @@ class Cutout(Method):
         " 1708.04552",
         section="3.2",
         year=2017,
+        claims=("accuracy", "input_margin"),
         neutral={"length": 0.0},
         deviations=(
             "the length is a share of the image: the paper's 16 pixels on CIFAR-10 are half of an image, 8 on CIFAR-100"

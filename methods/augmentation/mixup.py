@@ -29,6 +29,7 @@ class Mixup(Method):
         " 1710.09412",
         section="2, figure 1",
         year=2018,
+        claims=("accuracy", "input_margin"),
         neutral={"alpha": 0.0},
         deviations=(
             "partners come from the same batch and lam is one number per batch, as in the authors' code; the paper's"

@@ -25,14 +25,15 @@ class PruneMagnitude(Method):
         " 2015, arXiv 1506.02626",
         section="3; iterated: 3.4",
         year=2015,
+        claims=("input_margin",),
         neutral={"sparsity": 0.0},
         deviations=(
             "one run of the suite's budget holds all phases; the paper trains to the end before it prunes, and retrains"
             " with a tenth or hundredth of the learning rate. Here the rate goes on along the suite's schedule",
             "half of the weights are pruned; the paper prunes 0.89 to 0.92 of far larger networks: on digits 0.8 would"
             " cost about 4 points of accuracy and 0.9 about 30",
-            "the same share is pruned in every layer; the paper chooses thresholds per layer by sensitivity, and adapts"
-            " dropout",
+            "the same share is pruned in every layer; the paper's threshold is a multiple of the standard"
+            " deviation of a layer's weights, chosen per layer by sensitivity, and it adapts dropout",
         ),
     )
 

@@ -30,18 +30,19 @@ class Quantise(Method):
         title="Quantisation-aware training",
         family="augmentation",
         paper="Jacob et al.: Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only"
-        " Inference, CVPR 2018, arXiv 1712.05877; 1 bit: Hubara et al.: Binarized Neural Networks, NeurIPS 2016, arXiv"
-        " 1602.02830",
-        section="3; 1 bit: 1.1 to 1.4",
+        " Inference, CVPR 2018, arXiv 1712.05877; 1 bit: Hubara, Courbariaux et al.: Binarized Neural Networks, NeurIPS"
+        " 2016 (longer: arXiv 1602.02830)",
+        section="3; 1 bit: 1.1 to 1.3",
         year=2018,
+        claims=("input_margin",),
         neutral={"bits": 32},
         deviations=(
             "the network is a step function, its gradients are straight-through estimates, in attacks too: white-box"
             " attacks may miss nearer examples, see the doubts of a row. CROWN does not apply to rounded activations",
             "weights have symmetric levels and no zero point; images and logits are not quantised; activations are"
             " quantised from the first step on, not after a delay",
-            "1 bit: weights are scaled by their mean size, since the suites' networks have no batch norm that would"
-            " do it; they are not clipped to [-1, 1] after a step",
+            "1 bit: weights are scaled by their mean size, as in XNOR-Net (arXiv 1603.05279), since the suites'"
+            " networks have no batch norm that would do it; they are not clipped to [-1, 1] after a step",
         ),
     )
 

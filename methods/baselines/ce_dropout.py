@@ -22,6 +22,7 @@ class CEDropout(Method):
         " Networks from Overfitting, JMLR 2014",
         section="4",
         year=2014,
+        claims=("accuracy",),
         neutral={"p": 0.0},
         deviations=(
             "only the input of the last layer is dropped; the paper also drops units of other layers, and bounds the"

@@ -34,18 +34,22 @@ class AMM(Method):
         paper="Yan, Guo, Zhang: Adversarial Margin Maximization Networks, TPAMI 2019, arXiv 1911.05916",
         section="3",
         year=2019,
+        claims=("input_margin",),
         neutral={"weight": 0.0},
         needs=frozenset({"input_grad", "second_order", "inner_attack"}),
         deviations=(
             "weight 4 and aggregation=avg are chosen on validation images of the digits suite; the authors' recipe"
             " for MNIST is weight 32, c 2, d 1, min, their code's defaults weight 1, c 0.001, d 0.1. min, with few"
             " images of a batch of 64 in T, moved the margins little",
-            "3 DeepFool steps among the 3 largest rivals, as cost counts; the authors take 5 steps among 10 classes",
-            "a wrong image moves back across the plane of the class that wins most",
+            "3 DeepFool steps among the 3 largest rivals, as cost counts; the authors take 5 steps among 9 rivals",
+            "a wrong image moves back across the most violated plane among the rivals, (z_j - z_y) / ||gradient||; the"
+            " authors take the plane of the predicted class",
             "the gradient also flows through the point at which the Jacobian is taken; the authors detach it, the same"
             " for ReLU networks, whose Jacobian is piecewise constant",
-            "min is taken over correct images that DeepFool moved across; all wrong images count",
-            "growing functions stop at 50, as in the code; images without gradient do not move",
+            "min is taken over correct images that DeepFool moved across, and all wrong images count; the authors'"
+            " min also picks, of each class, the wrong image with the largest n if it is among the largest top_share",
+            "growing functions stop at 50; in the code their product with lambda does. Images without gradient do not"
+            " move",
         ),
     )
 
@@ -70,7 +74,7 @@ class AMM(Method):
     )
     steps: int = param(3, "DeepFool steps", unit="-", source="cost; authors' code: 5", search=(3, 5), ge=1)
     rivals: int = param(
-        3, "classes considered, by largest logit", unit="-", source="cost; authors' code: 10", search=(3, 9), ge=1
+        3, "classes considered, by largest logit", unit="-", source="cost; authors' code: 9", search=(3, 9), ge=1
     )
     overshoot: float = param(
         0.02, "share by which a boundary is overshot", unit="1", source="authors' code", search=(0.02,), ge=0

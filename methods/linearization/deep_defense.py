@@ -25,6 +25,7 @@ class DeepDefense(Method):
         " arXiv 1803.00404",
         section="3, equations 4 to 6",
         year=2018,
+        claims=("input_margin",),
         neutral={"weight": 0.0},
         needs=frozenset({"input_grad", "second_order", "inner_attack", "pretrained"}),
         deviations=(
@@ -32,8 +33,11 @@ class DeepDefense(Method):
             " penalty, under one schedule; the authors fine-tune for 5 epochs at a low rate",
             "3 DeepFool steps among the 3 largest rivals, as cost counts: on the digits suite 5 steps gave the same"
             " accuracy and margins. The authors take 5 steps among all classes",
-            "a wrong image moves back across the plane of the class that wins most, the authors' targets the label",
-            "the overshoot is part of every step, which equals overshooting the sum; the box [0, 1] is not enforced",
+            "a wrong image moves back across the most violated plane among the rivals, (z_j - z_y) / ||gradient||; the"
+            " authors take the plane of the predicted class",
+            "the overshoot is part of every step, so that later steps start from overshot points; the authors"
+            " overshoot the sum only. The box [0, 1] is not enforced",
+            "||x|| is taken of pixels in [0, 1], the authors' of preprocessed images: c and d are in other units there",
             "the exponent of wrong images stops at log 50, against overflow, and images without gradient do not move",
         ),
     )

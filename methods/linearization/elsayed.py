@@ -40,8 +40,9 @@ class Elsayed(Method):
         family="linearization",
         paper="Elsayed, Krishnan, Mobahi, Regan, Bengio: Large Margin Deep Networks for Classification, NeurIPS 2018,"
         " arXiv 1803.05598",
-        section="3",
+        section="3, equations 9 and 10",
         year=2018,
+        claims=("input_margin",),
         neutral={"weight": 0.0, "ce_weight": 1.0},
         needs=frozenset({"input_grad"}),
         deviations=(
@@ -63,7 +64,7 @@ class Elsayed(Method):
     )
     norm: Norm = param("l2", "norm of the distance; q is its dual", unit="-", source="4", search=("l2", "linf"))
     norm_gradient: Literal["detached", "full"] = param(
-        "detached", "backward pass of the gradient's norm", unit="-", source="section 3", search=("detached", "full")
+        "detached", "backward pass of the gradient's norm", unit="-", source="4.1; code", search=("detached", "full")
     )
     gamma: float | None = param(
         None,
@@ -74,7 +75,12 @@ class Elsayed(Method):
         ge=0,
     )
     clip: float | None = param(
-        None, "d is at least gamma (1 - clip); none: no limit", unit="1", source="section 3", search=(None, 4.0), gt=0
+        None,
+        "d is at least gamma (1 - clip); none: no limit",
+        unit="1",
+        source="authors' code",
+        search=(None, 4.0),
+        gt=0,
     )
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = param(
         1, "rivals, by largest f_j", unit="-", source="authors' code", search=(1, 3)

@@ -27,6 +27,7 @@ class MMA(Method):
         " Training, ICLR 2020, arXiv 1812.02637",
         section="2.4 and 3, algorithms 1 and 2",
         year=2020,
+        claims=("input_margin",),
         neutral={"clean_weight": 1.0},
         presets={"omma": {"clean_weight": 0.0}},
         needs=frozenset({"input_grad", "inner_attack", "index"}),

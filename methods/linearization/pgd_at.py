@@ -24,8 +24,9 @@ class PGDAT(Method):
         family="linearization",
         paper="Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial"
         " Attacks, ICLR 2018, arXiv 1706.06083",
-        section="2, equation 2.1; the attack in 2.1",
+        section="2, equation 2.1; the attack in 3",
         year=2018,
+        claims=("input_margin",),
         neutral={"epsilon": 0.0},
         needs=frozenset({"input_grad", "inner_attack"}),
         deviations=(
@@ -37,12 +38,12 @@ class PGDAT(Method):
         ),
     )
 
-    norm: Norm = param("linf", "norm of the ball", unit="-", source="section 5", search=("linf", "l2"))
+    norm: Norm = param("linf", "norm of the ball", unit="-", source="section 4", search=("linf", "l2"))
     epsilon: float | None = param(
         None,
         "radius of the ball; none: the suite's",
         unit="pixels of [0, 1]",
-        source="section 5: the radius that is evaluated",
+        source="section 4: the radius that is evaluated",
         search=(None,),
         ge=0,
     )

@@ -28,12 +28,14 @@ class AllLayerMargin(Method):
         " Margin, ICLR 2020, arXiv 1910.04284",
         section="5, algorithm 1",
         year=2020,
+        claims=("accuracy",),
         neutral={"step": 0.0},
         needs=frozenset({"input_grad"}),
         deviations=(
             "the ascent follows the gradient of the batch mean, as in the authors' code: a perturbation shrinks with"
             " the batch size, 128 there. With their step it is tiny, and the method close to cross-entropy",
-            "the gradient is taken with respect to hidden layers, the image itself is not perturbed",
+            "every dense and convolutional layer of the body is perturbed; the authors perturb the two convolutions"
+            " of each residual block. The image itself is not perturbed",
         ),
     )
 

@@ -26,14 +26,15 @@ class CURE(Method):
         " CVPR 2019, arXiv 1811.09716",
         section="4, equation of the regulariser and algorithm",
         year=2019,
+        claims=("input_margin",),
         neutral={"weight": 0.0},
         needs=frozenset({"input_grad", "second_order", "inner_attack", "pretrained"}),
         deviations=(
             "the paper fine-tunes a trained network for 10 to 15 epochs; here all steps belong to one budget, whose"
             " first share is plain cross-entropy; h then starts at 0, where the penalty vanishes, and the authors'"
             " table of h per epoch becomes a linear rise",
-            "weight 1, from the authors' notebook, is the default, as their 4 belongs to the unsquared norm, whose"
-            " scale the code leaves open by a factor of the batch size",
+            "the default weight takes over the number of the authors' notebook: its 1, like the 4 of their script,"
+            " belongs to the unsquared norm, whose scale the code leaves open by a factor of the batch size",
             "h is a length in pixels and defaults to the suite's radius: the authors' 3 after normalisation is about"
             " 0.6 pixels, beside 8/255 in L-infinity",
             "x + h u is not clipped to [0, 1]; dropout is off in the passes of the penalty",

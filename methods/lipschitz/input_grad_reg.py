@@ -26,6 +26,7 @@ class InputGradReg(Method):
         " Regularizing their Input Gradients, AAAI 2018, arXiv 1711.09404",
         section="gradient regularization; the uniform target stands beside it",
         year=2018,
+        claims=("input_margin",),
         neutral={"weight": 0.0},
         needs=frozenset({"input_grad", "second_order"}),
         deviations=(

@@ -32,6 +32,7 @@ class JacobianReg(Method):
         " Networks, IEEE TSP 2017, arXiv 1605.08254",
         section="2.2 and 2.3, algorithm 1",
         year=2019,
+        claims=("input_margin",),
         neutral={"weight": 0.0},
         needs=frozenset({"input_grad", "second_order"}),
         deviations=(
@@ -49,7 +50,7 @@ class JacobianReg(Method):
     )
 
     weight: float = param(
-        0.01, "factor of the penalty", unit="1", source="section 3", search=(0.003, 0.01, 0.03, 0.1), ge=0
+        0.01, "factor of the penalty", unit="1", source="authors' code", search=(0.003, 0.01, 0.03, 0.1), ge=0
     )
     projections: Annotated[int, Field(ge=1)] | Literal["exact"] = param(
         1,

@@ -24,6 +24,7 @@ class Minnorm(Method):
         " networks, 2018, arXiv 1806.00730",
         section="the Lagrangian and its updates",
         year=2018,
+        claims=("feature_margin",),
         neutral="the multipliers replace cross-entropy: no setting gives it back",
         needs=frozenset({"index"}),
         deviations=(

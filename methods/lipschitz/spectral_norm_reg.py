@@ -31,6 +31,7 @@ class SpectralNormReg(Method):
         " arXiv 1705.10941",
         section="3, algorithm 1",
         year=2017,
+        claims=("accuracy", "input_margin"),
         neutral={"weight": 0.0},
         deviations=(
             "the gradient is that of sigma^2 / 2, as the objective says; an implementation that adds sigma^2 u v^T, one"

@@ -25,19 +25,19 @@ class ASoftmax(Method):
         family="output_margin",
         paper="Liu, Wen, Yu, Li, Raj, Song: SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017,"
         " arXiv 1704.08063",
-        section="3.2, equation 7; annealing: authors' code",
+        section="3.2, equation 7; annealing: appendix G, its constants: authors' code",
         year=2017,
+        claims=("feature_margin",),
         neutral={"m": 1},
         deviations=(
             "annealing counts the share of the training and reaches lambda_min half-way; the authors count iterations"
             " and reach it after 6 % of theirs (gamma=3360 here), which stalls on the digits",
-            "lambda_min is 5, as in the authors' code: psi never weighs more than 1/6. The paper's objective is"
-            " lambda = 0",
+            "lambda_min is 5, as in appendix G: psi never weighs more than 1/6. Equation 7 is lambda = 0",
             "the weights are normalised in the head, not rescaled after each step",
         ),
     )
 
-    m: int = param(4, "factor on the angle", unit="1", source="section 4", search=(1, 2, 3, 4), ge=1, le=8)
+    m: int = param(4, "factor on the angle", unit="1", source="3.4 and 4.1", search=(1, 2, 3, 4), ge=1, le=8)
     lambda_start: float = param(1000.0, "lambda at the start", unit="1", source="code", search=(1000.0,), ge=0)
     gamma: float = param(
         400.0,
@@ -48,9 +48,7 @@ class ASoftmax(Method):
         ge=0,
     )
     power: float = param(1.0, "power of the decay", unit="1", source="authors' code", search=(1.0,), ge=0)
-    lambda_min: float = param(
-        5.0, "smallest lambda", unit="1", source="authors' code", search=(0.0, 1.0, 5.0, 10.0), ge=0
-    )
+    lambda_min: float = param(5.0, "smallest lambda", unit="1", source="appendix G", search=(0.0, 1.0, 5.0, 10.0), ge=0)
 
     def build(self, net: Net, task: Task) -> Net:
         net.head = UnitRowHead.replacing(net.head, 1.0)

@@ -22,16 +22,19 @@ class AMSoftmax(Method):
         " arXiv 1801.09414",
         section="II; CosFace: 3.1, equation 4",
         year=2018,
+        claims=("feature_margin",),
         neutral={"m": 0.0},
         presets={"cosface": {"s": 64.0}},
     )
 
-    s: float = param(30.0, "scale of the logits", unit="1", source="section II", search=(8.0, 16.0, 30.0, 64.0), gt=0)
+    s: float = param(
+        30.0, "scale of the logits", unit="1", source="authors' code", search=(8.0, 16.0, 30.0, 64.0), gt=0
+    )
     m: float = param(
         0.35,
         "margin taken from the cosine",
         unit="1",
-        source="authors' code; CosFace: section 4",
+        source="authors' code; CosFace: section 4, with s = 64",
         search=(0.1, 0.2, 0.35, 0.5),
         ge=0,
     )

@@ -23,17 +23,18 @@ class ArcFace(Method):
         family="output_margin",
         paper="Deng, Guo, Xue, Zafeiriou: ArcFace: Additive Angular Margin Loss for Deep Face Recognition,"
         " CVPR 2019, arXiv 1801.07698",
-        section="3.1, equation 3",
+        section="2.1, equation 3 (arXiv v4: 3.1)",
         year=2019,
+        claims=("feature_margin",),
         neutral={"m": 0.0},
         deviations=(
             "the rule beyond theta + m > pi is from the authors' code; it steps by 1 - cos m - m sin m at pi - m",
         ),
     )
 
-    s: float = param(64.0, "scale of the logits", unit="1", source="section 3.1", search=(8.0, 16.0, 30.0, 64.0), gt=0)
+    s: float = param(64.0, "scale of the logits", unit="1", source="3.1, details", search=(8.0, 16.0, 30.0, 64.0), gt=0)
     m: float = param(
-        0.5, "margin added to the angle", unit="rad", source="section 3.1", search=(0.1, 0.2, 0.35, 0.5), ge=0, le=1.5
+        0.5, "margin added to the angle", unit="rad", source="3.1, details", search=(0.1, 0.2, 0.35, 0.5), ge=0, le=1.5
     )
     easy_margin: bool = param(
         False, "apply the margin only where theta_y < pi/2", unit="-", source="authors' code", search=(False, True)

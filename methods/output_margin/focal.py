@@ -17,6 +17,7 @@ class Focal(Method):
         paper="Lin, Goyal, Girshick, He, Dollar: Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002",
         section="3.2, equation 4",
         year=2017,
+        claims=("accuracy",),
         neutral={"gamma": 0.0},
         deviations=(
             "softmax over the classes instead of one sigmoid per class, and the mean over examples instead of a sum"
@@ -26,7 +27,7 @@ class Focal(Method):
     )
 
     gamma: float = param(
-        2.0, "how fast an example loses weight", unit="1", source="section 5.1", search=(0.5, 1.0, 2.0, 5.0), ge=0
+        2.0, "how fast an example loses weight", unit="1", source="3.2", search=(0.5, 1.0, 2.0, 5.0), ge=0
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

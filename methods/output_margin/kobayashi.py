@@ -24,6 +24,7 @@ class Kobayashi(Method):
         paper="Kobayashi: Large-Margin in Softmax Cross-Entropy Loss, BMVC 2019",
         section="large-margin regulariser; deg_logit: table 4",
         year=2019,
+        claims=("feature_margin",),
         neutral={"weight": 0.0, "deg_logit": 0.0},
         deviations=("deg_logit is an amount, the authors' code has it on (1) or off (0)",),
     )

@@ -28,6 +28,7 @@ class LSoftmax(Method):
         " arXiv 1612.02295",
         section="4.1, equations 4 to 6; annealing: 5.1",
         year=2016,
+        claims=("feature_margin",),
         neutral={"m": 1},
         deviations=(
             "annealing counts the share of the training, the authors count iterations: gamma 0.6 is their 2e-5 times"
@@ -47,7 +48,7 @@ class LSoftmax(Method):
     )
     power: float = param(45.0, "power of the decay", unit="1", source="CIFAR-10 example", search=(45.0,), ge=0)
     lambda_min: float = param(
-        0.0, "smallest lambda", unit="1", source="authors' CIFAR-10 example", search=(0.0, 1.0, 5.0, 10.0), ge=0
+        0.0, "smallest lambda", unit="1", source="authors' README", search=(0.0, 1.0, 5.0, 10.0), ge=0
     )
 
     def build(self, net: Net, task: Task) -> Net:

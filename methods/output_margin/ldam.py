@@ -23,13 +23,16 @@ class LDAM(Method):
         family="output_margin",
         paper="Cao, Wei, Gaidon, Arechiga, Ma: Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss,"
         " NeurIPS 2019, arXiv 1906.07413",
-        section="3.2, equations 11 to 13; DRW: 3.3, algorithm 1",
+        section="3.2, equations 9, 12 and 13; DRW: 3.3, algorithm 1",
         year=2019,
+        claims=("feature_margin",),
         neutral={"max_m": 0.0, "beta": 0.0},
         deviations=(
             "made for imbalanced classes: with equal counts it is am_softmax(m=0.5), and DRW changes nothing",
             "DRW starts after 80 % of the training, the authors' epoch 160 of 200; their learning rate, which falls"
             " at that moment, is the benchmark's here",
+            "the class weights of DRW are the effective numbers of Cui et al. (CVPR 2019), as in the authors' code;"
+            " algorithm 1 weights by 1/n_y",
             "a class without examples counts as one with a single example",
         ),
         presets={"ldam_drw": {"beta": 0.9999}},
@@ -43,7 +46,7 @@ class LDAM(Method):
         0.0,
         "of the effective number of examples; 0: no re-weighting",
         unit="1",
-        source="section 3.2; 0.9999 in the authors' DRW",
+        source="Cui et al. 2019; 0.9999 in the authors' code",
         search=(0.0, 0.999, 0.9999),
         ge=0,
         lt=1,

@@ -22,6 +22,7 @@ class LMDNN(Method):
         " arXiv 1506.05232",
         section="Large Margin Deep Neural Networks, C1 and C2",
         year=2016,
+        claims=("feature_margin",),
         neutral={"weight": 0.0},
     )
 

@@ -40,6 +40,7 @@ class MSoftmax(Method):
         " IJCAI 2018, arXiv 1805.03922",
         section="soft-margin softmax; ensemble soft-margin softmax",
         year=2018,
+        claims=("feature_margin",),
         neutral={"m": 0.0, "classifiers": 1},
         deviations=(
             "logits are not normalised and weights may grow, so training can make up for m, as in the paper; weight"

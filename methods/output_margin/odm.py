@@ -25,6 +25,7 @@ class ODM(Method):
         " Machine, TKDE 2020",
         section="ICML 2017, formulation of mcODM",
         year=2017,
+        claims=("feature_margin",),
         neutral="a squared loss on margins is not cross-entropy at any setting",
         deviations=(
             "the paper's machine is linear or has a kernel; here it is the last layer of a network trained end to end",

@@ -19,6 +19,7 @@ class OHEM(Method):
         " CVPR 2016, arXiv 1604.03540",
         section="4",
         year=2016,
+        claims=("accuracy",),
         neutral={"share": 1.0},
         deviations=(
             "images of the batch take the place of an image's regions; the paper keeps 128 of about 4,000 regions,"

@@ -39,8 +39,9 @@ class PMM(Method):
         title="Pairwise Margin Maximization",
         family="output_margin",
         paper="Weinstein, Fine, Hel-Or: Pairwise Margin Maximization for Deep Neural Networks, 2021, arXiv 2110.04519",
-        section="III, equations 7 to 10; alpha in IV.A",
+        section="II, equation 7; III, equations 8 to 10; alpha in IV.A",
         year=2021,
+        claims=("feature_margin", "accuracy"),
         neutral={"alpha_start": 0.0, "alpha_end": 0.0},
         deviations=(
             "risk and regulariser are means over the batch, as in the authors' code; the paper writes sums, which"

@@ -22,13 +22,14 @@ class SVSoftmax(Method):
 
     info: ClassVar[Info] = Info(
         key="sv_softmax",
-        title="SV-Softmax (support vector guided softmax); MV-Softmax with a margin",
+        title="SV-Softmax (support vector guided softmax); with a margin: SV-X, or MV-Softmax",
         family="output_margin",
         paper="Wang, Wang, Zhang, Fu, Shi, Mei: Support Vector Guided Softmax Loss for Face Recognition, 2018,"
-        " arXiv 1812.11317; with a margin: Wang et al.: Mis-Classified Vector Guided Softmax Loss for Face"
+        " arXiv 1812.11317; fixed emphasis: Wang et al.: Mis-Classified Vector Guided Softmax Loss for Face"
         " Recognition, AAAI 2020, arXiv 1912.00833",
-        section="3.2 (SV-Softmax) and 3.3 (SV-X-Softmax)",
+        section="3.2 (SV-Softmax) and 3.2.3 (SV-X-Softmax)",
         year=2018,
+        claims=("feature_margin",),
         neutral={"form": "sv", "t": 1.0},
         deviations=(
             "t is that of the first paper; in the authors' code and in MV-Softmax it is smaller by 1",
@@ -44,7 +45,7 @@ class SVSoftmax(Method):
         "sv", "loss whose rivals are emphasised", unit="-", source="section 3", search=("sv", "am", "arc")
     )
     emphasis: Literal["adaptive", "fixed"] = param(
-        "adaptive", "how rivals are emphasised", unit="-", source="section 3.2", search=("adaptive", "fixed")
+        "adaptive", "how rivals are emphasised", unit="-", source="MV, 7 and 8", search=("adaptive", "fixed")
     )
     t: float = param(1.2, "strength of the emphasis", unit="1", source="authors' code", search=(1.1, 1.2, 1.4), ge=1)
     s: float = param(32.0, "scale of the logits", unit="1", source="authors' code", search=(8.0, 16.0, 32.0), gt=0)

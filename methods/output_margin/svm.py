@@ -24,10 +24,11 @@ class SVM(Method):
         paper="Tang: Deep Learning using Linear Support Vector Machines, ICML workshop 2013, arXiv 1306.0239",
         section="2.2 to 2.4; Crammer and Singer 2001; Weston and Watkins 1999",
         year=2013,
+        claims=("feature_margin",),
         neutral="a hinge loss is not cross-entropy at any setting",
         deviations=(
             "the objective is divided by C times the number of examples: weight_penalty = 1 / (2 C n)",
-            "the penalty leaves out the bias; the paper has none of its own",
+            "the penalty leaves out the bias, which the paper penalises as the weight of a constant input",
             "no PCA, input noise or decay of the learning rate by hand: data and schedule are the suite's",
         ),
         presets={"svm_cs": {"form": "crammer_singer"}, "svm_ww": {"form": "weston_watkins"}},
@@ -37,7 +38,7 @@ class SVM(Method):
         "one_vs_rest",
         "multi-class hinge loss",
         unit="-",
-        source="section 2.4",
+        source="2.3 and 2.4",
         search=("one_vs_rest", "crammer_singer"),
     )
     weight_penalty: float = param(

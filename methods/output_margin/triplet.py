@@ -26,6 +26,7 @@ class Triplet(Method):
         " CVPR 2015, arXiv 1503.03832",
         section="3.1 and 3.2",
         year=2015,
+        claims=("feature_margin",),
         neutral={"weight": 0.0},
         deviations=(
             "cross-entropy is added, as the benchmark needs a classifier; the paper trains an embedding alone",

@@ -24,6 +24,7 @@ class VirtualSoftmax(Method):
         " arXiv 1811.12611",
         section="3, equations 3 and 4",
         year=2018,
+        claims=("feature_margin",),
         neutral="the virtual class takes at least half of the probability: no setting is cross-entropy",
     )
 
