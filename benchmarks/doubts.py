@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX
 from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.suite import Evaluation
-from marginbench.methods import NORMS, Net, Norm
+from marginbench.methods import NORMS, Net, Norm, logit_margin
 
 PROBE = 64  # points on which networks are probed again
 SCALE, SHIFT = 100.0, 50.0
@@ -71,9 +71,7 @@ def zero_gradient(e: Evidence) -> str | None:
         return None
     y = e.arrays["label"][e.correct]
     with torch.enable_grad():
-        z = e.net(x)
-        gap = z.gather(1, y[:, None]).squeeze(1) - z.scatter(1, y[:, None], -torch.inf).amax(1)
-        (grad,) = torch.autograd.grad(gap.sum(), x)
+        (grad,) = torch.autograd.grad(logit_margin(e.net(x), y).sum(), x)
     size = grad.flatten(1).abs().amax(1)
     share = float(((size == 0) | ~size.isfinite()).float().mean())
     return f"{share:.1%} of correct points" if share > 0.01 else None

@@ -21,7 +21,7 @@ from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.rejection import rejection_arrays
 from marginbench.benchmarks.suite import Evaluation
-from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii
+from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii, logit_margin
 
 Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
 
@@ -160,9 +160,8 @@ def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, 
     `output_margin` = z_y - max_{j != y} z_j. `feature_margin` = (z_y - z_m) / (|w_y - w_m| |phi|_max) with the
     runner-up m and the largest feature norm of the evaluated images (Weinstein et al., PMM, eq. 8).
     """
-    true = logits.gather(1, y[:, None])
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
-    margins = {"output_margin": (true - logits.gather(1, rival[:, None])).squeeze(1)}
+    margins = {"output_margin": logit_margin(logits, y)}
     layer = net.decision_net()[-1]
     if isinstance(layer, nn.Linear):
         with torch.no_grad():

@@ -19,6 +19,7 @@ from marginbench.methods.method import (
     Task,
     as_float,
     cross_entropy,
+    logit_margin,
     param,
 )
 from marginbench.methods.registry import create, get, load_plugin, names, register, rows
@@ -42,6 +43,7 @@ __all__ = [
     "cross_entropy",
     "get",
     "load_plugin",
+    "logit_margin",
     "names",
     "param",
     "register",

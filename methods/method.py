@@ -186,6 +186,12 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(as_float(logits), batch.y if batch.target is None else batch.target)
 
 
+def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """z_y - max_{j != y} z_j of logits [B, K] and labels [B]: [B], negative where another class wins."""
+    label = y[:, None]
+    return logits.gather(1, label)[:, 0] - logits.scatter(1, label, -torch.inf).amax(1)
+
+
 class Method(BaseModel):
     """A training method: hyper-parameters as fields, hooks as methods. Immutable, hashable, printable.
 

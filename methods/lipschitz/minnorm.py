@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, param
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, logit_margin, param
 
 
 class Minnorm(Method):
@@ -44,9 +44,7 @@ class Minnorm(Method):
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         logits = as_float(net(batch.x))
-        label = batch.y[:, None]
-        rival = logits.scatter(1, label, -torch.inf).amax(1)
-        shortfall = 1 - logits.gather(1, label)[:, 0] + rival
+        shortfall = 1 - logit_margin(logits, batch.y)
 
         table = ctx.table("multiplier", 0.0)
         multiplier = (table[batch.index] + self.rate * shortfall.detach()).clamp(0, self.limit)

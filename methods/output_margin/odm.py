@@ -2,11 +2,22 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, Task, as_float, param
+from marginbench.methods import (
+    Batch,
+    Context,
+    Info,
+    Loss,
+    MarginbenchError,
+    Method,
+    Net,
+    Task,
+    as_float,
+    logit_margin,
+    param,
+)
 
 
 class ODM(Method):
@@ -56,8 +67,7 @@ class ODM(Method):
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
-        logits, label = as_float(net(batch.x)), batch.y[:, None]
-        margin = logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -torch.inf).amax(1)
+        margin = logit_margin(as_float(net(batch.x)), batch.y)
         below, above = F.relu(1 - self.theta - margin), F.relu(margin - 1 - self.theta)
         risk = (below.square() + self.mu * above.square()).mean() / (1 - self.theta) ** 2
         weight = net.head.weight
