@@ -13,8 +13,9 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
 
     robust accuracy at eps: share of points that are correct and whose upper bound exceeds eps;
     certified accuracy at eps: share that are correct and whose lower bound is at least eps. Means are over all
-    points, a misclassified one counts as margin 0; the mean upper bound is infinite if one attack failed everywhere,
-    and `unattacked` is the share of correct points for which that is so.
+    points, a misclassified one counts as margin 0. Where no certificate applies, its metrics are left out. The mean
+    upper bound is infinite if no attack moved one of the points, and `unattacked` is the share of correct points for
+    which that is so.
     """
     correct = arrays["prediction"] == arrays["label"]
     out = {
@@ -27,8 +28,9 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
     for norm in NORMS:
         upper, lower = arrays[f"upper_{norm}"], arrays[f"lower_{norm}"]
         out[f"robust_accuracy_{norm}"] = _share(correct & (upper > epsilon[norm]))
-        out[f"certified_accuracy_{norm}"] = _share(correct & (lower >= epsilon[norm]))
-        out[f"margin_lower_{norm}"] = float(lower.mean())
+        if any(name.startswith(f"lower_{norm}_") for name in arrays):  # else nothing was able to certify
+            out[f"certified_accuracy_{norm}"] = _share(correct & (lower >= epsilon[norm]))
+            out[f"margin_lower_{norm}"] = float(lower.mean())
         out[f"margin_upper_{norm}"] = float(upper.mean())
         out[f"unattacked_{norm}"] = _share(np.isinf(upper[correct]))
     return out | (thresholded(arrays) if "confidence" in arrays else {})

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
@@ -147,16 +148,13 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
             f"rejecting = robust % where images of low confidence may be refused (threshold: {share:.0%} of the correct"
             " held-out images pass), against an attack that seeks confidence in a wrong class."
         )
-    missing = sorted(
-        {
-            f"{name}: {entry['not_applicable']}"
-            for record in records
-            for name, entry in record.estimators.items()
-            if "not_applicable" in entry and not name.startswith("own_")
-        }
-    )
-    if missing:
-        yield f"Not applicable: {'; '.join(missing)}."
+    missing: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for name, entry in record.estimators.items():
+            if "not_applicable" in entry and not name.startswith("own_"):
+                missing[f"{name}: {entry['not_applicable']}"].append(record.method)
+    for reason, methods in sorted(missing.items()):
+        yield f"Not applicable to {', '.join(dict.fromkeys(methods))}: {reason}."
     for norm in NORMS:
         column = rows[f"unattacked_{norm}"]
         if (column > 0).any():

@@ -176,6 +176,9 @@ def test_metrics_follow_their_definitions() -> None:
         "upper_linf": np.array([0.1, 0.2, 0.3, 0.0]),
         "lower_linf": np.array([0.1, 0.0, 0.05, 0.0]),
     }
+    nothing = summarise(arrays, EPSILON)
+    assert not [name for name in nothing if "certified" in name or "lower" in name]  # no certificate, no number
+    arrays |= {"lower_l2_crown": arrays["lower_l2"], "lower_linf_own": arrays["lower_linf"]}
     found = summarise(arrays, EPSILON)
     assert found["clean_accuracy"] == 0.75
     assert found["robust_accuracy_l2"] == 0.5 and found["robust_accuracy_linf"] == 0.5  # 0.1 is not beyond 0.1
