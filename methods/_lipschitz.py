@@ -1,5 +1,6 @@
 """Euclidean Lipschitz bounds of feed-forward networks, layer by layer, and the radii that they certify."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import TypeGuard, TypeVar
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from marginbench.methods._operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Net, NotApplicable, Radii
+from marginbench.methods.method import Net, NotApplicable, Radii, Residual
 
 LOGIT_ROUNDING = 1e-5  # of the largest |logit|: float32 forward passes of these networks differ by about 1e-6
 RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
@@ -83,6 +84,16 @@ def walk(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tens
         x = layer(x)
 
 
+def leaves(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
+    """As `walk`, with both paths of every residual sum instead of the sum itself."""
+    for layer, inputs in walk(body, x):
+        if is_plain(layer, Residual):
+            yield from leaves(flat(layer.shortcut), inputs)
+            yield from leaves(flat(layer.branch), inputs)
+        else:
+            yield layer, inputs
+
+
 def is_plain(layer: nn.Module, kind: type[M]) -> TypeGuard[M]:
     """Whether the layer computes what its kind does: a subclass with its own forward does not."""
     return isinstance(layer, kind) and type(layer).forward is kind.forward
@@ -94,24 +105,46 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
     Raises:
         MarginbenchError: no bound is known for the layer.
     """
-    if any(is_plain(layer, kind) for kind in (nn.ReLU, nn.Flatten, nn.Identity)):
-        return 1.0
-    if is_plain(layer, nn.Dropout) and not layer.training:
-        return 1.0
     size = (x.shape[-2], x.shape[-1]) if x.dim() == 4 else (0, 0)
-    if is_plain(layer, nn.Linear):
-        return matrix_norm(layer.weight)
-    if is_plain(layer, nn.Conv2d) and zero_padded(layer) and isinstance(layer.padding, tuple):
-        return convolution_norm(layer.weight, size, pair(layer.stride), pair(layer.padding))
-    if is_plain(layer, nn.AvgPool2d) and layer.count_include_pad and not layer.ceil_mode:
+    bound: Tensor | float | None = None
+    if any(is_plain(layer, kind) for kind in (nn.ReLU, nn.Flatten, nn.Identity)):
+        bound = 1.0
+    elif is_plain(layer, nn.Dropout):
+        bound = None if layer.training else 1.0
+    elif is_plain(layer, nn.Linear):
+        bound = matrix_norm(layer.weight)
+    elif is_plain(layer, nn.Conv2d) and zero_padded(layer) and isinstance(layer.padding, tuple):
+        bound = convolution_norm(layer.weight, size, pair(layer.stride), pair(layer.padding))
+    elif is_plain(layer, nn.AvgPool2d) and layer.count_include_pad and not layer.ceil_mode:
         kernel, stride, padding = (pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
-        if layer.divisor_override is None:
-            share = 1 / (kernel[0] * kernel[1])
-            mean = torch.full((1, 1, *kernel), share, dtype=torch.float64, device=x.device)
-            return convolution_norm(mean, size, stride, padding)
-    if normalises(layer):
-        return 1 / layer.get_buffer("std").double().min()
-    raise MarginbenchError(f"no Lipschitz bound is known for the layer {layer}")
+        share = 1 / (layer.divisor_override or kernel[0] * kernel[1])
+        mean = torch.full((1, 1, *kernel), share, dtype=torch.float64, device=x.device)
+        bound = convolution_norm(mean, size, stride, padding)
+    elif is_plain(layer, nn.MaxPool2d) and pair(layer.dilation) == (1, 1):
+        shared = (-(-k // s) for k, s in zip(pair(layer.kernel_size), pair(layer.stride), strict=True))
+        bound = math.sqrt(math.prod(shared))  # the square root of the number of windows that share a pixel, at most
+    elif is_plain(layer, nn.BatchNorm1d) or is_plain(layer, nn.BatchNorm2d):
+        bound = batch_norm_bound(layer)
+    elif is_plain(layer, Residual):
+        bound = feature_bound(flat(layer.shortcut), x) + feature_bound(flat(layer.branch), x)
+    elif normalises(layer):
+        bound = 1 / layer.get_buffer("std").double().min()
+    if bound is None:
+        raise MarginbenchError(f"no Lipschitz bound is known for the layer {layer}")
+    return bound
+
+
+def batch_norm_bound(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
+    """max |gamma| / sqrt(variance + eps) with running statistics: of the layer in eval mode, float64.
+
+    Raises:
+        MarginbenchError: the layer has no running statistics.
+    """
+    if layer.running_var is None:
+        raise MarginbenchError(f"no Lipschitz bound is known for the layer {layer} without running statistics")
+    spread = (layer.running_var.double() + layer.eps).sqrt()
+    gamma = torch.ones_like(spread) if layer.weight is None else layer.weight.double()
+    return (gamma.abs() / spread).max()
 
 
 def zero_padded(layer: nn.Conv2d) -> bool:

@@ -176,6 +176,19 @@ class Net(nn.Module):
         return nn.Sequential(self.normalise, *self.body, make_layer() if make_layer else self.head)
 
 
+class Residual(nn.Module):
+    """shortcut(x) + branch(x): bodies with residual sums are made of these, so that bounds can see the sum."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.shortcut(x) + self.branch(x)
+        return out
+
+
 def as_float(tensor: Tensor) -> Tensor:
     """Raise half precision to float32; leave float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

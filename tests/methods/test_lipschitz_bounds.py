@@ -1,20 +1,49 @@
 """Operator norms and Lipschitz certificates: never below the truth."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from support import TASK, a_net, reference, stage
+from support import TASK, a_context, a_net, reference, stage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.methods import (
+    Batch,
     MarginbenchError,
+    Net,
     NotApplicable,
     Radii,
+    Residual,
     create,
+    logit_margin,
 )
 from marginbench.methods._lipschitz import feature_bound, flat, lipschitz_radius
-from marginbench.methods._operator_norm import circular_norm, convolution_norm, matrix_norm, power_step
+from marginbench.methods._operator_norm import (
+    circular_norm,
+    convolution_matrix,
+    convolution_norm,
+    eigenvalue_bound,
+    matrix_norm,
+    power_step,
+    reached_outputs,
+)
 from marginbench.methods._perturb import pgd
+
+
+def attacked(net: nn.Module, x: Tensor, epsilon: Tensor) -> Tensor:
+    """Which predictions change within L2 distances epsilon [B]."""
+    predicted = net(x).argmax(1)
+    delta = pgd(
+        lambda point: -logit_margin(net(point), predicted),
+        x,
+        torch.zeros_like(x),
+        epsilon=epsilon,
+        step=epsilon / 4,
+        steps=30,
+        norm="l2",
+    )
+    return net(x + delta).argmax(1) != predicted
 
 
 @pytest.mark.parametrize("spec", ["ce", "arcface", "lmt"])
@@ -23,21 +52,9 @@ def test_no_attack_within_the_certified_radius(spec: str, name: str) -> None:
     _, net, batch, _ = stage(spec, name=name)
     answer = lipschitz_radius(net, batch.x)
     assert isinstance(answer, Radii)
-    radius, predicted = answer.radius, net(batch.x).argmax(1)
-    assert bool((radius > 0).all())
-
-    def attack(reach: float) -> Tensor:
-        def objective(x: Tensor) -> Tensor:
-            z = net(x)
-            rival = z.scatter(1, predicted[:, None], -torch.inf).amax(1)
-            return rival - z.gather(1, predicted[:, None])[:, 0]
-
-        x, epsilon = batch.x, reach * radius
-        delta = pgd(objective, x, torch.zeros_like(x), epsilon=epsilon, step=epsilon / 4, steps=30, norm="l2")
-        return net(x + delta).argmax(1) != predicted
-
-    assert not attack(1.0).any()
-    assert attack(100.0).any()
+    assert bool((answer.radius > 0).all())
+    assert not attacked(net, batch.x, answer.radius).any()
+    assert attacked(net, batch.x, 100 * answer.radius).any()
 
 
 @pytest.mark.parametrize("dense", [True, False])
@@ -93,14 +110,15 @@ class OddLinear(nn.Linear):
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.MaxPool2d(2),
+        nn.MaxPool2d(2, dilation=2),
+        nn.BatchNorm2d(1, track_running_stats=False),
+        nn.Sigmoid(),
         nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(1, 1, 3, padding="same"),
         nn.Conv2d(1, 1, 3, dilation=2),
         nn.AvgPool2d(2, ceil_mode=True),
         nn.AvgPool2d(2, padding=1, count_include_pad=False),
         OddLinear(4, 4),
-        nn.Dropout(),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -111,6 +129,80 @@ def test_layers_without_bound_are_named(layer: nn.Module) -> None:
     assert isinstance(answer, NotApplicable) and type(layer).__name__ in answer.reason
     with pytest.raises(MarginbenchError, match=type(layer).__name__):
         create("lmt").build(net, TASK)
+
+
+def test_dropout_counts_in_eval_mode_only() -> None:
+    net = a_net(create("ce"))
+    net.body = nn.Sequential(nn.Dropout(), *net.body)
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+    assert isinstance(lipschitz_radius(net, x), NotApplicable)
+    assert isinstance(lipschitz_radius(net.eval(), x), Radii)
+
+
+def residual_net(seed: int) -> Net:
+    """A random residual network with batch norm and both poolings, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = a_net(create("ce"), task=BIG)
+        branch = nn.Sequential(
+            nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
+        )
+        shrink = Residual(nn.Conv2d(4, 6, 3, 2, 1), nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(4, 6, 1)))
+        layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, 1), Residual(branch)]
+        net.body = nn.Sequential(*layers, nn.ReLU(), shrink, nn.ReLU(), nn.Flatten(), nn.BatchNorm1d(24)).double()
+        net.head = nn.Linear(24, 4).double()
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                layer.running_var = 0.2 + torch.rand_like(layer.running_var)
+                layer.running_mean = torch.randn_like(layer.running_mean)
+                nn.init.normal_(layer.weight, 1, 0.5)
+    return net.eval()
+
+
+BIG = replace(TASK, input_shape=(1, 8, 8))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_residual_sums_batch_norm_and_pooling_are_counted(seed: int) -> None:
+    net = residual_net(seed)
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    answer = lipschitz_radius(net, x)
+    assert isinstance(answer, Radii) and bool((answer.radius > 0).all())
+    assert not attacked(net, x, answer.radius).any()
+    assert attacked(net, x, 300 * answer.radius).any()
+    bound = feature_bound(flat(net.normalise, net.body), x[:1])
+    (jacobian,) = (torch.autograd.functional.jacobian(lambda one: net.features(one)[0], x[:1]).flatten(1),)
+    assert torch.linalg.svdvals(jacobian)[0] <= bound
+
+
+def test_bounds_of_batch_norm_and_a_residual_sum_are_exact_where_they_can_be() -> None:
+    layer = nn.BatchNorm2d(2).double().eval()
+    layer.running_var = torch.tensor([4.0, 0.25], dtype=torch.float64)
+    layer.weight = nn.Parameter(torch.tensor([6.0, -2.0], dtype=torch.float64))
+    x = torch.zeros(1, 2, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(feature_bound([layer], x).item(), 4.0, rtol=1e-4, atol=0)
+    assert feature_bound([Residual(nn.Identity())], x) == 2
+    with pytest.raises(MarginbenchError, match="OddLinear"):
+        feature_bound([Residual(OddLinear(3, 3))], x)
+    assert feature_bound([nn.MaxPool2d(2)], x) == 1 and feature_bound([nn.MaxPool2d(3, 2)], x) == 2
+
+
+def test_lmt_trains_residual_networks_with_batch_norm() -> None:
+    method, net = create("lmt(c=0.001)"), residual_net(0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net = method.build(net.train(), BIG)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())  # also running statistics
+    x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ctx = a_context()
+    for _ in range(300):  # the power iterations converge to the bound from below
+        method.after_step(net, ctx)
+    batch = Batch(x, torch.arange(16) % 4, torch.arange(16))
+    penalty = method.loss(net.eval(), batch, ctx).parts["penalty"]
+    bound = feature_bound(flat(net.normalise, net.body, net.head), x[:1])
+    expected = 2**0.5 * 0.001 * bound * 3 / 4  # no penalty on the label itself
+    assert penalty <= expected and penalty == pytest.approx(expected.item(), rel=0.05)
+    method.loss(net, batch, ctx).total.backward()
+    assert all(p.grad is not None for p in net.parameters())
 
 
 def test_no_certificate_for_broken_weights_or_other_heads() -> None:
@@ -124,3 +216,24 @@ def test_no_certificate_for_broken_weights_or_other_heads() -> None:
     assert isinstance(lipschitz_radius(net, x), NotApplicable)
     with pytest.raises(MarginbenchError, match="linear head"):
         create("lmt").build(net, TASK)
+
+
+def test_eigenvalues_are_bounded_by_powers() -> None:
+    g = torch.Generator().manual_seed(0)
+    matrices = [torch.randn(3, 5, 5, generator=g, dtype=kind) for kind in (torch.float64, torch.complex128)]
+    for matrix in (*matrices, torch.eye(40, dtype=torch.float64), 1e-9 * matrices[0], torch.zeros(2, 2).double()):
+        gram = matrix @ matrix.mH
+        exact = torch.linalg.eigvalsh(gram)[..., -1]
+        found = eigenvalue_bound(gram) * (1 + 1e-12)
+        assert bool((found >= exact).all())
+        torch.testing.assert_close(found, exact, rtol=1e-7, atol=0)
+
+
+def test_convolution_as_a_matrix() -> None:
+    g = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((3, 2, 3, 4), (5, 2, 7, 8)))
+    geometry = ((7, 8), (2, 3), (1, 2))
+    matrix = convolution_matrix(weight, *geometry)
+    torch.testing.assert_close(x.flatten(1) @ matrix.T, F.conv2d(x, weight, None, *geometry[1:]).flatten(1))
+    missed = torch.ones_like(matrix.T).scatter(1, reached_outputs(weight, *geometry), 0)
+    assert bool((missed * matrix.T == 0).all()) and bool(missed.any())

@@ -16,6 +16,7 @@ from marginbench.methods import (
     Radii,
     create,
 )
+from marginbench.methods._layers import weighted_layers
 
 
 def layer_matrices(net: Net) -> list[Tensor]:
@@ -31,6 +32,10 @@ def layer_matrices(net: Net) -> list[Tensor]:
     return matrices
 
 
+def vectors(net: Net) -> list[Tensor]:
+    return [layer.get_buffer("power_vector") for layer in weighted_layers(net)]
+
+
 @pytest.mark.parametrize("variant", ["basic", "plus"])
 @pytest.mark.parametrize("gate", ["true", "false"])
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -38,11 +43,10 @@ def test_lmt_matches_its_reference(variant: str, gate: str, name: str) -> None:
     method, net, batch, ctx = stage(f"lmt(c=0.01,variant={variant},gate={gate})", name=name)
     matrices = layer_matrices(net)
     for i, matrix in enumerate(matrices):  # converged power iterations
-        v = net.get_buffer(f"lmt_vector_{i}")
+        v = vectors(net)[i]
         v.copy_(torch.linalg.svd(matrix.detach())[2][0].view(v.shape))
     options = {"c": 0.01, "variant": variant, "gate": gate == "true"}
-    wanted = reference("lmt").loss(net(batch.x), batch.y, matrices, net.lmt_factor, **options)
-    assert net.lmt_factor.item() == pytest.approx(1 / 0.3)
+    wanted = reference("lmt").loss(net(batch.x), batch.y, matrices, 1 / 0.3, **options)
     assert_same(method.loss(net, batch, ctx).total, wanted, net, rtol=1e-8, atol=1e-8)
 
 
@@ -51,7 +55,7 @@ def test_lmt_power_iteration_converges_from_below() -> None:
     for i, matrix in enumerate(layer_matrices(net)):
         estimates = []
         for _ in range(200):
-            estimates.append((matrix @ net.get_buffer(f"lmt_vector_{i}").flatten()).norm().item())
+            estimates.append((matrix @ vectors(net)[i].flatten()).norm().item())
             with torch.no_grad():
                 method.after_step(net, ctx)
         exact = torch.linalg.svdvals(matrix)[0].item()
@@ -71,14 +75,14 @@ def test_lmt_gate(variant: str) -> None:
         assert method.loss(net, one, ctx).total <= math.log(4) + 1e-9
 
 
-def test_lmt_vectors_are_saved_and_survive_zero_weights() -> None:
+def test_power_vectors_are_saved_and_survive_zero_weights() -> None:
     method, net, _, ctx = stage("lmt")
-    assert {"lmt_vector_0", "lmt_vector_1", "lmt_vector_2", "lmt_factor"} <= set(net.state_dict())
-    before = net.lmt_vector_1.clone()
+    assert {"body.1.power_vector", "body.3.power_vector", "head.power_vector"} <= set(net.state_dict())
+    before = vectors(net)[1].clone()
     with torch.no_grad():
         net.body[3].weight.zero_()
         method.after_step(net, ctx)
-    torch.testing.assert_close(net.lmt_vector_1, before)
+    torch.testing.assert_close(vectors(net)[1], before)
 
 
 def test_lmt_radius_of_a_linear_network_is_exact() -> None:
