@@ -3,16 +3,21 @@
     python -m marginbench.benchmarks.step_cost [--suite digits] [--methods SPEC,...] [--size 28] [--batch 128]
 
 Methods take turns within each round, so that a busy machine slows all of them alike; the ratio is the median over
-rounds. `explained` is what the counted passes should cost if a backward pass costs two forward passes, of which an
-attack's backward pass to the input alone saves nothing: ratios far above it deserve a look.
+rounds. `passes` is what the counted passes should cost if a backward pass costs two forward passes, of which an
+attack's backward pass to the input alone saves nothing; `flops` is the ratio of the operations counted in matrix
+products and convolutions, which also sees bounds that are propagated past the network. A row that takes more than 1.5
+times what either explains is marked: on small images a step is mostly the overhead of single operations.
 """
 
 import argparse
 import statistics
 import time
+from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from marginbench.benchmarks.data import Dataset, Split, load_data
 from marginbench.benchmarks.environment import resolve_device
@@ -22,6 +27,20 @@ from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.train import Training
 from marginbench.methods import create, spec_of
 from marginbench.methods.spec import split_specs
+
+
+class _Flops(TorchDispatchMode):
+    """Counts operations; torch's own FlopCounterMode hooks modules, which `autograd.grad` does not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), options: Any = None) -> Any:
+        out = function(*args, **(options or {}))
+        if function._overloadpacket in flop_registry:
+            self.total += int(flop_registry[function._overloadpacket](*args, **(options or {}), out_val=out))
+        return out
 
 
 def main() -> None:
@@ -45,6 +64,7 @@ def main() -> None:
     methods = [create("ce"), *(method for method in chosen if method.info.key != "ce")]
     runs = {spec_of(method): Training(method, suite, data, 0) for method in methods}
     passes = {spec: _passes(run) for spec, run in runs.items()}  # also the warm-up
+    flops = {spec: _flops(run) for spec, run in runs.items()}
     times: dict[str, list[float]] = {spec: [] for spec in runs}
     for _ in range(words.rounds):
         for spec, run in runs.items():
@@ -54,9 +74,11 @@ def main() -> None:
         ratio = statistics.median(t / ce for t, ce in zip(times[spec], times["ce"], strict=True))
         forward, backward = passes[spec]
         milliseconds = 1e3 * statistics.median(times[spec])
-        rows.append((spec, milliseconds, ratio, forward, backward, (forward + 2 * backward) / 3))
-    headers = ("method", "ms/step", "ratio to ce", "forward", "backward", "explained")
-    print(tabulate(rows, headers, tablefmt="github", floatfmt=("", ".2f", ".2f", ".1f", ".1f", ".1f")))
+        explained, operations = (forward + 2 * backward) / 3, flops[spec] / flops["ce"]
+        mark = "look" if ratio > 1.5 * max(explained, operations) else ""
+        rows.append((spec, milliseconds, ratio, forward, backward, explained, operations, mark))
+    headers = ("method", "ms/step", "ratio to ce", "forward", "backward", "passes", "flops", "")
+    print(tabulate(rows, headers, tablefmt="github", floatfmt=("", ".2f", ".2f", ".1f", ".1f", ".1f", ".1f", "")))
     shape = "x".join(map(str, data.shape))
     where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"\nnetwork of suite {suite.name}, images {shape}, batch {suite.training.batch_size}, {where}")
@@ -70,6 +92,7 @@ def _noise(size: int, count: int = 2048) -> Dataset:
 
 
 def _passes(run: Training, steps: int = 5) -> tuple[float, float]:
+    run.ctx.step = int(0.7 * run.ctx.steps)
     with PassCounter(run.net) as counter:
         for _ in range(steps):
             run.step()
@@ -77,10 +100,17 @@ def _passes(run: Training, steps: int = 5) -> tuple[float, float]:
     return counter.forward / images, counter.backward / images
 
 
+def _flops(run: Training) -> int:
+    """Of one step in the middle of the schedule, where ramps and pretraining are over."""
+    run.ctx.step = int(0.7 * run.ctx.steps)
+    with _Flops() as counter:
+        run.step()
+    return counter.total
+
+
 def _seconds(run: Training, steps: int) -> float:
-    """Mean seconds per step; the schedule starts again before it ends."""
-    if run.ctx.step + steps > run.ctx.steps:
-        run.ctx.step = 0
+    """Mean seconds per step, from the middle of the schedule on."""
+    run.ctx.step = int(0.7 * run.ctx.steps)
     if run.ctx.device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
