@@ -33,7 +33,7 @@ class _Flops(TorchDispatchMode):
     """Counts operations; torch's own FlopCounterMode hooks modules, which `autograd.grad` does not allow."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), options: Any = None) -> Any:
@@ -105,7 +105,8 @@ def _flops(run: Training) -> int:
     run.ctx.step = int(0.7 * run.ctx.steps)
     with _Flops() as counter:
         run.step()
-    return counter.total
+    total: int = counter.total
+    return total
 
 
 def _seconds(run: Training, steps: int) -> float:

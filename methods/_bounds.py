@@ -5,24 +5,24 @@ head, is kept apart, so that a specification (differences of its rows) can be me
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.methods._lipschitz import (
-    LOGIT_ROUNDING,
-    RADIUS_ROUNDING,
     flat,
     is_plain,
     normalises,
     pair,
     zero_padded,
 )
+from marginbench.methods._operator_norm import convolution_matrix, reached_outputs
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Net, Norm, NotApplicable, Radii
+from marginbench.methods.method import Net, Norm
 
 DENSE = 2**20  # convolutions with at most so many entries are written out as matrices
 TINY = 1e-12
@@ -38,6 +38,7 @@ class Affine:
     convolution: nn.Conv2d | None = None  # its stride and padding count
     inputs: tuple[int, ...] = ()  # shapes without the batch
     outputs: tuple[int, ...] = ()
+    reach: Tensor | None = None  # [n, s]: the outputs that each input reaches, if not all
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """`weight`, in place of the map's own, times x [..., n]; without the bias."""
@@ -49,6 +50,16 @@ class Affine:
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x, self.weight) + self.bias
+
+    @property
+    def dense(self) -> bool:
+        return self.convolution is None and self.weight.dim() == 2
+
+    def matrix(self) -> Tensor:
+        """All rows [1, m, n] of the map written out."""
+        if self.dense:
+            return self.weight[None]
+        return self.pull(torch.eye(len(self.bias), dtype=self.bias.dtype, device=self.bias.device)[None])
 
     def pull(self, a: Tensor) -> Tensor:
         """Rows a [..., m] on the outputs to rows [..., n] on the inputs."""
@@ -113,12 +124,11 @@ def _affine(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None)
         size = zip(shape[1:], layer.padding, layer.kernel_size, layer.stride, strict=True)
         outputs = (layer.out_channels, *((n + 2 * p - k) // s + 1 for n, p, k, s in size))
         bias = _bias(layer.bias, weight).repeat_interleave(math.prod(outputs[1:]))
-        inputs = math.prod(shape)
-        if inputs * math.prod(outputs) > DENSE:
+        if math.prod(shape) * math.prod(outputs) > DENSE:
             return Affine(weight, bias, layer, shape, outputs), outputs
-        basis = torch.eye(inputs, dtype=weight.dtype, device=weight.device).view(inputs, *shape)
-        matrix = F.conv2d(basis, weight, None, layer.stride, layer.padding).flatten(1).T
-        return Affine(matrix, bias), outputs
+        geometry = ((shape[1], shape[2]), pair(layer.stride), pair(layer.padding))
+        matrix = convolution_matrix(weight, *geometry)
+        return Affine(matrix, bias, reach=reached_outputs(weight, *geometry)), outputs
     raise MarginbenchError(f"no linear bounds are known for the layer {layer}")
 
 
@@ -138,17 +148,52 @@ class Ball:
         """The smallest box that holds the images of [0, 1]."""
         return (self.x - self.epsilon).clamp(0, 1), (self.x + self.epsilon).clamp(0, 1)
 
+    def centre(self) -> Tensor:
+        if self.norm == "l2":
+            return self.x
+        low, high = self.box()
+        return (low + high) / 2
+
+    def reach(self) -> Tensor:
+        """How far each pixel can be from the centre: [B or 1, n]."""
+        if self.norm == "l2":
+            return self.epsilon
+        low, high = self.box()
+        return (high - low) / 2
+
     def range(self, rows: Tensor) -> Interval:
         """Centre and radius of the values of rows [B or 1, S, n]: [B, S] each."""
+        centre = times(rows, self.centre())
         if self.norm == "l2":
-            return _times(rows, self.x), self.epsilon * torch.linalg.vector_norm(rows, dim=-1)
-        low, high = self.box()
-        return _times(rows, (low + high) / 2), _times(rows.abs(), (high - low) / 2)
+            return centre, self.epsilon * torch.linalg.vector_norm(rows, dim=-1)
+        return centre, absolute_times(rows, self.reach())
 
 
-def _times(rows: Tensor, x: Tensor) -> Tensor:
+def times(rows: Tensor, x: Tensor) -> Tensor:
     """Rows [B or 1, S, n] on x [B, n]."""
     return x @ rows[0].T if len(rows) == 1 else (rows @ x[:, :, None])[:, :, 0]
+
+
+def absolute_times(rows: Tensor, x: Tensor) -> Tensor:
+    """|rows| [B or 1, S, n] on x [B, n]."""
+    if len(rows) == 1:
+        return times(rows.abs(), x)
+    product: Tensor = _AbsoluteTimes.apply(rows, x)
+    return product
+
+
+class _AbsoluteTimes(torch.autograd.Function):
+    """The product with a backward pass that makes one tensor of the size of the rows, in place of five."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, x)
+        return times(rows.abs(), x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        rows, x = ctx.saved_tensors
+        return rows.sgn().mul_(x[:, None]).mul_(grad[:, :, None]), (grad[:, None] @ rows.abs())[:, 0]
 
 
 def specification(net: Net, y: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -178,7 +223,7 @@ def interval_margins(features: Interval, rows: Tensor, constants: Tensor) -> Ten
     """Lower bounds [B, K] of rows [B, K, d] times the features plus constants."""
     low, high = features
     centre, radius = (low + high) / 2, (high - low) / 2
-    return _times(rows, centre) - _times(rows.abs(), radius) + constants
+    return times(rows, centre) - times(rows.abs(), radius) + constants
 
 
 @dataclass(frozen=True)
@@ -205,6 +250,32 @@ def adaptive(bounds: Interval) -> Relaxation:
     return Relaxation(lower, chord.upper, chord.intercept)
 
 
+class _Relaxed(torch.autograd.Function):
+    """Rows [B, S, m] before the ReLUs with the line that counts for their sign, and its constants [B, S].
+
+    With fewer tensors than autograd would make of the same formula: memory is what takes the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, lower: Tensor, upper: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows, lower, upper, intercept)
+        negative = rows.clamp_max(0)
+        relaxed = (rows * lower[:, None]).addcmul_(negative, (upper - lower)[:, None])
+        return relaxed, times(negative, intercept)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+        rows, lower, upper, intercept = ctx.saved_tensors
+        negative = rows.clamp_max(0)
+        to_intercept = (shift[:, None] @ negative)[:, 0]
+        to_upper = (grad * negative).sum(1)
+        to_lower = (grad * rows).sum(1) - to_upper
+        below = negative.sign_().neg_()
+        to_rows = (grad * (upper - lower)[:, None]).addcmul_(shift[:, :, None], intercept[:, None])
+        to_rows.mul_(below).addcmul_(grad, lower[:, None])
+        return to_rows, to_lower, to_upper, to_intercept
+
+
 def linear_margins(
     blocks: Blocks, relaxations: Sequence[Relaxation], ball: Ball, rows: Tensor, constants: Tensor
 ) -> Tensor:
@@ -214,76 +285,12 @@ def linear_margins(
             constants = constants + rows @ affine.bias
             rows = affine.pull(rows)
         if relaxation is not None:
-            negative = rows.clamp_max(0)
-            constants = constants + _times(negative, relaxation.intercept)
-            rows = (rows - negative) * relaxation.lower[:, None] + negative * relaxation.upper[:, None]
+            rows, shift = _Relaxed.apply(rows, relaxation.lower, relaxation.upper, relaxation.intercept)
+            constants = constants + shift
     centre, radius = ball.range(rows)
     return centre - radius + constants
-
-
-def parallel_bounds(blocks: Blocks, ball: Ball) -> list[Relaxation]:
-    """The relaxations of all ReLUs, each from bounds through all layers before it; parallel lines give both at once."""
-    relaxations: list[Relaxation] = []
-    for depth in range(1, len(blocks)):
-        size = len(blocks[depth - 1][-1].bias)
-        rows = torch.eye(size, dtype=ball.x.dtype, device=ball.x.device)[None]
-        low = high = ball.x.new_zeros(1, size)
-        for block, relaxation in zip(reversed(blocks[:depth]), (*reversed(relaxations), None), strict=True):
-            for affine in reversed(block):
-                shift = rows @ affine.bias
-                low, high = low + shift, high + shift
-                rows = affine.pull(rows)
-            if relaxation is not None:
-                positive = rows.relu()
-                high = high + _times(positive, relaxation.intercept)
-                low = low + _times(rows - positive, relaxation.intercept)
-                rows = rows * relaxation.upper[:, None]
-        centre, radius = ball.range(rows)
-        relaxations.append(parallel((centre - radius + low, centre + radius + high)))
-    return relaxations
 
 
 def ramp(progress: float, start: float, end: float) -> float:
     """0 until `start`, 1 from `end` on, linear between them; all are shares of the training."""
     return min(max(progress - start, 0) / max(end - start, TINY), 1.0)
-
-
-Margins = Callable[[Blocks, Ball, Tensor, Tensor], Tensor]
-
-
-def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings: int = 20) -> Radii | NotApplicable:
-    """The largest radii found at which `margins` proves that the predicted class cannot change.
-
-    Bounds are computed in float64; the gap is lowered by 1e-5 of the largest logit, since the network computes its
-    logits in float32. A bound at one radius holds for all smaller ones, so that the search needs no monotony.
-
-    Args:
-        x: [B, C, H, W] images in [0, 1].
-        margins: (blocks, ball, rows, constants) to lower bounds [B, K] of z_p - z_j, p the predicted class.
-        halvings: of the interval from 0 to the diameter of the box.
-    """
-    if not all(bool(p.isfinite().all()) for p in net.parameters()):
-        return NotApplicable("the weights are not finite")
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        try:
-            blocks = blocks_of(net, tuple(x.shape[1:]), torch.float64)
-        except MarginbenchError as error:
-            return NotApplicable(str(error))
-        logits = net(x)
-        predicted = logits.argmax(1)
-        slack = LOGIT_ROUNDING * logits.double().abs().amax(1, keepdim=True)
-        rows, constants = specification(net, predicted, torch.float64)
-        itself = F.one_hot(predicted, logits.shape[1]).bool()
-        pixels = x.flatten(1).double()
-
-        def verified(radius: Tensor) -> Tensor:
-            lower = margins(blocks, Ball(pixels, radius[:, None], norm), rows, constants - slack)
-            return (itself | (lower > 0)).all(1)
-
-        low = torch.zeros_like(pixels[:, 0])
-        high = torch.full_like(low, 1.0 if norm == "linf" else pixels.shape[1] ** 0.5)
-        for _ in range(halvings):
-            middle = (low + high) / 2
-            proved = verified(middle)
-            low, high = torch.where(proved, middle, low), torch.where(proved, high, middle)
-        return Radii((low * (1 - RADIUS_ROUNDING)).to(x.dtype))

@@ -46,7 +46,8 @@ def estimate(part: nn.Module) -> Tensor | float:
     if isinstance(part, Residual):
         return estimate(part.shortcut) + estimate(part.branch)
     if isinstance(part, Weighted):
-        return apply(part, part.get_buffer("power_vector")).norm()
+        norm: Tensor = apply(part, part.get_buffer("power_vector")).norm()
+        return norm
     if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
         return batch_norm_bound(part).to(part.running_mean)
     if isinstance(part, nn.AvgPool2d | nn.MaxPool2d):

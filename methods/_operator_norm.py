@@ -1,6 +1,8 @@
 """Euclidean operator norms of linear layers: bounds that hold, in float64, and power iteration from below."""
 
+import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,23 @@ def matrix_norm(matrix: Tensor) -> Tensor:
     """Largest singular value over a batch of matrices [..., m, n], rounded up: float64 scalar."""
     matrix = matrix.to(torch.complex128 if matrix.is_complex() else torch.float64)
     gram = matrix @ matrix.mH if matrix.shape[-2] <= matrix.shape[-1] else matrix.mH @ matrix
-    largest: Tensor = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0).max()
-    return largest.sqrt() * (1 + ROUNDING)
+    largest = eigenvalue_bound(gram) if gram.is_cuda else torch.linalg.eigvalsh(gram)[..., -1]
+    norm: Tensor = largest.clamp_min(0).max().sqrt() * (1 + ROUNDING)
+    return norm
+
+
+def eigenvalue_bound(gram: Tensor, squarings: int = 26) -> Tensor:
+    """At least the largest eigenvalues of positive matrices [..., n, n], at most n^(1/2p) times that, p = 2^squarings.
+
+    They are ||G^p||_F^(1/p). Unlike eigvalsh it lets a GPU run on: nothing is sent to the host.
+    """
+    bound, power = 1.0, 1.0
+    for _ in range(squarings + 1):
+        size = torch.linalg.matrix_norm(gram, keepdim=True)
+        bound = bound * size[..., 0, 0] ** power
+        gram = gram / size.clamp_min(torch.finfo(torch.float64).tiny)
+        gram, power = gram @ gram, power / 2
+    return torch.as_tensor(bound)
 
 
 def convolution_norm(
@@ -30,9 +47,54 @@ def convolution_norm(
     weight = weight.to(torch.float64)
     inputs = weight.shape[1] * size[0] * size[1]
     if inputs <= DENSE_INPUTS:
-        basis = torch.eye(inputs, dtype=weight.dtype, device=weight.device).view(inputs, -1, *size)
-        return matrix_norm(F.conv2d(basis, weight, None, stride, padding).flatten(1))
+        return matrix_norm(convolution_matrix(weight, size, stride, padding))
     return circular_norm(weight, size, stride, padding)
+
+
+def convolution_matrix(
+    weight: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """The convolution written out, [O * positions, C * pixels], differentiable. Arguments as above.
+
+    A product with zeros and ones: the entries are exact, and it is faster than a convolution of unit vectors.
+    """
+    kernel = (weight.shape[2], weight.shape[3])
+    joined = _joined(kernel, size, stride, padding, weight.dtype, weight.device)
+    entries = weight.flatten(2) @ joined.flatten(1)  # [O, C, positions * pixels]
+    matrix: Tensor = entries.unflatten(2, joined.shape[1:]).transpose(1, 2).flatten(2).flatten(0, 1)
+    return matrix
+
+
+def reached_outputs(weight: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """For every input of the convolution the indices of the outputs that it can reach, [C * pixels, s].
+
+    The number s is that of the best connected input; the others have it filled up with outputs that they do not reach.
+    """
+    kernel = (weight.shape[2], weight.shape[3])
+    joined = _joined(kernel, size, stride, padding, weight.dtype, weight.device).amax(0).T  # [pixels, positions]
+    most = (-(-k // s) for k, s in zip(kernel, stride, strict=True))
+    positions = joined.topk(min(math.prod(most), joined.shape[1]), dim=1)[1]
+    channels = torch.arange(weight.shape[0], device=weight.device)[:, None] * joined.shape[1]
+    return (positions[:, None] + channels).flatten(1).repeat(weight.shape[1], 1)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _joined(
+    kernel: tuple[int, int],
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """1 where a tap of the kernel joins a position of the output to a pixel, else 0: [taps, positions, pixels]."""
+    axes = []
+    for k, n, s, p in zip(kernel, size, stride, padding, strict=True):
+        tap, position, pixel = (torch.arange(count, device=device) for count in (k, (n + 2 * p - k) // s + 1, n))
+        axes.append(tap[:, None, None] + s * position[:, None] - p == pixel)
+    both = axes[0][:, None, :, None, :, None] & axes[1][None, :, None, :, None, :]
+    return both.flatten(4).flatten(2, 3).flatten(0, 1).to(dtype)
 
 
 def circular_norm(weight: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:

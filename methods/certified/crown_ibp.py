@@ -25,13 +25,13 @@ from marginbench.methods._bounds import (
     Blocks,
     adaptive,
     blocks_of,
-    certified_radii,
     interval_bounds,
     interval_margins,
     linear_margins,
     ramp,
     specification,
 )
+from marginbench.methods._search import certified_radii
 
 
 class CrownIBP(Method):
@@ -54,10 +54,12 @@ class CrownIBP(Method):
         " Verifiably Robust Neural Networks, ICLR 2020, arXiv 1906.06316",
         section="3.2",
         year=2020,
+        claims=("input_margin", "certified_radius"),
         neutral={"epsilon": 0.0},
         presets={"crown_ibp_linear": {"beta_end": 1.0}},
         deviations=(
-            "epsilon defaults to the suite's; schedules are shares of the training, as long as the authors' are",
+            "epsilon defaults to the suite's; schedules are linear in the share of the training, between the authors'"
+            " for small and large models (10 of 200 epochs to 0.66; 0.1 to 0.6, smoothed)",
             "gradients flow through the slopes of the lines, and through both bounds at every beta",
             "clean accuracy is given away: at the end the bound is that of intervals, which is loose. The"
             " preset crown_ibp_linear keeps the linear bounds to the end and gives away less on the digits",
@@ -83,7 +85,7 @@ class CrownIBP(Method):
         0.05, "where the ramps start", unit="share of training", source="code, CIFAR-10", search=(0.05,), ge=0, le=1
     )
     ramp_end: float = param(
-        0.6, "where they end", unit="share of training", source="authors' code", search=(0.3, 0.6, 0.8), ge=0, le=1
+        0.6, "where they end", unit="share of training", source="code, large", search=(0.3, 0.6, 0.8), ge=0, le=1
     )
 
     def build(self, net: Net, task: Task) -> Net:
@@ -98,7 +100,8 @@ class CrownIBP(Method):
         with torch.autocast(batch.x.device.type, enabled=False):
             x = batch.x.flatten(1)
             ball = Ball(x, x.new_full((1, 1), epsilon), "linf")
-            ibp, crown = _bounds(blocks_of(net, ctx.task.input_shape), ball, *specification(net, batch.y))
+            problem = blocks_of(net, ctx.task.input_shape), ball, *specification(net, batch.y)
+            ibp, crown = _bounds(*problem, linear=beta > 0)
             robust = F.cross_entropy(-(beta * crown + (1 - beta) * ibp), batch.y)
         parts = {"clean": clean.detach(), "robust": robust.detach()}
         return Loss(kappa * clean + (1 - kappa) * robust, parts)
@@ -107,9 +110,10 @@ class CrownIBP(Method):
         return certified_radii(net, x, norm, lambda *problem: torch.maximum(*_bounds(*problem)))
 
 
-def _bounds(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower bounds [B, K] of the specification by intervals, and by lines on top of them."""
+def _bounds(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor, linear: bool = True) -> tuple[Tensor, Tensor]:
+    """Lower bounds [B, K] of the specification by intervals, and by lines on top of them, or by intervals again."""
     before, features = interval_bounds(blocks, ball.box())
-    relaxations = [adaptive(bounds) for bounds in before]
     ibp = interval_margins(features, rows, constants)
-    return ibp, linear_margins(blocks, relaxations, ball, rows, constants)
+    if not linear:
+        return ibp, ibp
+    return ibp, linear_margins(blocks, [adaptive(bounds) for bounds in before], ball, rows, constants)

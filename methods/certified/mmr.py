@@ -41,10 +41,11 @@ class MMR(Method):
         " AISTATS 2019, arXiv 1810.07481",
         section="3 and 4",
         year=2019,
+        claims=("input_margin", "certified_radius"),
         neutral={"weight": 0.0},
         deviations=(
             "one gamma for both kinds of planes, by default twice the suite's epsilon, as in the authors' recipe for"
-            " MNIST; their code has one for each, 1 by default",
+            " their CNN on MNIST in L-infinity; their code has one for each, 1 by default",
             "schedules are shares of the training: the paper's r rises over 10 of 100 epochs",
             "no noise against ties and no offset on small entries of V: a floor under the norms instead",
             "without adversarial training, which the paper adds in some of its experiments (MMR+AT)",

@@ -37,32 +37,33 @@ class Roll(Method):
         title="Robust locally linear networks (ROLL)",
         family="certified",
         paper="Lee, Alvarez-Melis, Jaakkola: Towards Robust, Locally Linear Deep Networks, ICLR 2019, arXiv 1907.03207",
-        section="4",
+        section="3.3.2, equation 9",
         year=2019,
+        claims=("certified_radius",),
         neutral={"weight": 0.0},
         deviations=(
             "the gradients are with respect to pixels in [0, 1]; the paper's to the preprocessed image: where"
             " preprocessing divides by a standard deviation s, the squares here are 1/s^2 times the paper's. The"
             " defaults are the authors' for MNIST, s = 0.31, in these units",
             "exact gradients by pushing unit vectors through the frozen network, as in the authors' code for dense"
-            " networks; the paper samples directions on large images",
+            " networks; the paper samples input axes on large images (4.2, equation 10)",
             "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
         ),
     )
 
     weight: float = param(
-        0.2, "factor of the penalty", unit="1", source="authors' run: 2, see deviations", search=(0.02, 0.2, 2.0), ge=0
+        0.2, "factor of the penalty", unit="1", source="table 1: 2, see deviations", search=(0.02, 0.2, 2.0), ge=0
     )
     hinge: float = param(
         2.5,
         "C, factor of the hinge",
         unit="1",
-        source="authors' run: 0.25, see deviations",
+        source="5.1: 0.25 or 1, see deviations",
         search=(0.25, 2.5, 10.0),
         ge=0,
     )
     top: float = param(
-        1.0, "share of the units that counts", unit="1", source="section 4: 1", search=(0.1, 0.5, 1.0), gt=0, le=1
+        1.0, "share of the units that counts", unit="1", source="5.1", search=(0.1, 0.5, 1.0), gt=0, le=1
     )
 
     def build(self, net: Net, task: Task) -> Net:
@@ -73,9 +74,13 @@ class Roll(Method):
         risk = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
             region = region_of(net, batch.x)
-            terms = region.unit_rows.square().sum(2) + self.hinge * (1 - region.units.abs()).relu()
-            count = max(round(self.top * terms.shape[1]), min(1, terms.shape[1]))
-            penalty = terms.topk(count, dim=1)[0].sum() / max(len(terms) * count, 1)
+            hinges = self.hinge * (1 - region.units.abs()).relu()
+            total = hinges.shape[1]
+            count = max(round(self.top * total), min(1, total))
+            if count == total:
+                penalty = (region.sum_of_squares() + hinges.sum()) / max(hinges.numel(), 1)
+            else:
+                penalty = (region.unit_squares() + hinges).topk(count, dim=1)[0].mean()
         parts = {"risk": risk.detach(), "penalty": penalty.detach()}
         return Loss(risk + self.weight * penalty, parts)
 

@@ -17,9 +17,11 @@ from marginbench.methods import (
     Norm,
     NotApplicable,
     Radii,
+    Residual,
     Task,
     as_float,
     cross_entropy,
+    logit_margin,
     param,
 )
 from marginbench.methods._lipschitz import flat, is_plain, layer_bound, lipschitz_radius, walk
@@ -43,11 +45,12 @@ class Contractive(Method):
         " Classification, ICCV 2015",
         section="the constraint of the hidden layers; from the abstract and secondary sources",
         year=2015,
+        claims=("input_margin", "certified_radius"),
         neutral={"output": "ce", "decay": 0.0},
         deviations=(
             "the paper's own relaxation of the constraint is not reproduced: a layer whose norm exceeds 1 is divided by"
             " it, which is cheaper than clipping its singular values and also covers convolutions",
-            "the output layer is one multi-class machine with a squared hinge",
+            "the output layer is one multi-class machine; the squared hinge is a choice of this file",
             "the normalisation of the pixels, a factor 1/std, comes before the contractive layers; the certificate"
             " counts it",
         ),
@@ -89,6 +92,8 @@ def _contract(net: Net, task: Task) -> None:
     assert isinstance(weight, Tensor)
     x = weight.new_zeros(1, *task.input_shape)
     for layer, inputs in walk(flat(net.normalise, net.body), x):
+        if isinstance(layer, Residual | nn.BatchNorm1d | nn.BatchNorm2d):
+            raise MarginbenchError(f"contractive cannot make a contraction of the layer {layer}")
         bound = layer_bound(layer, inputs)
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.weight.div_(torch.as_tensor(bound).clamp_min(1).to(weight))
@@ -96,6 +101,4 @@ def _contract(net: Net, task: Task) -> None:
 
 def _squared_hinge(logits: Tensor, y: Tensor) -> Tensor:
     """Crammer and Singer's hinge, squared; logits [B, K], labels [B]."""
-    label = y[:, None]
-    rival = logits.scatter(1, label, -torch.inf).amax(1)
-    return F.relu(1 - logits.gather(1, label)[:, 0] + rival).square().mean()
+    return F.relu(1 - logit_margin(logits, y)).square().mean()

@@ -27,11 +27,13 @@ class CrossLipschitz(Method):
         " Manipulation, NeurIPS 2017, arXiv 1705.08475",
         section="4, Cross-Lipschitz regularisation",
         year=2017,
+        claims=("input_margin",),
         neutral={"weight": 0.0},
         needs=frozenset({"input_grad", "second_order"}),
         deviations=(
             "the authors train one hidden layer of smooth units (softplus) without bias, for which the penalty has a"
-            " closed form; here it is computed by automatic differentiation, and for ReLU almost everywhere",
+            " closed form, beside an automatic one for other networks; here it is computed by automatic"
+            " differentiation, and for ReLU almost everywhere",
             "gradients are taken with respect to pixels in [0, 1]",
             "the paper's local certificate holds for kernel machines and one hidden layer only and is not offered",
         ),

@@ -8,7 +8,13 @@ from support import TASK, a_batch, a_context, a_net, assert_same, reference, sta
 from torch.nn import functional as F
 
 from marginbench.methods import create
-from marginbench.methods._bounds import Ball, blocks_of, linear_margins, parallel_bounds, specification
+from marginbench.methods._bounds import (
+    Ball,
+    blocks_of,
+    linear_margins,
+    specification,
+)
+from marginbench.methods._columns import parallel_bounds, parallel_margins
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])
@@ -54,3 +60,17 @@ def test_convex_polytope_ramp_reaches_its_end() -> None:
     method, net, batch, _ = stage("convex_polytope")
     late = [method.loss(net, batch, a_context(epoch)).total for epoch in (3, 4)]
     assert late[0] == late[1] > method.loss(net, batch, a_context(0)).total
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])
+def test_both_ways_to_the_margins_agree(name: str, norm: str) -> None:
+    net = a_net(create("convex_polytope"), name)
+    batch = a_batch(net)
+    blocks = blocks_of(net, TASK.input_shape)
+    for epsilon in (0.0, 0.01, 0.05, 0.3):  # few and many units without a sign
+        ball = Ball(batch.x.flatten(1), batch.x.new_full((1, 1), epsilon), norm)  # type: ignore[arg-type]
+        problem = (ball, *specification(net, batch.y))
+        wanted = linear_margins(blocks, parallel_bounds(blocks, ball), *problem)
+        assert_same(parallel_margins(blocks, *problem).sum(), wanted.sum(), net)
+        torch.testing.assert_close(parallel_margins(blocks, *problem), wanted)

@@ -14,9 +14,10 @@ from marginbench.methods._bounds import (
     interval_bounds,
     interval_margins,
     linear_margins,
-    parallel_bounds,
     specification,
 )
+from marginbench.methods._columns import parallel_bounds
+from marginbench.methods._search import largest_positive
 
 
 def ball(x: Tensor, epsilon: float, norm: str = "linf") -> Ball:
@@ -182,3 +183,19 @@ def test_ramp_without_length_steps() -> None:
     method, net, batch, _ = stage("ibp(ramp_start=0.5,ramp_end=0.5)")
     early, late = (method.loss(net, batch, a_context(epoch)).total for epoch in (2, 3))
     assert early < late
+
+
+def test_search_finds_the_last_positive_point() -> None:
+    roots = torch.tensor([1e-3, 0.02, 0.3, 0.9999, 2.0, 0.5, -1.0], dtype=torch.float64)
+    start = torch.stack([roots, 3 * roots], 1)
+    for curve in (lambda t: t, lambda t: t.sinh(), lambda t: t.tanh(), lambda t: t.sign() * t.abs().sqrt()):
+        seen = torch.zeros_like(roots)
+
+        def function(points: Tensor, rows: Tensor, curve=curve, seen=seen) -> Tensor:  # type: ignore[no-untyped-def]
+            value = curve(10 * (roots[rows] - points))
+            seen[rows] = torch.where(value > 0, torch.maximum(seen[rows], points), seen[rows])
+            return torch.stack([value, 3 * value], 1)
+
+        found = largest_positive(function, start, 1.0, 20)
+        assert torch.equal(found, seen)
+        torch.testing.assert_close(found, roots.clamp(0, 1), rtol=0, atol=2**-20)
