@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from marginbench.methods._operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Net, NotApplicable, Radii, Residual
+from marginbench.methods.method import NotApplicable, Radii, Residual
 
 LOGIT_ROUNDING = 1e-5  # of the largest |logit|: float32 forward passes of these networks differ by about 1e-6
 RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
@@ -17,8 +17,8 @@ RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
 M = TypeVar("M", bound=nn.Module)
 
 
-def lipschitz_radius(net: Net, x: Tensor) -> Radii | NotApplicable:
-    """L2 radii within which a network in eval mode cannot change its class.
+def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> Radii | NotApplicable:
+    """L2 radii within which a network in eval mode, of layers in a row, cannot change its class.
 
     radius = min_{j != p} (z_p - z_j) / (L ||w_p - w_j||), p the predicted class, w the rows of the last layer [K, d]
     and L an upper bound on the Lipschitz constant of the features, the product of the layers' norms in float64
@@ -26,14 +26,16 @@ def lipschitz_radius(net: Net, x: Tensor) -> Radii | NotApplicable:
     them; the gap is lowered by 1e-5 of the largest logit for their rounding in float32.
 
     Args:
+        net: images to logits; its last layer is linear. `Net.decision_net()` makes one.
         x: [B, C, H, W] images in [0, 1].
+        last_layer: with false, sqrt(2) ||W|| stands in place of ||w_p - w_j||, W the whole last layer.
 
     Returns:
         radii [B] in pixels, in the dtype of x, or the name of the layer for which no bound is known.
     """
     if not all(bool(p.isfinite().all()) for p in net.parameters()):
         return NotApplicable("the weights are not finite")
-    *body, head = flat(net.decision_net())
+    *body, head = flat(net)
     if not is_plain(head, nn.Linear):
         return NotApplicable(f"the head {type(head).__name__} is not linear")
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -44,13 +46,19 @@ def lipschitz_radius(net: Net, x: Tensor) -> Radii | NotApplicable:
         logits = x
         for layer in (*body, head):
             logits = layer(logits)
-        return Radii(_radius(logits.double(), head.weight.double(), lipschitz).to(x.dtype))
+        weight = head.weight.double()
+        if last_layer:
+            slopes = lipschitz * torch.linalg.vector_norm(weight[:, None] - weight, dim=2)
+        else:
+            slopes = (math.sqrt(2) * lipschitz * matrix_norm(weight)).expand(len(weight), len(weight))
+        return Radii(_radius(logits.double(), slopes).to(x.dtype))
 
 
-def _radius(logits: Tensor, weight: Tensor, lipschitz: Tensor) -> Tensor:
+def _radius(logits: Tensor, slopes: Tensor) -> Tensor:
+    """Logits [B, K] and Lipschitz constants [K, K] of their differences to radii [B]."""
     top, predicted = logits.max(1)
     gap = top[:, None] - logits - LOGIT_ROUNDING * logits.abs().amax(1, keepdim=True)
-    slope = lipschitz * torch.linalg.vector_norm(weight[predicted][:, None] - weight, dim=2)
+    slope = slopes[predicted]
     rival = torch.arange(logits.shape[1], device=logits.device) != predicted[:, None]
     radius = torch.where(gap > 0, gap / slope, 0)
     return torch.where(rival, radius, torch.inf).amin(1) * (1 - RADIUS_ROUNDING)

@@ -10,6 +10,7 @@ from functools import partial
 from torch import Tensor
 
 from marginbench.benchmarks.certificates.crown import certified_radius
+from marginbench.benchmarks.certificates.lipschitz import global_radius
 from marginbench.methods import NotApplicable
 
 Certificate = Callable[..., Tensor | NotApplicable]
@@ -19,4 +20,5 @@ CERTIFICATES: dict[str, Certificate] = {
     "crown_ibp": partial(certified_radius, method="CROWN-IBP"),
     "crown": partial(certified_radius, method="CROWN"),
     "alpha_crown": partial(certified_radius, method="alpha-CROWN"),
+    "lipschitz": global_radius,
 }

@@ -35,14 +35,17 @@ def _l2_class(library: ModuleType) -> Any:
 
         def concretize(self, x: Tensor, A: Any, sign: int = -1, **other: Any) -> Tensor | None:  # noqa: N803
             """The least (sign -1) or greatest (+1) value of A x over the set, A [B, S, ...] -> [B, S]."""
+            if isinstance(A, Tensor):
+                return self._exact(A.flatten(2), sign)
             plain: Tensor | None = super().concretize(x, A, sign=sign, **other)
-            if plain is None or getattr(A, "identity", False) or not hasattr(A, "matmul"):
+            if plain is None or getattr(A, "identity", False) or not hasattr(A, "to_matrix"):
                 return plain
-            rows = A.flatten(2) if isinstance(A, Tensor) else A.to_matrix(x.shape).flatten(2)
-            least = least_in_ball_and_box(-sign * rows, self.low, self.high, self.epsilon)
-            exact = (rows @ self.centre.unsqueeze(-1)).squeeze(-1) - sign * least
-            better = torch.maximum if sign == -1 else torch.minimum
-            return better(plain, exact.view_as(plain))
+            return self._exact(A.to_matrix(x.shape).flatten(2), sign).view_as(plain)
+
+        def _exact(self, rows: Tensor, sign: int) -> Tensor:
+            least = least_in_ball_and_box(rows if sign == -1 else -rows, self.low, self.high, self.epsilon)
+            value: Tensor = (rows @ self.centre.unsqueeze(-1)).squeeze(-1) - sign * least
+            return value
 
     return L2BallInBox
 
@@ -52,11 +55,11 @@ def least_in_ball_and_box(a: Tensor, low: Tensor, high: Tensor, epsilon: Tensor)
 
     Weak duality: for every t > 0 it is at least the minimum over the box of a.d + t (|d|^2 - epsilon^2) / 2, which
     is attained at d = clip(-a / t). Here t = |a'|_2 / epsilon, with a' the entries of a that may move at all; that
-    is the best t where the box does not cut further.
+    is the best t where the box does not cut further, and never worse than the ball alone, -|a|_2 epsilon.
     """
     low, high, epsilon = low.unsqueeze(1), high.unsqueeze(1), epsilon.clamp_min(1e-12).unsqueeze(1)
     free = torch.where(a > 0, low < 0, high > 0)
     t = ((a * free).norm(dim=-1) / epsilon).clamp_min(torch.finfo(a.dtype).tiny)
-    d = torch.clamp(-a / t.unsqueeze(-1), low, high)
-    least: Tensor = (d * (a + d * (t / 2).unsqueeze(-1))).sum(-1) - t * epsilon**2 / 2
+    d = (a / -t.unsqueeze(-1)).clamp_(low, high)
+    least: Tensor = (d * (d * (t / 2).unsqueeze(-1)).add_(a)).sum(-1) - t * epsilon**2 / 2
     return least

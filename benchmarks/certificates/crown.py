@@ -220,7 +220,7 @@ def _chunk(net: nn.Sequential, x: Tensor) -> int:
             widths.append(x.numel())
         x = layer(x)
     largest = max(a * b for a, b in itertools.pairwise(widths)) if len(widths) > 1 else 1
-    budget, most = (2**29, 1024) if x.is_cuda else (2**24, 64)
+    budget, most = (2**29, 1024) if x.is_cuda else (2**24, 128)
     return max(1, min(most, budget // largest))
 
 

@@ -50,7 +50,7 @@ def attacked(net: nn.Module, x: Tensor, epsilon: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_no_attack_within_the_certified_radius(spec: str, name: str) -> None:
     _, net, batch, _ = stage(spec, name=name)
-    answer = lipschitz_radius(net, batch.x)
+    answer = lipschitz_radius(net.decision_net(), batch.x)
     assert isinstance(answer, Radii)
     assert bool((answer.radius > 0).all())
     assert not attacked(net, batch.x, answer.radius).any()
@@ -125,7 +125,7 @@ class OddLinear(nn.Linear):
 def test_layers_without_bound_are_named(layer: nn.Module) -> None:
     net = a_net(create("ce"))
     net.body = nn.Sequential(layer.double(), *net.body)
-    answer = lipschitz_radius(net, torch.zeros(2, 1, 4, 4, dtype=torch.float64))
+    answer = lipschitz_radius(net.decision_net(), torch.zeros(2, 1, 4, 4, dtype=torch.float64))
     assert isinstance(answer, NotApplicable) and type(layer).__name__ in answer.reason
     with pytest.raises(MarginbenchError, match=type(layer).__name__):
         create("lmt").build(net, TASK)
@@ -135,8 +135,8 @@ def test_dropout_counts_in_eval_mode_only() -> None:
     net = a_net(create("ce"))
     net.body = nn.Sequential(nn.Dropout(), *net.body)
     x = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
-    assert isinstance(lipschitz_radius(net, x), NotApplicable)
-    assert isinstance(lipschitz_radius(net.eval(), x), Radii)
+    assert isinstance(lipschitz_radius(net.decision_net(), x), NotApplicable)
+    assert isinstance(lipschitz_radius(net.eval().decision_net(), x), Radii)
 
 
 def residual_net(seed: int) -> Net:
@@ -166,7 +166,7 @@ BIG = replace(TASK, input_shape=(1, 8, 8))
 def test_residual_sums_batch_norm_and_pooling_are_counted(seed: int) -> None:
     net = residual_net(seed)
     x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    answer = lipschitz_radius(net, x)
+    answer = lipschitz_radius(net.decision_net(), x)
     assert isinstance(answer, Radii) and bool((answer.radius > 0).all())
     assert not attacked(net, x, answer.radius).any()
     assert attacked(net, x, 300 * answer.radius).any()
@@ -210,10 +210,10 @@ def test_no_certificate_for_broken_weights_or_other_heads() -> None:
     x = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
     with torch.no_grad():
         net.head.weight[0, 0] = torch.nan
-    assert isinstance(lipschitz_radius(net, x), NotApplicable)
+    assert isinstance(lipschitz_radius(net.decision_net(), x), NotApplicable)
     net = a_net(create("ce"))
     net.head = nn.Sequential(net.head, nn.Softmax(1))
-    assert isinstance(lipschitz_radius(net, x), NotApplicable)
+    assert isinstance(lipschitz_radius(net.decision_net(), x), NotApplicable)
     with pytest.raises(MarginbenchError, match="linear head"):
         create("lmt").build(net, TASK)
 
