@@ -1,23 +1,32 @@
-"""The committed tables are what the committed records give, and the README shows one of them."""
+"""The committed tables are what the committed records give, and the README shows those of the digits."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from marginbench.benchmarks.board import leaderboard, read_records
-from marginbench.benchmarks.render import FORMATS, render
+from marginbench.benchmarks.board import read_records
+from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.suite import load_suite
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())
 
 
+@pytest.fixture(scope="module")
+def refresh() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("refresh", ROOT / "results" / "refresh.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_tables_follow_from_records(folder: Path) -> None:
-    records = read_records([folder])
-    for form in FORMATS:
-        committed = (folder / f"leaderboard.{form}").read_text(encoding="utf-8")
-        assert render(leaderboard(records), records, form) == committed, form
+def test_tables_follow_from_records(folder: Path, refresh: ModuleType) -> None:
+    for name, content in refresh.tables(folder).items():
+        assert (folder / name).read_text(encoding="utf-8") == content, f"{name}: run results/refresh.py"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -27,14 +36,30 @@ def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
     assert {record.identity["suite"] for record in records} == {suite.fingerprint}, (
         "the suite has changed: run it again"
     )
-    assert len(records) == len(suite.methods or ()) * suite.seeds
+    wanted = {(method.info.key, method.info.revision) for method in choose_methods(None, suite, ())}
+    assert {(record.identity["method"], record.identity["revision"]) for record in records} == wanted
+    assert len(records) == len(choose_methods(None, suite, ())) * suite.seeds
     for record in records:
         assert record.status == "done" and "contradiction" not in record.doubts, record.method
 
 
-def test_the_readme_shows_the_table_as_printed() -> None:
+def test_every_doubt_is_explained_beside_the_results() -> None:
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    for record in read_records(FOLDERS):
+        for doubt in record.doubts:
+            assert f"`{record.method}`" in text and f"`{doubt}`" in text, f"{record.method}: {doubt}"
+
+
+def test_every_claim_that_does_not_show_is_explained_beside_the_results() -> None:
+    """Of the claims about images; feature margins and accuracies are what the table is for."""
+    from marginbench.benchmarks.claims import findings
+
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    for finding in findings(read_records([ROOT / "results" / "reference" / "digits"])):
+        if finding.claim in ("input_margin", "certified_radius", "rejection") and finding.verdict != "yes":
+            assert f"`{finding.method}`" in text, f"{finding.method}: {finding.claim} {finding.verdict}"
+
+
+def test_the_readme_shows_the_tables(refresh: ModuleType) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = text.split("<!-- leaderboard -->\n")[1].split("<!-- /leaderboard -->")[0]
-    printed = (ROOT / "results/reference/digits/leaderboard.md").read_text(encoding="utf-8")
-    table = [line for line in printed.splitlines() if line.startswith("|")]
-    assert [line for line in shown.splitlines() if line.startswith("|")] == table
+    assert refresh.readme(text, refresh.tables(ROOT / "results/reference/digits")) == text, "run results/refresh.py"
