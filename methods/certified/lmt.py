@@ -95,7 +95,9 @@ class LMT(Method):
             advance(net)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        return lipschitz_radius(net.decision_net(), x) if norm == "l2" else NotApplicable("the Lipschitz bound is for l2 only")
+        if norm != "l2":
+            return NotApplicable("the Lipschitz bound is for l2 only")
+        return lipschitz_radius(net.decision_net(), x)
 
     def _slopes(self, net: Net) -> Tensor:
         """[K, K]: estimate of the Lipschitz constant of z_j - z_y in row y, column j; 0 on the diagonal."""

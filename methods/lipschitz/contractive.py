@@ -83,7 +83,9 @@ class Contractive(Method):
             _contract(net, ctx.task)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        return lipschitz_radius(net.decision_net(), x) if norm == "l2" else NotApplicable("the layers are contractions in l2 only")
+        if norm != "l2":
+            return NotApplicable("the layers are contractions in l2 only")
+        return lipschitz_radius(net.decision_net(), x)
 
 
 def _contract(net: Net, task: Task) -> None:
