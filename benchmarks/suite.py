@@ -1,15 +1,18 @@
 """A suite says what is compared: data, network, budget, radii, estimators. One TOML file each."""
 
+import copy
 import inspect
+import re
 import tomllib
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
-from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.attacks import ATTACKS, PRESETS
+from marginbench.benchmarks.attacks.foreign import check_factory, versioned
 from marginbench.benchmarks.certificates import CERTIFICATES
 from marginbench.benchmarks.nets import NETWORKS
 from marginbench.benchmarks.seeds import digest
@@ -50,12 +53,21 @@ class Rejection(_Section):
     restarts: Annotated[int, Field(ge=0)] = 1
 
 
+class Smoothing(_Section):
+    sigma: float = Field(gt=0)  # of the noise, in pixels of [0, 1]
+    n0: Positive = 100  # noisy copies that select the class
+    n: Positive  # noisy copies that estimate its probability
+    alpha: float = Field(default=0.001, gt=0, lt=1)  # probability that a radius is wrong, at most
+    share: Positive = 1  # consecutive images that get the same noise
+
+
 class Evaluation(_Section):
     epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
     points: Positive  # the first of the test set
-    attacks: dict[str, Settings]  # name to settings
+    attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
     certificates: dict[str, Settings]
     rejection: Rejection | None = None  # default: no columns for it
+    smoothing: Smoothing | None = None  # likewise
 
     @field_validator("epsilon")
     @classmethod
@@ -63,6 +75,19 @@ class Evaluation(_Section):
         if set(epsilon) != set(NORMS):
             raise ValueError("give one radius for each norm, as in { linf = 0.1, l2 = 0.5 }")
         return epsilon
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _preset(cls, attacks: Any) -> Any:
+        if not isinstance(attacks, str):
+            return attacks
+        if attacks not in PRESETS:
+            raise ValueError(f"unknown preset: {suggest(attacks, PRESETS)}; or give a table of attacks")
+        return copy.deepcopy(PRESETS[attacks])
+
+    @field_serializer("attacks")
+    def _versioned(self, attacks: dict[str, Settings]) -> dict[str, Settings]:
+        return {name: versioned(settings) for name, settings in attacks.items()}
 
 
 class Suite(_Section):
@@ -81,7 +106,7 @@ class Suite(_Section):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what a run depends on."""
-        return digest(self.model_dump(mode="json", exclude={"title", "methods", "seeds"}))
+        return digest(self.model_dump(mode="json", exclude={"title", "methods", "seeds"}, exclude_none=True))
 
     def task(self, input_shape: tuple[int, int, int], class_counts: tuple[int, ...]) -> Task:
         return Task(input_shape, class_counts, self.evaluation.epsilon)
@@ -114,11 +139,21 @@ def load_suite(name: str) -> Suite:
     if isinstance(values.get("methods"), list):  # TOML knows no tuples
         values["methods"] = tuple(values["methods"])
     try:
-        suite = Suite(**values, folder=path.parent)
+        suite = Suite(**_with_folder(values, path.parent), folder=path.parent)
     except ValidationError as error:
         raise MarginbenchError(f"suite {path}: " + "; ".join(map(_explain, error.errors()))) from None
     _check_estimators(path, suite)
     return suite
+
+
+def _with_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The files of attacks are relative to the suite's folder."""
+    evaluation = values.get("evaluation")
+    attacks = evaluation.get("attacks") if isinstance(evaluation, dict) else None
+    for settings in attacks.values() if isinstance(attacks, dict) else ():
+        if isinstance(settings, dict) and isinstance(settings.get("file"), str):
+            settings["file"] = str((folder / settings["file"]).resolve())
+    return values
 
 
 def _explain(error: Any) -> str:
@@ -138,6 +173,9 @@ def _check_estimators(path: Path, suite: Suite) -> None:
     for kind, table in (("attacks", ATTACKS), ("certificates", CERTIFICATES)):
         for name, settings in getattr(suite.evaluation, kind).items():
             where = f"suite {path}: evaluation.{kind}.{name}"
+            if kind == "attacks" and "file" in settings:
+                _check_foreign(where, name, settings)
+                continue
             if name not in table:
                 raise MarginbenchError(f"{where}: unknown: {suggest(name, table)}")
             known = _defaults(table[name])
@@ -147,6 +185,15 @@ def _check_estimators(path: Path, suite: Suite) -> None:
                 wanted = type(known[key])
                 if type(value) is not wanted and not (wanted is float and type(value) is int):
                     raise MarginbenchError(f"{where}.{key}={value!r}: should be like {known[key]!r}")
+
+
+def _check_foreign(where: str, name: str, settings: Settings) -> None:
+    if name in ATTACKS or not re.fullmatch("[A-Za-z0-9_]+", name):
+        raise MarginbenchError(f"{where}: choose another name: letters, digits and _, and none of {', '.join(ATTACKS)}")
+    try:
+        check_factory(str(settings["file"]), {key: value for key, value in settings.items() if key != "file"})
+    except MarginbenchError as error:
+        raise MarginbenchError(f"{where}: {error}") from None
 
 
 def _defaults(estimator: Callable[..., Any]) -> dict[str, Any]:

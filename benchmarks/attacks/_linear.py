@@ -14,7 +14,15 @@ def top_rivals(net: nn.Module, point: Tensor, y: Tensor, count: int) -> Tensor:
     return others.topk(min(count, others.shape[1] - 1), dim=1).indices
 
 
-def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def nearest_rival(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, rivals: int) -> Tensor:
+    """[B, 1] int64: among the `rivals` classes with the largest logits, the nearest to x in the linearised network."""
+    candidates = top_rivals(net, x, y, rivals)
+    gap, gradient, _ = linearise(net, x, y, candidates)
+    nearest = to_hyperplane(x.flatten(1), gradient, -gap, norm)[1].argmin(1, keepdim=True)
+    return candidates.gather(1, nearest)
+
+
+def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Gaps f_r = z_r - z_y and gradients w_r = df_r/dx, both divided by max|w_r|.
 
     The hyperplane f_r + <w_r, x' - x> = 0 stays the same, and logits of any scale give the same numbers.
@@ -23,7 +31,7 @@ def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor) -> tuple
     Args:
         point: [B, C, H, W] float32.
         y: [B] int64 true labels.
-        rivals: [B, R] int64 classes.
+        rivals: [B, R] int64 classes; default: the class other than y with the largest logit at the point.
 
     Returns:
         gap [B, R] and gradient [B, R, C*H*W] float32, and whether the point is adversarial, [B] bool.
@@ -31,6 +39,8 @@ def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor) -> tuple
     with torch.enable_grad():
         point = point.detach().clone().requires_grad_(True)
         logits = net(point)
+        if rivals is None:
+            rivals = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
         gap = logits.gather(1, rivals) - logits.gather(1, y[:, None])
         rows = [_input_gradient(gap[:, r], point) for r in range(gap.shape[1])]
     gradient = torch.stack(rows, 1).flatten(2)

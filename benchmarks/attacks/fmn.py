@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks._linear import linearise, to_hyperplane, top_rivals
+from marginbench.benchmarks.attacks._linear import linearise, nearest_rival
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.methods import Norm
 
@@ -49,11 +49,7 @@ def fmn(
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
     original = x.flatten(1)
-    candidates = top_rivals(net, x, y, rivals)
-    gap, gradient, _ = linearise(net, x, y, candidates)
-    nearest = to_hyperplane(original, gradient, -gap, norm)[1].argmin(1, keepdim=True)
-    rival = candidates.gather(1, nearest)
-
+    rival = nearest_rival(net, x, y, norm, rivals)
     delta = torch.zeros_like(original)
     radius = torch.full_like(original[:, 0], torch.inf)
     closest = Closest(x, norm)

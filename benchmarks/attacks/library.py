@@ -1,39 +1,18 @@
-"""Two attacks of torchattacks at a given epsilon: APGD (white box) and Square (black box)."""
+"""Attacks of torchattacks: APGD and Square at a given epsilon, FAB. Defects of the library are kept out, see each."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator
-from types import ModuleType
+import logging
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.ray import inside_box
+from marginbench.benchmarks.attacks._linear import top_rivals
+from marginbench.benchmarks.attacks._wrap import NORM_TEXT, Logits, isolated
+from marginbench.benchmarks.attacks.ray import Closest, inside_box, is_adversarial
 from marginbench.methods import Norm
 
-_NORM = {"l2": "L2", "linf": "Linf"}
-
-
-class _Standardised(nn.Module):
-    """The network with logits centred and divided by their largest absolute value, per image.
-
-    The order of the classes stays. The library's losses need it: cross-entropy saturates on large logits, and
-    the denominator of DLR, with its + 1e-12, is wrong for tiny ones.
-    """
-
-    def __init__(self, net: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.net = net
-        # The library reads the device off the first parameter, and prints a complaint where there is none.
-        self.register_parameter("anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        # The library differentiates even where the network ignores its input.
-        logits: Tensor = self.net(x) + 0 * x.flatten(1).sum(1, keepdim=True)
-        centred = logits - logits.detach().mean(1, keepdim=True)
-        scale = centred.detach().abs().amax(1, keepdim=True)
-        return (centred / scale.where(scale > 0, 1.0)).nan_to_num(0.0, 0.0, 0.0)
+DLR_CLASSES = 4  # that the difference-of-logits-ratio loss needs
 
 
 def apgd(
@@ -63,13 +42,164 @@ def apgd(
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
     """
-    with _library(generator) as (torchattacks, seed), torch.no_grad():
-        model = _Standardised(net, x.device)
-        loss = "dlr" if net(x[:1]).shape[1] >= 4 else "ce"
-        attack = torchattacks.APGD(
-            model, norm=_NORM[norm], eps=epsilon, steps=steps, n_restarts=restarts, seed=seed, loss=loss
-        )
-        return _run(attack, x, y)
+    with torch.no_grad():
+        loss = "dlr" if net(x[:1]).shape[1] >= DLR_CLASSES else "ce"
+    return _apgd(Logits(net, x.device), x, y, norm, epsilon, generator, steps, restarts, loss)
+
+
+def apgd_ce(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm,
+    *,
+    epsilon: float,
+    reference: Tensor,
+    generator: torch.Generator,
+    steps: int = 30,
+    restarts: int = 1,
+    original: bool = False,
+) -> Tensor:
+    """torchattacks' Auto-PGD on cross-entropy at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
+
+    Cross-entropy saturates: on logits that lie far apart its gradient underflows. It is therefore taken of the
+    logits centred and divided by their largest absolute value, per image. `original` takes it of the logits as they
+    are, as AutoAttack does; the result then depends on their scale.
+
+    Args:
+        epsilon: radius of the ball, in pixels of [0, 1].
+        reference: unused; the signature is common to all attacks.
+        generator: source of the seed of the random starts.
+        steps: backward passes per start, plus one; restarts: random starts.
+
+    Returns:
+        [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
+    """
+    model = Logits(net, x.device, standardised=not original)
+    return _apgd(model, x, y, norm, epsilon, generator, steps, restarts, "ce")
+
+
+def apgd_t(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm,
+    *,
+    epsilon: float,
+    reference: Tensor,
+    generator: torch.Generator,
+    steps: int = 30,
+    restarts: int = 1,
+    targets: int = 3,
+) -> Tensor:
+    """torchattacks' Auto-PGD on the targeted DLR loss at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
+
+    For each of the classes t with the largest logits other than y, until one attack succeeds, it maximises
+
+        -(z_y - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2)
+
+    which depends on neither scale nor shift of the logits. It needs 4 classes. NOTE: with 2 or 3 classes the
+    loss is z_t - z_y, of logits centred and divided by their largest absolute value; that is not AutoAttack, and a
+    line in the log says so.
+
+    The library's own targeted version is not used: in L2 it steps every image by the step size of the first one
+    (`step_size[0]`). This runs the steps of its APGD with the targeted loss.
+
+    Args:
+        epsilon: radius of the ball, in pixels of [0, 1].
+        reference: unused; the signature is common to all attacks.
+        generator: source of the seed of the random starts.
+        steps: backward passes per start and target, plus one; restarts: random starts per target.
+        targets: classes; AutoAttack has 9.
+
+    Returns:
+        [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
+    """
+    with isolated(net, generator), torch.no_grad():
+        import torchattacks
+
+        model = Logits(net, x.device)
+        rivals = top_rivals(model, x, y, targets)
+        enough = model(x[:1]).shape[1] >= DLR_CLASSES
+        if not enough:
+            _not_autoattack()
+        attack = torchattacks.APGD(model, norm=NORM_TEXT[norm], eps=epsilon, steps=steps, loss="dlr")
+        found, left = x.clone(), torch.arange(len(x), device=x.device)
+        for rank in (rank for rank in range(rivals.shape[1]) for _ in range(restarts)):
+            if len(left) == 0:
+                break
+            attack.dlr_loss = _TargetedLoss(rivals[left, rank], ratio=enough)
+            _, robust, _, point = attack.attack_single_run(x[left], y[left])
+            found[left[~robust]] = inside_box(point, x[left])[~robust].detach()
+            left = left[robust]
+        return found
+
+
+class _TargetedLoss:
+    """z_t - z_y for targets t [B], with `ratio` divided by z_pi1 - (z_pi3 + z_pi4) / 2."""
+
+    def __init__(self, target: Tensor, ratio: bool) -> None:
+        self.target, self.ratio = target, ratio
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        gap = logits.gather(1, self.target[:, None]) - logits.gather(1, y[:, None])
+        if self.ratio:
+            largest = logits.topk(DLR_CLASSES, dim=1).values
+            gap = gap / (largest[:, :1] - (largest[:, 2:3] + largest[:, 3:4]) / 2 + 1e-12)
+        return gap[:, 0]
+
+
+@cache
+def _not_autoattack() -> None:
+    logging.getLogger("marginbench").warning(
+        "apgd_t: fewer than %d classes: logit differences take the place of targeted DLR: this is not AutoAttack",
+        DLR_CLASSES,
+    )
+
+
+def fab_t(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm,
+    *,
+    epsilon: float,
+    reference: Tensor,
+    generator: torch.Generator,
+    steps: int = 20,
+    restarts: int = 1,
+    targets: int = 3,
+) -> Tensor:
+    """torchattacks' targeted FAB, a minimum-norm attack (Croce and Hein, ICML 2020, arXiv 1907.02044).
+
+    For each of the classes t with the largest logits other than y, it steps to the hyperplane on which z_t and
+    z_y, linearised, are equal, exactly within [0, 1], with a pull towards x. AutoAttack's version stops at the
+    first target that gives a point within epsilon; this one goes on, and returns the closest point of all targets: the
+    verdict at epsilon is the same. The scale of the logits has no effect.
+
+    Args:
+        epsilon: starts after the first are drawn within epsilon / 2, in pixels of [0, 1].
+        reference: unused; the signature is common to all attacks.
+        generator: source of the seed of the random starts.
+        steps: forward and backward passes per start and target; restarts: starts, the first of them x itself.
+        targets: classes; AutoAttack has 9.
+
+    Returns:
+        [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
+    """
+    with isolated(net, generator), torch.no_grad():
+        import torchattacks
+
+        model, closest = Logits(net, x.device), Closest(x, norm)
+        # The norm by name: its default is Linf. Ranks from the top of all logits, so that 2 is the first rival.
+        attack = torchattacks.FAB(model, norm=NORM_TEXT[norm], eps=epsilon, steps=steps, multi_targeted=True)
+        for rank in range(2, 2 + min(targets, model(x[:1]).shape[1] - 1)):
+            attack.target_class = rank
+            for restart in range(restarts):
+                point = attack.attack_single_run_targeted(x, y, use_rand_start=restart > 0)
+                point = inside_box(point, x).detach()
+                closest.offer(point, is_adversarial(net, point, y))
+        return closest.point
 
 
 def square(
@@ -82,17 +212,23 @@ def square(
     reference: Tensor,
     generator: torch.Generator,
     n_queries: int = 100,
+    restarts: int = 1,
+    original: bool = False,
 ) -> Tensor:
     """torchattacks' Square attack at one epsilon (Andriushchenko et al., ECCV 2020, arXiv 1912.00049).
 
     It only reads logits, so hidden gradients do not stop it. The library's version needs square images, of at
-    least 5x5 pixels in L2; for others this returns x, which counts as a failure.
+    least 5x5 pixels in L2; for others this returns x, which counts as a failure. The loss is the margin of the
+    logits centred and divided by their largest absolute value, and the schedule of square sizes is stretched to
+    `n_queries`. `original` takes the margin of the logits as they are, and the first `n_queries` of the schedule for
+    10,000, as AutoAttack does. (In L2, with several channels, the library shares the budget of a window among
+    them otherwise than the original.)
 
     Args:
         epsilon: radius of the ball, in pixels of [0, 1].
         reference: unused; the signature is common to all attacks.
         generator: source of the seed.
-        n_queries: forward passes; its schedule of square sizes is stretched to them.
+        n_queries: forward passes of each of the `restarts`.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
@@ -100,27 +236,42 @@ def square(
     height, width = x.shape[2:]
     if height != width or (norm == "l2" and height < 5):
         return x.clone()
-    with _library(generator) as (torchattacks, seed), torch.no_grad():
-        model = _Standardised(net, x.device)
+    with isolated(net, generator) as seed, torch.no_grad():
+        import torchattacks
+
         attack = torchattacks.Square(
-            model, norm=_NORM[norm], eps=epsilon, n_queries=n_queries, n_restarts=1, seed=seed, loss="margin"
+            Logits(net, x.device, standardised=not original),
+            norm=NORM_TEXT[norm],
+            eps=epsilon,
+            n_queries=n_queries,
+            n_restarts=restarts,
+            resc_schedule=not original,
+            seed=seed,
+            loss="margin",
         )
         return _run(attack, x, y)
 
 
-@contextlib.contextmanager
-def _library(generator: torch.Generator) -> Iterator[tuple[ModuleType, int]]:
-    """torchattacks and a seed. The library seeds the global generators: they are put back afterwards."""
-    seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=devices):
-        warnings.simplefilter("ignore")
+def _apgd(
+    model: Logits,
+    x: Tensor,
+    y: Tensor,
+    norm: Norm,
+    epsilon: float,
+    generator: torch.Generator,
+    steps: int,
+    restarts: int,
+    loss: str,
+) -> Tensor:
+    with isolated(model.net, generator) as seed, torch.no_grad():
         import torchattacks
 
-        yield torchattacks, seed
+        attack = torchattacks.APGD(
+            model, norm=NORM_TEXT[norm], eps=epsilon, steps=steps, n_restarts=restarts, seed=seed, loss=loss
+        )
+        return _run(attack, x, y)
 
 
 def _run(attack: Any, x: Tensor, y: Tensor) -> Tensor:
-    # Not attack(x, y): that would switch the network to eval mode and back to the wrapper's mode.
     found: Tensor = attack.forward(x.contiguous(), y)
     return inside_box(found, x).detach()

@@ -1,0 +1,76 @@
+"""What foreign code must not do is prevented or undone here: it gets a wrapped network, in an isolated block."""
+
+import contextlib
+import random
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marginbench.methods import Norm
+
+NORM_TEXT: dict[Norm, str] = {"l2": "L2", "linf": "Linf"}
+"""How torchattacks, AutoAttack and others spell the norms."""
+
+
+class Logits(nn.Module):
+    """The network as foreign attacks see it: images to logits [B, K], always finite, always with a graph to the image.
+
+    With `standardised`, logits are centred and divided by their largest absolute value, per image: the order of
+    the classes stays. The losses of libraries need it: cross-entropy saturates on large logits, and the denominator
+    of DLR, with its + 1e-12, is wrong for tiny ones. `net` is the network itself.
+    """
+
+    def __init__(self, net: nn.Module, device: torch.device, standardised: bool = True) -> None:
+        super().__init__()
+        self.net = net
+        self.standardised = standardised
+        # Libraries read the device off the first parameter; torchattacks prints a complaint where there is none.
+        self.register_parameter("anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Libraries differentiate even where the network ignores its input.
+        logits: Tensor = self.net(x) + 0 * x.flatten(1).sum(1, keepdim=True)
+        if not self.standardised:
+            return logits.nan_to_num(0.0, 0.0, 0.0)
+        centred = logits - logits.detach().mean(1, keepdim=True)
+        scale = centred.detach().abs().amax(1, keepdim=True)
+        return (centred / scale.where(scale > 0, 1.0)).nan_to_num(0.0, 0.0, 0.0)
+
+    def train(self, mode: bool = True) -> "Logits":
+        """Nothing: the network keeps its modes, whatever a library asks for."""
+        return self
+
+
+@contextlib.contextmanager
+def isolated(net: nn.Module, generator: torch.Generator) -> Iterator[int]:
+    """A block in which the random state of torch, numpy and Python is seeded, and parameters are frozen.
+
+    Random states, gradients and the parameters' `requires_grad` are as before after it. Warnings are not shown.
+
+    Args:
+        generator: source of the seed, on the device of the images.
+
+    Yields:
+        The seed, for libraries that seed themselves.
+    """
+    seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    free = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=devices):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        for parameter in free:
+            parameter.requires_grad_(False)
+        try:
+            yield seed
+        finally:
+            for parameter in free:
+                parameter.requires_grad_(True)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

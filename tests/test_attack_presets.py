@@ -1,0 +1,259 @@
+"""What a suite may say about attacks: a table, a preset, an attack from a file."""
+
+import copy
+import inspect
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, is_adversarial, tighten
+from marginbench.benchmarks.attacks.foreign import load_factory
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.margins import evaluate
+from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.suite import load_suite
+from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
+
+TABLE = """[evaluation.attacks]
+deepfool = { steps = 5 }
+blend = {}
+"""
+DIGITS = {"deepfool": {}, "fmn": {}, "apgd": {}, "square": {}, "blend": {}, "noise": {}}
+FILE = """
+import torchattacks
+
+def make(model, norm, epsilon, steps=5):
+    kind = torchattacks.PGDL2 if norm == "L2" else torchattacks.PGD
+    return kind(model, eps=2 * epsilon, alpha=epsilon / 2, steps=steps)
+"""
+
+
+def with_attacks(tiny: Path, text: str, name: str = "other.toml") -> Path:
+    """The tiny suite with other attacks: a table, or a line in [evaluation]."""
+    suite = tiny.read_text()
+    assert TABLE in suite
+    if text.startswith("[evaluation.attacks"):
+        suite = suite.replace(TABLE, text)
+    else:
+        suite = suite.replace(TABLE, "").replace("points = 30", f"points = 30\n{text}")
+    path = tiny.parent / name
+    path.write_text(suite)
+    return path
+
+
+def as_table(preset: dict[str, dict[str, Any]]) -> str:
+    def text(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else repr(value)
+
+    rows = (
+        f"{name} = {{ {', '.join(f'{key} = {text(value)}' for key, value in settings.items())} }}"
+        for name, settings in preset.items()
+    )
+    return "\n".join(["[evaluation.attacks]", *rows, ""])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_its_table(tiny: Path, name: str) -> None:
+    before = copy.deepcopy(PRESETS)
+    short = load_suite(str(with_attacks(tiny, f'attacks = "{name}"', "short.toml")))
+    listed = load_suite(str(with_attacks(tiny, as_table(PRESETS[name]), "listed.toml")))
+    assert short.evaluation.attacks == PRESETS[name]
+    assert short.fingerprint == listed.fingerprint != load_suite(str(tiny)).fingerprint
+    short.evaluation.attacks["apgd_t"] = {}
+    assert before == PRESETS, "a suite has its own copy"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_settings_that_exist(name: str) -> None:
+    for attack, settings in PRESETS[name].items():
+        assert attack in ATTACKS
+        defaults = inspect.signature(ATTACKS[attack]).parameters
+        for key, value in settings.items():
+            assert type(value) is type(defaults[key].default), (attack, key)
+
+
+def test_quick_is_what_the_digits_are_measured_with() -> None:
+    assert PRESETS["quick"] == DIGITS
+    attacks = load_suite("digits").evaluation.attacks
+    assert attacks == DIGITS
+
+
+def test_autoattack_has_the_settings_of_the_original() -> None:
+    """APGD-CE, targeted APGD-DLR, targeted FAB, each 100 steps and 1 restart, 9 targets; Square with 5,000 queries."""
+    preset = PRESETS["autoattack"]
+    assert list(preset) == ["apgd_ce", "apgd_t", "fab_t", "square"]
+    assert all(settings["restarts"] == 1 for settings in preset.values())
+    assert all(preset[name]["steps"] == 100 for name in ("apgd_ce", "apgd_t", "fab_t"))
+    assert all(preset[name]["targets"] == 9 for name in ("apgd_t", "fab_t"))
+    assert preset["square"]["n_queries"] == 5000
+    assert preset["square"]["original"] and preset["apgd_ce"]["original"]
+
+
+def test_exhaustive_holds_the_others_with_at_least_their_effort() -> None:
+    full = PRESETS["exhaustive"]
+    assert set(full) == set(ATTACKS)
+    for name in ("quick", "autoattack"):
+        for attack, settings in PRESETS[name].items():
+            defaults = inspect.signature(ATTACKS[attack]).parameters
+            for key in {**settings, **full[attack]}:
+                most, less = (table.get(key, defaults[key].default) for table in (full[attack], settings))
+                assert most >= less, (attack, key)
+
+
+def test_an_unknown_preset_says_what_is_known(tiny: Path) -> None:
+    with pytest.raises(MarginbenchError, match=r"attacks='autoatack'.*did you mean 'autoattack'.*quick"):
+        load_suite(str(with_attacks(tiny, 'attacks = "autoatack"')))
+
+
+def test_an_attack_from_a_file_is_measured_beside_the_others(tiny: Path) -> None:
+    (tiny.parent / "my_attack.py").write_text(FILE)
+    path = with_attacks(tiny, '[evaluation.attacks]\nblend = {}\nmine = { file = "my_attack.py:make", steps = 10 }\n')
+    settings = load_suite(str(path)).evaluation.model_copy(update={"certificates": {}})
+    found = evaluate(trained(), no_certificate, small_data(), settings, "test")
+    for norm in NORMS:
+        reached = found.arrays[f"upper_{norm}_mine"][found.arrays["output_margin"] > 0]
+        assert (reached <= 2.001 * settings.epsilon[norm]).mean() > 0.05
+        assert (found.arrays[f"upper_{norm}"] <= found.arrays[f"upper_{norm}_mine"]).all()
+        assert found.estimators[f"mine_{norm}"]["backward"] > 0
+
+
+def test_the_fingerprint_follows_the_content_of_the_file_and_not_its_folder(tiny: Path, tmp_path: Path) -> None:
+    table = '[evaluation.attacks]\nmine = { file = "my_attack.py:make" }\n'
+    (tiny.parent / "my_attack.py").write_text(FILE)
+    here = load_suite(str(with_attacks(tiny, table)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("other.toml", "my_attack.py"):
+        (elsewhere / name).write_text((tiny.parent / name).read_text())
+    there = load_suite(str(elsewhere / "other.toml"))
+    assert here.fingerprint == there.fingerprint
+    assert str(tmp_path) not in str(here.model_dump(mode="json", exclude={"folder"}))
+    (elsewhere / "my_attack.py").write_text(FILE + "# changed\n")
+    assert load_suite(str(elsewhere / "other.toml")).fingerprint != here.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('mine = { file = "no.py:make" }', "mine.*no.py: no such file"),
+        ('mine = { file = "my_attack.py" }', "should be like 'my_attack.py:make'"),
+        ('mine = { file = "my_attack.py:mak" }', "no function 'mak': did you mean 'make'"),
+        ('mine = { file = "my_attack.py:make", step = 3 }', "unexpected keyword argument 'step'"),
+        ('mine = { file = "broken.py:make" }', "broken.py: ZeroDivisionError"),
+        ('apgd = { file = "my_attack.py:make" }', "choose another name"),
+        ('"my attack" = { file = "my_attack.py:make" }', "choose another name"),
+        ("mine = {}", "mine: unknown"),
+    ],
+)
+def test_a_wrong_entry_is_explained(tiny: Path, entry: str, words: str) -> None:
+    (tiny.parent / "my_attack.py").write_text(FILE)
+    (tiny.parent / "broken.py").write_text("1 / 0\n")
+    load_factory.cache_clear()
+    with pytest.raises(MarginbenchError, match=words):
+        load_suite(str(with_attacks(tiny, f"[evaluation.attacks]\n{entry}\n")))
+
+
+def trained() -> Net:
+    """A random network; its mistakes do not matter here."""
+    data, suite = small_data(), small_suite()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make_net(suite.network.name, 4, data.shape, data.num_classes, torch.tensor([0.5]), torch.tensor([0.2]))
+
+
+def no_certificate(net: Net, x: Tensor, norm: Norm) -> NotApplicable:
+    return NotApplicable("none")
+
+
+class Rude:
+    """An attack that does all that an attack must not do."""
+
+    def __init__(self, model: nn.Module, norm: str, epsilon: float) -> None:
+        self.model = model
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+        self.model.train()
+        for parameter in self.model.parameters():
+            assert not parameter.requires_grad
+        images.requires_grad_()
+        self.model(images).sum().backward()
+        point = images.detach() + 3 * torch.randn_like(images)
+        point[0] = torch.nan
+        images.detach().zero_()
+        return point.double()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_rude_attack_does_no_harm(norm: Norm) -> None:
+    net = trained()
+    net.train()
+    net[0].eval() if isinstance(net, nn.Sequential) else net.normalise.eval()
+    net.requires_grad_(True)
+    next(net.parameters()).requires_grad_(False)
+    x = small_data().test.images(slice(12))
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    wanted = [p.requires_grad for p in net.parameters()]
+    modes, before = [m.training for m in net.modules()], x.clone()
+    states = [torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()]
+    attack = foreign(Rude)
+    points = [attack(net, x, y, norm, epsilon=0.1, reference=x[:0], generator=g) for g in generators(0, 0)]
+    assert torch.equal(*points)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert random.getstate() == states[2]
+    assert [p.requires_grad for p in net.parameters()] == wanted
+    assert all(p.grad is None for p in net.parameters())
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(x, before)
+    assert points[0].dtype == torch.float32
+    assert points[0].min() >= 0
+    assert points[0].max() <= 1
+    assert torch.equal(points[0][0], x[0]), "not a number: failed"
+    moved = (points[0] != x).flatten(1).any(1)
+    assert torch.equal(moved, is_adversarial(net, points[0], y)), "a point that is not adversarial becomes x"
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_a_random_attack_is_seeded_from_the_generator() -> None:
+    def make(model: nn.Module, norm: str, epsilon: float) -> Any:
+        return lambda images, labels: (images + torch.randn_like(images)).clamp(0, 1)
+
+    net, x = trained(), small_data().test.images(slice(12))
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    first, same, other = (
+        foreign(make)(net, x, y, "l2", epsilon=0.1, reference=x[:0], generator=g) for g in generators(0, 0, 1)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_foreign_attack_that_fails_is_infinite_and_a_wrong_shape_is_named() -> None:
+    net, x = trained(), small_data().test.images(slice(5))
+    with torch.no_grad():
+        y = net(x).argmax(1)
+
+    def still(model: nn.Module, norm: str, epsilon: float) -> Any:
+        return lambda images, labels: images
+
+    def flat(model: nn.Module, norm: str, epsilon: float) -> Any:
+        return lambda images, labels: images.flatten(1)
+
+    common = {"epsilon": 0.1, "reference": x[:0], "generator": generators(0)[0]}
+    point = foreign(still)(net, x, y, "l2", **common)
+    assert torch.equal(point, x)
+    assert tighten(net, x, point, y, "l2")[1].isinf().all()
+    with pytest.raises(MarginbenchError, match=r"'flat' returned \(5, 64\)"):
+        foreign(flat)(net, x, y, "l2", **common)
