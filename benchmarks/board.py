@@ -25,12 +25,27 @@ METRICS = (
     "rejection_rate",
     "rejection_accuracy",
     *(f"rejection_robust_accuracy_{norm}" for norm in NORMS),
+    "smoothed_accuracy",
+    "smoothed_certified_accuracy_l2",
+    "smoothed_radius_l2",
+    "smoothed_abstention",
     "cost",
 )
 FACTS = ("suite", "suite_fingerprint", "method", "key", "n", "failed", "points")
 COLUMNS = (*FACTS, *(name + end for name in METRICS for end in ("", "_ci95")), "doubts", "error")
 DEFAULT_SORT = "robust_accuracy_l2"
-_ASCENDING = ("cost", "unattacked", "rejection_rate", "method", "key", "suite", "failed", "doubts", "error")
+_ASCENDING = (
+    "cost",
+    "unattacked",
+    "rejection_rate",
+    "smoothed_abstention",
+    "method",
+    "key",
+    "suite",
+    "failed",
+    "doubts",
+    "error",
+)
 
 
 def load(*folders: str | Path) -> pd.DataFrame:
@@ -74,9 +89,7 @@ def leaderboard(records: Iterable[Record], sort: str = DEFAULT_SORT) -> pd.DataF
     if sort not in COLUMNS:
         raise MarginbenchError(f"--sort {sort!r}: no such column: {suggest(sort, COLUMNS)}")
     records = list(records)
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        groups[_row_of(record)].append(record)
+    groups = _groups(records)
     newest = _newest(groups)
     baseline = _baseline(records)
     rows = [_row(group, baseline, row in newest) for row, group in groups.items()]
@@ -90,9 +103,28 @@ def leaderboard(records: Iterable[Record], sort: str = DEFAULT_SORT) -> pd.DataF
     )
 
 
+def newest_versions(records: Iterable[Record]) -> list[Record]:
+    """The records of the rows that the leaderboard does not call stale."""
+    groups = _groups(records)
+    return [record for row in sorted(_newest(groups)) for record in groups[row]]
+
+
+def _groups(records: Iterable[Record]) -> dict[tuple[str, ...], list[Record]]:
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[_row_of(record)].append(record)
+    return groups
+
+
 def _row_of(record: Record) -> tuple[str, ...]:
+    """Suite, method and version: records of one row differ in the repetition alone."""
     identity = record.identity
-    version = f"{identity['revision']:06d}", identity["source"] or ""
+    version = (
+        f"{identity['revision']:06d}",
+        identity["source"] or "",
+        identity.get("weights", ""),  # of a model that was not trained here
+        identity.get("data", ""),
+    )
     return record.suite["name"], identity["suite"], record.method, *version
 
 
@@ -135,7 +167,7 @@ def _row(group: list[Record], baseline: dict[tuple[Any, ...], float], newest: bo
     values = [
         {
             **numbers(record.metrics),
-            "cost": (record.cost["seconds"] or math.nan) / baseline.get(_place(record), math.nan),
+            "cost": (record.cost.get("seconds") or math.nan) / baseline.get(_place(record), math.nan),
         }
         for record in done
     ]

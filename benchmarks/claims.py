@@ -24,6 +24,7 @@ COLUMNS: Mapping[Claim, tuple[str, ...]] = {
     "input_margin": ("margin_upper_l2", "margin_upper_linf"),
     "certified_radius": ("certified_accuracy_l2", "certified_accuracy_linf"),
     "rejection": ("rejection_robust_accuracy_l2", "rejection_robust_accuracy_linf"),
+    "smoothed_radius": ("smoothed_certified_accuracy_l2",),
 }
 _WORDS: Mapping[Claim, str] = {
     "accuracy": "clean accuracy",
@@ -31,6 +32,7 @@ _WORDS: Mapping[Claim, str] = {
     "input_margin": "input margin",
     "certified_radius": "certified accuracy",
     "rejection": "robust accuracy, rejecting",
+    "smoothed_radius": "certified accuracy of the smoothed classifier",
 }
 _NORM = {"l2": "L2", "linf": "L∞"}
 LEGEND = (

@@ -20,6 +20,7 @@ from marginbench.benchmarks.certificates import CERTIFICATES
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.rejection import rejection_arrays
+from marginbench.benchmarks.smoothing import smoothing_arrays
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii, logit_margin
 
@@ -59,13 +60,19 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
         chunks.append(_sandwich(net, certify, x, y, settings, reference, stream, facts))
     tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
     images = data.test.images(slice(total))
+    test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
+    began = time.perf_counter()
     if settings.rejection is not None:
-        start_time = time.perf_counter()
-        test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
         stream = seeds.generator(images.device, "rejection", *names)
         options = settings.rejection.model_dump()
         tensors |= rejection_arrays(net, test, data.validation, settings.epsilon, stream, **options)
-        facts.add("rejection", seconds=time.perf_counter() - start_time)
+        facts.add("rejection", seconds=time.perf_counter() - began)
+    began = time.perf_counter()
+    if settings.smoothing is not None:
+        tensors |= smoothing_arrays(
+            net, test, seeds.derive_seed("smoothing", *names), **settings.smoothing.model_dump()
+        )
+        facts.add("smoothing", seconds=time.perf_counter() - began)
     found = doubts.collect(net, images, tensors, facts.estimators, settings, data.num_classes)
     arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
     return Evaluated(arrays, facts.estimators, found)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from marginbench.benchmarks.rejection import thresholded
+from marginbench.benchmarks.smoothing import smoothed
 from marginbench.methods import NORMS, Norm
 
 
@@ -33,7 +34,8 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
             out[f"margin_lower_{norm}"] = float(lower.mean())
         out[f"margin_upper_{norm}"] = float(upper.mean())
         out[f"unattacked_{norm}"] = _share(np.isinf(upper[correct]))
-    return out | (thresholded(arrays) if "confidence" in arrays else {})
+    out |= thresholded(arrays) if "confidence" in arrays else {}
+    return out | (smoothed(arrays, epsilon["l2"]) if "smoothed_radius" in arrays else {})
 
 
 def _share(condition: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from marginbench.benchmarks.doubts import explanation
+from marginbench.benchmarks.smoothing import radius_ceiling
 from marginbench.benchmarks.store import Record
 from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
@@ -101,6 +102,10 @@ def _page(rows: pd.DataFrame, epsilon: dict[str, float]) -> pd.DataFrame:
             page[f"rejecting % {_NORM_TEXT[norm]} {epsilon[norm]:g}"] = _cells(
                 rows, f"rejection_robust_accuracy_{norm}", 100, 1
             )
+    if rows["smoothed_radius_l2"].notna().any():
+        page["smoothed %"] = _cells(rows, "smoothed_accuracy", 100, 1)
+        page[f"smoothed certified % L2 {epsilon['l2']:g}"] = _cells(rows, "smoothed_certified_accuracy_l2", 100, 1)
+        page["smoothed radius L2"] = _cells(rows, "smoothed_radius_l2", 1, 3)
     for norm in NORMS:
         lower, upper = (_cells(rows, f"margin_{end}_{norm}", 1, 3) for end in ("lower", "upper"))
         page[f"margin {_NORM_TEXT[norm]}"] = [f"[{a}, {b}]" for a, b in zip(lower, upper, strict=True)]
@@ -147,6 +152,14 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
         yield (
             f"rejecting = robust % where images of low confidence may be refused (threshold: {share:.0%} of the correct"
             " held-out images pass), against an attack that seeks confidence in a wrong class."
+        )
+    if rows["smoothed_radius_l2"].notna().any():
+        noise = records[0].suite["evaluation"]["smoothing"]
+        ceiling = radius_ceiling(noise["sigma"], noise["n"], noise["alpha"])
+        yield (
+            "smoothed = of another classifier, the vote of the network over images with Gaussian noise (sigma"
+            f" {noise['sigma']:g}): accuracy, certified accuracy and mean radius, each radius wrong with probability"
+            f" {noise['alpha']:g} at most; {noise['n']} votes cannot certify beyond {ceiling:.3f}."
         )
     missing: dict[str, list[str]] = defaultdict(list)
     for record in records:

@@ -3,6 +3,7 @@
 All functions are batched, have no data-dependent shapes and never synchronise with the host.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -60,7 +61,7 @@ def random_start(x: Tensor, epsilon: Tensor, norm: Norm, generator: torch.Genera
         return scale_examples(epsilon, 2 * noise - 1)
     normal = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
     radius = torch.rand(x.shape[:1], generator=generator, device=generator.device, dtype=x.dtype)
-    return scale_examples(epsilon * radius ** (1 / x[0].numel()), steepest(normal, norm))
+    return scale_examples(epsilon * radius ** (1 / math.prod(x.shape[1:])), steepest(normal, norm))
 
 
 def pgd(

@@ -25,12 +25,12 @@ Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_updat
 `own_update`: replaces the optimiser step; `pretrained`: starts from a trained network.
 """
 
-Claim = Literal["accuracy", "feature_margin", "input_margin", "certified_radius", "rejection"]
+Claim = Literal["accuracy", "feature_margin", "input_margin", "certified_radius", "rejection", "smoothed_radius"]
 """What is said to grow, by the method's paper or by a survey.
 
 `accuracy` on clean images; `feature_margin`, the distance from the decision planes behind the last layer;
 `input_margin`, the distance of the nearest adversarial image; `certified_radius`; `rejection`, robustness where images
-of low confidence may be refused.
+of low confidence may be refused; `smoothed_radius`, certified for the vote over noisy copies of an image.
 """
 
 

@@ -24,10 +24,11 @@ class RandSmoothing(Method):
         " arXiv 1902.02918",
         section="3.3 (training)",
         year=2019,
+        claims=("smoothed_radius",),
         neutral={"sigma": 0.0},
         deviations=(
-            "the network is evaluated, not the smoothed classifier: the paper's certificate, which holds with a"
-            " probability and for the vote alone, would say nothing about the margin measured here",
+            "the paper's certificate, which holds with a probability and for the vote alone, says nothing about the"
+            " margins of the network: it has columns of its own, in suites with [evaluation.smoothing]",
             "one sigma for every suite: the paper has no rule that ties it to a radius",
         ),
     )
