@@ -7,13 +7,23 @@ nothing, or `NotApplicable` with the reason. `crown.certified_radius` documents 
 from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates.crown import certified_radius
 from marginbench.benchmarks.certificates.lipschitz import global_radius
-from marginbench.methods import NotApplicable
+from marginbench.benchmarks.certificates.milp import exact_margins
+from marginbench.methods import Norm, NotApplicable
 
 Certificate = Callable[..., Tensor | NotApplicable]
+
+
+def _proven(
+    net: nn.Sequential, x: Tensor, label: Tensor, norm: Norm, *, upper: Tensor | None = None, time_limit: float = 60.0
+) -> Tensor | NotApplicable:
+    """The lower ends of `exact_margins`: exact L-infinity margins of small networks."""
+    found = exact_margins(net, x, label, norm, upper=upper, time_limit=time_limit)
+    return found if isinstance(found, NotApplicable) else found.lower
+
 
 CERTIFICATES: dict[str, Certificate] = {
     "ibp": partial(certified_radius, method="IBP"),
@@ -21,4 +31,5 @@ CERTIFICATES: dict[str, Certificate] = {
     "crown": partial(certified_radius, method="CROWN"),
     "alpha_crown": partial(certified_radius, method="alpha-CROWN"),
     "lipschitz": global_radius,
+    "milp": _proven,
 }

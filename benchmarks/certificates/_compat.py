@@ -34,6 +34,7 @@ def load_auto_lirpa() -> ModuleType:
     except Exception as error:  # libraries of different ages may fail in any way
         raise ImportError(f"auto_LiRPA does not import: {error}") from error
     _accept_new_arguments(library.BoundedModule)
+    logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # an unknown layer is an answer, not an event
     return library
 
 

@@ -24,6 +24,7 @@ Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]
 Slope = Literal["adaptive", "same-slope", "zero-lb", "one-lb"]
 
 SLACK = 1e-5  # relative to the largest logit; float32 bounds differ from float64 ones by less (see the tests)
+PROBE = 64  # images on which the trace is compared with the network
 ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from x + epsilon by less
 
 
@@ -91,24 +92,22 @@ def certified_radius(
         x, label, at_zero, slack = x[correct], label[correct], at_zero[correct], slack[correct]
         try:
             bounds = _Bounds(library, net, x, label, norm, slack, slopes, conv_mode, chunk, iterations)
-            bounds.margin(torch.zeros_like(slack[:1]), correct.new_zeros(1), method)
+            cap = 1.0 if norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
+            first = 0.7 * _linear_radius(bounds, at_zero, method, cap)
+            if upper is not None:
+                first = torch.minimum(first, 0.9 * upper[correct].to(first))
+            found = largest_verified(
+                lambda epsilon, index: bounds.margin(epsilon, index, method),
+                at_zero,
+                first.clamp(min=1e-6 * cap),
+                cap,
+                rounds=rounds,
+                tolerance=tolerance,
+            )
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
             return NotApplicable(f"auto-LiRPA: {_first_line(error)}")
-
-        cap = 1.0 if norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
-        first = 0.7 * _linear_radius(bounds, at_zero, method, cap)
-        if upper is not None:
-            first = torch.minimum(first, 0.9 * upper[correct].to(first))
-        found = largest_verified(
-            lambda epsilon, index: bounds.margin(epsilon, index, method),
-            at_zero,
-            first.clamp(min=1e-6 * cap),
-            cap,
-            rounds=rounds,
-            tolerance=tolerance,
-        )
         radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
         return radius
 
@@ -140,6 +139,7 @@ class _Bounds:
         self.c = _specification(label, prepared(x))
         self.chunk = chunk or _chunk(prepared, x)
         self.modules = [_bounded_module(library, prepared, x, slope, conv_mode, iterations) for slope in slopes]
+        _check_trace(self.modules[0], prepared, x)
         if norm == "l2":
             for module in self.modules:  # its shortcut for the first layer, an interval, ignores the box
                 module.check_IBP_first_linear = lambda node: False
@@ -191,6 +191,17 @@ def _bounded_module(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module
+
+
+def _check_trace(module: Any, net: nn.Sequential, x: Tensor) -> None:
+    """Bounds are about the traced network: batch norm, and sizes fixed at tracing, can make that another one.
+
+    Raises:
+        ValueError: its logits are not those of the network, for one batch size or another.
+    """
+    for part in (x[:1], x[:PROBE]):
+        if not torch.allclose(module(part), net(part), rtol=1e-3, atol=1e-4):
+            raise ValueError("its trace of the network gives other logits")
 
 
 def _clamp_passes_edges() -> bool:

@@ -1,0 +1,171 @@
+"""Exact L-infinity margins of small ReLU networks by mixed-integer linear programming.
+
+Tjeng, Xiao, Tedrake: Evaluating robustness of neural networks with mixed integer programming, ICLR 2019, arXiv
+1711.07356. Solved by HiGHS through scipy.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.attacks.ray import changes_class, tighten
+from marginbench.benchmarks.certificates import _milp_model as model
+from marginbench.benchmarks.certificates._fold import fold_affine
+from marginbench.benchmarks.certificates.crown import ROUNDING, SLACK
+from marginbench.methods import Norm, NotApplicable
+from marginbench.methods._bounds import Ball, Blocks
+
+FIRST_RADIUS = 0.05  # where no adversarial example is known; it is doubled until there is one, or the box is covered
+WEIGHTS = 2**20  # of the network written out as matrices
+BEYOND = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # how far behind the solver's point candidates are, relative
+FINE = 1e-5  # pixels: bounds so close are equal
+FIRST_SHRUNK = 1  # the bounds of the first layer are exact but for the rival's constraint
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Margins of B images, enclosed; float32, on the device of the images."""
+
+    lower: Tensor  # [B] proven; inf where the whole box is proven to hold no adversarial image
+    upper: Tensor  # [B] distance of an adversarial image, inf where none was found
+    solved: Tensor  # [B] bool: lower >= (1 - gap) upper - 1e-5
+    seconds: Tensor  # [B] wall time
+
+
+@torch.no_grad()
+def exact_margins(
+    net: nn.Sequential,
+    x: Tensor,
+    label: Tensor,
+    norm: Norm,
+    *,
+    upper: Tensor | None = None,
+    time_limit: float = 60.0,
+    gap: float = 1e-3,
+    max_units: int = 200,
+) -> Exact | NotApplicable:
+    """The distance of the nearest image of the box [0, 1] that some rival wins.
+
+    For every rival j in turn: min eps with |x' - x|_inf <= eps, z_j(x') >= z_y(x') - slack, over x' in the box nearer
+    than the nearest adversarial image known, by 1 - gap / 2. Rivals that linear bounds exclude need no program. For
+    the others linear programs, which know that j wins, shrink the bounds behind the first layer; these bounds are the
+    constants of the mixed-integer program.
+
+    What is proven is proven up to float64 and the solver's tolerances. Violated constraints only lower the minimum;
+    for bounds that are not quite dual feasible `lower` is reduced by 1e-4 of the radius searched. The slack of the
+    logits is that of `crown`: the network is float32.
+
+    Args:
+        net: affine layers and ReLUs, in eval mode, from images in [0, 1] to logits [B, K]: `Net.decision_net()`.
+        x: [B, C, H, W] float32 in [0, 1].
+        label: [B] int64, the true classes; a wrong prediction has margin 0.
+        norm: `linf`; there is no answer for `l2`.
+        upper: [B] distances of adversarial images that were found, or infinity. They are believed.
+        time_limit: seconds for each image. An image that is not solved by then has a wider interval; the solver
+            tells what it has proven only once it has found a point of its own, otherwise the linear programs' bounds
+            count.
+        gap: relative difference of the bounds at which an image counts as solved; 1e-5 pixels are enough too.
+        max_units: hidden units at most; the time grows exponentially with those that are unstable.
+
+    Returns:
+        The enclosed margins, or why there are none.
+    """
+    if norm != "linf":
+        return NotApplicable("exact margins are computed in L-infinity only")
+    folded = fold_affine(net, x.double(), WEIGHTS) if len(x) else nn.Sequential()
+    if folded is None:
+        return NotApplicable("exact margins need a small network of affine layers and ReLUs")
+    blocks = model.as_blocks(folded.cpu())
+    units = sum(len(block[0].bias) for block in blocks[:-1])
+    if units > max_units:
+        return NotApplicable(f"exact margins: {units} hidden units are more than {max_units}")
+    bounds: list[tuple[float, float, float]] = []
+    for i in range(len(x)):
+        start = time.perf_counter()
+        known = math.inf if upper is None else float(upper[i])
+        image = _Image(net, blocks, x[i : i + 1], label[i : i + 1], known, gap, start + time_limit)
+        image.search()
+        bounds.append((image.lower, image.upper, time.perf_counter() - start))
+    lower, distance, seconds = torch.tensor(bounds, dtype=torch.float32).view(-1, 3).to(x.device).unbind(1)
+    return Exact(lower, distance, lower >= (1 - gap) * distance - FINE, seconds)
+
+
+class _Image:
+    """The search for one image; `lower` and `upper` enclose its margin at any time."""
+
+    def __init__(
+        self, net: nn.Sequential, blocks: Blocks, x: Tensor, label: Tensor, upper: float, gap: float, deadline: float
+    ) -> None:
+        self.net, self.blocks, self.x, self.label = net, blocks, x, label
+        self.lower, self.upper, self.gap, self.deadline = 0.0, upper, gap, deadline
+        self.point = x.detach().cpu().double().flatten(1)  # [1, n]
+        logits = net(x)
+        self.y, self.classes = int(label), logits.shape[1]
+        self.slack = SLACK * float(logits.abs().amax().clamp(min=1))
+        if changes_class(logits, label):
+            self.upper = 0.0
+
+    def search(self) -> None:
+        """Until solved, out of time, or without progress."""
+        radius = FIRST_RADIUS
+        while self.lower < (1 - self.gap) * self.upper - FINE and time.perf_counter() < self.deadline:
+            before = self.upper
+            radius = min(radius if math.isinf(before) else self._aim(), 1.0)
+            share = self._empty_share(radius)
+            if share >= 1 and radius >= 1 and math.isinf(self.upper):
+                self.lower = math.inf
+            else:
+                self.lower = max(self.lower, (share - model.SOLVER_SLACK) * radius * (1 - ROUNDING) - ROUNDING)
+            if self.upper == before and (math.isfinite(before) or share < 1):
+                return
+            radius *= 2
+
+    def _aim(self) -> float:
+        return self.upper * (1 - self.gap / 2)
+
+    def _empty_share(self, radius: float) -> float:
+        """The share of the radius within which no rival wins, at most 1."""
+        ball = Ball(self.point, self.point.new_full((1, 1), radius), "linf")
+        bounds = model.pre_activation_bounds(self.blocks, ball)
+        ranges = [(low[0].numpy(), high[0].numpy()) for low, high in bounds]
+        rivals = torch.tensor([j for j in range(self.classes) if j != self.y])
+        unit = torch.eye(self.classes, dtype=torch.float64)
+        margins = model.least_values(self.blocks, bounds, ball, unit[self.y] - unit[rivals])
+        shares = {}
+        for rival in rivals[margins <= self.slack].tolist():
+            program = self._program(radius, ranges, rival)
+            shares[rival] = model.solve(program, program.size_of_move(), self.deadline, relaxed=True)[0]
+        for rival in sorted(shares, key=lambda j: shares[j]):
+            aim = min(radius, self._aim())
+            if shares[rival] * radius < aim:
+                share = self._rival_share(aim, ranges, rival)
+                shares[rival] = max(shares[rival], min(share, 1.0) * aim / radius)
+        return max(min([1.0, *shares.values()]), 0.0)
+
+    def _rival_share(self, radius: float, ranges: model.Ranges, rival: int) -> float:
+        """The share of the radius within which this rival does not win; inf where it does not win at all."""
+        shrunk = model.shrink(lambda ranges: self._program(radius, ranges, rival), ranges, self.deadline, FIRST_SHRUNK)
+        if shrunk is None:
+            return math.inf
+        program = self._program(radius, shrunk, rival)
+        share, solution = model.solve(program, program.size_of_move(), self.deadline, gap=self.gap / 4)
+        if solution is not None:
+            self._try(torch.from_numpy(solution[: program.pixels] * radius))
+        return share
+
+    def _program(self, radius: float, ranges: model.Ranges, rival: int) -> model.Program:
+        program = model.encode(self.blocks, self.point[0].numpy(), radius, ranges)
+        rows, constants = program.values[-1]
+        lead = rows[rival] - rows[self.y]
+        return program.at_least(lead, constants[self.y] - constants[rival] - self.slack)
+
+    def _try(self, move: Tensor) -> None:
+        """Is there an adversarial image on the ray through the solver's point?"""
+        factors = 1 + torch.tensor(BEYOND, dtype=torch.float64).view(-1, 1, 1, 1)
+        candidates = (self.x.double() + (factors * move.view_as(self.x)).to(self.x.device)).to(self.x.dtype)
+        count = len(candidates)
+        distance = tighten(self.net, self.x.expand_as(candidates), candidates, self.label.expand(count), "linf")[1]
+        self.upper = min(self.upper, float(distance.min()))
