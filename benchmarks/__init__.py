@@ -1,6 +1,7 @@
 """The benchmark: data, networks, training, evaluation, records, tables.
 
-In a notebook: `from marginbench.benchmarks import run_all, load, leaderboard, read_arrays, evaluate`.
+In a notebook: `from marginbench.benchmarks import run_all, load, leaderboard, read_arrays, evaluate, evaluate_model,
+compare_rows`.
 """
 
 import importlib
@@ -13,7 +14,9 @@ if __name__ != "marginbench.benchmarks":
 if TYPE_CHECKING:
     from marginbench.benchmarks.board import leaderboard as leaderboard
     from marginbench.benchmarks.board import load as load
+    from marginbench.benchmarks.compare import compare_rows as compare_rows
     from marginbench.benchmarks.engine import run_all as run_all
+    from marginbench.benchmarks.foreign import evaluate_model as evaluate_model
     from marginbench.benchmarks.margins import evaluate as evaluate
     from marginbench.benchmarks.store import read_arrays as read_arrays
 
@@ -22,6 +25,8 @@ _PUBLIC = {
     "load": "board",
     "leaderboard": "board",
     "evaluate": "margins",
+    "evaluate_model": "foreign",
+    "compare_rows": "compare",
     "read_arrays": "store",
 }
 

@@ -78,6 +78,58 @@ def run_all_command(
     print(f"Records: {outcome.runs}/<id>.json and .npz")
 
 
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[
+        str,
+        typer.Option(metavar="FILE.py:FACTORY", help="FACTORY() gives an nn.Module, images [B,C,H,W] to logits [B,K]."),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="State dict (torch.save), or .safetensors. Default: the factory's."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.npz", help="digits, or a file as suites take. Default: the suite's."),
+    ] = None,
+    suite: Annotated[str, typer.Option(help="Radii, attacks, certificates, points: name or FILE.toml.")] = "digits",
+    name: Annotated[str | None, typer.Option(metavar="ROW", help="Name of the row. Default: the factory's.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for records and tables.")] = Path("results/local"),
+    mean: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="The model wants (x - mean) / std: a number per channel.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="A,B,C", help="Radii stay in pixels of [0, 1].")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to evaluate.")] = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Repeat a run that has a record already.")] = False,
+) -> None:
+    """Enclose the margins of any classifier, beside the methods of a suite.
+
+    The file holds, say, `def make_net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))`:
+
+    marginbench evaluate --model net.py:make_net --weights net.pt
+
+    An nn.Sequential is certified through its layers; of other modules the table says why there is no certificate, if
+    there is none. The images are those of the test split: a model that was trained on them is not measured by them.
+    """
+    from marginbench.benchmarks.foreign import evaluate_model, parse_numbers
+    from marginbench.benchmarks.render import show
+
+    numbers = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
+    outcome = evaluate_model(model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh)
+    record = outcome.record
+    show(outcome.table, outcome.records)
+    seconds = record.cost.get("evaluation_seconds")
+    if outcome.resumed:
+        print(f"{record.method} had a record already (--fresh repeats it).")
+    elif record.status == "done":
+        print(f"{record.method} evaluated in {seconds:.1f} s.")
+    print("Tables: " + "  ".join(map(str, outcome.files)))
+    print(f"Record: {outcome.path}")
+    if record.status == "failed":
+        print(f"{record.method} failed: {record.error}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 @app.command("leaderboard")
 def leaderboard_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
@@ -103,6 +155,25 @@ def leaderboard_command(
         sys.stdout.write(render(table, records, form))
 
 
+@app.command("compare")
+def compare_command(
+    a: Annotated[str, typer.Argument(metavar="A", help="A row of the leaderboard: 'mma' or 'arcface(m=0.4)'.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The row to compare it with.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Output folders. Default: results/local.")
+    ] = None,
+    form: Annotated[Literal["md", "csv"], typer.Option("--format", help="csv holds every number.")] = "md",
+) -> None:
+    """Say in which columns two rows differ.
+
+    Paired, network by network and test point by test point: marginbench compare mma ce results/reference
+    """
+    from marginbench.benchmarks.compare import compare_rows, render_comparison
+
+    table = compare_rows(a, b, *(folders or [Path("results/local")]))
+    sys.stdout.write(render_comparison(table) if form == "md" else table.to_csv(index=False))
+
+
 @app.command("claims")
 def claims_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
@@ -117,6 +188,25 @@ def claims_command(
 
     records = read_records(folders)
     sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
+
+
+@app.command("doctor")
+def doctor_command(
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to evaluate.")] = "auto",
+    every: Annotated[bool, typer.Option("--all", help="Show every estimator, not only the best ones.")] = False,
+) -> None:
+    """Check the evaluation on this machine.
+
+    Networks whose margins or faults are known go through every attack, certificate and doubt. Exit code 1 if one fails.
+    """
+    from marginbench.benchmarks.doctor import examine, table
+    from marginbench.benchmarks.environment import resolve_device
+
+    results = list(examine(resolve_device(device)))
+    print(table(results, every))
+    failed = sum(result.verdict != "pass" for result in results)
+    print(f"\n{failed} of {len(results)} checks failed" if failed else f"\nall {len(results)} checks passed")
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command("methods")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX
+from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX, MINIMUM_NORM
 from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.methods import NORMS, Net, Norm, logit_margin
@@ -145,6 +145,25 @@ def batch_dependence(e: Evidence) -> str | None:
     return f"relative difference {error:.1g}" if error > 1e-3 else None
 
 
+def returns_probabilities(e: Evidence) -> str | None:
+    """The outputs are probabilities, not logits: where they round to 0 or 1 gradients vanish and margins tie."""
+    with torch.no_grad():
+        out = e.net(e.x[:PROBE])
+    sums = bool((out.sum(1) - 1).abs().max() < 1e-3)
+    return "every row is non-negative and sums to 1" if sums and bool((out >= 0).all()) else None
+
+
+def unbounded_attack(e: Evidence) -> str | None:
+    """Gradient attacks free to move anywhere in the box leave more than 1 % of the correct points where they are."""
+    shares = []
+    for norm in NORMS:
+        names = [name for name in e.settings.attacks if name in MINIMUM_NORM]
+        if names and e.correct.any():
+            found = torch.stack([e.arrays[f"upper_{norm}_{name}"] for name in names]).amin(0)
+            shares.append(float(found[e.correct].isinf().float().mean()))
+    return f"{max(shares):.1%} of correct points" if shares and max(shares) > 0.01 else None
+
+
 DOUBTS: dict[str, Callable[[Evidence], str | None]] = {
     check.__name__: check
     for check in (
@@ -157,6 +176,8 @@ DOUBTS: dict[str, Callable[[Evidence], str | None]] = {
         noise_wins,
         scale_dependence,
         batch_dependence,
+        returns_probabilities,
+        unbounded_attack,
     )
 }
 

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from marginbench.benchmarks.board import leaderboard
-from marginbench.benchmarks.claims import render_claims
 from marginbench.benchmarks.data import load_data
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.progress import Eta, reporting
-from marginbench.benchmarks.render import FORMATS, render
-from marginbench.benchmarks.store import Record, read_record, record_paths, write_atomically
+from marginbench.benchmarks.store import Record, ensure_writable, read_record, record_paths
 from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.tables import write_tables
 from marginbench.benchmarks.workers import choose_jobs, run_here, run_in_workers
 from marginbench.methods import MarginbenchError
 
@@ -66,7 +64,7 @@ def run_all(
     plan = make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint)
     folder = Path(out) / chosen_suite.name
     runs = folder / "runs"
-    _ensure_writable(runs)
+    ensure_writable(runs)
     records = {record.id: record for record in map(read_record, record_paths([runs]))}
     todo = [cell for cell in plan if fresh or cell.id not in records]
     workers = choose_jobs(jobs, len(todo), target)
@@ -78,22 +76,5 @@ def run_all(
                 records[record.id] = record
                 report.finished(record, eta.finished(record))
     current = [r for r in records.values() if r.identity["suite"] == chosen_suite.fingerprint]
-    table = leaderboard(current)
-    files = []
-    for form in FORMATS:
-        path = folder / f"leaderboard.{form}"
-        write_atomically(path, render(table, current, form).encode())
-        files.append(path)
-    files.append(folder / "claims.md")
-    write_atomically(files[-1], render_claims(current).encode())
+    table, files = write_tables(current, folder)
     return Outcome(table, current, files, runs, len(todo), len(plan) - len(todo))
-
-
-def _ensure_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MarginbenchError(f"--out: {folder} cannot be made ({error.strerror}); choose another --out") from None
-    probe = folder / ".writable"
-    write_atomically(probe, b"")
-    probe.unlink()

@@ -3,38 +3,61 @@
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import environment
-from marginbench.benchmarks.margins import evaluate
+from marginbench.benchmarks.margins import Certify, evaluate
 from marginbench.benchmarks.metrics import summarise
 from marginbench.benchmarks.plan import Cell
+from marginbench.benchmarks.seeds import digest
 from marginbench.benchmarks.store import SCHEMA, Record, write_record
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import DivergedError, train
-from marginbench.methods import spec_of
+from marginbench.methods import Net, spec_of
+
+Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
 
 
 def execute(cell: Cell, suite: Suite, data: Dataset, folder: Path) -> Record:
     """Train and evaluate one cell and write its record, whatever happens to the method."""
+    about = (cell.identity, spec_of(cell.method), cell.repetition)
+    return record_run(lambda: _run(cell, suite, data), *about, suite, data, folder)
+
+
+def record_run(
+    run: Callable[[], Results],
+    identity: dict[str, Any],
+    row: str,
+    repetition: int,
+    suite: Suite,
+    data: Dataset,
+    folder: Path,
+) -> Record:
+    """Do a run and write its record: what it returns, or the error that it raises.
+
+    Args:
+        identity: what the record's id is the hash of.
+        row: the name of its row in the tables.
+    """
     try:
-        results, arrays = _run(cell, suite, data)
+        results, arrays = run()
         status, error = "done", None
     except Exception as failure:  # a method may raise anything; the others must go on
         results, arrays = {}, {}
         status, error = "failed", _reason(failure)
     record = Record(
         schema_version=SCHEMA,
-        id=cell.id,
-        identity=cell.identity,
-        method=spec_of(cell.method),
-        repetition=cell.repetition,
+        id=digest(identity),
+        identity=identity,
+        method=row,
+        repetition=repetition,
         status=status,
         error=error,
         suite=suite.model_dump(mode="json", exclude={"methods", "seeds"}),
@@ -46,28 +69,37 @@ def execute(cell: Cell, suite: Suite, data: Dataset, folder: Path) -> Record:
     return record
 
 
-def _run(cell: Cell, suite: Suite, data: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+def _run(cell: Cell, suite: Suite, data: Dataset) -> Results:
     trained = train(cell.method, suite, data, cell.repetition)
-    start = time.perf_counter()
-    names = (suite.name, cell.method.info.key, cell.repetition)
-    evaluated = evaluate(trained.net, cell.method.certify, data, suite.evaluation, *names)
-    with torch.no_grad():
-        held_out = data.validation
-        agree = trained.net(held_out.images(slice(None))).argmax(1) == held_out.y
-    metrics = summarise(evaluated.arrays, suite.evaluation.epsilon)
-    metrics["validation_accuracy"] = float(agree.float().mean())
+    results, arrays = measure(trained.net, cell.method.certify, data, suite, cell.method.info.key, cell.repetition)
     cost = {
         "seconds": trained.seconds,
         "steps": trained.steps,
         "forward": trained.forward,
         "backward": trained.backward,
         "peak_bytes": trained.peak_bytes,
-        "evaluation_seconds": time.perf_counter() - start,
+        **results["cost"],
     }
+    return {**results, "cost": cost, "losses": trained.losses}, arrays
+
+
+def measure(net: Net, certify: Certify, data: Dataset, suite: Suite, key: str, repetition: int) -> Results:
+    """Evaluate a network: metrics, seconds, estimators and doubts for the record, and the per-point arrays.
+
+    Args:
+        certify: the network's own certificate.
+        key: seeds the attacks, together with the suite's name and the repetition.
+    """
+    start = time.perf_counter()
+    evaluated = evaluate(net, certify, data, suite.evaluation, suite.name, key, repetition)
+    with torch.no_grad():
+        held_out = data.validation
+        agree = net(held_out.images(slice(None))).argmax(1) == held_out.y
+    metrics = summarise(evaluated.arrays, suite.evaluation.epsilon)
+    metrics["validation_accuracy"] = float(agree.float().mean())
     results = {
         "metrics": _finite_or_none(metrics),
-        "cost": cost,
-        "losses": trained.losses,
+        "cost": {"evaluation_seconds": time.perf_counter() - start},
         "estimators": evaluated.estimators,
         "doubts": evaluated.doubts,
     }

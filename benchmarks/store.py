@@ -74,6 +74,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise MarginbenchError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def ensure_writable(folder: Path) -> None:
+    """Make the folder, and a file in it.
+
+    Raises:
+        MarginbenchError: that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarginbenchError(f"--out: {folder} cannot be made ({error.strerror}); choose another --out") from None
+    probe = folder / ".writable"
+    write_atomically(probe, b"")
+    probe.unlink()
+
+
 def read_record(path: Path) -> Record:
     """Read one record and check it against its arrays.
 

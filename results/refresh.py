@@ -5,21 +5,11 @@ python results/refresh.py
 
 from pathlib import Path
 
-from marginbench.benchmarks.board import leaderboard, read_records
-from marginbench.benchmarks.claims import render_claims
-from marginbench.benchmarks.render import FORMATS, render
+from marginbench.benchmarks.board import read_records
+from marginbench.benchmarks.tables import contents
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"leaderboard": "leaderboard.md", "claims": "claims.md"}  # mark in the README to file of the digits
-
-
-def tables(folder: Path) -> dict[str, str]:
-    """Name to content of every table that belongs to a folder of records."""
-    records = read_records([folder])
-    table = leaderboard(records)
-    return {f"leaderboard.{form}": render(table, records, form) for form in FORMATS} | {
-        "claims.md": render_claims(records)
-    }
 
 
 def readme(text: str, shown: dict[str, str]) -> str:
@@ -34,7 +24,7 @@ def readme(text: str, shown: dict[str, str]) -> str:
 
 if __name__ == "__main__":
     for folder in sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/runs")):
-        made = tables(folder)
+        made = contents(read_records([folder]))
         for name, content in made.items():
             (folder / name).write_text(content, encoding="utf-8")
         if folder.name == "digits":

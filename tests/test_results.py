@@ -9,6 +9,7 @@ import pytest
 from marginbench.benchmarks.board import read_records
 from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.tables import contents
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())
@@ -24,8 +25,8 @@ def refresh() -> ModuleType:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_tables_follow_from_records(folder: Path, refresh: ModuleType) -> None:
-    for name, content in refresh.tables(folder).items():
+def test_tables_follow_from_records(folder: Path) -> None:
+    for name, content in contents(read_records([folder])).items():
         assert (folder / name).read_text(encoding="utf-8") == content, f"{name}: run results/refresh.py"
 
 
@@ -62,4 +63,6 @@ def test_every_claim_that_does_not_show_is_explained_beside_the_results() -> Non
 
 def test_the_readme_shows_the_tables(refresh: ModuleType) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert refresh.readme(text, refresh.tables(ROOT / "results/reference/digits")) == text, "run results/refresh.py"
+    assert refresh.readme(text, contents(read_records([ROOT / "results/reference/digits"]))) == text, (
+        "run results/refresh.py"
+    )

@@ -1,0 +1,25 @@
+"""The tables of a folder of records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from marginbench.benchmarks.board import leaderboard
+from marginbench.benchmarks.claims import render_claims
+from marginbench.benchmarks.render import FORMATS, render
+from marginbench.benchmarks.store import Record, write_atomically
+
+
+def contents(records: Sequence[Record]) -> dict[str, str]:
+    """Name to content: leaderboard.{md,csv,tex,json} and claims.md."""
+    table = leaderboard(records)
+    made = {f"leaderboard.{form}": render(table, records, form) for form in FORMATS}
+    return {**made, "claims.md": render_claims(records)}
+
+
+def write_tables(records: Sequence[Record], folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """Write all tables of the records into the folder; returns the leaderboard and the paths."""
+    for name, content in (made := contents(records)).items():
+        write_atomically(folder / name, content.encode())
+    return leaderboard(records), [folder / name for name in made]

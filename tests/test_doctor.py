@@ -1,0 +1,60 @@
+"""The doctor finds nothing wrong here, and names what is wrong with a broken attack or certificate."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.canaries import linear, masked, planted
+from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.doctor import Result, examine, table
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.xdist_group("doctor")
+def test_everything_passes_on_the_cpu() -> None:
+    results = list(examine(CPU))
+    assert [r for r in results if r.verdict != "pass"] == []
+    assert {r.norm for r in results} == {"l2", "linf", "both"}
+    estimators = {r.estimator for r in results}
+    for name in ("deepfool", "fmn", "ddn", "cw", "apgd", "square", "blend", "noise"):
+        assert f"upper bound: {name}" in estimators
+    for name in ("ibp", "crown_ibp", "crown", "lipschitz"):
+        assert f"lower bound: {name}" in estimators
+    assert "| linear " in table(results) and len(table(results, every=True)) > len(table(results))
+
+
+def faults(results: list[Result]) -> dict[str, str]:
+    return {r.estimator: r.verdict for r in results if r.verdict != "pass"}
+
+
+def test_an_attack_that_returns_its_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ATTACKS, "deepfool", lambda net, x, y, norm, **rest: x)
+    found = faults(list(examine(CPU, [linear])))
+    assert "within 2%" in found["upper bound: deepfool"]
+
+
+def test_an_attack_that_cheats_is_not_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances that are too short: tighten() measures them itself, so that the attack must be broken below it."""
+
+    def shorter(net: Any, x: Tensor, points: Tensor, y: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+        return points, 0.5 * (points - x).flatten(1).norm(dim=1)
+
+    monkeypatch.setattr("marginbench.benchmarks.margins.tighten", shorter)
+    assert "not a bound" in " ".join(faults(list(examine(CPU, [linear]))).values())
+
+
+@pytest.mark.parametrize("canary", [linear, planted])
+def test_a_certificate_that_is_too_large_is_named(monkeypatch: pytest.MonkeyPatch, canary: Any) -> None:
+    honest = CERTIFICATES["crown"]
+    monkeypatch.setitem(CERTIFICATES, "crown", lambda *args, **rest: 1.2 * honest(*args, **rest))
+    found = faults(list(examine(CPU, [canary])))
+    assert found["lower bound: crown"] == "FAIL: not a bound"
+
+
+def test_a_missing_doubt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marginbench.benchmarks.doubts.DOUBTS", {})
+    assert "none of zero_gradient" in " ".join(faults(list(examine(CPU, [masked]))).values())
