@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks import margins
-from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.attacks import ATTACKS, PRESETS
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data import Dataset, Split
 from marginbench.benchmarks.doubts import DOUBTS
@@ -21,7 +21,7 @@ from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 SETTINGS = Evaluation(
     points=64,
     epsilon={"linf": 0.05, "l2": 0.25},
-    attacks={name: {} for name in ATTACKS},
+    attacks=PRESETS["quick"],
     certificates={"crown": {}},
 )
 
