@@ -29,6 +29,7 @@ METRICS = (
     "smoothed_certified_accuracy_l2",
     "smoothed_radius_l2",
     "smoothed_abstention",
+    *(f"clever_{norm}" for norm in NORMS),
     "cost",
 )
 FACTS = ("suite", "suite_fingerprint", "method", "key", "n", "failed", "points")

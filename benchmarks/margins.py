@@ -17,6 +17,7 @@ from marginbench.benchmarks import doubts, seeds
 from marginbench.benchmarks.attacks import ATTACKS
 from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.rejection import rejection_arrays
@@ -73,6 +74,11 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
             net, test, seeds.derive_seed("smoothing", *names), **settings.smoothing.model_dump()
         )
         facts.add("smoothing", seconds=time.perf_counter() - began)
+    began = time.perf_counter()
+    if settings.clever is not None:
+        stream = seeds.generator(images.device, "clever", *names)
+        tensors |= clever_arrays(net, test, generator=stream, **settings.clever.model_dump())
+        facts.add("clever", seconds=time.perf_counter() - began)
     found = doubts.collect(net, images, tensors, facts.estimators, settings, data.num_classes)
     arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
     return Evaluated(arrays, facts.estimators, found)

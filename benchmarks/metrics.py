@@ -34,6 +34,8 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
             out[f"margin_lower_{norm}"] = float(lower.mean())
         out[f"margin_upper_{norm}"] = float(upper.mean())
         out[f"unattacked_{norm}"] = _share(np.isinf(upper[correct]))
+        if f"clever_{norm}" in arrays:
+            out[f"clever_{norm}"] = float(np.nanmean(arrays[f"clever_{norm}"]))
     out |= thresholded(arrays) if "confidence" in arrays else {}
     return out | (smoothed(arrays, epsilon["l2"]) if "smoothed_radius" in arrays else {})
 

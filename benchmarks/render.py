@@ -106,6 +106,9 @@ def _page(rows: pd.DataFrame, epsilon: dict[str, float]) -> pd.DataFrame:
         page["smoothed %"] = _cells(rows, "smoothed_accuracy", 100, 1)
         page[f"smoothed certified % L2 {epsilon['l2']:g}"] = _cells(rows, "smoothed_certified_accuracy_l2", 100, 1)
         page["smoothed radius L2"] = _cells(rows, "smoothed_radius_l2", 1, 3)
+    if rows["clever_l2"].notna().any():
+        for norm in NORMS:
+            page[f"CLEVER {_NORM_TEXT[norm]}"] = _cells(rows, f"clever_{norm}", 1, 3)
     for norm in NORMS:
         lower, upper = (_cells(rows, f"margin_{end}_{norm}", 1, 3) for end in ("lower", "upper"))
         page[f"margin {_NORM_TEXT[norm]}"] = [f"[{a}, {b}]" for a, b in zip(lower, upper, strict=True)]
@@ -152,6 +155,11 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
         yield (
             f"rejecting = robust % where images of low confidence may be refused (threshold: {share:.0%} of the correct"
             " held-out images pass), against an attack that seeks confidence in a wrong class."
+        )
+    if rows["clever_l2"].notna().any():
+        yield (
+            "CLEVER = mean estimate of the margin from sampled gradients, on the first"
+            f" {records[0].suite['evaluation']['clever']['points']} points: no bound, from neither side."
         )
     if rows["smoothed_radius_l2"].notna().any():
         noise = records[0].suite["evaluation"]["smoothing"]

@@ -61,6 +61,14 @@ class Smoothing(_Section):
     share: Positive = 1  # consecutive images that get the same noise
 
 
+class Clever(_Section):
+    radius: dict[Norm, Annotated[float, Field(gt=0)]]  # of the balls that are sampled, in pixels of [0, 1]
+    points: Positive = 100  # the first of the test set
+    batches: Positive = 50  # the paper: 500
+    samples: Positive = 128  # the paper: 1024
+    rivals: Positive = 3
+
+
 class Evaluation(_Section):
     epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
     points: Positive  # the first of the test set
@@ -68,6 +76,7 @@ class Evaluation(_Section):
     certificates: dict[str, Settings]
     rejection: Rejection | None = None  # default: no columns for it
     smoothing: Smoothing | None = None  # likewise
+    clever: Clever | None = None  # likewise
 
     @field_validator("epsilon")
     @classmethod

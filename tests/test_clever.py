@@ -1,0 +1,51 @@
+"""CLEVER where the answer is known: linear networks, and samples whose distribution has a known end."""
+
+import numpy as np
+import pytest
+import torch
+
+from marginbench.benchmarks.canaries import linear, masked
+from marginbench.benchmarks.clever import clever_arrays, max_of
+from marginbench.methods import NORMS, Norm
+
+RADIUS: dict[Norm, float] = {"linf": 0.2, "l2": 0.4}
+
+
+def scores(canary: object, points: int = 12) -> dict[str, torch.Tensor]:
+    stream = torch.Generator().manual_seed(0)
+    settings = {"points": points, "batches": 12, "samples": 8, "rivals": 3}
+    net, test = canary.net.requires_grad_(False), canary.data.test  # type: ignore[attr-defined]
+    return clever_arrays(net, test, RADIUS, stream, **settings)
+
+
+def test_on_a_linear_network_it_is_the_margin() -> None:
+    canary = linear()
+    found = scores(canary)
+    for norm in NORMS:
+        exact, score = canary.exact[norm][:12], found[f"clever_{norm}"][:12].double()
+        known = exact.isfinite()
+        assert int(known.sum()) > 5
+        torch.testing.assert_close(score[known], exact[known], rtol=1e-4, atol=1e-6)
+        assert bool((score <= RADIUS[norm]).all())
+        assert bool(found[f"clever_{norm}"][12:].isnan().all())
+
+
+def test_hidden_gradients_make_it_large() -> None:
+    """Why it is an estimate and no bound: gradients of 0 leave nothing but the radius."""
+    found = scores(masked())
+    for norm in NORMS:
+        right = found[f"clever_{norm}"][:12] > 0
+        assert bool((found[f"clever_{norm}"][:12][right] == torch.tensor(RADIUS[norm])).all())
+
+
+def test_a_wrong_image_scores_zero() -> None:
+    canary = linear()
+    canary.data.test.y.add_(1).remainder_(4)
+    assert bool((scores(canary, points=4)["clever_l2"][:4] == 0).all())
+
+
+def test_the_end_of_a_known_distribution() -> None:
+    draws = 5 - np.random.default_rng(0).weibull(3.0, size=500)
+    assert max_of(draws) == pytest.approx(5, abs=0.1) and draws.max() <= max_of(draws)
+    assert max_of(np.full(10, 2.0)) == 2.0
+    assert max_of(np.array([1.0, np.inf])) == np.inf
