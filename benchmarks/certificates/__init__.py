@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates.crown import certified_radius
 from marginbench.benchmarks.certificates.lipschitz import global_radius
-from marginbench.benchmarks.certificates.milp import exact_margins
 from marginbench.methods import Norm, NotApplicable
 
 Certificate = Callable[..., Tensor | NotApplicable]
@@ -21,6 +20,8 @@ def _proven(
     net: nn.Sequential, x: Tensor, label: Tensor, norm: Norm, *, upper: Tensor | None = None, time_limit: float = 60.0
 ) -> Tensor | NotApplicable:
     """The lower ends of `exact_margins`: exact L-infinity margins of small networks."""
+    from marginbench.benchmarks.certificates.milp import exact_margins  # scipy.optimize is slow to import
+
     found = exact_margins(net, x, label, norm, upper=upper, time_limit=time_limit)
     return found if isinstance(found, NotApplicable) else found.lower
 
