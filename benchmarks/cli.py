@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,7 @@ def main() -> None:
 
 @app.command("run-all")
 def run_all_command(
-    suite: Annotated[str, typer.Option(help="Built-in suite (digits, smoke) or a FILE.toml of your own.")] = "digits",
+    suite: Annotated[str, typer.Option(help="Built-in suite such as digits, or a FILE.toml of your own.")] = "digits",
     methods: Annotated[
         str | None,
         typer.Option(metavar="SPEC[,SPEC...]", help="As in 'ce,arcface(m=0.4)'. Default: the suite's list, or all."),
@@ -141,12 +142,10 @@ def leaderboard_command(
     from marginbench.benchmarks.board import leaderboard, read_records
     from marginbench.benchmarks.render import render, show
     from marginbench.benchmarks.store import write_atomically
-    from marginbench.methods import MarginbenchError
 
     records = read_records(folders)
     table = leaderboard(records, sort)
-    if not records:
-        raise MarginbenchError(f"{', '.join(map(str, folders))}: no records; make some with `marginbench run-all`")
+    _refuse_nothing(records, folders)
     if output is not None:
         write_atomically(output, render(table, records, form).encode())
     elif form == "md":
@@ -187,6 +186,7 @@ def claims_command(
     from marginbench.benchmarks.claims import claims, render_claims
 
     records = read_records(folders)
+    _refuse_nothing(records, folders)
     sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
 
 
@@ -264,6 +264,13 @@ def check_command(
             failed += result.status == "failed"
     print(f"{failed} checks failed" if failed else "all checks passed")
     raise typer.Exit(1 if failed else 0)
+
+
+def _refuse_nothing(records: Sequence[Any], folders: Sequence[Path]) -> None:
+    from marginbench.methods import MarginbenchError
+
+    if not records:
+        raise MarginbenchError(f"{', '.join(map(str, folders))}: no records; make some with `marginbench run-all`")
 
 
 def _load_plugins(paths: list[Path] | None) -> None:
