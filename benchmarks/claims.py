@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from marginbench.benchmarks.board import numbers
+from marginbench.benchmarks.metrics import NORM_TEXT
 from marginbench.benchmarks.stats import mean_and_interval
 from marginbench.benchmarks.store import Record
 from marginbench.methods import MarginbenchError, create, get, rows
@@ -34,7 +35,6 @@ _WORDS: Mapping[Claim, str] = {
     "rejection": "robust accuracy, rejecting",
     "smoothed_radius": "certified accuracy of the smoothed classifier",
 }
-_NORM = {"l2": "L2", "linf": "L∞"}
 LEGEND = (
     "difference = mean over paired networks of the method minus cross-entropy, ± half of Student's 95 % interval"
     " (97.5 % where a claim is read off two columns); yes: the interval lies above 0 in one column at least, no: below"
@@ -133,6 +133,6 @@ def _text(finding: Finding) -> str:
     if math.isnan(finding.difference):
         return "not measured"
     factor, digits = (1, 3) if finding.claim.endswith("margin") else (100, 1)
-    norm = _NORM.get(finding.column.rsplit("_", 1)[-1], "")
+    norm = NORM_TEXT.get(finding.column.rsplit("_", 1)[-1], "")
     interval = "" if finding.half is None else f" ± {factor * finding.half:.{digits}f}"
     return f"{norm} {factor * finding.difference:+.{digits}f}{interval}".strip()

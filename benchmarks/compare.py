@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from marginbench.benchmarks.board import newest_versions
-from marginbench.benchmarks.stats import MIN_FOR_INTERVAL, mean_and_interval
+from marginbench.benchmarks.metrics import NORM_TEXT, per_point
+from marginbench.benchmarks.stats import MIN_FOR_INTERVAL, mean_and_interval, standard_error
 from marginbench.benchmarks.store import Record, read_arrays, read_record, record_paths
 from marginbench.methods import NORMS, MarginbenchError, create, spec_of
 from marginbench.methods.errors import suggest
@@ -26,7 +27,6 @@ COLUMNS = (
     *(f"{kind}_accuracy_{norm}" for kind in ("robust", "certified") for norm in reversed(NORMS)),
     *(f"margin_{end}_{norm}" for norm in NORMS for end in ("lower", "upper")),
 )
-_NORM = {"l2": "L2", "linf": "L∞"}
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -83,8 +83,7 @@ def student(means: Sequence[float]) -> float:
         return math.nan
     from scipy.stats import t  # slow to import
 
-    mean = math.fsum(means) / n
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in means) / (n - 1) / n)
+    mean, error = math.fsum(means) / n, standard_error(means)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * t.sf(abs(mean) / error, n - 1))
@@ -102,23 +101,6 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def per_point(arrays: Mapping[str, np.ndarray], epsilon: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """The columns of one run, point by point: shares as bool [N], margins as float [N].
-
-    Means of them are the metrics of the leaderboard. Where nothing was able to certify, the column is left out.
-    """
-    correct = arrays["prediction"] == arrays["label"]
-    out = {"clean_accuracy": correct}
-    for norm in NORMS:
-        upper, lower = arrays[f"upper_{norm}"].astype(float), arrays[f"lower_{norm}"].astype(float)
-        out[f"robust_accuracy_{norm}"] = correct & (arrays[f"upper_{norm}"] > epsilon[norm])
-        out[f"margin_upper_{norm}"] = upper
-        if any(name.startswith(f"lower_{norm}_") for name in arrays):
-            out[f"certified_accuracy_{norm}"] = correct & (arrays[f"lower_{norm}"] >= epsilon[norm])
-            out[f"margin_lower_{norm}"] = lower
-    return out
 
 
 @dataclass(frozen=True)
@@ -246,7 +228,7 @@ def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapp
             raise MarginbenchError(f"suite {suite}, repetition {repetition}: {a} and {b} have different test points")
         values.append([per_point(array, record.epsilon) for array, record in zip(arrays, pair, strict=True)])
     columns = [
-        compare_column(name, *(np.stack([pair[side][name] for pair in values]) for side in (0, 1)))
+        compare_column(name, *(_stacked([pair[side][name] for pair in values]) for side in (0, 1)))
         if all(name in run for pair in values for run in pair)
         else Column(name, *(math.nan,) * 8, (), math.nan, 0, len(values[0][0]["clean_accuracy"]))
         for name in COLUMNS
@@ -273,6 +255,12 @@ def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapp
         }
         for column in columns
     )
+
+
+def _stacked(runs: list[np.ndarray]) -> np.ndarray:
+    """[n, N] bool or float64."""
+    values = np.stack(runs)
+    return values if values.dtype == bool else values.astype(float)
 
 
 def _verdict(column: Column, p_holm: float | None) -> str:
@@ -312,7 +300,7 @@ def _header(row: pd.Series) -> str:
     kind, middle, *norm = row["column"].split("_")
     if not norm:
         return "clean %"
-    text = _NORM[norm[0]]
+    text = NORM_TEXT[norm[0]]
     if middle == "accuracy":
         return f"{kind} % {text} {row[f'epsilon_{norm[0]}']:g}"
     return f"margin {text}, {middle}"

@@ -150,9 +150,12 @@ def batch_dependence(e: Evidence) -> str | None:
 def returns_probabilities(e: Evidence) -> str | None:
     """The outputs are probabilities, not logits: where they round to 0 or 1 gradients vanish and margins tie."""
     with torch.no_grad():
-        out = e.net(e.x[:PROBE])
-    sums = bool((out.sum(1) - 1).abs().max() < 1e-3)
-    return "every row is non-negative and sums to 1" if sums and bool((out >= 0).all()) else None
+        return "every row is non-negative and sums to 1" if are_probabilities(e.net(e.x[:PROBE])) else None
+
+
+def are_probabilities(out: Tensor) -> bool:
+    """Whether the rows [B, K] are non-negative and sum to 1."""
+    return bool((out >= 0).all()) and bool(((out.sum(1) - 1).abs() < 1e-3).all())
 
 
 def unbounded_attack(e: Evidence) -> str | None:

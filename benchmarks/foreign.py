@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.adapter import Copied, adapt, one_line
 from marginbench.benchmarks.data import Dataset, load_data
+from marginbench.benchmarks.doubts import are_probabilities
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.execute import measure, record_run
 from marginbench.benchmarks.nets import Normalise
@@ -271,8 +272,7 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             raise MarginbenchError(f"{where}: gives {logits.shape[1]} logits; the data have {data.num_classes} classes")
         if not logits.requires_grad:
             raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
-    logits = logits.detach()
-    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+    if are_probabilities(logits.detach()):
         raise MarginbenchError(
             f"{where}: returns probabilities (rows sum to 1), whose gradients vanish: return the logits before softmax"
         )

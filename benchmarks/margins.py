@@ -5,7 +5,8 @@ does not assign to the true class. A misclassified point has margin 0. Nothing h
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,23 +63,19 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
     tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
     images = data.test.images(slice(total))
     test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
-    began = time.perf_counter()
     if settings.rejection is not None:
-        stream = seeds.generator(images.device, "rejection", *names)
-        options = settings.rejection.model_dump()
-        tensors |= rejection_arrays(net, test, data.validation, settings.epsilon, stream, **options)
-        facts.add("rejection", seconds=time.perf_counter() - began)
-    began = time.perf_counter()
+        with facts.timed("rejection"):
+            stream = seeds.generator(images.device, "rejection", *names)
+            options = settings.rejection.model_dump()
+            tensors |= rejection_arrays(net, test, data.validation, settings.epsilon, stream, **options)
     if settings.smoothing is not None:
-        tensors |= smoothing_arrays(
-            net, test, seeds.derive_seed("smoothing", *names), **settings.smoothing.model_dump()
-        )
-        facts.add("smoothing", seconds=time.perf_counter() - began)
-    began = time.perf_counter()
+        with facts.timed("smoothing"):
+            seed = seeds.derive_seed("smoothing", *names)
+            tensors |= smoothing_arrays(net, test, seed, **settings.smoothing.model_dump())
     if settings.clever is not None:
-        stream = seeds.generator(images.device, "clever", *names)
-        tensors |= clever_arrays(net, test, generator=stream, **settings.clever.model_dump())
-        facts.add("clever", seconds=time.perf_counter() - began)
+        with facts.timed("clever"):
+            stream = seeds.generator(images.device, "clever", *names)
+            tensors |= clever_arrays(net, test, generator=stream, **settings.clever.model_dump())
     found = doubts.collect(net, images, tensors, facts.estimators, settings, data.num_classes)
     arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
     return Evaluated(arrays, facts.estimators, found)
@@ -92,6 +89,12 @@ class _Facts:
         entry = self.estimators.setdefault(name, {})
         for key, value in values.items():
             entry[key] = value if isinstance(value, str) else entry.get(key, 0) + value
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.add(name, seconds=time.perf_counter() - start)
 
 
 def _sandwich(

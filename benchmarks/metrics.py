@@ -8,6 +8,8 @@ from marginbench.benchmarks.rejection import thresholded
 from marginbench.benchmarks.smoothing import smoothed
 from marginbench.methods import NORMS, Norm
 
+NORM_TEXT: dict[str, str] = {"l2": "L2", "linf": "L∞"}  # in tables
+
 
 def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
     """Accuracies and mean margins of one run.
@@ -19,25 +21,34 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
     which that is so.
     """
     correct = arrays["prediction"] == arrays["label"]
-    out = {
-        "points": float(correct.size),
-        "clean_accuracy": _share(correct),
-        "output_margin": float(arrays["output_margin"].mean()),
-    }
+    out = {"points": float(correct.size), "output_margin": float(arrays["output_margin"].mean())}
     if "feature_margin" in arrays:
         out["feature_margin"] = float(arrays["feature_margin"].mean())
+    for name, values in per_point(arrays, epsilon).items():
+        out[name] = _share(values) if values.dtype == bool else float(values.mean())
     for norm in NORMS:
-        upper, lower = arrays[f"upper_{norm}"], arrays[f"lower_{norm}"]
-        out[f"robust_accuracy_{norm}"] = _share(correct & (upper > epsilon[norm]))
-        if any(name.startswith(f"lower_{norm}_") for name in arrays):  # else nothing was able to certify
-            out[f"certified_accuracy_{norm}"] = _share(correct & (lower >= epsilon[norm]))
-            out[f"margin_lower_{norm}"] = float(lower.mean())
-        out[f"margin_upper_{norm}"] = float(upper.mean())
-        out[f"unattacked_{norm}"] = _share(np.isinf(upper[correct]))
+        out[f"unattacked_{norm}"] = _share(np.isinf(arrays[f"upper_{norm}"][correct]))
         if f"clever_{norm}" in arrays:
             out[f"clever_{norm}"] = float(np.nanmean(arrays[f"clever_{norm}"]))
     out |= thresholded(arrays) if "confidence" in arrays else {}
     return out | (smoothed(arrays, epsilon["l2"]) if "smoothed_radius" in arrays else {})
+
+
+def per_point(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, np.ndarray]:
+    """Accuracies and margins of one run point by point: shares as bool [N], margins as float [N].
+
+    Their means are metrics. Where nothing was able to certify, the column is left out.
+    """
+    correct = arrays["prediction"] == arrays["label"]
+    out = {"clean_accuracy": correct}
+    for norm in NORMS:
+        upper, lower = arrays[f"upper_{norm}"], arrays[f"lower_{norm}"]
+        out[f"robust_accuracy_{norm}"] = correct & (upper > epsilon[norm])
+        out[f"margin_upper_{norm}"] = upper
+        if any(name.startswith(f"lower_{norm}_") for name in arrays):
+            out[f"certified_accuracy_{norm}"] = correct & (lower >= epsilon[norm])
+            out[f"margin_lower_{norm}"] = lower
+    return out
 
 
 def _share(condition: np.ndarray) -> float:

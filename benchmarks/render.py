@@ -9,14 +9,14 @@ from typing import Literal, get_args
 import pandas as pd
 
 from marginbench.benchmarks.doubts import explanation
+from marginbench.benchmarks.metrics import NORM_TEXT
 from marginbench.benchmarks.smoothing import radius_ceiling
 from marginbench.benchmarks.store import Record
-from marginbench.methods import NORMS, MarginbenchError
+from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.errors import suggest
 
 Format = Literal["md", "csv", "tex", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_NORM_TEXT = {"l2": "L2", "linf": "L∞"}
 
 
 def render(table: pd.DataFrame, records: Sequence[Record], form: str) -> str:
@@ -89,17 +89,17 @@ def _latex(rows: pd.DataFrame, records: Sequence[Record]) -> str:
     return text
 
 
-def _page(rows: pd.DataFrame, epsilon: dict[str, float]) -> pd.DataFrame:
+def _page(rows: pd.DataFrame, epsilon: dict[Norm, float]) -> pd.DataFrame:
     """The columns of a page, as text."""
     page = pd.DataFrame({"method": rows["method"], "n": rows["n"].astype(str), "points": rows["points"].astype(str)})
     page["clean %"] = _cells(rows, "clean_accuracy", 100, 1)
     for kind in ("robust", "certified"):
         for norm in reversed(NORMS):
-            header = f"{kind} % {_NORM_TEXT[norm]} {epsilon[norm]:g}"
+            header = f"{kind} % {NORM_TEXT[norm]} {epsilon[norm]:g}"
             page[header] = _cells(rows, f"{kind}_accuracy_{norm}", 100, 1)
     if rows["rejection_rate"].notna().any():
         for norm in reversed(NORMS):
-            page[f"rejecting % {_NORM_TEXT[norm]} {epsilon[norm]:g}"] = _cells(
+            page[f"rejecting % {NORM_TEXT[norm]} {epsilon[norm]:g}"] = _cells(
                 rows, f"rejection_robust_accuracy_{norm}", 100, 1
             )
     if rows["smoothed_radius_l2"].notna().any():
@@ -108,10 +108,10 @@ def _page(rows: pd.DataFrame, epsilon: dict[str, float]) -> pd.DataFrame:
         page["smoothed radius L2"] = _cells(rows, "smoothed_radius_l2", 1, 3)
     if rows["clever_l2"].notna().any():
         for norm in NORMS:
-            page[f"CLEVER {_NORM_TEXT[norm]}"] = _cells(rows, f"clever_{norm}", 1, 3)
+            page[f"CLEVER {NORM_TEXT[norm]}"] = _cells(rows, f"clever_{norm}", 1, 3)
     for norm in NORMS:
         lower, upper = (_cells(rows, f"margin_{end}_{norm}", 1, 3) for end in ("lower", "upper"))
-        page[f"margin {_NORM_TEXT[norm]}"] = [f"[{a}, {b}]" for a, b in zip(lower, upper, strict=True)]
+        page[f"margin {NORM_TEXT[norm]}"] = [f"[{a}, {b}]" for a, b in zip(lower, upper, strict=True)]
     page["cost"] = _cells(rows, "cost", 1, 2)
     failed = [f"FAILED {n}x: {e}" if n else "" for n, e in zip(rows["failed"], rows["error"], strict=True)]
     page["doubts"] = ["; ".join(filter(None, pair)) or "none" for pair in zip(rows["doubts"], failed, strict=True)]
@@ -141,7 +141,7 @@ def _align(table: pd.DataFrame) -> list[str]:
 def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
     epsilon = records[0].epsilon
     first = records[0].environment
-    radii = ", ".join(f"{epsilon[norm]:g} in {_NORM_TEXT[norm]}" for norm in reversed(NORMS))
+    radii = ", ".join(f"{epsilon[norm]:g} in {NORM_TEXT[norm]}" for norm in reversed(NORMS))
     yield (
         "n = networks (seeds), each measured on `points` test images; mean ± half of Student's 95 % interval"
         f" from n = 3 on. Radii in pixels of [0, 1]: {radii}."
@@ -180,7 +180,7 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
         column = rows[f"unattacked_{norm}"]
         if (column > 0).any():
             shares = ", ".join(f"{m} {s:.1%}" for m, s in zip(rows["method"], column, strict=True) if s > 0)
-            yield f"Correct points that no {_NORM_TEXT[norm]} attack could move: {shares}."
+            yield f"Correct points that no {NORM_TEXT[norm]} attack could move: {shares}."
     for name in sorted({name for record in records for name in record.doubts}):
         yield f"{name}: {explanation(name)}"
     dates = sorted(record.finished[:10] for record in records)

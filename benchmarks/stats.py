@@ -18,5 +18,11 @@ def mean_and_interval(values: Sequence[float], level: float = 0.95) -> tuple[flo
         return mean, None
     from scipy.stats import t  # slow to import
 
+    return mean, float(t.ppf((1 + level) / 2, len(values) - 1)) * standard_error(values)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """s / sqrt(n) of two values or more, with n - 1 in the variance s^2."""
+    mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, float(t.ppf((1 + level) / 2, len(values) - 1)) * math.sqrt(variance / len(values))
+    return math.sqrt(variance / len(values))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from marginbench.methods import MarginbenchError
+from marginbench.methods import MarginbenchError, Norm
 
 SCHEMA = 1
 
@@ -39,8 +39,8 @@ class Record(BaseModel):
     arrays_sha256: str | None = None
 
     @property
-    def epsilon(self) -> dict[str, float]:
-        epsilon: dict[str, float] = self.suite["evaluation"]["epsilon"]
+    def epsilon(self) -> dict[Norm, float]:
+        epsilon: dict[Norm, float] = self.suite["evaluation"]["epsilon"]
         return epsilon
 
 

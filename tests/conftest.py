@@ -1,9 +1,12 @@
-"""A suite small enough for tests: digits, two epochs, 30 points, one cheap attack of each kind."""
+"""The command line as a function, and a suite small enough for tests: digits, two epochs, 30 points, cheap attacks."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from support import Run
 
+from marginbench.benchmarks import cli
 from marginbench.methods import names
 from marginbench.methods import registry as registry_module
 
@@ -52,3 +55,20 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line: exit code, what it printed, what it complained about."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["marginbench", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

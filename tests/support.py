@@ -1,7 +1,7 @@
 """What the tests of the methods share: tiny float64 networks, batches, and the slow references."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +18,7 @@ from marginbench.methods import (
     create,
 )
 
+Run = Callable[..., tuple[int, str, str]]  # the fixture `run`
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 TASK = Task(input_shape=(1, 4, 4), class_counts=(6, 6, 6, 6), epsilon={"l2": 0.5, "linf": 0.1})
 

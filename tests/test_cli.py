@@ -12,27 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support import Run
 
-from marginbench.benchmarks import cli
 from marginbench.benchmarks.board import load
 from marginbench.benchmarks.store import read_arrays
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["marginbench", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_run_all_writes_records_and_tables_and_resumes(run: Run, tiny: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import io
 import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from support import Run
 
-from marginbench.benchmarks import cli
 from marginbench.benchmarks.compare import (
     COLUMNS,
     bootstrap,
@@ -20,32 +18,15 @@ from marginbench.benchmarks.compare import (
     compare_rows,
     holm,
     mcnemar,
-    per_point,
     student,
 )
-from marginbench.benchmarks.metrics import summarise
+from marginbench.benchmarks.metrics import per_point, summarise
 from marginbench.benchmarks.seeds import digest
 from marginbench.benchmarks.store import SCHEMA, Record, write_record
 from marginbench.methods import MarginbenchError
 
-Run = Callable[..., tuple[int, str, str]]
 EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}
 POINTS = 120
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["marginbench", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_mcnemar_is_the_exact_sign_test() -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import Run
 from torch import Tensor, nn
 
-from marginbench.benchmarks import cli, evaluate_model
+from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.certificates import CERTIFICATES
 from marginbench.benchmarks.data import load_data
 from marginbench.benchmarks.execute import measure
@@ -23,8 +23,6 @@ from marginbench.benchmarks.seeds import seeded
 from marginbench.benchmarks.store import read_arrays
 from marginbench.benchmarks.suite import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, NotApplicable
-
-Run = Callable[..., tuple[int, str, str]]
 
 MODELS = '''
 import torch
@@ -109,21 +107,6 @@ class Steps(Branches):
 
 CONSTANT = 1
 '''
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["marginbench", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
