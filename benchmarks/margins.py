@@ -17,18 +17,17 @@ from torch import Tensor, nn
 from marginbench.benchmarks import doubts, seeds
 from marginbench.benchmarks.attacks import ATTACKS
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates import CERTIFICATES, Certify
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.memory import Chunks
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.rejection import rejection_arrays
 from marginbench.benchmarks.smoothing import smoothing_arrays
 from marginbench.benchmarks.suite import Evaluation
-from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii, logit_margin
+from marginbench.methods import NORMS, Net, NotApplicable, Radii, logit_margin
 
-Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
-
-BATCH = 1000  # points attacked and certified at once
+BATCH = 1000  # points attacked and certified at once, fewer when memory runs out
 REFERENCES = 2000  # training images that the blend attack may walk towards
 
 
@@ -54,12 +53,14 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
     net = net.eval().requires_grad_(False)
     total = min(settings.points, len(data.test))
     reference = data.train.images(slice(REFERENCES))
-    chunks, facts = [], _Facts({})
-    for start in range(0, total, BATCH):
-        part = slice(start, min(start + BATCH, total))
+    facts = _Facts({})
+
+    def enclose(part: slice) -> dict[str, Tensor]:
         x, y = data.test.images(part), data.test.y[part]
-        stream = seeds.generator(x.device, "attacks", *names, start)
-        chunks.append(_sandwich(net, certify, x, y, settings, reference, stream, facts))
+        stream = seeds.generator(x.device, "attacks", *names, part.start)
+        return _sandwich(net, certify, x, y, settings, reference, stream, facts)
+
+    chunks = Chunks(BATCH).map(enclose, total)
     tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
     images = data.test.images(slice(total))
     test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
@@ -76,7 +77,9 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
         with facts.timed("clever"):
             stream = seeds.generator(images.device, "clever", *names)
             tensors |= clever_arrays(net, test, generator=stream, **settings.clever.model_dump())
-    found = doubts.collect(net, images, tensors, facts.estimators, settings, data.num_classes)
+    evidence = doubts.Evidence(net, images, tensors, facts.estimators, settings, data.num_classes, certify)
+    with facts.timed("doubts"):
+        found = doubts.collect(evidence)
     arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
     return Evaluated(arrays, facts.estimators, found)
 

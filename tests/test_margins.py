@@ -171,6 +171,38 @@ def test_an_attack_on_cross_entropy_is_seen(trained: Net, monkeypatch: pytest.Mo
     assert "fmn" in evaluated(trained).doubts["scale_dependence"]
 
 
+class Band(nn.Module):
+    """Wrong only where the mean pixel lies in a narrow band: long steps jump over it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gap = (x.flatten(1).mean(1) - 0.4 - 0.45 * 0.05).abs() - 0.2 * 0.05
+        return torch.stack([gap, -gap], 1)
+
+
+def test_an_attack_that_finds_less_at_larger_radii_is_seen() -> None:
+    net = Net(nn.Identity(), nn.Sequential(nn.Flatten()), Band())
+    split = Split(torch.full((64, 1, 4, 4), 102, dtype=torch.uint8), torch.zeros(64, dtype=torch.long), 255)
+    assert (
+        "robust accuracy 0.0%, 100.0%" in evaluated(net, Dataset(split, split, split, 2, "grey")).doubts["not_falling"]
+    )
+
+
+class Moody(nn.Module):
+    """Noise on the logits, new at every call."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head, self.stream = head, torch.Generator().manual_seed(0)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        z: Tensor = self.head(phi)
+        return z + z.detach().std() * torch.randn(z.shape, generator=self.stream)
+
+
+def test_a_network_with_two_answers_is_seen(trained: Net) -> None:
+    assert "radius_zero" in evaluated(Net(trained.normalise, trained.body, Moody(trained.head))).doubts
+
+
 class Constant(nn.Module):
     def forward(self, phi: Tensor) -> Tensor:
         return torch.eye(5, device=phi.device)[0].expand(len(phi), 5) + 0 * phi.sum(1, keepdim=True)

@@ -6,6 +6,7 @@ Within a certified radius no image of the box [0, 1] has another predicted class
 import contextlib
 import io
 import itertools
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -18,6 +19,7 @@ from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, normalise_by_convolution
 from marginbench.benchmarks.certificates._search import largest_verified
+from marginbench.benchmarks.memory import Chunks, out_of_memory
 from marginbench.methods import MarginbenchError, Norm, NotApplicable
 
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]
@@ -35,6 +37,7 @@ def certified_radius(
     norm: Norm,
     *,
     upper: Tensor | None = None,
+    at: Tensor | None = None,
     method: Bound = "CROWN",
     slopes: Sequence[Slope] | None = None,
     conv_mode: Literal["auto", "dense", "patches", "matrix"] = "auto",
@@ -48,11 +51,13 @@ def certified_radius(
     Args:
         net: a classifier, images in [0, 1] to logits [B, K], in eval mode; `Net.decision_net()` gives the tightest
             bounds.
-        x: [B, C, H, W] or [B, D] float32 in [0, 1].
+        x: [B, C, H, W] or [B, D] in [0, 1], float32, or float64 as the network is.
         label: [B] int64, the true classes.
         norm: `linf` or `l2`, in pixels of [0, 1].
         upper: [B] distances of adversarial examples, or infinity. They only choose where the search starts: a
             certified radius above them must stay visible, since it is a contradiction.
+        at: [B] radii to check instead of a search; the answer is these, or 0. There is no slack for rounding then:
+            it is meant for float64.
         method: auto-LiRPA's name of the bound.
         slopes: lower slopes of the ReLU relaxation; the best bound of every logit difference counts, and each is
             a full computation. By default `adaptive`, as in the CROWN paper. alpha-CROWN optimises the slopes
@@ -62,7 +67,8 @@ def certified_radius(
             auto-LiRPA; `auto` is `dense` on small images and `patches` on others.
         rounds: bound computations per image at most.
         tolerance: of the search, relative.
-        chunk: images per bound computation; by default as many as memory and caches like.
+        chunk: images per bound computation, fewer when memory runs out; by default as many as keep the largest
+            matrix of coefficients within 64 MiB, 128 at most; on CUDA 2 GiB and 1024.
         iterations: steps of alpha-CROWN.
 
     Returns:
@@ -75,9 +81,9 @@ def certified_radius(
         raise MarginbenchError(f"unknown bound {method!r}: choose one of {', '.join(get_args(Bound))}")
     if slopes is None:
         slopes = ["same-slope" if method == "alpha-CROWN" and not _clamp_passes_edges() else "adaptive"]
-    with torch.no_grad(), _full_precision(x.device):
+    with torch.no_grad(), _precision_of(x):
         logits = net(x)
-        slack = SLACK * logits.abs().amax(1).clamp(min=1)
+        slack = (SLACK if at is None else 0) * logits.abs().amax(1).clamp(min=1)
         at_zero = (_specification(label, logits) @ logits.unsqueeze(-1)).squeeze(-1).amin(1) - slack
         correct = (at_zero > 0).nonzero().squeeze(1)
         radius = torch.zeros_like(at_zero)
@@ -92,6 +98,11 @@ def certified_radius(
         x, label, at_zero, slack = x[correct], label[correct], at_zero[correct], slack[correct]
         try:
             bounds = _Bounds(library, net, x, label, norm, slack, slopes, conv_mode, chunk, iterations)
+            if at is not None:
+                at = at[correct].to(at_zero)
+                holds = bounds.margin(at, torch.arange(len(at), device=at.device), method) > 0
+                radius[correct] = torch.where(holds, at, 0)
+                return radius
             cap = 1.0 if norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
             first = 0.7 * _linear_radius(bounds, at_zero, method, cap)
             if upper is not None:
@@ -104,10 +115,10 @@ def certified_radius(
                 rounds=rounds,
                 tolerance=tolerance,
             )
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
-            return NotApplicable(f"auto-LiRPA: {_first_line(error)}")
+            if out_of_memory(error):
+                raise
+            return NotApplicable(f"auto-LiRPA{_operation(error)}: {_first_line(error)}")
         radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
         return radius
 
@@ -137,7 +148,7 @@ class _Bounds:
             x = x.flatten(1)
         self.x = x
         self.c = _specification(label, prepared(x))
-        self.chunk = chunk or _chunk(prepared, x)
+        self.chunks = Chunks(chunk or _chunk(prepared, x))
         self.modules = [_bounded_module(library, prepared, x, slope, conv_mode, iterations) for slope in slopes]
         _check_trace(self.modules[0], prepared, x)
         if norm == "l2":
@@ -149,8 +160,8 @@ class _Bounds:
 
         -inf instead of NaN.
         """
-        parts = zip(torch.split(epsilon, self.chunk), torch.split(index, self.chunk), strict=True)
-        margin = torch.cat([self._margin(e, i, method) for e, i in parts])
+        parts = self.chunks.map(lambda part: self._margin(epsilon[part], index[part], method), len(index))
+        margin = torch.cat(parts)
         return torch.where(margin.isfinite(), margin, -torch.inf)
 
     def _margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
@@ -235,20 +246,30 @@ def _chunk(net: nn.Sequential, x: Tensor) -> int:
     return max(1, min(most, budget // largest))
 
 
+def _operation(error: Exception) -> str:
+    """Which operation of the network auto-LiRPA was busy with."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [type(frame.f_locals.get("self")).__name__ for frame in frames if "operators" in frame.f_code.co_filename]
+    names = [name.removeprefix("Bound") for name in names if name.startswith("Bound")]
+    return f", operation {names[-1]}" if names else ""
+
+
 def _first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextlib.contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 means float32: no TF32, no autocast."""
+def _precision_of(x: Tensor) -> Iterator[None]:
+    """Float32 means float32: no TF32, no autocast. alpha-CROWN makes tensors of the default type, so that is x's."""
     backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [backend.allow_tf32 for backend in backends]
+    before, default = [backend.allow_tf32 for backend in backends], torch.get_default_dtype()
     try:
+        torch.set_default_dtype(x.dtype)
         for backend in backends:
             backend.allow_tf32 = False
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             yield
     finally:
+        torch.set_default_dtype(default)
         for backend, value in zip(backends, before, strict=True):
             backend.allow_tf32 = value

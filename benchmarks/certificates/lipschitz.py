@@ -8,7 +8,14 @@ from marginbench.methods._lipschitz import lipschitz_radius
 
 
 def global_radius(
-    net: nn.Sequential, x: Tensor, label: Tensor, norm: Norm, *, upper: Tensor | None = None, last_layer: bool = True
+    net: nn.Sequential,
+    x: Tensor,
+    label: Tensor,
+    norm: Norm,
+    *,
+    upper: Tensor | None = None,
+    at: Tensor | None = None,
+    last_layer: bool = True,
 ) -> Tensor | NotApplicable:
     """min_{j != label} (z_label - z_j) / (L ||w_label - w_j||_2) in L2; in L-infinity that, divided by sqrt(D).
 
@@ -19,7 +26,7 @@ def global_radius(
     Args:
         net: images in [0, 1] to logits [B, K], in eval mode, with a linear last layer.
         x: [B, C, H, W]; label: [B] int64, the true classes.
-        upper: unused; the signature is common to all certificates.
+        upper, at: unused; the signature is common to all certificates.
         last_layer: use the rows of the last layer; without, sqrt(2) times its norm, as for any function to R^K.
 
     Returns:

@@ -1,0 +1,44 @@
+"""As many rows at once as memory holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+_CPU = ("can't allocate memory", "not enough memory")  # torch raises a plain RuntimeError there
+
+
+@dataclass
+class Chunks:
+    """Calls a function on slices of at most `size` rows, fewer from then on when memory runs out."""
+
+    size: int
+
+    def map(self, function: Callable[[slice], T], total: int) -> list[T]:
+        """`function` on consecutive slices that cover range(total).
+
+        Raises:
+            RuntimeError: memory does not even hold one row; whatever else `function` raises.
+        """
+        results: list[T] = []
+        start = 0
+        while start < total:
+            try:
+                results.append(function(slice(start, min(start + self.size, total))))
+            except RuntimeError as error:
+                if self.size == 1 or not out_of_memory(error):
+                    raise
+            else:
+                start += self.size
+                continue
+            self.size = -(-min(self.size, total - start) // 2)  # out of the handler: its traceback holds tensors
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return results
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _CPU)

@@ -1,0 +1,69 @@
+"""Certificates once more, in float64, for a random share of the certified points: was the slack wide enough?"""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.certificates import CERTIFICATES, Certify
+from marginbench.methods import NORMS, Net, NotApplicable, Radii
+
+SHARE, LEAST = 0.05, 16  # of the certified points, in each norm and for each certificate
+TOLERANCE = 1e-5  # relative: closed forms round too
+FLOAT64 = {"milp"}  # works in float64 as it is
+
+
+def unconfirmed(
+    net: Net,
+    certify: Certify,
+    x: Tensor,
+    arrays: Mapping[str, Tensor],
+    certificates: Mapping[str, Mapping[str, Any]],
+) -> Iterable[str]:
+    """What float64 does not confirm, in words; nothing if all is well.
+
+    Args:
+        net: network in eval mode, float32; a copy of it is raised to float64.
+        certify: the network's own certificate.
+        x: [N, C, H, W] float32 images, arrays their `label` and `lower_NORM_NAME`, each [N].
+        certificates: name to settings.
+    """
+    precise = copy.deepcopy(net).double()
+    for norm in NORMS:
+        for name in [*certificates, "own"]:
+            radius = arrays.get(f"lower_{norm}_{name}")
+            if radius is None or name in FLOAT64 or not bool((radius > 0).any()):
+                continue
+            points = _sample(radius > 0)
+            images, label, claimed = x[points].double(), arrays["label"][points], radius[points].double()
+            try:
+                if name == "own":
+                    answer = certify(precise, images, norm)
+                else:
+                    answer = CERTIFICATES[name](
+                        precise.decision_net(), images, label, norm, at=claimed, **certificates[name]
+                    )
+            except Exception as error:  # a plug-in may raise anything
+                answer = NotApplicable(f"{type(error).__name__}: {error}")
+            yield from _disagreement(answer, claimed, f"{name} in {norm}")
+
+
+def _sample(certified: Tensor) -> Tensor:
+    """Indices of a random share of the points; the same in every run with as many of them."""
+    index = certified.nonzero()[:, 0]
+    count = max(LEAST, math.ceil(SHARE * len(index)))
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    return index[order[:count].to(index.device)]
+
+
+def _disagreement(answer: Tensor | Radii | NotApplicable, claimed: Tensor, what: str) -> Iterable[str]:
+    if isinstance(answer, NotApplicable):
+        yield f"{what}: no answer in float64 ({answer.reason})"
+        return
+    radius = answer.radius if isinstance(answer, Radii) else answer
+    wrong = int((~(radius >= claimed * (1 - TOLERANCE))).sum())  # NaN confirms nothing
+    if wrong:
+        yield f"{what}: {wrong} of {len(claimed)} points"

@@ -1,0 +1,87 @@
+"""Memory that runs out: the work goes on in smaller parts, and says so only when one row is too much."""
+
+from itertools import chain
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.margins import evaluate
+from marginbench.benchmarks.memory import Chunks
+from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.train import train
+from marginbench.methods import Net, Norm, NotApplicable, create
+
+CPU = "[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU)])
+def test_chunks_shrink_until_they_fit_and_cover_everything(error: RuntimeError) -> None:
+    tried: list[int] = []
+
+    def rows(part: slice) -> list[int]:
+        tried.append(part.stop - part.start)
+        if tried[-1] > 3:
+            raise error
+        return list(range(part.start, part.stop))
+
+    chunks = Chunks(16)
+    assert [*chain(*chunks.map(rows, 10))] == list(range(10))
+    assert tried == [10, 5, 3, 3, 3, 1] and chunks.size == 3
+    assert [*chain(*chunks.map(rows, 4))] == list(range(4)) and tried[6:] == [3, 1]  # it remembers
+    assert chunks.map(rows, 0) == []
+
+
+def test_other_errors_and_a_single_row_that_does_not_fit_are_raised() -> None:
+    def fail(part: slice) -> None:
+        raise torch.OutOfMemoryError(f"{part.stop - part.start} rows")
+
+    def wrong(part: slice) -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"^1 rows"):
+        Chunks(8).map(fail, 8)
+    with pytest.raises(RuntimeError, match="shapes"):
+        Chunks(8).map(wrong, 8)
+
+
+def test_radii_do_not_change_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = make_net("cnn", 2, (1, 8, 8), 3, torch.tensor([0.4]), torch.tensor([0.3])).eval().decision_net()
+    x = torch.rand(9, 1, 8, 8)
+    label = net(x).argmax(1)
+    whole = crown.certified_radius(net, x, label, "linf")
+    bound, most = crown._Bounds._margin, []
+
+    def small(self: crown._Bounds, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
+        if len(index) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        most.append(len(index))
+        return bound(self, epsilon, index, method)
+
+    monkeypatch.setattr(crown._Bounds, "_margin", small)
+    parts = crown.certified_radius(net, x, label, "linf")
+    assert not isinstance(whole, NotApplicable) and not isinstance(parts, NotApplicable)
+    assert max(most) == 2 and torch.allclose(whole, parts, rtol=1e-4) and (whole > 0).all()
+
+
+def test_an_attack_that_needs_too_much_memory_gets_fewer_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = train(create("ce"), small_suite(), small_data(), 0).net
+    settings = small_suite().evaluation.model_copy(update={"attacks": {"fmn": {}}, "certificates": {}})
+    fmn, most = ATTACKS["fmn"], []
+
+    def hungry(net: Net, x: Tensor, y: Tensor, norm: Norm, **options: object) -> Tensor:
+        if len(x) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        most.append(len(x))
+        return fmn(net, x, y, norm, **options)
+
+    monkeypatch.setitem(ATTACKS, "fmn", hungry)
+    monkeypatch.setattr("marginbench.benchmarks.doubts.DOUBTS", {})
+    found = evaluate(net, lambda net, x, norm: NotApplicable("none"), small_data(), settings, "test")
+    assert max(most) <= 10 and len(found.arrays["label"]) == min(settings.points, len(small_data().test))
+    correct = found.arrays["label"] == found.arrays["prediction"]
+    assert (found.arrays["upper_l2"][correct] > 0).all() and isinstance(net.head, nn.Linear)

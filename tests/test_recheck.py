@@ -1,0 +1,123 @@
+"""Certified radii are computed again in float64, and what that does not confirm is a doubt."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.margins import Evaluated, evaluate
+from marginbench.benchmarks.recheck import LEAST, unconfirmed
+from marginbench.benchmarks.suite import Evaluation
+from marginbench.benchmarks.train import train
+from marginbench.methods import Net, Norm, NotApplicable, Radii, create
+
+SETTINGS = Evaluation(
+    points=64,
+    epsilon={"linf": 0.05, "l2": 0.25},
+    attacks={"fmn": {}},
+    certificates={"crown": {}, "ibp": {}, "lipschitz": {}, "alpha_crown": {"iterations": 2}},
+)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Net:
+    return train(create("ce"), small_suite(), small_data(), 0).net
+
+
+def none(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+    return NotApplicable("none")
+
+
+def evaluated(net: Net, certify: Any = none) -> Evaluated:
+    return evaluate(net, certify, small_data(), SETTINGS, "test")
+
+
+def test_float64_confirms_every_certificate_of_a_trained_network(trained: Net) -> None:
+    found = evaluated(trained)
+    assert all((found.arrays[f"lower_{norm}_{name}"] > 0).any() for norm in ("l2", "linf") for name in CERTIFIED)
+    assert "not_confirmed" not in found.doubts
+
+
+CERTIFIED = ("crown", "ibp", "lipschitz", "alpha_crown")
+
+
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_a_certificate_that_is_too_large_is_not_confirmed(
+    trained: Net, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wrong radii of the search stay below the distances of attacks: nothing else would see them."""
+    honest = CERTIFICATES[name]
+
+    def stretched(net: nn.Sequential, x: Tensor, label: Tensor, norm: Norm, **options: Any) -> Tensor | NotApplicable:
+        found = honest(net, x, label, norm, **options)
+        return found if isinstance(found, NotApplicable) or options.get("at") is not None else 1.05 * found
+
+    lying = x_float32_only(stretched) if name == "lipschitz" else stretched
+    monkeypatch.setitem(CERTIFICATES, name, lying)
+    found = evaluated(trained)
+    assert f"{name} in l2: " in found.doubts["not_confirmed"] and "contradiction" not in found.doubts
+
+
+def x_float32_only(certificate: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(net: nn.Sequential, x: Tensor, *arguments: Any, **options: Any) -> Any:
+        found = certificate(net, x, *arguments, **options)
+        return found if x.dtype == torch.float32 else found / 1.05
+
+    return wrapped
+
+
+def own(in_float64: Callable[[Tensor], Radii | NotApplicable]) -> Any:
+    """A certificate of 0.001 pixels in float32, and something else in float64."""
+    return lambda net, x, norm: (
+        Radii(torch.full((len(x),), 1e-3)) if x.dtype == torch.float32 else in_float64(x.new_full((len(x),), 1e-3))
+    )
+
+
+def test_the_networks_own_certificate_is_confirmed_too(trained: Net) -> None:
+    def fail(r: Tensor) -> Radii:
+        raise TypeError("expected float32")
+
+    assert "not_confirmed" not in evaluated(trained, own(Radii)).doubts
+    for certificate, seen in (
+        (own(lambda r: Radii(0.9 * r)), f"own in l2: {LEAST} of {LEAST} points"),
+        (own(lambda r: Radii(r * torch.nan)), f"own in linf: {LEAST} of {LEAST} points"),
+        (own(lambda r: NotApplicable("only float32")), "own in l2: no answer in float64 (only float32)"),
+        (own(fail), "own in l2: no answer in float64 (TypeError: expected float32)"),
+    ):
+        assert seen in evaluated(trained, certificate).doubts["not_confirmed"]
+
+
+def test_a_twentieth_of_the_points_is_taken_at_random(trained: Net) -> None:
+    seen: list[Tensor] = []
+
+    def certify(net: Net, x: Tensor, norm: Norm) -> Radii:
+        assert x.dtype == torch.float64 and next(net.parameters()).dtype == torch.float64
+        seen.append(x)
+        return Radii(torch.ones(len(x)))
+
+    x = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    arrays = {"label": torch.zeros(1000, dtype=torch.long), "lower_l2_own": (torch.arange(1000) >= 200).float()}
+    assert list(unconfirmed(trained, certify, x, arrays, {})) == []
+    (points,) = (x[:, 0, 0, 0] for x in seen)
+    assert len(points.unique()) == 40 and points.min() >= 200
+    assert points.min() < 300 and points.max() > 900 and not torch.equal(points, points.sort()[0])
+    assert next(trained.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_radius_is_checked_instead_of_searched(trained: Net, norm: Norm) -> None:
+    net = trained.double().decision_net()
+    x, y = small_data().test.images(slice(20)).double(), small_data().test.y[:20]
+    largest = CERTIFICATES["crown"](net, x, y, norm, tolerance=1e-4, rounds=30)
+    trained.float()
+    assert isinstance(largest, Tensor) and (largest > 0).sum() > 10
+    net = trained.double().decision_net()
+    holds = CERTIFICATES["crown"](net, x, y, norm, at=largest)
+    fails = CERTIFICATES["crown"](net, x, y, norm, at=1.01 * largest)
+    trained.float()
+    assert isinstance(holds, Tensor) and torch.equal(holds, largest)
+    assert isinstance(fails, Tensor) and (fails == 0).all()
