@@ -19,7 +19,8 @@ from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten
 from marginbench.benchmarks.data import Dataset, load_data
 from marginbench.benchmarks.environment import resolve_device
-from marginbench.benchmarks.margins import BATCH, REFERENCES
+from marginbench.benchmarks.margins import REFERENCES
+from marginbench.benchmarks.memory import ROWS
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.suite import Suite, load_suite
 from marginbench.benchmarks.train import train
@@ -106,7 +107,7 @@ def _preset(net: Net, suite: Suite, data: Dataset, preset: str, points: int) -> 
             stream, parts = seeds.generator(x.device, "attack_speed", name, norm), []
             start = _clock(x.device)
             with PassCounter(net) as passes:
-                for a, b in zip(x.split(BATCH), y.split(BATCH), strict=True):
+                for a, b in zip(x.split(ROWS), y.split(ROWS), strict=True):
                     common = {"epsilon": suite.evaluation.epsilon[norm], "reference": reference, "generator": stream}
                     parts.append(tighten(net, a, ATTACKS[name](net, a, b, norm, **common, **options), b, norm)[1])
             seconds = _clock(x.device) - start

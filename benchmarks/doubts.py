@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX, MINIMUM_NORM
 from marginbench.benchmarks.attacks.ray import changes_class, tighten
 from marginbench.benchmarks.certificates import Certify
+from marginbench.benchmarks.memory import ROWS, Chunks
 from marginbench.benchmarks.recheck import unconfirmed
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.methods import NORMS, Net, Norm, logit_margin
@@ -71,12 +72,16 @@ def unattacked(e: Evidence) -> str | None:
 
 def zero_gradient(e: Evidence) -> str | None:
     """The gradient of the logit gap vanishes at more than 1 % of the correct points: white-box attacks are blind."""
-    x = e.x[e.correct].requires_grad_()
+    x, y = e.x[e.correct], e.arrays["label"][e.correct]
     if len(x) == 0:
         return None
-    y = e.arrays["label"][e.correct]
-    with torch.enable_grad():
-        (grad,) = torch.autograd.grad(logit_margin(e.net(x), y).sum(), x)
+
+    def gradient(part: slice) -> Tensor:
+        image = x[part].requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(logit_margin(e.net(image), y[part]).sum(), image)[0]
+
+    grad = torch.cat(Chunks(ROWS).map(gradient, len(x)))
     size = grad.flatten(1).abs().amax(1)
     share = float(((size == 0) | ~size.isfinite()).float().mean())
     return f"{share:.1%} of correct points" if share > 0.01 else None
@@ -177,7 +182,7 @@ def unbounded_attack(e: Evidence) -> str | None:
 def radius_zero(e: Evidence) -> str | None:
     """With a radius of 0 robust accuracy is not clean accuracy: the network answers to one image in two ways."""
     with torch.no_grad():
-        moved = e.net(e.x).argmax(1) != e.arrays["prediction"]
+        moved = Chunks(ROWS).rows(e.net, e.x).argmax(1) != e.arrays["prediction"]
     for norm in NORMS:
         moved |= e.correct & (e.arrays[f"upper_{norm}"] <= 0)
     return f"{float(moved.float().mean()):.1%} of the points" if bool(moved.any()) else None

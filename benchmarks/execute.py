@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from marginbench.benchmarks.certificates import Certify
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import environment
-from marginbench.benchmarks.margins import Certify, evaluate
+from marginbench.benchmarks.margins import evaluate
+from marginbench.benchmarks.memory import logits_of
 from marginbench.benchmarks.metrics import summarise
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.seeds import digest
@@ -92,9 +93,7 @@ def measure(net: Net, certify: Certify, data: Dataset, suite: Suite, key: str, r
     """
     start = time.perf_counter()
     evaluated = evaluate(net, certify, data, suite.evaluation, suite.name, key, repetition)
-    with torch.no_grad():
-        held_out = data.validation
-        agree = net(held_out.images(slice(None))).argmax(1) == held_out.y
+    agree = logits_of(net, data.validation).argmax(1) == data.validation.y
     metrics = summarise(evaluated.arrays, suite.evaluation.epsilon)
     metrics["validation_accuracy"] = float(agree.float().mean())
     results = {

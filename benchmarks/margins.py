@@ -20,14 +20,13 @@ from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
-from marginbench.benchmarks.memory import Chunks
+from marginbench.benchmarks.memory import ROWS, Chunks
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.rejection import rejection_arrays
 from marginbench.benchmarks.smoothing import smoothing_arrays
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.methods import NORMS, Net, NotApplicable, Radii, logit_margin
 
-BATCH = 1000  # points attacked and certified at once, fewer when memory runs out
 REFERENCES = 2000  # training images that the blend attack may walk towards
 
 
@@ -60,7 +59,7 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
         stream = seeds.generator(x.device, "attacks", *names, part.start)
         return _sandwich(net, certify, x, y, settings, reference, stream, facts)
 
-    chunks = Chunks(BATCH).map(enclose, total)
+    chunks = Chunks(ROWS).map(enclose, total)
     tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
     images = data.test.images(slice(total))
     test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])

@@ -39,6 +39,7 @@ def unconfirmed(
                 continue
             points = _sample(radius > 0)
             images, label, claimed = x[points].double(), arrays["label"][points], radius[points].double()
+            answer: Tensor | Radii | NotApplicable
             try:
                 if name == "own":
                     answer = certify(precise, images, norm)

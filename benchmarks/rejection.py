@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.memory import ROWS, Chunks, logits_of
 from marginbench.methods import NORMS, Norm
 from marginbench.methods._perturb import backtracking, random_start
-
-CHUNK = 1000
 
 
 def rejection_arrays(
@@ -50,23 +49,24 @@ def rejection_arrays(
         rejection_threshold [], confidence [N], and for each norm wrong_confidence_NORM [N], of the adversarial
         example of the largest confidence, -inf where none was found.
     """
-    with torch.no_grad():
-        logits = net(held_out.images(slice(None)))
-        tau = threshold(_confidence(logits)[logits.argmax(1) == held_out.y], tpr)
-        found: dict[str, list[Tensor]] = {"confidence": [], **{f"wrong_confidence_{norm}": [] for norm in NORMS}}
-    for start in range(0, len(test), CHUNK):
-        part = slice(start, start + CHUNK)
+    logits = logits_of(net, held_out)
+    tau = threshold(_confidence(logits)[logits.argmax(1) == held_out.y], tpr)
+
+    def attacked(part: slice) -> dict[str, Tensor]:
         x, y = test.images(part), test.y[part]
-        with torch.no_grad():
-            found["confidence"].append(_confidence(net(x)))
+        found = {}
         for norm in NORMS:
             best = _attack(net, x, y, norm, epsilon[norm], steps, None)
             for _ in range(restarts):
                 left = (best < tau).nonzero()[:, 0]
                 again = _attack(net, x[left], y[left], norm, epsilon[norm], steps, generator)
                 best[left] = torch.maximum(best[left], again)
-            found[f"wrong_confidence_{norm}"].append(best)
-    return {"rejection_threshold": tau, **{name: torch.cat(parts) for name, parts in found.items()}}
+            found[f"wrong_confidence_{norm}"] = best
+        return found
+
+    parts = Chunks(ROWS).map(attacked, len(test))
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {"rejection_threshold": tau, "confidence": _confidence(logits_of(net, test)), **found}
 
 
 def threshold(confidence: Tensor, tpr: float) -> Tensor:

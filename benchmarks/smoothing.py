@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.memory import Chunks
 
 ABSTAIN = -1
 BLOCK = 200  # noisy copies of an image that are drawn at once: on one CPU core they stay in its cache
@@ -122,6 +123,7 @@ def _votes(
     """
     noise = x.new_empty(min(BLOCK, count), *x.shape[1:])
     noisy = x.new_empty(min(together, len(x)), *noise.shape)
+    chunks = Chunks(together * BLOCK)
     votes: Tensor | None = None
     for start in range(0, count, BLOCK):
         block = noise[: count - start]
@@ -132,7 +134,7 @@ def _votes(
                 if (first + i) % share == 0:
                     block.normal_(0, sigma, generator=streams[(first + i) // share])
                 torch.add(block, image, out=batch[i])
-            logits = net(batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
+            logits = chunks.rows(net, batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
             if votes is None:
                 votes = logits.new_zeros(len(x), logits.shape[2], dtype=torch.int64)
             ballots = logits.isfinite().all(2).long()
