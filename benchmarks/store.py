@@ -1,5 +1,6 @@
 """Records: per run one .npz with per-point arrays, then one .json, which is the commit mark."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -71,6 +72,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise MarginbenchError(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -86,7 +89,7 @@ def ensure_writable(folder: Path) -> None:
         raise MarginbenchError(f"--out: {folder} cannot be made ({error.strerror}); choose another --out") from None
     probe = folder / ".writable"
     write_atomically(probe, b"")
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another process may do the same
 
 
 def read_record(path: Path) -> Record:

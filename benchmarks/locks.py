@@ -1,0 +1,124 @@
+"""Which process does which run: a file beside the records, so that processes on one folder share the work.
+
+A run in progress is `<id>.lock`, made by the one process that got it, and touched every few seconds. The lock of a
+process that is gone is void: at once on the same machine, elsewhere when it has not been touched for a while. Nothing
+breaks when two processes do get the same run: they write the same record.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from marginbench.methods import MarginbenchError
+
+BEAT = 15.0  # seconds between two touches
+STALE = 8 * BEAT  # without a touch, and the process is believed gone: clusters' file systems tell times late
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who does a run."""
+
+    host: str
+    pid: int
+    method: str
+    repetition: int
+
+
+@contextlib.contextmanager
+def lock(runs: Path, run_id: str, method: str, repetition: int) -> Iterator[bool]:
+    """Whether this process got the run; if so it holds it to the end of the block.
+
+    Raises:
+        MarginbenchError: the folder cannot be written.
+    """
+    path = runs / f"{run_id}.lock"
+    mine = Holder(socket.gethostname(), os.getpid(), method, repetition)
+    got = _create(path, mine) or (holder(path) is None and _take_over(path) and _create(path, mine))
+    if not got:
+        yield False
+        return
+    done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, done), daemon=True)
+    beating.start()
+    try:
+        yield True
+    finally:
+        done.set()
+        beating.join()
+        path.unlink(missing_ok=True)
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds a lock; None if nobody does any more."""
+    try:
+        silent = _now(path.parent) - path.stat().st_mtime
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    if silent >= STALE:
+        return None
+    try:
+        found = Holder(**json.loads(text))
+    except (ValueError, TypeError):  # half written, by a process that has just begun or was killed then
+        return Holder("?", 0, "?", 0)
+    return None if found.host == socket.gethostname() and not _alive(found.pid) else found
+
+
+def holders(runs: Path) -> dict[str, Holder]:
+    """The runs in progress in a folder, by id."""
+    found = {path.stem: holder(path) for path in sorted(runs.glob("*.lock"))}
+    return {run_id: who for run_id, who in found.items() if who is not None}
+
+
+def _create(path: Path, mine: Holder) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise MarginbenchError(f"{path}: cannot be written ({error.strerror})") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(mine), file)
+    return True
+
+
+def _take_over(path: Path) -> bool:
+    """Remove a void lock. Of several processes one succeeds in renaming it."""
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        path.rename(aside)
+    except OSError:
+        return False
+    aside.unlink(missing_ok=True)
+    return True
+
+
+def _beat(path: Path, done: threading.Event) -> None:
+    while not done.wait(BEAT):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _now(folder: Path) -> float:
+    """The clock of the file system, which need not be this machine's."""
+    probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+    probe.touch()
+    now = probe.stat().st_mtime
+    probe.unlink(missing_ok=True)
+    return now
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # not ours, but there
+        return True
+    return True

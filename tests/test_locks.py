@@ -1,0 +1,93 @@
+"""Processes on one folder share its runs; a lock ends with its process."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from marginbench.benchmarks import locks
+from marginbench.benchmarks.locks import holder, holders, lock
+from marginbench.methods import MarginbenchError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from marginbench.benchmarks.locks import lock
+with lock(Path(sys.argv[1]), "run", "ce", 2) as got:
+    print(got, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which holds the lock of `run`."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "True\n"
+        yield process
+        process.kill()
+
+
+def test_one_process_gets_the_run_and_says_which(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    with lock(tmp_path, "run", "ce", 2) as got, lock(tmp_path, "another", "ce", 3) as mine:
+        assert not got and mine
+        held = holders(tmp_path)
+        assert held["run"].pid == other.pid and held["another"].pid == os.getpid()
+        assert (held["run"].method, held["run"].repetition) == ("ce", 2)
+    assert set(holders(tmp_path)) == {"run"}
+
+
+def test_the_lock_of_a_killed_process_is_void_at_once(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    other.kill()
+    other.wait()
+    assert (tmp_path / "run.lock").exists() and holder(tmp_path / "run.lock") is None
+    with lock(tmp_path, "run", "ce", 2) as got:
+        assert got and holders(tmp_path)["run"].pid == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_on_another_machine_silence_makes_it_void(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    path.write_text('{"host": "elsewhere", "pid": 1, "method": "ce", "repetition": 0}')
+    assert holder(path) == locks.Holder("elsewhere", 1, "ce", 0)
+    before = time.time() - locks.STALE - 1
+    os.utime(path, (before, before))
+    assert holder(path) is None
+
+
+def test_a_lock_half_written_is_believed_for_a_while(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    path.write_text('{"host":')
+    assert holder(path) is not None
+    before = time.time() - locks.STALE - 1
+    os.utime(path, (before, before))
+    with lock(tmp_path, "run", "ce", 0) as got:
+        assert got
+
+
+def test_a_lock_in_use_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT", 0.01)
+    with lock(tmp_path, "run", "ce", 0):
+        os.utime(tmp_path / "run.lock", (0, 0))
+        limit = time.monotonic() + 10
+        while (tmp_path / "run.lock").stat().st_mtime == 0 and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert holder(tmp_path / "run.lock") is not None
+
+
+def test_a_lock_ends_with_an_error_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inside"), lock(tmp_path, "run", "ce", 0):
+        raise ValueError("inside")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MarginbenchError, match=r"gone/run\.lock: cannot be written"),
+        lock(tmp_path / "gone", "run", "ce", 0),
+    ):
+        pass
