@@ -12,6 +12,7 @@ from torch import Tensor
 
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.limits import Checkpoint, Deadline
 from marginbench.benchmarks.nets import make_net
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.suite import Suite
@@ -107,31 +108,51 @@ class Training:
         """Continue where `state` was taken."""
         self.net.load_state_dict(state["net"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.ctx.tables = {name: table.clone() for name, table in state["tables"].items()}
+        self.ctx.tables = {name: table.to(self.ctx.device, copy=True) for name, table in state["tables"].items()}
         self.ctx.step = state["step"]
         self.ctx.generator.set_state(state["stream"])
         _set_rng(self.ctx.device, state["dropout"])
 
 
-def train(method: Method, suite: Suite, data: Dataset, repetition: int) -> Trained:
+def train(
+    method: Method,
+    suite: Suite,
+    data: Dataset,
+    repetition: int,
+    checkpoint: Checkpoint | None = None,
+    deadline: Deadline | None = None,
+) -> Trained:
     """Train one network with one method.
+
+    Args:
+        checkpoint: where to go on from, if there is one, and what to keep.
+        deadline: what it may take.
 
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
+        DeadlineError: it took too long; the checkpoint holds where it stopped.
     """
     run = Training(method, suite, data, repetition)
+    checkpoint, deadline = checkpoint or Checkpoint(), deadline or Deadline()
     device = run.ctx.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    losses: list[float] = []
     with seeds.seeded(device, suite.name, "dropout", repetition), PassCounter(run.net) as passes:
+        losses, total, before = _resume(run, passes, checkpoint.load())
         start = _clock(device)
-        for epoch in range(suite.training.epochs):
-            total = sum(run.step() for _ in range(run.steps_per_epoch)) / run.steps_per_epoch
-            losses.append(float(total))
-            if not math.isfinite(losses[-1]) or not _finite(run.net):
-                raise DivergedError(f"loss or weights not finite in epoch {epoch + 1} of {run.ctx.epochs}")
-        seconds = _clock(device) - start
+        while run.ctx.step < run.ctx.steps:
+            total = total + run.step()
+            epoch, position = divmod(run.ctx.step, run.steps_per_epoch)
+            if position == 0:
+                losses.append(float(total / run.steps_per_epoch))
+                total = torch.zeros((), device=device)
+                if not math.isfinite(losses[-1]) or not _finite(run.net):
+                    raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
+            if checkpoint.due or deadline.over:
+                seconds = before + _clock(device) - start
+                checkpoint.save(_progress(run, passes, losses, total, seconds))
+                deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
+        seconds = before + _clock(device) - start
         net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
     seen = run.ctx.steps * run.batch_size
     return Trained(
@@ -143,6 +164,20 @@ def train(method: Method, suite: Suite, data: Dataset, repetition: int) -> Train
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         losses=losses,
     )
+
+
+def _progress(run: Training, passes: PassCounter, losses: list[float], total: Tensor, seconds: float) -> dict[str, Any]:
+    counts = {"forward": passes.forward, "backward": passes.backward}
+    return {"training": run.state_dict(), "losses": losses, "total": total, "seconds": seconds, **counts}
+
+
+def _resume(run: Training, passes: PassCounter, state: dict[str, Any] | None) -> tuple[list[float], Tensor, float]:
+    """Losses of the epochs so far, sum of the losses of this one, seconds so far."""
+    if state is None:
+        return [], torch.zeros((), device=run.ctx.device), 0.0
+    run.load_state_dict(state["training"])
+    passes.forward, passes.backward = state["forward"], state["backward"]
+    return list(state["losses"]), state["total"].to(run.ctx.device), state["seconds"]
 
 
 def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:

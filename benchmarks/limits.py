@@ -1,0 +1,75 @@
+"""What bounds a run in time: checkpoints, from which it goes on after an interruption, and a deadline."""
+
+import io
+import pickle
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from marginbench.benchmarks.store import write_atomically
+
+
+class DeadlineError(RuntimeError):
+    """A run took longer than it may."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """Seconds that one run may take, counted from here; none by default."""
+
+    seconds: float | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def over(self) -> bool:
+        return self.seconds is not None and time.monotonic() - self.began > self.seconds
+
+    def check(self, where: str) -> None:
+        """Raises:
+        DeadlineError: the time is over.
+        """
+        if self.over:
+            raise DeadlineError(f"its {self.seconds:g} s were over {where}")
+
+
+@dataclass
+class Checkpoint:
+    """The file from which a run in progress can go on. Without a path nothing is kept."""
+
+    path: Path | None = None
+    every: float = 300.0  # seconds between two of them
+    _last: float = field(default_factory=time.monotonic)
+
+    @property
+    def due(self) -> bool:
+        return self.path is not None and time.monotonic() - self._last >= self.every
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write tensors and numbers; an older checkpoint is replaced once the new one is whole.
+
+        Raises:
+            MarginbenchError: the folder cannot be written.
+        """
+        if self.path is None:
+            return
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.path, buffer.getvalue())
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved last, on the CPU; None if there is none or it cannot be read: the run then begins anew."""
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None
+        return state
+
+    def remove(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
