@@ -230,6 +230,17 @@ def methods_command(
         print(describe.one(key) if key else describe.table())
 
 
+@app.command("suites")
+def suites_command(name: Annotated[str | None, typer.Argument(help="Show one suite in full.")] = None) -> None:
+    """List the suites, or explain one.
+
+    For one: what it reproduces, its source, the time to expect, all settings.
+    """
+    from marginbench.benchmarks import describe
+
+    print(describe.one_suite(name) if name else describe.suites())
+
+
 @app.command("new-method")
 def new_method_command(
     name: Annotated[str, typer.Argument(help="Key of the method and name of the file, as in my_margin.")],

@@ -1,6 +1,7 @@
-"""The registry in words: the table of methods, and one method in full."""
+"""The registry and the suites in words: tables, and one method or suite in full."""
 
 import inspect
+import json
 from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -8,7 +9,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from marginbench.methods import get, names
+from marginbench.benchmarks.metrics import NORM_TEXT
+from marginbench.benchmarks.suite import comment, load_suite, suite_names
+from marginbench.methods import NORMS, get, names
 
 _LIMITS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
 
@@ -124,4 +127,32 @@ def one(key: str) -> str:
         lines += [f"- {name} = {f['key']}({_settings(fields)})" for name, fields in f["presets"].items()]
     if f["deviations"]:
         lines += ["", "Deviations from the paper:", *(f"- {text}" for text in f["deviations"])]
+    return "\n".join(lines)
+
+
+def suites() -> str:
+    """Markdown table of the built-in suites."""
+    from tabulate import tabulate
+
+    rows = []
+    for name in suite_names():
+        suite = load_suite(name)
+        radii = ", ".join(f"{suite.evaluation.epsilon[norm]:g} {NORM_TEXT[norm]}" for norm in reversed(NORMS))
+        methods = len(suite.methods) if suite.methods else "all"
+        rows.append((name, suite.title, methods, suite.seeds, suite.data.name, suite.network.name, radii))
+    return tabulate(rows, ("suite", "title", "rows", "seeds", "data", "network", "radii"), tablefmt="github")
+
+
+def one_suite(name: str) -> str:
+    """What a built-in suite is for, and its settings, defaults included, as text.
+
+    Raises:
+        MarginbenchError: unknown suite.
+    """
+    suite = load_suite(name)
+    settings = suite.model_dump(mode="json", exclude={"name", "title", "methods", "seeds"}, exclude_none=True)
+    lines = [f"{name}: {suite.title}", "", comment(name), ""]
+    lines += [f"Rows: {', '.join(suite.methods) if suite.methods else 'every method'}; seeds: {suite.seeds}"]
+    for section, values in settings.items():
+        lines += ["", f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import re
 import tomllib
 from collections.abc import Callable
@@ -127,6 +128,17 @@ def suite_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
+def comment(suite_name: str) -> str:
+    """What the file of a built-in suite says about itself: the comment at its beginning, without its #."""
+    lines = _built_in(suite_name).read_text(encoding="utf-8").splitlines()
+    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in head)
+
+
+def _built_in(name: str) -> Path:
+    return Path(str(resources.files("marginbench.benchmarks.suites"))) / f"{name}.toml"
+
+
 def load_suite(name: str) -> Suite:
     """Load a built-in suite by name or a suite file by path.
 
@@ -136,7 +148,7 @@ def load_suite(name: str) -> Suite:
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
     elif name in suite_names():
-        path = Path(str(resources.files("marginbench.benchmarks.suites"))) / f"{name}.toml"
+        path = _built_in(name)
     else:
         raise MarginbenchError(f"unknown suite {name!r}: {suggest(name, suite_names())}; or give a FILE.toml")
     try:

@@ -16,6 +16,7 @@ from support import Run
 
 from marginbench.benchmarks.board import load
 from marginbench.benchmarks.store import read_arrays
+from marginbench.benchmarks.suite import comment, suite_names
 
 
 def test_run_all_writes_records_and_tables_and_resumes(run: Run, tiny: Path, tmp_path: Path) -> None:
@@ -313,3 +314,14 @@ def test_bars_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert answer.returncode == 0, answer.stdout
     assert "ETA" in answer.stdout and "2/2" in answer.stdout
+
+
+def test_suites_are_listed_and_explained(run: Run) -> None:
+    status, out, _ = run("suites")
+    assert status == 0
+    for name in suite_names():
+        assert f"| {name} " in out
+        status, one, _ = run("suites", name)
+        assert status == 0 and "Rows: " in one and "[evaluation]" in one and "epochs = " in one
+        assert "minute" in comment(name) or "hour" in comment(name), "the time to expect"
+    assert run("suites", "digit")[0] == 2
