@@ -38,14 +38,10 @@ class Evidence:
         return self.arrays["prediction"] == self.arrays["label"]
 
     def best(self, norm: str, black_box: bool) -> Tensor:
-        """Smallest distance [N] that the attacks of one kind found."""
-        names = [
-            key
-            for key in self.arrays
-            if key.startswith(f"upper_{norm}_") and (key.split("_", 2)[2] in BLACK_BOX) == black_box
-        ]
+        """Smallest distance [N] that the attacks of one kind found; what certificates found hides no weak attack."""
+        names = [name for name in self.settings.attacks if (name in BLACK_BOX) == black_box]
         infinite = torch.full_like(self.arrays[f"upper_{norm}"], torch.inf)
-        return torch.stack([infinite, *(self.arrays[name] for name in names)]).amin(0)
+        return torch.stack([infinite, *(self.arrays[f"upper_{norm}_{name}"] for name in names)]).amin(0)
 
 
 def contradiction(e: Evidence) -> str | None:

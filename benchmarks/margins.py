@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks import doubts, seeds
 from marginbench.benchmarks.attacks import ATTACKS
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.certificates import CERTIFICATES, Certify
+from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.memory import ROWS, Chunks
@@ -144,8 +144,13 @@ def _sandwich(
         lower = torch.zeros_like(upper)
         for name, options in settings.certificates.items():
             start = time.perf_counter()
-            radius = CERTIFICATES[name](net.decision_net(), x, y, norm, upper=upper, **options)
+            found = CERTIFICATES[name](net.decision_net(), x, y, norm, upper=upper, **options)
+            radius = found.lower if isinstance(found, Exact) else found
             lower = torch.maximum(lower, _record(radius, f"{name}_{norm}", start, facts, out, spread))
+            if isinstance(found, Exact):
+                facts.add(f"{name}_{norm}", points=len(x), solved=int(found.solved.sum()))
+                out[f"upper_{norm}_{name}"] = spread(found.upper)
+                upper = torch.minimum(upper, found.upper)
         start = time.perf_counter()
         own = certify(net, x, norm)
         radius = own.radius if isinstance(own, Radii) else own

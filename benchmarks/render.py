@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 
+from marginbench.benchmarks.board import newest_versions
 from marginbench.benchmarks.doubts import explanation
 from marginbench.benchmarks.metrics import NORM_TEXT
 from marginbench.benchmarks.smoothing import radius_ceiling
@@ -176,6 +177,7 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
                 missing[f"{name}: {entry['not_applicable']}"].append(record.method)
     for reason, methods in sorted(missing.items()):
         yield f"Not applicable to {', '.join(dict.fromkeys(methods))}: {reason}."
+    yield from _solved(rows, records)
     for norm in NORMS:
         column = rows[f"unattacked_{norm}"]
         if (column > 0).any():
@@ -188,3 +190,20 @@ def _notes(rows: pd.DataFrame, records: Sequence[Record]) -> Iterable[str]:
     period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     commits = ", ".join(sorted({str(record.environment["commit"]) for record in records}))
     yield f"{period}, {first['device']}, {first['processor']}, {first['cores']} cores; {versions}; commit {commits}."
+
+
+def _solved(rows: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:
+    """How many points the certificates that also look for adversarial images have solved."""
+    counts: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for record in newest_versions(records):
+        for name, entry in record.estimators.items():
+            if "solved" in entry:
+                solved, points = counts[name].get(record.method, (0, 0))
+                counts[name][record.method] = solved + entry["solved"], points + entry["points"]
+    for name, of in sorted(counts.items()):
+        estimator, norm = name.rsplit("_", 1)
+        shares = ", ".join("{} {} of {}".format(m, *of[m]) for m in dict.fromkeys(rows["method"]) if m in of)
+        yield (
+            f"Exact margins ({estimator}, {NORM_TEXT[norm]}), correct points solved: {shares}."
+            " The others count with the interval that was left."
+        )

@@ -20,9 +20,9 @@ def test_everything_passes_on_the_cpu() -> None:
     assert [r for r in results if r.verdict != "pass"] == []
     assert {r.norm for r in results} == {"l2", "linf", "both"}
     estimators = {r.estimator for r in results}
-    for name in ("deepfool", "fmn", "ddn", "cw", "apgd", "square", "blend", "noise"):
+    for name in ("deepfool", "fmn", "ddn", "cw", "apgd", "square", "blend", "noise", "milp"):
         assert f"upper bound: {name}" in estimators
-    for name in ("ibp", "crown_ibp", "crown", "lipschitz"):
+    for name in ("ibp", "crown_ibp", "crown", "lipschitz", "milp"):
         assert f"lower bound: {name}" in estimators
     assert "| linear " in table(results) and len(table(results, every=True)) > len(table(results))
 

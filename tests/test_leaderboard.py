@@ -109,6 +109,21 @@ def test_an_unmoved_point_makes_the_mean_infinite() -> None:
     assert "∞]" in text and "ce 20.0%" in text
 
 
+def exact(method: str, repetition: int, solved: int, points: int, **changes: Any) -> Record:
+    estimators = {"milp_linf": {"seconds": 1.5, "points": points, "solved": solved}, "crown_linf": {"seconds": 0.1}}
+    return record(method, repetition, estimators=estimators, **changes)
+
+
+def test_points_that_were_not_solved_are_told() -> None:
+    old = exact("pmm", 0, 7, 7)
+    new = {"identity": {"revision": 2}}
+    records = [exact("ce", 0, 5, 9), exact("ce", 1, 9, 9), old, exact("pmm", 0, 6, 8, **new), record("mma", 0)]
+    text = render(leaderboard(records), records, "md")
+    assert "Exact margins (milp, L∞), correct points solved: ce 14 of 18, pmm 6 of 8." in text
+    assert r"(milp, L$\infty$), correct points solved: ce 14 of 18" in render(leaderboard(records), records, "tex")
+    assert "Exact margins" not in render(leaderboard(records[-1:]), records[-1:], "md")
+
+
 def test_older_revisions_and_sources_show_as_stale() -> None:
     old, new = record("pmm", 0), record("pmm", 0, identity={"revision": 2})
     table = leaderboard([old, new])

@@ -9,9 +9,10 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks import ATTACKS, tighten
+from marginbench.benchmarks.certificates import Exact
 from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates.crown import certified_radius
-from marginbench.benchmarks.certificates.milp import Exact, exact_margins
+from marginbench.benchmarks.certificates.milp import exact_margins
 from marginbench.methods import NotApplicable
 
 

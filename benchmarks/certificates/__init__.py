@@ -2,9 +2,12 @@
 
 A certificate takes `(net, x, label, norm, *, upper=None, at=None, **settings)` and returns [B] radii, 0 where it
 certifies nothing, or `NotApplicable` with the reason. `crown.certified_radius` documents arguments and settings.
+One that also finds adversarial images returns `Exact`. `milp` works in float64 as it is
+and knows no `at`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -13,25 +16,28 @@ from marginbench.benchmarks.certificates.crown import certified_radius
 from marginbench.benchmarks.certificates.lipschitz import global_radius
 from marginbench.methods import Net, Norm, NotApplicable, Radii
 
-Certificate = Callable[..., Tensor | NotApplicable]
+
+@dataclass(frozen=True)
+class Exact:
+    """Margins of B images, enclosed; float32, on the device of the images."""
+
+    lower: Tensor  # [B] proven; inf where the whole box is proven to hold no adversarial image
+    upper: Tensor  # [B] distance of an adversarial image, inf where none was found
+    solved: Tensor  # [B] bool: lower >= (1 - gap) upper - 1e-5
+    seconds: Tensor  # [B] wall time
+
+
+Certificate = Callable[..., Tensor | Exact | NotApplicable]
 Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]  # that of a method, about its own networks
 
 
-def _proven(
-    net: nn.Sequential,
-    x: Tensor,
-    label: Tensor,
-    norm: Norm,
-    *,
-    upper: Tensor | None = None,
-    at: Tensor | None = None,
-    time_limit: float = 60.0,
-) -> Tensor | NotApplicable:
-    """The lower ends of `exact_margins`: exact L-infinity margins of small networks."""
+def _milp(
+    net: nn.Sequential, x: Tensor, label: Tensor, norm: Norm, *, upper: Tensor | None = None, time_limit: float = 60.0
+) -> Exact | NotApplicable:
+    """`exact_margins`: exact L-infinity margins of small networks."""
     from marginbench.benchmarks.certificates.milp import exact_margins  # scipy.optimize is slow to import
 
-    found = exact_margins(net, x, label, norm, upper=upper, time_limit=time_limit)
-    return found if isinstance(found, NotApplicable) else found.lower
+    return exact_margins(net, x, label, norm, upper=upper, time_limit=time_limit)
 
 
 CERTIFICATES: dict[str, Certificate] = {
@@ -40,5 +46,5 @@ CERTIFICATES: dict[str, Certificate] = {
     "crown": partial(certified_radius, method="CROWN"),
     "alpha_crown": partial(certified_radius, method="alpha-CROWN"),
     "lipschitz": global_radius,
-    "milp": _proven,
+    "milp": _milp,
 }

@@ -6,12 +6,12 @@ Tjeng, Xiao, Tedrake: Evaluating robustness of neural networks with mixed intege
 
 import math
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import changes_class, tighten
+from marginbench.benchmarks.certificates import Exact
 from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates._fold import fold_affine
 from marginbench.benchmarks.certificates.crown import ROUNDING, SLACK
@@ -23,16 +23,6 @@ WEIGHTS = 2**20  # of the network written out as matrices
 BEYOND = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # how far behind the solver's point candidates are, relative
 FINE = 1e-5  # pixels: bounds so close are equal
 FIRST_SHRUNK = 1  # the bounds of the first layer are exact but for the rival's constraint
-
-
-@dataclass(frozen=True)
-class Exact:
-    """Margins of B images, enclosed; float32, on the device of the images."""
-
-    lower: Tensor  # [B] proven; inf where the whole box is proven to hold no adversarial image
-    upper: Tensor  # [B] distance of an adversarial image, inf where none was found
-    solved: Tensor  # [B] bool: lower >= (1 - gap) upper - 1e-5
-    seconds: Tensor  # [B] wall time
 
 
 @torch.no_grad()
