@@ -1,0 +1,129 @@
+"""How long exact L-infinity margins take, and how far the attacks were from them.
+
+    python -m marginbench.benchmarks.exact_speed [--points 100] [--time-limit 60] [--methods SPEC,...] [--jobs 2]
+
+A 64-32-16-10 ReLU network is trained on the digits with each method, with the budget of the suite `digits_exact`.
+DeepFool and FMN start the search on the first test images that the network classifies correctly, and the margin of
+each is then enclosed by mixed-integer programming, all rival classes together, within the time limit. The images are
+shared by `--jobs` processes; where there are several, of one thread each. Seconds are wall time, without the attacks.
+"""
+
+import argparse
+import math
+import multiprocessing
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib import metadata
+from typing import NamedTuple
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from marginbench.benchmarks import seeds
+from marginbench.benchmarks.attacks import ATTACKS, tighten
+from marginbench.benchmarks.certificates.milp import exact_margins
+from marginbench.benchmarks.data import Dataset, load_data
+from marginbench.benchmarks.environment import cores
+from marginbench.benchmarks.nets import NETWORKS
+from marginbench.benchmarks.suite import Network, Suite, load_suite
+from marginbench.benchmarks.train import train
+from marginbench.methods import Net, NotApplicable, create
+from marginbench.methods.spec import split_specs
+
+HIDDEN = (32, 16)
+START = ("deepfool", "fmn")
+TOO_FAR = 1e-3  # relative; the margins are not known better
+
+
+class Point(NamedTuple):
+    """One image, with its enclosed margin, and the distance of the nearest adversarial image of the attacks."""
+
+    image: int  # index in the test set
+    attacked: float
+    lower: float
+    upper: float
+    solved: bool
+    seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--points", type=int, default=100, help="correctly classified test images")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each image")
+    parser.add_argument("--methods", default="ce", help="SPEC[,SPEC...]")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes")
+    words = parser.parse_args()
+
+    NETWORKS["digits"] = _body  # the suites' `mlp` has hidden layers of one width
+    suite = load_suite("digits_exact").model_copy(update={"network": Network.model_construct(name="digits")})
+    data = load_data(suite.data.name, suite.data.validation, suite.folder)
+    runs = {}
+    for spec in split_specs(words.methods):
+        net = train(create(spec), suite, data, 0).net.eval().requires_grad_(False)
+        runs[spec] = measure(net, suite, data, words.points, words.time_limit, words.jobs)
+    print(report(runs))
+    widths = "-".join(map(str, (math.prod(data.shape), *HIDDEN, data.num_classes)))
+    where = f"{words.jobs} processes on {cores()} cores, torch {torch.__version__}, scipy {metadata.version('scipy')}"
+    print(f"\n{widths} network, at most {words.time_limit:g} s for a point, {where}")
+
+
+def _body(shape: tuple[int, int, int], width: int) -> list[nn.Module]:
+    first, second = HIDDEN
+    return [nn.Flatten(), nn.Linear(math.prod(shape), first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()]
+
+
+def measure(net: Net, suite: Suite, data: Dataset, points: int, time_limit: float, jobs: int) -> list[Point]:
+    """Attack the first `points` test images that are classified correctly, and solve for their margins."""
+    images = data.test.images(slice(None))
+    with torch.no_grad():
+        index = (net(images).argmax(1) == data.test.y).nonzero().squeeze(1)[:points]
+    x, y = images[index], data.test.y[index]
+    attacked = torch.full((len(x),), torch.inf)
+    for name in START:
+        stream = seeds.generator(x.device, "exact_speed", name)
+        epsilon = suite.evaluation.epsilon["linf"]
+        found = ATTACKS[name](net, x, y, "linf", epsilon=epsilon, reference=x[:0], generator=stream)
+        attacked = torch.minimum(attacked, tighten(net, x, found, y, "linf")[1])
+    solve = partial(_solve, net.decision_net(), time_limit)
+    each = index.tolist(), x.split(1), y.split(1), attacked.split(1)
+    if jobs == 1:
+        return list(map(solve, *each))
+    fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with ProcessPoolExecutor(jobs, fresh, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(solve, *each))
+
+
+def _solve(net: nn.Sequential, time_limit: float, image: int, x: Tensor, y: Tensor, attacked: Tensor) -> Point:
+    found = exact_margins(net, x, y, "linf", upper=attacked, time_limit=time_limit)
+    if isinstance(found, NotApplicable):
+        raise SystemExit(found.reason)
+    ends = float(found.lower), float(found.upper)
+    return Point(image, float(attacked), *ends, bool(found.solved), float(found.seconds))
+
+
+def report(runs: dict[str, Sequence[Point]]) -> str:
+    """What was solved in which time, what the attacks had missed on these points, and what was not solved."""
+    rows, rest = [], []
+    for spec, points in runs.items():
+        seconds = [point.seconds for point in points]
+        times = (statistics.mean(seconds), statistics.median(seconds), max(seconds))
+        solved = [point for point in points if point.solved]
+        excess = [point.attacked / point.upper - 1 for point in solved if point.attacked > (1 + TOO_FAR) * point.upper]
+        by = (statistics.median(excess), max(excess)) if excess else (None, None)
+        rows.append((spec, len(points), len(solved), *times, len(excess), *by))
+        rest += [(spec, p.image, p.lower, p.upper, p.seconds) for p in points if not p.solved]
+    far = (f"attacks > {TOO_FAR:.1%} too far", "by, median", "by, max")
+    headers = ("method", "points", "solved", "s mean", "s median", "s max", *far)
+    formats = ("", "", "", ".2f", ".2f", ".2f", "", ".1%", ".1%")
+    table = tabulate(rows, headers, tablefmt="github", floatfmt=formats, missingval="-")
+    if not rest:
+        return f"{table}\n\nAll points are solved."
+    headers = ("not solved", "test image", "lower", "upper", "s")
+    return f"{table}\n\n{tabulate(rest, headers, tablefmt='github', floatfmt=('', '', '.5f', '.5f', '.2f'))}"
+
+
+if __name__ == "__main__":
+    main()
