@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.certificates import CERTIFICATES, Certify
+from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.methods import NORMS, Net, NotApplicable, Radii
 
 SHARE, LEAST = 0.05, 16  # of the certified points, in each norm and for each certificate
@@ -39,7 +39,7 @@ def unconfirmed(
                 continue
             points = _sample(radius > 0)
             images, label, claimed = x[points].double(), arrays["label"][points], radius[points].double()
-            answer: Tensor | Radii | NotApplicable
+            answer: Tensor | Exact | Radii | NotApplicable
             try:
                 if name == "own":
                     answer = certify(precise, images, norm)
@@ -60,11 +60,11 @@ def _sample(certified: Tensor) -> Tensor:
     return index[order[:count].to(index.device)]
 
 
-def _disagreement(answer: Tensor | Radii | NotApplicable, claimed: Tensor, what: str) -> Iterable[str]:
+def _disagreement(answer: Tensor | Exact | Radii | NotApplicable, claimed: Tensor, what: str) -> Iterable[str]:
     if isinstance(answer, NotApplicable):
         yield f"{what}: no answer in float64 ({answer.reason})"
         return
-    radius = answer.radius if isinstance(answer, Radii) else answer
+    radius = answer.radius if isinstance(answer, Radii) else answer.lower if isinstance(answer, Exact) else answer
     wrong = int((~(radius >= claimed * (1 - TOLERANCE))).sum())  # NaN confirms nothing
     if wrong:
         yield f"{what}: {wrong} of {len(claimed)} points"

@@ -2,8 +2,7 @@
 
 A certificate takes `(net, x, label, norm, *, upper=None, at=None, **settings)` and returns [B] radii, 0 where it
 certifies nothing, or `NotApplicable` with the reason. `crown.certified_radius` documents arguments and settings.
-One that also finds adversarial images returns `Exact`. `milp` works in float64 as it is
-and knows no `at`.
+One that also finds adversarial images returns `Exact`; `milp` works in float64 as it is and knows no `at`.
 """
 
 from collections.abc import Callable
