@@ -12,7 +12,7 @@ import argparse
 import math
 import multiprocessing
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib import metadata
@@ -104,7 +104,7 @@ def _solve(net: nn.Sequential, time_limit: float, image: int, x: Tensor, y: Tens
     return Point(image, float(attacked), *ends, bool(found.solved), float(found.seconds))
 
 
-def report(runs: dict[str, Sequence[Point]]) -> str:
+def report(runs: Mapping[str, Sequence[Point]]) -> str:
     """What was solved in which time, what the attacks had missed on these points, and what was not solved."""
     rows, rest = [], []
     for spec, points in runs.items():
@@ -121,8 +121,8 @@ def report(runs: dict[str, Sequence[Point]]) -> str:
     table = tabulate(rows, headers, tablefmt="github", floatfmt=formats, missingval="-")
     if not rest:
         return f"{table}\n\nAll points are solved."
-    headers = ("not solved", "test image", "lower", "upper", "s")
-    return f"{table}\n\n{tabulate(rest, headers, tablefmt='github', floatfmt=('', '', '.5f', '.5f', '.2f'))}"
+    titles = ("not solved", "test image", "lower", "upper", "s")
+    return f"{table}\n\n{tabulate(rest, titles, tablefmt='github', floatfmt=('', '', '.5f', '.5f', '.2f'))}"
 
 
 if __name__ == "__main__":

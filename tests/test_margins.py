@@ -271,7 +271,7 @@ def exactly(few_units: Small, **changes: Any) -> Evaluated:
 
 
 def test_adversarial_images_of_the_milp_are_upper_bounds(few_units: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(margins, "BATCH", 5)  # two chunks
+    monkeypatch.setattr(margins, "ROWS", 5)  # two chunks
     result = exactly(few_units)
     correct = result.arrays["prediction"] == result.arrays["label"]
     blend, milp = (result.arrays[f"upper_linf_{name}"] for name in ("blend", "milp"))
