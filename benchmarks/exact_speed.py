@@ -121,8 +121,13 @@ def report(runs: Mapping[str, Sequence[Point]]) -> str:
     table = tabulate(rows, headers, tablefmt="github", floatfmt=formats, missingval="-")
     if not rest:
         return f"{table}\n\nAll points are solved."
-    titles = ("not solved", "test image", "lower", "upper", "s")
-    return f"{table}\n\n{tabulate(rest, titles, tablefmt='github', floatfmt=('', '', '.5f', '.5f', '.2f'))}"
+    left = tabulate(
+        rest,
+        ("not solved", "test image", "lower", "upper", "s"),
+        tablefmt="github",
+        floatfmt=("", "", ".5f", ".5f", ".2f"),
+    )
+    return f"{table}\n\n{left}"
 
 
 if __name__ == "__main__":
