@@ -42,7 +42,7 @@ def certified_radius(
     slopes: Sequence[Slope] | None = None,
     conv_mode: Literal["auto", "dense", "patches", "matrix"] = "auto",
     rounds: int = 8,
-    tolerance: float = 0.02,
+    tolerance: float = 0.01,
     chunk: int | None = None,
     iterations: int = 10,
 ) -> Tensor | NotApplicable:
@@ -104,13 +104,12 @@ def certified_radius(
                 radius[correct] = torch.where(holds, at, 0)
                 return radius
             cap = 1.0 if norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
-            first = 0.7 * _linear_radius(bounds, at_zero, method, cap)
-            if upper is not None:
-                first = torch.minimum(first, 0.9 * upper[correct].to(first))
+            linear = _linear_radius(bounds, at_zero, method, cap)
             found = largest_verified(
                 lambda epsilon, index: bounds.margin(epsilon, index, method),
                 at_zero,
-                first.clamp(min=1e-6 * cap),
+                linear,
+                torch.full_like(linear, torch.inf) if upper is None else upper[correct].to(linear),
                 cap,
                 rounds=rounds,
                 tolerance=tolerance,
