@@ -1,0 +1,143 @@
+"""How fast the radius search of CROWN is beside a plain bisection, as ratios measured in one run.
+
+    python -m marginbench.benchmarks.radius_speed [--suite digits] [--methods ce,arcface] [--points 120]
+
+Networks are trained on the suite's data. The search is `certified_radius` with its defaults. The bisection takes 12
+steps on the same bounds, in the same chunks, from the bracket between 0 and the nearest adversarial example of FMN;
+both prepare the network themselves. They take turns, so that a busy machine slows both alike: a few steps of the
+bisection, then a whole search, of which the mean counts.
+"""
+
+import argparse
+import time
+from typing import Any
+from unittest import mock
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from marginbench.benchmarks import seeds
+from marginbench.benchmarks.attacks import ATTACKS, tighten
+from marginbench.benchmarks.certificates import _compat, crown
+from marginbench.benchmarks.data import load_data
+from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.train import train
+from marginbench.methods import NORMS, Net, Norm, NotApplicable, create
+
+STEPS = 12
+TURNS = 3
+ROUNDS = 8  # the limit of `certified_radius`
+HEADERS = (
+    "method",
+    "norm",
+    "search: bounds",
+    "s",
+    "bisection: bounds",
+    "s",
+    "times faster",
+    "median difference",
+    "largest",
+    "over 1 % below",
+    "all rounds",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--suite", default="digits")
+    parser.add_argument("--methods", default="ce,arcface,jacobian_reg,ibp", help="names, with commas between them")
+    parser.add_argument("--points", type=int, default=120, help="test images")
+    parser.add_argument("--device", default="auto")
+    words = parser.parse_args()
+
+    suite = load_suite(words.suite)
+    device = resolve_device(words.device)
+    data = load_data(suite.data.name, suite.data.validation, suite.folder).to(device)
+    rows: list[tuple[object, ...]] = []
+    for name in words.methods.split(","):
+        net = train(create(name), suite, data, 0).net.eval().requires_grad_(False)
+        x, y = data.test.images(slice(words.points)), data.test.y[: words.points]
+        with torch.no_grad():
+            right = net(x).argmax(1) == y
+        for norm in NORMS:
+            epsilon = suite.evaluation.epsilon[norm]
+            rows.append((name, norm, *_compare(net, x[right], y[right], norm, epsilon)))
+    formats = ("", "", ".2f", ".2f", ".0f", ".2f", ".1f", ".2%", ".2%", ".1%", ".1%")
+    print(tabulate(rows, HEADERS, tablefmt="github", floatfmt=formats))
+    where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"\nsuite {suite.name}, images {'x'.join(map(str, data.shape))}, correct ones of {words.points}, {where}")
+    print("bounds: computations of CROWN per image; differences: of the radii, relative to those of the bisection")
+
+
+def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tuple[float, ...]:
+    stream = seeds.generator(x.device, "radius_speed")
+    points = ATTACKS["fmn"](net, x, y, norm, epsilon=epsilon, reference=x[:0], generator=stream)
+    upper = tighten(net, x, points, y, norm)[1]
+    upper = upper.where(upper.isfinite(), 1.0 if norm == "linf" else x[0].numel() ** 0.5)  # where FMN has failed
+    _search(net, x[:2], y[:2], norm, upper[:2])  # warm-up: imports, memory
+    seconds = {"search": 0.0, "bisection": 0.0}
+    low, high = torch.zeros_like(upper), upper.clone()
+    start = _clock(x.device)
+    bounds = _prepare(net, x, y, norm)
+    seconds["bisection"] += _clock(x.device) - start
+    everything = torch.arange(len(x), device=x.device)
+    for _ in range(TURNS):
+        start = _clock(x.device)
+        with torch.no_grad(), crown._full_precision(x.device):
+            for _ in range(STEPS // TURNS):
+                middle = (low + high) / 2
+                verified = bounds.margin(middle, everything, "CROWN") > 0
+                low, high = torch.where(verified, middle, low), torch.where(verified, high, middle)
+        seconds["bisection"] += _clock(x.device) - start
+        start = _clock(x.device)
+        radius, counts = _search(net, x, y, norm, upper)
+        seconds["search"] += (_clock(x.device) - start) / TURNS
+    keep = low > 0
+    difference = (radius - low)[keep] / low[keep]
+    return (
+        float(counts.mean()),
+        seconds["search"],
+        STEPS,
+        seconds["bisection"],
+        seconds["bisection"] / seconds["search"],
+        float(difference.abs().median()),
+        float(difference.abs().max()),
+        float((difference < -0.01).float().mean()),
+        float((counts >= ROUNDS).float().mean()),
+    )
+
+
+def _prepare(net: Net, x: Tensor, y: Tensor, norm: Norm) -> crown._Bounds:
+    library = _compat.load_auto_lirpa()
+    with torch.no_grad(), crown._full_precision(x.device):
+        slack = crown.SLACK * net(x).abs().amax(1).clamp(min=1)
+        return crown._Bounds(library, net.decision_net(), x, y, norm, slack, ("adaptive",), "auto", None, 1)
+
+
+def _search(net: Net, x: Tensor, y: Tensor, norm: Norm, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Radii [B], and how many times CROWN was computed for each image."""
+    counts = torch.zeros(len(x), device=x.device)
+
+    class Counted(crown._Bounds):
+        def margin(self, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
+            if method == "CROWN":
+                counts[index] += 1
+            return super().margin(epsilon, index, method)
+
+    with mock.patch.object(crown, "_Bounds", Counted):
+        radius: Any = crown.certified_radius(net.decision_net(), x, y, norm, upper=upper)
+    if isinstance(radius, NotApplicable):
+        raise SystemExit(radius.reason)
+    return radius, counts
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()
