@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS
 from marginbench.benchmarks.attacks.foreign import check_factory, versioned
@@ -35,7 +35,13 @@ class Data(_Section):
 
 class Network(_Section):
     name: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
-    width: Positive = 16
+    width: Positive = 1  # never this: without one it is the network's own
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_width(cls, values: Any) -> Any:
+        network = NETWORKS.get(str(values.get("name"))) if isinstance(values, dict) else None
+        return values if network is None else {"width": network.width, **values}
 
 
 class Training(_Section):

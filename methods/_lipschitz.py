@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,9 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
         bound = batch_norm_bound(layer)
     elif is_plain(layer, Residual):
         bound = feature_bound(flat(layer.shortcut), x) + feature_bound(flat(layer.branch), x)
+    elif convolves(layer):
+        stride: Any = layer.stride
+        bound = convolution_norm(layer.get_buffer("kernel"), size, pair(stride), (0, 0))
     elif normalises(layer):
         bound = 1 / layer.get_buffer("std").double().min()
     if bound is None:
@@ -163,6 +166,11 @@ def zero_padded(layer: nn.Conv2d) -> bool:
 def normalises(layer: nn.Module) -> bool:
     """Whether it is (x - mean) / std: told by its two buffers, as its class belongs to the benchmark."""
     return {name for name, _ in layer.named_buffers()} == {"mean", "std"} and not list(layer.parameters())
+
+
+def convolves(layer: nn.Module) -> bool:
+    """Whether it is a fixed convolution without padding: told by its one buffer, for the same reason."""
+    return {name for name, _ in layer.named_buffers()} == {"kernel"} and not list(layer.parameters())
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:

@@ -1,0 +1,50 @@
+"""Residual networks with batch norm and ReLU before the convolutions, so that the sums run through to the end."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from marginbench.benchmarks.nets.layers import Shape, convolution, pool
+from marginbench.methods import Residual
+
+
+def preact_resnet18(shape: Shape, width: int) -> nn.Sequential:
+    """PreAct-ResNet-18 for small images: 64 to 512 channels, two blocks a stage, no stride before the second stage.
+
+    Blocks are those of He, Zhang, Ren, Sun (ECCV 2016, arXiv 1603.05027, figure 1b), sizes those of the network that
+    papers on adversarial training use on CIFAR-10 (Rice, Wong, Kolter, ICML 2020).
+    """
+    return _body(shape, width, (width, 2 * width, 4 * width, 8 * width), blocks=2)
+
+
+def wide_resnet(depth: int, factor: int, shape: Shape, width: int) -> nn.Sequential:
+    """WRN-depth-factor of Zagoruyko and Komodakis (BMVC 2016, arXiv 1605.07146, table 1), without dropout.
+
+    Three stages of (depth - 4) / 6 blocks with 16, 32 and 64 channels, times the factor.
+    """
+    stages = [factor * width, 2 * factor * width, 4 * factor * width]
+    return _body(shape, width, stages, blocks=(depth - 4) // 6)
+
+
+def _body(shape: Shape, stem: int, stages: Sequence[int], blocks: int) -> nn.Sequential:
+    layers: list[nn.Module] = [convolution(shape[0], stem, 3)]
+    inputs = stem
+    for stage, channels in enumerate(stages):
+        for block in range(blocks):
+            layers += _block(inputs, channels, stride=2 if stage > 0 and block == 0 else 1)
+            inputs = channels
+    return nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU(), *pool(shape, len(stages) - 1))
+
+
+def _block(inputs: int, channels: int, stride: int) -> list[nn.Module]:
+    """One sum. Where sizes change, the first batch norm and ReLU stand before both paths, else in the branch."""
+    entry = [nn.BatchNorm2d(inputs), nn.ReLU()]
+    branch = [
+        convolution(inputs, channels, 3, stride),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        convolution(channels, channels, 3),
+    ]
+    if inputs == channels and stride == 1:
+        return [Residual(nn.Sequential(*entry, *branch))]
+    return [*entry, Residual(nn.Sequential(*branch), convolution(inputs, channels, 1, stride))]

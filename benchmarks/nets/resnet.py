@@ -1,0 +1,53 @@
+"""The residual networks for CIFAR-10 of He, Zhang, Ren, Sun (CVPR 2016, arXiv 1512.03385, section 4.2)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marginbench.benchmarks.nets.layers import Shape, convolution, pool
+from marginbench.methods import Residual
+
+
+class Subsample(nn.Module):
+    """Shortcut "option A": every second pixel, and zeros for the channels that the input does not have.
+
+    As a 1x1 convolution, because certificates know that one, but not `nn.Conv2d`: methods take those for layers to
+    train. The kernel is a buffer, and its name tells the Lipschitz bound what this is.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("kernel", torch.eye(outputs, inputs)[:, :, None, None])
+        self.stride = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, stride=self.stride)
+
+
+def cifar_resnet(depth: int, shape: Shape, width: int) -> nn.Sequential:
+    """A 3x3 convolution and three stages of (depth - 2) / 6 blocks, with 16, 32 and 64 channels.
+
+    Shortcuts are option A, without weights: the input, subsampled where a stage begins. The new channels are zero; they
+    stand behind the old ones, which by symmetry is the same network as with zeros on both sides.
+    """
+    layers: list[nn.Module] = [convolution(shape[0], width, 3), nn.BatchNorm2d(width), nn.ReLU()]
+    inputs = width
+    for channels in (width, 2 * width, 4 * width):
+        for _ in range((depth - 2) // 6):
+            layers += [_block(inputs, channels), nn.ReLU()]
+            inputs = channels
+    return nn.Sequential(*layers, *pool(shape, 2))
+
+
+def _block(inputs: int, channels: int) -> Residual:
+    grows = inputs != channels
+    branch = nn.Sequential(
+        convolution(inputs, channels, 3, stride=2 if grows else 1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        convolution(channels, channels, 3),
+        nn.BatchNorm2d(channels),
+    )
+    return Residual(branch, Subsample(inputs, channels) if grows else None)
