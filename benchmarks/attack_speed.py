@@ -17,7 +17,7 @@ from torch import Tensor
 
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten
-from marginbench.benchmarks.data import Dataset, load_data
+from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.margins import REFERENCES
 from marginbench.benchmarks.memory import ROWS
@@ -38,7 +38,7 @@ def main() -> None:
 
     suite = load_suite(words.suite)
     device = resolve_device(words.device)
-    data = load_data(suite.data.name, suite.data.validation, suite.folder).to(device)
+    data = suite.load_data().to(device)
     net = train(create("ce"), suite, data, 0).net.eval().requires_grad_(False)
     print(_deepfools(net, suite, data, words.rival_points), flush=True)
     print(f"\n{_preset(net, suite, data, words.preset, words.points)}")

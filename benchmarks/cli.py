@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that defines a method; repeatable.")]
+SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 
 
 def main() -> None:
@@ -51,6 +52,10 @@ def run_all_command(
         list[str] | None,
         typer.Option("--set", metavar="METHOD.FIELD=VALUE", help="Change a hyper-parameter; repeatable."),
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data", "--data-dir", metavar="DIR", envvar="MARGINBENCH_DATA", show_default=False, help=SETS),
+    ] = None,
     plugin: Plugins = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat runs that have a record already.")] = False,
     jobs: Annotated[
@@ -68,7 +73,7 @@ def run_all_command(
 
     specs = split_specs(methods) if methods is not None else None
     try:
-        outcome = run_all(suite, specs, seeds, device, out, settings or (), fresh, jobs)
+        outcome = run_all(suite, specs, seeds, device, out, settings or (), fresh, jobs, data_dir)
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -91,7 +96,11 @@ def evaluate_command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE.npz", help="digits, or a file as suites take. Default: the suite's."),
+        typer.Option(metavar="NAME|FILE.npz", help="digits, mnist, ..., as suites name them. Default: the suite's."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", envvar="MARGINBENCH_DATA", show_default=False, help=SETS),
     ] = None,
     suite: Annotated[str, typer.Option(help="Radii, attacks, certificates, points: name or FILE.toml.")] = "digits",
     name: Annotated[str | None, typer.Option(metavar="ROW", help="Name of the row. Default: the factory's.")] = None,
@@ -116,7 +125,9 @@ def evaluate_command(
     from marginbench.benchmarks.render import show
 
     numbers = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
-    outcome = evaluate_model(model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh)
+    outcome = evaluate_model(
+        model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh, data_dir=data_dir
+    )
     record = outcome.record
     show(outcome.table, outcome.records)
     seconds = record.cost.get("evaluation_seconds")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from marginbench.benchmarks.data import load_data
+from marginbench.benchmarks.data import data_folder
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.progress import Eta, reporting
@@ -38,6 +38,7 @@ def run_all(
     settings: Sequence[str] = (),
     fresh: bool = False,
     jobs: int | None = 1,
+    data_dir: str | Path | None = None,
 ) -> Outcome:
     """Train and evaluate every method with every seed, and write the leaderboard. Finished runs are not repeated.
 
@@ -51,6 +52,7 @@ def run_all(
         fresh: repeat finished runs; a record is replaced when its new run has ended.
         jobs: processes that share the cores; 1 stays in this one, None chooses. A script that asks for more than one
             must guard its entry with `if __name__ == "__main__":`.
+        data_dir: folder of data sets. Default: $MARGINBENCH_DATA, else marginbench in the user's cache folder.
 
     Raises:
         MarginbenchError: wrong input, found before the first run starts.
@@ -60,7 +62,8 @@ def run_all(
     target = resolve_device(device)
     if seeds is not None and seeds < 1:
         raise MarginbenchError(f"--seeds {seeds}: must be at least 1")
-    data = load_data(chosen_suite.data.name, chosen_suite.data.validation, chosen_suite.folder).to(target)
+    sets = data_folder(data_dir)
+    data = chosen_suite.load_data(sets).to(target)
     plan = make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint)
     folder = Path(out) / chosen_suite.name
     runs = folder / "runs"
@@ -72,7 +75,7 @@ def run_all(
         eta = Eta(todo, workers)
         if todo:
             work = (todo, chosen_suite, data, runs)
-            for record in run_here(*work) if workers == 1 else run_in_workers(*work, workers):
+            for record in run_here(*work) if workers == 1 else run_in_workers(*work, workers, sets):
                 records[record.id] = record
                 report.finished(record, eta.finished(record))
     current = [r for r in records.values() if r.identity["suite"] == chosen_suite.fingerprint]

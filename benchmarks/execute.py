@@ -62,7 +62,7 @@ def record_run(
         status=status,
         error=error,
         suite=suite.model_dump(mode="json", exclude={"methods", "seeds"}),
-        environment=environment(data.train.x.device),
+        environment=environment(data.train.device),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         **results,
     )

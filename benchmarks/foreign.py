@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.adapter import Copied, adapt, one_line
-from marginbench.benchmarks.data import Dataset, load_data
+from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.doubts import are_probabilities
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.execute import measure, record_run
@@ -63,6 +63,7 @@ def evaluate_model(
     std: Sequence[float] | None = None,
     device: str = "auto",
     fresh: bool = False,
+    data_dir: str | Path | None = None,
 ) -> Outcome:
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
@@ -71,7 +72,7 @@ def evaluate_model(
             is: a copy is evaluated. It maps images [B, C, H, W] in [0, 1], or normalised by `mean` and `std`, to
             logits [B, K]. It is put into eval mode and float32.
         weights: a state dict saved with `torch.save`, or a .safetensors file.
-        data: `digits` or an .npz file as `load_data` reads it. Default: the suite's. With other data the suite
+        data: name, .npz file or image folder as `load_data` takes it. Default: the suite's. With other data the suite
             is another one, called SUITE-DATA.
         suite: radii, attacks, certificates and number of points: name of a built-in suite, or path of a TOML file.
         name: the model's row. Default: the name of the factory, or of the module's class.
@@ -79,6 +80,7 @@ def evaluate_model(
         mean, std: per channel; the model is then given (x - mean) / std, and radii stay in pixels of [0, 1].
         device: auto, cpu or cuda.
         fresh: repeat a finished run.
+        data_dir: folder of data sets. Default: $MARGINBENCH_DATA, else marginbench in the user's cache folder.
 
     Raises:
         MarginbenchError: wrong input, found before the evaluation starts.
@@ -86,7 +88,7 @@ def evaluate_model(
     chosen = _with_data(load_suite(suite), data)
     target = resolve_device(device)
     row = _row(name or (model.rpartition(":")[2] if isinstance(model, str) else type(model).__name__))
-    images = load_data(chosen.data.name, chosen.data.validation, chosen.folder).to(target)
+    images = chosen.load_data(data_dir).to(target)
     if isinstance(model, str):
         module, source = load_model(model)
         where = f"model {model}"

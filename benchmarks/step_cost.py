@@ -19,7 +19,7 @@ from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from marginbench.benchmarks.data import Dataset, Split, load_data
+from marginbench.benchmarks.data import Dataset, Split
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.plan import choose_methods
@@ -58,7 +58,7 @@ def main() -> None:
     device = resolve_device(words.device)
     if words.batch:
         suite = suite.model_copy(update={"training": suite.training.model_copy(update={"batch_size": words.batch})})
-    data = _noise(words.size) if words.size else load_data(suite.data.name, suite.data.validation, suite.folder)
+    data = _noise(words.size) if words.size else suite.load_data()
     data = data.to(device)
     chosen = choose_methods(split_specs(words.methods) if words.methods else None, suite, ())
     methods = [create("ce"), *(method for method in chosen if method.info.key != "ce")]

@@ -8,13 +8,15 @@ import tomllib
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS
 from marginbench.benchmarks.attacks.foreign import check_factory, versioned
 from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.data import Dataset, load_data
 from marginbench.benchmarks.nets import NETWORKS
 from marginbench.benchmarks.seeds import digest
 from marginbench.methods import NORMS, MarginbenchError, Norm, Task
@@ -29,8 +31,13 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
+    """The keys are the arguments of `load_data`."""
+
     name: str
     validation: Positive
+    train_size: Positive | None = None  # images to train on; default: all that are left
+    imbalance: float | None = Field(default=None, ge=1)  # of the first class to the last: a long-tailed training split
+    size: Positive | None = None  # height and width of the images of a folder
 
 
 class Network(_Section):
@@ -124,6 +131,10 @@ class Suite(_Section):
         """SHA-256 of what a run depends on."""
         return digest(self.model_dump(mode="json", exclude={"title", "methods", "seeds"}, exclude_none=True))
 
+    def load_data(self, data_dir: str | Path | None = None) -> Dataset:
+        """The data set, from a folder of data sets. Default: see `data_folder`."""
+        return load_data(**self.data.model_dump(), folder=self.folder, data_dir=data_dir)
+
     def task(self, input_shape: tuple[int, int, int], class_counts: tuple[int, ...]) -> Task:
         return Task(input_shape, class_counts, self.evaluation.epsilon)
 
@@ -188,7 +199,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         section: Any = Suite
         for part in error["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            annotation = section.model_fields[part].annotation
+            section = next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)
         known = [name for name in section.model_fields if name != "folder"]
         return f"unknown key {where!r}: {suggest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":

@@ -19,6 +19,7 @@ from marginbench.benchmarks.suite import Suite
 from marginbench.methods import Batch, Context, Method, Net
 from marginbench.methods.baselines.ce import CE
 
+STATISTICS = 100_000  # images from which mean and standard deviation of the pixels are taken
 WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
 
 
@@ -46,17 +47,19 @@ class Training:
         self.method = method
         self.suite = suite
         self.split = data.train
-        device = data.train.x.device
+        device = data.train.device
         names = (suite.name, repetition)
         counts = torch.bincount(data.train.y, minlength=data.num_classes).tolist()
         task = suite.task(data.shape, tuple(counts))
+        mean, std = pixel_statistics(data.train)
         with seeded_net(device, *names):
             net = make_net(
                 suite.network.name,
                 suite.network.width,
                 data.shape,
                 data.num_classes,
-                *pixel_statistics(data.train),
+                mean,
+                std,
             )
             self.net = method.build(net, task).to(device).train()
         self.optimiser = make_optimiser(method, suite, self.net)
@@ -194,10 +197,19 @@ def seeded_net(device: torch.device, suite: str, repetition: int) -> AbstractCon
 
 
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel [C] of the images in [0, 1], computed on the CPU."""
-    x = split.x.cpu().double() / split.levels
-    std, mean = torch.std_mean(x, dim=(0, 2, 3))
-    return mean.float(), std.clamp_min(1e-3).float()
+    """Mean and standard deviation per channel [C] of the images in [0, 1], of the first 100,000 if there are more.
+
+    Computed on the CPU in integers: exact, and alike wherever the images are.
+    """
+    channels = split.x.shape[1]
+    counts = torch.zeros(channels, 256, dtype=torch.int64)  # how often each level occurs
+    for part in split.x[:STATISTICS].split(1000):
+        for channel, pixels in enumerate(part.cpu().unbind(1)):
+            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
+    levels, total = torch.arange(256, dtype=torch.float64) / split.levels, counts.sum(1, keepdim=True)
+    mean = (counts * levels).sum(1, keepdim=True) / total
+    std = ((counts * (levels - mean) ** 2).sum(1) / (total[:, 0] - 1)).sqrt()
+    return mean[:, 0].float(), std.clamp_min(1e-3).float()
 
 
 def make_optimiser(method: Method, suite: Suite, net: Net) -> torch.optim.Optimizer:
@@ -220,7 +232,7 @@ def lr_factor(progress: float, schedule: str) -> float:
 
 def one_pass(split: Split, batch_size: int) -> Iterator[Batch]:
     """The training set in batches, in order."""
-    for index in torch.arange(len(split), device=split.x.device).split(batch_size):
+    for index in torch.arange(len(split), device=split.device).split(batch_size):
         yield Batch(split.images(index), split.y[index], index)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from marginbench.benchmarks.data import Dataset, load_data
+from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import cores, keep_freed_memory
 from marginbench.benchmarks.execute import execute
 from marginbench.benchmarks.plan import Cell, make_plan
@@ -50,7 +50,9 @@ def run_here(cells: Sequence[Cell], suite: Suite, data: Dataset, runs: Path) -> 
         yield execute(cell, suite, data, runs)
 
 
-def run_in_workers(cells: Sequence[Cell], suite: Suite, data: Dataset, runs: Path, jobs: int) -> Iterator[Record]:
+def run_in_workers(
+    cells: Sequence[Cell], suite: Suite, data: Dataset, runs: Path, jobs: int, data_dir: Path
+) -> Iterator[Record]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
     Workers are told method and repetition by name, load data and plug-ins themselves, and write the records.
@@ -59,7 +61,7 @@ def run_in_workers(cells: Sequence[Cell], suite: Suite, data: Dataset, runs: Pat
         MarginbenchError: a method that other processes cannot see, or a worker that was killed.
     """
     threads = max(1, cores() // jobs)
-    setup = (suite, data.train.x.device, runs, threads, _plugin_files(cells))
+    setup = (suite, data.train.device, runs, threads, _plugin_files(cells), data_dir)
     spawn = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads hangs
     with ProcessPoolExecutor(jobs, spawn, _start, setup) as pool:
         futures = [pool.submit(_work, spec_of(cell.method), cell.repetition) for cell in cells]
@@ -98,7 +100,7 @@ class _Worker:
     runs: Path
 
 
-def _start(suite: Suite, device: torch.device, runs: Path, threads: int, plugins: list[Path]) -> None:
+def _start(suite: Suite, device: torch.device, runs: Path, threads: int, plugins: list[Path], data_dir: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends the workers
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -106,7 +108,7 @@ def _start(suite: Suite, device: torch.device, runs: Path, threads: int, plugins
         load_plugin(path)
     keep_freed_memory()
     _Worker.suite, _Worker.runs = suite, runs
-    _Worker.data = load_data(suite.data.name, suite.data.validation, suite.folder).to(device)
+    _Worker.data = suite.load_data(data_dir).to(device)
     warm_up(suite, _Worker.data)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from support import Run
@@ -47,6 +48,17 @@ def plugins_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
     names()  # scan first
     monkeypatch.setattr(registry_module, "_methods", dict(registry_module._methods))
+
+
+@pytest.fixture(autouse=True)
+def data_stay_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the user's data sets, or downloads any."""
+
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no network in tests")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setenv("MARGINBENCH_DATA", str(tmp_path / "sets"))
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""Image folders: decoded once into a cache of uint8 arrays, which are memory-mapped from then on.
+
+Each image is scaled until its shorter side has `size` pixels, and its centre is cut out.
+"""
+
+import hashlib
+import secrets
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from marginbench.benchmarks.data.arrays import Arrays, hashed_order
+from marginbench.benchmarks.environment import cores
+from marginbench.methods import MarginbenchError
+
+Samples = list[tuple[str, int]]  # path and label of each image
+
+BLOCK = 1024  # images that are decoded before the next are begun
+PROGRESS = 10.0  # seconds from one line about it to the next
+
+
+def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
+    """Images of `place`/train and `place`/test (or val), [N, 3, size, size], from their cache in `data_dir`.
+
+    The cache's name holds a hash of the names, sizes and times of all image files: changed folders are decoded anew.
+    Both parts are stored in a hashed order: by class, as they are listed, the first test images would be of one class.
+
+    Raises:
+        MarginbenchError: missing parts, classes that differ, an image that cannot be read, or no room for the cache.
+    """
+    place = place.resolve()
+    listed = _list(place)
+    key = hashlib.sha256()
+    for samples in listed.values():
+        for path, _ in samples:
+            facts = Path(path).stat()
+            key.update(f"{Path(path).relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    cache = data_dir / f"{place.name}-{size}-{key.hexdigest()[:12]}"
+    if not cache.is_dir():
+        _make_room(data_dir, sum(map(len, listed.values())) * 3 * size**2, place)
+        _make_cache(cache, listed, size)
+    try:
+        arrays = {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
+        digests = {part: arrays.pop(f"sha256_{part}") for part in listed}
+        return Arrays(**arrays, digests=digests)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise MarginbenchError(f"{cache}: not a readable cache of {place} ({error}); delete it") from None
+
+
+def _list(place: Path) -> dict[str, Samples]:
+    from torchvision.datasets import ImageFolder
+
+    test = "test" if (place / "test").is_dir() else "val"
+    try:
+        folders = {part: ImageFolder(str(place / name)) for part, name in (("train", "train"), ("test", test))}
+    except FileNotFoundError as error:
+        raise MarginbenchError(
+            f"image folder {place}: {error}; needed are train and test (or val), each with a folder of images per class"
+        ) from None
+    differ = set(folders["train"].classes) ^ set(folders["test"].classes)
+    if differ:
+        raise MarginbenchError(f"image folder {place}: class {min(differ)!r} is in one of train and {test} only")
+    return {part: folder.samples for part, folder in folders.items()}
+
+
+def _make_room(data_dir: Path, needed: int, place: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarginbenchError(f"data folder {data_dir}: {error.strerror}; choose another with --data-dir") from None
+    free = shutil.disk_usage(data_dir).free
+    if needed > free:
+        raise MarginbenchError(
+            f"data folder {data_dir}: the decoded images of {place} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are"
+            " free; choose a smaller data.size, or another folder with --data-dir"
+        )
+
+
+def _make_cache(cache: Path, listed: dict[str, Samples], size: int) -> None:
+    """Decode into a folder of another name, so that what was interrupted is never taken for whole."""
+    partial = cache.with_name(f".{cache.name}-{secrets.token_hex(4)}")
+    try:
+        partial.mkdir()
+        for part, samples in listed.items():
+            order = hashed_order("validation" if part == "train" else "test", len(samples))
+            _decode(partial, part, [samples[i] for i in order], size)
+        try:
+            partial.rename(cache)
+        except OSError:
+            if not cache.is_dir():  # another process was faster
+                raise
+    except OSError as error:
+        raise MarginbenchError(f"{cache}: cannot be written ({error}); choose another folder with --data-dir") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _decode(folder: Path, part: str, samples: Samples, size: int) -> None:
+    shape = (len(samples), 3, size, size)
+    images = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.uint8, shape)
+    digests = np.empty((len(samples), 32), np.uint8)
+    reported = time.monotonic()
+    with ThreadPoolExecutor(cores()) as pool:
+        for start in range(0, len(samples), BLOCK):
+            paths = [path for path, _ in samples[start : start + BLOCK]]
+            for row, pixels in enumerate(pool.map(_read_image, paths, [size] * len(paths)), start):
+                images[row] = pixels
+                digests[row] = np.frombuffer(hashlib.sha256(pixels.data).digest(), np.uint8)
+            if time.monotonic() - reported > PROGRESS:
+                reported = time.monotonic()
+                done = f"{start + len(paths)} of {len(samples)} {part} images"
+                print(f"decoding into {folder.parent}: {done}", file=sys.stderr, flush=True)
+    images.flush()
+    np.save(folder / f"y_{part}.npy", np.array([label for _, label in samples], np.int64))
+    np.save(folder / f"sha256_{part}.npy", digests)
+
+
+def _read_image(path: str, size: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MarginbenchError(f"{path}: not a readable image ({error})") from None
+    return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))

@@ -1,0 +1,177 @@
+"""Where the images come from: scikit-learn, an .npz file, torchvision, or a folder of images."""
+
+import contextlib
+import io
+import socket
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from marginbench.benchmarks.data.arrays import Arrays, hashed_order
+from marginbench.benchmarks.data.folders import read_folder
+from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import suggest
+
+DIGITS_TEST = 360  # of 1,797; the held-out share is fixed, so that no result can pick its split
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "svhn": "SVHN",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+NAMES = ("digits", *TORCHVISION, "imagenet")
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+SIZE = 224  # pixels, of the images of a folder
+PATIENCE = 30.0  # seconds without an answer after which a download has failed
+OTHER_FOLDER = "or name the folder that has it with --data-dir or MARGINBENCH_DATA"
+
+
+def find(name: str, folder: Path, data_dir: Path, size: int | None = None) -> Arrays:
+    """Find a data set by name.
+
+    - `digits`: 8x8 images that come with scikit-learn.
+    - `FILE.npz`, relative to `folder`, else to `data_dir`: arrays x_train, y_train, x_test, y_test. Images are uint8,
+      N x H x W or N x H x W x C.
+    - Any other name: `data_dir`/NAME.npz is used if it is there. If not, the sets that torchvision knows are read from
+      its files in `data_dir`, and downloaded into it if those are missing.
+    - Else an image folder, relative to `folder` or to `data_dir`, with one folder of images for each class in `train`
+      and in `test` (or `val`). `imagenet` is one.
+
+    Raises:
+        MarginbenchError: unknown, missing or malformed; it says what was looked for where.
+    """
+    if name == "digits":
+        found = _digits()
+    elif name.endswith(".npz"):
+        found = _read_npz(_npz_file(name, folder, data_dir))
+    elif (data_dir / f"{name}.npz").is_file():
+        found = _read_npz(data_dir / f"{name}.npz")
+    elif name in TORCHVISION:
+        found = _torchvision(name, data_dir)
+    else:
+        return read_folder(_image_folder(name, folder, data_dir), data_dir, SIZE if size is None else size)
+    if size is not None:
+        raise MarginbenchError(f"data.size={size}: for image folders only; the images of {name!r} stay as they are")
+    return found
+
+
+def _digits() -> Arrays:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = digits.images.astype(np.uint8)[:, None]  # 17 grey levels, 0 to 16
+    y = digits.target.astype(np.int64)
+    order = hashed_order("digits", len(y))
+    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    return Arrays(x[train], y[train], x[test], y[test], levels=16)
+
+
+def _npz_file(name: str, folder: Path, data_dir: Path) -> Path:
+    for path in (folder / name, data_dir / name):
+        if path.is_file():
+            return path
+    raise MarginbenchError(f"{folder / name}: no such data file, and no {data_dir / name}; {OTHER_FOLDER}")
+
+
+def _read_npz(path: Path) -> Arrays:
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            missing = [key for key in KEYS if key not in file]
+            if missing:
+                raise MarginbenchError(f"{path}: no array {missing[0]!r}; needed are {', '.join(KEYS)}")
+            arrays = {key: file[key] for key in KEYS}
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise MarginbenchError(f"{path}: not a readable .npz file ({_one_line(error)})") from None
+    return _checked(str(path), arrays)
+
+
+def _checked(where: str, arrays: dict[str, np.ndarray]) -> Arrays:
+    """Images as N x C x H x W, labels as int64."""
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int64).reshape(-1)
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
+            raise MarginbenchError(f"{where}: x_{part} is {x.dtype} {x.shape}; needed is uint8 NxHxW or NxHxWxC")
+        if len(y) != len(x) or y.min() < 0:
+            raise MarginbenchError(f"{where}: y_{part} must hold one label >= 0 for each image of x_{part}")
+        arrays[f"x_{part}"] = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
+        arrays[f"y_{part}"] = y
+    shapes = [arrays[key].shape[1:] for key in ("x_train", "x_test")]
+    if shapes[0] != shapes[1]:
+        raise MarginbenchError(f"{where}: images of x_train are {shapes[0]}, those of x_test {shapes[1]} (CxHxW)")
+    if arrays["y_test"].max() > arrays["y_train"].max():
+        raise MarginbenchError(f"{where}: y_test has the label {arrays['y_test'].max()}, which y_train has not")
+    return Arrays(**arrays)
+
+
+def _torchvision(name: str, data_dir: Path) -> Arrays:
+    try:
+        arrays = _read_torchvision(name, data_dir, download=False)
+    except Exception as error:  # damaged files fail in many ways
+        if "download=True" not in str(error):  # what torchvision says where files are missing
+            raise MarginbenchError(
+                f"data {name!r}: torchvision cannot read its files in {data_dir} ({_one_line(error)}); delete them, and"
+                " they are downloaded again"
+            ) from None
+        arrays = _download(name, data_dir)
+    return _checked(f"data {name!r} in {data_dir}", arrays)
+
+
+def _read_torchvision(name: str, data_dir: Path, download: bool) -> dict[str, np.ndarray]:
+    from torchvision import datasets
+
+    arrays = {}
+    for part in ("train", "test"):
+        if name == "svhn":
+            found = datasets.SVHN(data_dir, split=part, download=download)
+            images, labels = found.data.transpose(0, 2, 3, 1), found.labels
+        else:
+            found = getattr(datasets, TORCHVISION[name])(data_dir, train=part == "train", download=download)
+            images, labels = found.data, found.targets
+        arrays |= {f"x_{part}": np.asarray(images), f"y_{part}": np.asarray(labels)}
+    return arrays
+
+
+def _download(name: str, data_dir: Path) -> dict[str, np.ndarray]:
+    text = f"downloading {name} into {data_dir}"
+    note = threading.Timer(2, print, (text,), {"file": sys.stderr, "flush": True})  # only if it takes a while
+    timeout = socket.getdefaulttimeout()
+    note.start()
+    try:
+        socket.setdefaulttimeout(PATIENCE)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            return _read_torchvision(name, data_dir, download=True)
+    except Exception as error:  # so do downloads
+        raise MarginbenchError(
+            f"data {name!r}: no {data_dir / name}.npz (arrays {', '.join(KEYS)}), no files of torchvision's"
+            f" {TORCHVISION[name]} in {data_dir}, and downloading them failed ({_one_line(error)}); put one of the two"
+            f" there, {OTHER_FOLDER}"
+        ) from None
+    finally:
+        note.cancel()
+        socket.setdefaulttimeout(timeout)
+
+
+def _image_folder(name: str, folder: Path, data_dir: Path) -> Path:
+    for place in (folder / name, data_dir / name):
+        if (place / "train").is_dir():
+            return place
+    if name == "imagenet":
+        place = data_dir / name
+        raise MarginbenchError(
+            f"data 'imagenet': no {place}.npz and no {place / 'train'}; it cannot be downloaded without an account: get"
+            " the archives of ILSVRC2012 from image-net.org, have torchvision.datasets.ImageNet unpack them in"
+            f" {place}, {OTHER_FOLDER}"
+        )
+    raise MarginbenchError(
+        f"data.name {name!r}: no {data_dir / name}.npz, and no image folder {folder / name / 'train'} or"
+        f" {data_dir / name / 'train'}; {suggest(name, NAMES)}; or give an .npz file"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
