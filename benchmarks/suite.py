@@ -17,6 +17,7 @@ from marginbench.benchmarks.attacks import ATTACKS, PRESETS
 from marginbench.benchmarks.attacks.foreign import check_factory, versioned
 from marginbench.benchmarks.certificates import CERTIFICATES
 from marginbench.benchmarks.data import Dataset, load_data
+from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.nets import NETWORKS
 from marginbench.benchmarks.seeds import digest
 from marginbench.methods import NORMS, MarginbenchError, Norm, Task
@@ -59,6 +60,7 @@ class Training(_Section):
     optimiser: Literal["adam", "sgd"] = "adam"
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     precision: Literal["float32", "bf16"] = "float32"
+    augment: Augment | None = None  # default: the images as they are
 
 
 class Rejection(_Section):

@@ -69,6 +69,8 @@ class Training:
         stream = seeds.generator(device, suite.name, "method", method.info.key, repetition)
         self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream)
         self.order_seed = (suite.name, "order", repetition)
+        self._augment, self._fill = suite.training.augment, mean.to(device)
+        self._augment_stream = seeds.generator("cpu", suite.name, "augment", repetition)  # the same for every method
         self._order = torch.empty(0)
         self._order_epoch = -1
 
@@ -94,7 +96,10 @@ class Training:
             self._order = torch.randperm(len(self.split), generator=stream).to(self.ctx.device)
             self._order_epoch = epoch
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        return Batch(self.split.images(index), self.split.y[index], index)
+        x = self.split.images(index)
+        if self._augment is not None:
+            x = self._augment(x, self._fill, self._augment_stream)
+        return Batch(x, self.split.y[index], index)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a step depends on: weights, optimiser, tables, counters, generators."""
@@ -104,6 +109,7 @@ class Training:
             "tables": self.ctx.tables,
             "step": self.ctx.step,
             "stream": self.ctx.generator.get_state(),
+            "augment": self._augment_stream.get_state(),
             "dropout": _get_rng(self.ctx.device),
         }
 
@@ -114,6 +120,7 @@ class Training:
         self.ctx.tables = {name: table.to(self.ctx.device, copy=True) for name, table in state["tables"].items()}
         self.ctx.step = state["step"]
         self.ctx.generator.set_state(state["stream"])
+        self._augment_stream.set_state(state["augment"])
         _set_rng(self.ctx.device, state["dropout"])
 
 

@@ -1,0 +1,195 @@
+"""Augmentation by the recipe, against slow references that take one image after the other."""
+
+import copy
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from support import Run
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import AutoAugment as PerImage
+from torchvision.transforms import AutoAugmentPolicy
+from torchvision.transforms.autoaugment import _apply_op
+from torchvision.transforms.functional import InterpolationMode
+
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.data.augment import Augment, Crop, Cutout, Flip
+from marginbench.benchmarks.data.autoaugment import autoaugment
+from marginbench.benchmarks.suite import Suite, load_suite
+from marginbench.benchmarks.train import Training
+from marginbench.methods import create
+
+FILL = torch.tensor([0.5, 0.4, 0.3])
+ALL = ("crop", "flip", "autoaugment", "cutout")
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count: int = 40, channels: int = 3, height: int = 12, width: int = 10) -> Tensor:
+    return torch.randint(256, (count, channels, height, width), generator=stream(9)) / 255
+
+
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_crop(mode: str) -> None:
+    x = images()
+    out = Crop(padding=3, mode=mode)(x, FILL, stream())  # type: ignore[arg-type]
+    tops, lefts = torch.randint(7, (2, len(x)), generator=stream())
+    assert set(tops.tolist()) == set(range(7))
+    for image, found, top, left in zip(x, out, tops.tolist(), lefts.tolist(), strict=True):
+        for row in range(12):
+            for column in range(10):
+                i, j = row + top - 3, column + left - 3
+                if mode == "reflect":
+                    i, j = (abs(k) if k < n else 2 * (n - 1) - k for k, n in ((i, 12), (j, 10)))
+                inside = 0 <= i < 12 and 0 <= j < 10
+                assert torch.equal(found[:, row, column], image[:, i, j] if inside else torch.zeros(3))
+
+
+def test_flip() -> None:
+    x = images(400)
+    out = Flip()(x, FILL, stream())
+    mirrored = [torch.equal(found, image[:, :, range(9, -1, -1)]) for image, found in zip(x, out, strict=True)]
+    same = [torch.equal(found, image) for image, found in zip(x, out, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, same, strict=True)) and 160 < sum(mirrored) < 240
+    assert torch.equal(Flip(probability=0.0)(x, FILL, stream()), x)
+    assert torch.equal(Flip(probability=1.0)(x, FILL, stream()), x.flip(3))
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_cutout(length: int) -> None:
+    x = images()
+    out = Cutout(length=length)(x, FILL, stream())
+    g = stream()
+    rows, columns = (torch.randint(n, (len(x), 1), generator=g)[:, 0].tolist() for n in (12, 10))
+    for image, found, row, column in zip(x, out, rows, columns, strict=True):
+        wanted = image.clone()
+        top, left = row - length // 2, column - length // 2
+        wanted[:, max(top, 0) : top + length, max(left, 0) : left + length] = FILL[:, None, None]
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("policy", ["cifar10", "imagenet", "svhn"])
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 32, 32), (3, 20, 28), (1, 28, 28)])
+def test_autoaugment_is_that_of_torchvision_with_a_sub_policy_for_each_image(
+    policy: str, channels: int, height: int, width: int
+) -> None:
+    """Up to a level of rounding for each operation, and sources that lie half-way between two pixels."""
+    count = 300
+    coarse = torch.rand(count, channels, 5, 5, generator=stream(9))  # smooth: not every pixel is an edge
+    x = (255 * F.interpolate(coarse, (height, width), mode="bilinear")).round() / 255
+    fill = torch.tensor([0.4, 0.6, 0.2])[:channels]
+    out = autoaugment(x, policy, fill, stream())
+    assert float(out.min()) >= 0 and float(out.max()) <= 1
+
+    per_image = PerImage(AutoAugmentPolicy(policy))
+    space = per_image._augmentation_space(10, (height, width))
+    g = stream()
+    chosen = torch.randint(25, (count,), generator=g)
+    uniform = torch.rand(count, 2, generator=g)
+    signs = torch.randint(2, (count, 2), generator=g)
+    assert set(chosen.tolist()) == set(range(25))
+    wrong = []
+    for i in range(count):
+        wanted = (255 * x[i]).round().to(torch.uint8)
+        for place, (name, probability, level) in enumerate(per_image.policies[int(chosen[i])]):
+            if uniform[i, place] >= probability:
+                continue
+            magnitudes, signed = space[name]
+            magnitude = float(magnitudes[level]) if level is not None else 0.0
+            sign = -1 if signed and signs[i, place] == 0 else 1
+            wanted = _apply_op(wanted, name, sign * magnitude, InterpolationMode.NEAREST, (255 * fill).round().tolist())
+        wrong.append(float(((255 * out[i] - wanted).abs() > 2.5).float().mean()))
+    assert max(wrong) < 0.03 and sum(wrong) / count < 5e-3
+
+
+def test_all_transforms_follow_each_other_in_one_order() -> None:
+    x = images()
+    before, g = x.clone(), stream()
+    wanted = x
+    for name in ALL:
+        wanted = getattr(Augment.model_validate([name]), name)(wanted, FILL, g)
+    shuffled = random.Random(0).sample(ALL, 4)
+    assert torch.equal(Augment.model_validate(shuffled)(x, FILL, stream()), wanted)
+    assert torch.equal(x, before)
+
+
+def augmented() -> Suite:
+    """The suite of the contract tests with all transforms, as small as its images."""
+    suite = small_suite(epochs=4)
+    settings = {"crop": {"padding": 2}, "flip": {}, "autoaugment": {}, "cutout": {"length": 3}}
+    training = suite.training.model_copy(update={"augment": Augment.model_validate(settings)})
+    return suite.model_copy(update={"training": training})
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: str) -> None:
+    suite = augmented()
+    suite = suite.model_copy(update={"training": suite.training.model_copy(update={"precision": precision})})
+    runs = [Training(create(spec), suite, small_data(), 1) for spec in ("ce", "mixup")]
+    plain = Training(create("ce"), small_suite(epochs=4), small_data(), 1)
+    state = torch.get_rng_state()
+    for _ in range(3):
+        a, b, c = (run._batch() for run in (*runs, plain))
+        assert torch.equal(a.x, b.x) and torch.equal(a.index, b.index)
+        assert a.x.dtype == torch.float32 and float(a.x.min()) >= 0 and float(a.x.max()) <= 1
+        assert torch.equal(a.index, c.index) and not torch.equal(a.x, c.x)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(runs[0].ctx.generator.get_state(), plain.ctx.generator.get_state())
+    other = Training(create("ce"), suite, small_data(), 2)
+    other._order_epoch, other._order = 0, runs[0]._order
+    runs[0]._augment_stream = Training(create("ce"), suite, small_data(), 1)._augment_stream
+    assert not torch.equal(runs[0]._batch().x, other._batch().x)
+
+
+def test_a_checkpoint_in_the_middle_changes_nothing() -> None:
+    suite = augmented()
+    run = Training(create("ce"), suite, small_data(), 0)
+    for _ in range(3):
+        run.step()
+    state = copy.deepcopy(run.state_dict())
+    resumed = Training(create("ce"), suite, small_data(), 0)
+    resumed.load_state_dict(state)
+    for _ in range(3):
+        assert torch.equal(run._batch().x, resumed._batch().x)
+        run.step()
+        resumed.step()
+    for p, q in zip(run.net.parameters(), resumed.net.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def suite_with(tiny: Path, line: str) -> Path:
+    tiny.write_text(tiny.read_text().replace("epochs = 2\n", f"epochs = 2\n{line}\n"))
+    return tiny
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('augment = ["corp"]', ["training.augment", "unknown transform 'corp'", "did you mean 'crop'"]),
+        ("augment = []", ["training.augment", "empty", "autoaugment"]),
+        ("augment = { corp = {} }", ["'training.augment.corp'", "did you mean 'crop'"]),
+        ("augment = { crop = { pading = 2 } }", ["'training.augment.crop.pading'", "did you mean 'padding'"]),
+        ("augment = { crop = { padding = 0 } }", ["training.augment.crop.padding=0"]),
+        ('augment = { autoaugment = { policy = "mnist" } }', ["training.augment.autoaugment.policy", "svhn"]),
+        ('augment = "crop"', ["training.augment='crop'"]),
+    ],
+)
+def test_a_wrong_setting_is_named(run: Run, tiny: Path, line: str, words: list[str]) -> None:
+    code, _, err = run("run-all", "--suite", suite_with(tiny, line), "--out", tiny.parent / "out")
+    assert code == 2 and err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_names_and_tables_mean_the_same(tiny: Path) -> None:
+    text = tiny.read_text()
+    named, table = 'augment = ["flip", "crop"]', "augment = { crop = { padding = 4 }, flip = {} }"
+    prints = []
+    for line in (named, table, "", "augment = { flip = {} }"):
+        tiny.write_text(text)
+        prints.append(load_suite(str(suite_with(tiny, line))).fingerprint)
+    assert prints[0] == prints[1] and len(set(prints)) == 3
