@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import ATTACKS, tighten
 from marginbench.benchmarks.certificates.milp import exact_margins
-from marginbench.benchmarks.data import Dataset, load_data
+from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import cores
-from marginbench.benchmarks.nets import NETWORKS
+from marginbench.benchmarks.nets import NETWORKS, Architecture
 from marginbench.benchmarks.suite import Network, Suite, load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import Net, NotApplicable, create
@@ -57,9 +57,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=cores(), help="processes")
     words = parser.parse_args()
 
-    NETWORKS["digits"] = _body  # the suites' `mlp` has hidden layers of one width
+    NETWORKS["digits"] = Architecture(_body, 0)  # the suites' `mlp` has hidden layers of one width
     suite = load_suite("digits_exact").model_copy(update={"network": Network.model_construct(name="digits")})
-    data = load_data(suite.data.name, suite.data.validation, suite.folder)
+    data = suite.load_data()
     runs = {}
     for spec in split_specs(words.methods):
         net = train(create(spec), suite, data, 0).net.eval().requires_grad_(False)
@@ -70,9 +70,11 @@ def main() -> None:
     print(f"\n{widths} network, at most {words.time_limit:g} s for a point, {where}")
 
 
-def _body(shape: tuple[int, int, int], width: int) -> list[nn.Module]:
+def _body(shape: tuple[int, int, int], width: int) -> nn.Sequential:
     first, second = HIDDEN
-    return [nn.Flatten(), nn.Linear(math.prod(shape), first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()]
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(math.prod(shape), first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()
+    )
 
 
 def measure(net: Net, suite: Suite, data: Dataset, points: int, time_limit: float, jobs: int) -> list[Point]:

@@ -20,7 +20,6 @@ from torch import Tensor
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import ATTACKS, tighten
 from marginbench.benchmarks.certificates import _compat, crown
-from marginbench.benchmarks.data import load_data
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.train import train
@@ -54,7 +53,7 @@ def main() -> None:
 
     suite = load_suite(words.suite)
     device = resolve_device(words.device)
-    data = load_data(suite.data.name, suite.data.validation, suite.folder).to(device)
+    data = suite.load_data().to(device)
     rows: list[tuple[object, ...]] = []
     for name in words.methods.split(","):
         net = train(create(name), suite, data, 0).net.eval().requires_grad_(False)
@@ -85,7 +84,7 @@ def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tupl
     everything = torch.arange(len(x), device=x.device)
     for _ in range(TURNS):
         start = _clock(x.device)
-        with torch.no_grad(), crown._full_precision(x.device):
+        with torch.no_grad(), crown._precision_of(x):
             for _ in range(STEPS // TURNS):
                 middle = (low + high) / 2
                 verified = bounds.margin(middle, everything, "CROWN") > 0
@@ -111,7 +110,7 @@ def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tupl
 
 def _prepare(net: Net, x: Tensor, y: Tensor, norm: Norm) -> crown._Bounds:
     library = _compat.load_auto_lirpa()
-    with torch.no_grad(), crown._full_precision(x.device):
+    with torch.no_grad(), crown._precision_of(x):
         slack = crown.SLACK * net(x).abs().amax(1).clamp(min=1)
         return crown._Bounds(library, net.decision_net(), x, y, norm, slack, ("adaptive",), "auto", None, 1)
 
