@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from marginbench.methods._operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import NotApplicable, Radii, Residual
+from marginbench.methods.method import NotApplicable, Radii, Residual, Subsample
 
 LOGIT_ROUNDING = 1e-5  # of the largest |logit|: float32 forward passes of these networks differ by about 1e-6
 RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
@@ -135,9 +135,8 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
         bound = batch_norm_bound(layer)
     elif is_plain(layer, Residual):
         bound = feature_bound(flat(layer.shortcut), x) + feature_bound(flat(layer.branch), x)
-    elif convolves(layer):
-        stride: Any = layer.stride
-        bound = convolution_norm(layer.get_buffer("kernel"), size, pair(stride), (0, 0))
+    elif is_plain(layer, Subsample):
+        bound = convolution_norm(layer.kernel, size, (2, 2), (0, 0))
     elif normalises(layer):
         bound = 1 / layer.get_buffer("std").double().min()
     if bound is None:
@@ -166,11 +165,6 @@ def zero_padded(layer: nn.Conv2d) -> bool:
 def normalises(layer: nn.Module) -> bool:
     """Whether it is (x - mean) / std: told by its two buffers, as its class belongs to the benchmark."""
     return {name for name, _ in layer.named_buffers()} == {"mean", "std"} and not list(layer.parameters())
-
-
-def convolves(layer: nn.Module) -> bool:
-    """Whether it is a fixed convolution without padding: told by its one buffer, for the same reason."""
-    return {name for name, _ in layer.named_buffers()} == {"kernel"} and not list(layer.parameters())
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:

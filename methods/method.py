@@ -189,6 +189,23 @@ class Residual(nn.Module):
         return out
 
 
+class Subsample(nn.Module):
+    """Shortcut "option A": every second pixel, and zeros for the channels that the input does not have.
+
+    Of He, Zhang, Ren, Sun (CVPR 2016, section 4.1). A 1x1 convolution, because certificates know that one, but no
+    `nn.Conv2d`: methods take those for layers to train.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("kernel", torch.eye(outputs, inputs)[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, stride=2)
+
+
 def as_float(tensor: Tensor) -> Tensor:
     """Raise half precision to float32; leave float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

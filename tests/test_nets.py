@@ -11,11 +11,10 @@ from torch.nn import functional as F
 from marginbench.benchmarks.certificates import crown, lipschitz
 from marginbench.benchmarks.data import Dataset, Split
 from marginbench.benchmarks.nets import NETWORKS, make_net
-from marginbench.benchmarks.nets.resnet import Subsample
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.suite import Network, Suite, load_suite
 from marginbench.benchmarks.train import train
-from marginbench.methods import MarginbenchError, Net, NotApplicable, create, rows
+from marginbench.methods import MarginbenchError, Net, NotApplicable, Subsample, create, rows
 from marginbench.methods._lipschitz import layer_bound
 
 CLASSES = 3
@@ -218,10 +217,7 @@ def test_where_no_lipschitz_bound_is_known_the_layer_is_named(name: str, layer: 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["resnet20", "preact_resnet18"])
-def test_crown_bounds_residual_networks(name: str, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = crown.normalise_by_convolution
-    # auto-LiRPA asks the outermost module for the mode, and a new nn.Sequential is in train mode
-    monkeypatch.setattr(crown, "normalise_by_convolution", lambda net, x: prepare(net, x).eval())
+def test_crown_bounds_residual_networks(name: str, norm: str) -> None:
     net, x, y = trained(name)
     radius = crown.certified_radius(net.decision_net(), x[:2], y[:2], norm, rounds=3)
     assert isinstance(radius, Tensor) and (radius > 0).all()
@@ -229,13 +225,13 @@ def test_crown_bounds_residual_networks(name: str, norm: str, monkeypatch: pytes
     assert (least_gap(net, attacked(net, x, y[:2], radius.double(), norm), y[:2]) > 0).all()
 
 
-def a_suite() -> Suite:
+def a_suite(name: str = "resnet20") -> Suite:
     values = {
         "name": "nets",
         "title": "two steps on a residual network",
         "seeds": 1,
         "data": {"name": "synthetic", "validation": 1},
-        "network": {"name": "resnet20", "width": 4},
+        "network": {"name": name, "width": 4},
         "training": {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3},
         "evaluation": {
             "points": 1,
@@ -247,8 +243,10 @@ def a_suite() -> Suite:
     return Suite(**values, folder=Path())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("spec", rows())
-def test_every_method_trains_a_residual_network_or_names_the_layer(spec: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "name"), [(spec, "resnet20") for spec in rows()] + [("all_layer_margin(steps=2)", "preact_resnet18")]
+)
+def test_every_method_trains_a_residual_network_or_names_the_layer(spec: str, name: str) -> None:
     stream = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
@@ -257,7 +255,7 @@ def test_every_method_trains_a_residual_network_or_names_the_layer(spec: str) ->
 
     data = Dataset(split(32), split(1), split(4), 5, "synthetic")
     try:
-        result = train(create(spec), a_suite(), data, 0)
+        result = train(create(spec), a_suite(name), data, 0)
     except MarginbenchError as error:
         assert "BatchNorm2d" in str(error) or "Residual" in str(error)
         return

@@ -83,4 +83,4 @@ def normalise_by_convolution(net: nn.Sequential, x: Tensor) -> nn.Sequential:
     with torch.no_grad():
         entry.weight.copy_(torch.diag(scale).view_as(entry.weight))
         entry.bias.copy_(shift)
-    return nn.Sequential(entry.to(x.dtype), *layers)
+    return nn.Sequential(entry.to(x.dtype), *layers).eval()  # auto-LiRPA asks the whole network for its mode

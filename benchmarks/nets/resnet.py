@@ -1,29 +1,9 @@
 """The residual networks for CIFAR-10 of He, Zhang, Ren, Sun (CVPR 2016, arXiv 1512.03385, section 4.2)."""
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
-from marginbench.methods import Residual
-
-
-class Subsample(nn.Module):
-    """Shortcut "option A": every second pixel, and zeros for the channels that the input does not have.
-
-    As a 1x1 convolution, because certificates know that one, but not `nn.Conv2d`: methods take those for layers to
-    train. The kernel is a buffer, and its name tells the Lipschitz bound what this is.
-    """
-
-    kernel: Tensor
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("kernel", torch.eye(outputs, inputs)[:, :, None, None])
-        self.stride = 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel, stride=self.stride)
+from marginbench.methods import Residual, Subsample
 
 
 def cifar_resnet(depth: int, shape: Shape, width: int) -> nn.Sequential:

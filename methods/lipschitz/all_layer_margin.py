@@ -55,19 +55,19 @@ class AllLayerMargin(Method):
             loss = cross_entropy(net(batch.x), batch)
         return Loss(loss, {"perturbed": loss.detach()})
 
-    def _ascent(self, net: Net, batch: Batch) -> list[Tensor]:
+    def _ascent(self, net: Net, batch: Batch) -> dict[int, Tensor]:
         """The perturbations, one per hidden layer, in the shape of its output."""
         layers = weighted_layers(net.body)
-        deltas: list[Tensor] = []
+        deltas: dict[int, Tensor] = {}  # in the order in which the layers run: that of sums is another than the list's
 
         def perturb(i: int, h: Tensor) -> Tensor:
-            if i == len(deltas):
-                deltas.append(torch.zeros_like(h).requires_grad_())
-            return h + scale_examples(l2_norms(h), deltas[i])
+            delta = deltas.setdefault(i, torch.zeros_like(h).requires_grad_())
+            return h + scale_examples(l2_norms(h), delta)
 
         for _ in range(self.steps):
             with changed_outputs(layers, perturb):
                 risk = cross_entropy(net(batch.x), batch)
-            gradients = torch.autograd.grad(risk, deltas)
-            deltas = [(d + self.step * g).detach().requires_grad_() for d, g in zip(deltas, gradients, strict=True)]
-        return [delta.detach() for delta in deltas]
+            gradients = torch.autograd.grad(risk, list(deltas.values()))
+            moved = (d + self.step * g for d, g in zip(deltas.values(), gradients, strict=True))
+            deltas = {i: delta.detach().requires_grad_() for i, delta in zip(deltas, moved, strict=True)}
+        return {i: delta.detach() for i, delta in deltas.items()}
