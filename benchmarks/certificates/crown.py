@@ -117,7 +117,7 @@ def certified_radius(
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
             if out_of_memory(error):
                 raise
-            return NotApplicable(f"auto-LiRPA{_operation(error)}: {_first_line(error)}")
+            return NotApplicable(_reason(error))
         radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
         return radius
 
@@ -245,16 +245,17 @@ def _chunk(net: nn.Sequential, x: Tensor) -> int:
     return max(1, min(most, budget // largest))
 
 
-def _operation(error: Exception) -> str:
-    """Which operation of the network auto-LiRPA was busy with."""
+def _reason(error: Exception) -> str:
+    """What auto-LiRPA was unable to do, and with which operation, as far as its stack tells."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    unknown = {node.op.rpartition("::")[2] for frame in frames for node in frame.f_locals.get("unsupported_ops", ())}
+    if unknown:
+        return f"auto-LiRPA does not know the operation {', '.join(sorted(unknown))}"
     names = [type(frame.f_locals.get("self")).__name__ for frame in frames if "operators" in frame.f_code.co_filename]
-    names = [name.removeprefix("Bound") for name in names if name.startswith("Bound")]
-    return f", operation {names[-1]}" if names else ""
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    bounds = [name.removeprefix("Bound") for name in names if name.startswith("Bound")]
+    operation = f", operation {bounds[-1]}" if bounds else ""
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"auto-LiRPA{operation}: {text}"
 
 
 @contextlib.contextmanager
