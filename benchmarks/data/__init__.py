@@ -129,4 +129,5 @@ def load_data(
             fingerprint.update(f"{array.dtype}{array.shape}".encode())
             fingerprint.update(content.data)
         splits.append(Split(torch.from_numpy(x), torch.from_numpy(y), found.levels))
-    return Dataset(*splits, int(labels.max()) + 1, fingerprint.hexdigest())
+    train, valid, test = splits
+    return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest())

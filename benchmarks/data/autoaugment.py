@@ -82,7 +82,8 @@ def _affine(x: Tensor, values: Values, colour: Tensor) -> Tensor:
     a, b, c, d, e, f = (column[:, None, None] for column in values.unbind(1))
     source = (a * across + b * down[:, None] + c) / (width / 2), (d * across + e * down[:, None] + f) / (height / 2)
     grid = torch.stack(source, -1)
-    return (F.grid_sample(x - colour, grid, "nearest", "zeros", align_corners=False) + colour).to(torch.uint8)
+    moved: Tensor = F.grid_sample(x - colour, grid, "nearest", "zeros", align_corners=False)
+    return (moved + colour).to(torch.uint8)
 
 
 def _blend(x: Tensor, other: Tensor | float, values: Values) -> Tensor:
@@ -94,7 +95,8 @@ def _grey(x: Tensor) -> Tensor:
     if x.shape[1] != 3:
         return x.float().mean(1, keepdim=True).floor()
     red, green, blue = x.split(1, 1)
-    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue).floor()
+    grey: Tensor = GREY[0] * red + GREY[1] * green + GREY[2] * blue
+    return grey.floor()
 
 
 def _colour(x: Tensor, values: Values, colour: Tensor) -> Tensor:

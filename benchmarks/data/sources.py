@@ -105,7 +105,8 @@ def _checked(where: str, arrays: dict[str, np.ndarray]) -> Arrays:
         raise MarginbenchError(f"{where}: images of x_train are {shapes[0]}, those of x_test {shapes[1]} (CxHxW)")
     if arrays["y_test"].max() > arrays["y_train"].max():
         raise MarginbenchError(f"{where}: y_test has the label {arrays['y_test'].max()}, which y_train has not")
-    return Arrays(**arrays)
+    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
+    return Arrays(x_train, y_train, x_test, y_test)
 
 
 def _torchvision(name: str, data_dir: Path) -> Arrays:
@@ -124,7 +125,7 @@ def _torchvision(name: str, data_dir: Path) -> Arrays:
 def _read_torchvision(name: str, data_dir: Path, download: bool) -> dict[str, np.ndarray]:
     from torchvision import datasets
 
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
         if name == "svhn":
             found = datasets.SVHN(data_dir, split=part, download=download)
