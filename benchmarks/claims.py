@@ -15,7 +15,7 @@ from marginbench.benchmarks.board import numbers
 from marginbench.benchmarks.metrics import NORM_TEXT
 from marginbench.benchmarks.stats import mean_and_interval
 from marginbench.benchmarks.store import Record
-from marginbench.methods import MarginbenchError, create, get, rows
+from marginbench.methods import Info, MarginbenchError, create, rows
 from marginbench.methods.method import Claim
 
 BASELINE = "ce"
@@ -79,10 +79,15 @@ def findings(records: Iterable[Record]) -> list[Finding]:
 
 def claims_of(method: str) -> tuple[Claim, ...]:
     """What is said to grow with a method; nothing for a plug-in that is not loaded."""
+    info = _info(method)
+    return info.claims if info else ()
+
+
+def _info(method: str) -> Info | None:
     try:
-        return type(create(method)).info.claims
+        return type(create(method)).info
     except MarginbenchError:
-        return ()
+        return None
 
 
 Difference = tuple[int, float, float | None]
@@ -103,21 +108,29 @@ def _verdict(differences: Sequence[Difference]) -> str:
 
 
 def render_claims(records: Iterable[Record]) -> str:
-    """Markdown: every registered method with family, paper and claims, and what the records say about them."""
-    records = list(records)
-    found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    """Markdown: every row of the records with family, paper and claims, and what they say about them."""
+    found: dict[str, dict[str, list[Finding]]] = defaultdict(lambda: defaultdict(list))
+    for record in (records := list(records)):
+        _ = found[record.suite["name"]][record.method]
     for finding in findings(records):
-        found[finding.suite, finding.method].append(finding)
+        found[finding.suite][finding.method].append(finding)
     pages = []
-    for suite in dict.fromkeys(record.suite["name"] for record in records):
-        table = [
-            ("method", "family", "paper", f"claim, and difference to {BASELINE}", "shown"),
-            ("---",) * 5,
-            *((key, i.family, i.paper, *_cells(found[suite, key])) for key in rows() for i in [get(key).info]),
-        ]
+    for suite, methods in found.items():
+        table = [("method", "family", "paper", f"claim, and difference to {BASELINE}", "shown"), ("---",) * 5]
+        for method in sorted(methods, key=_place):
+            info = _info(method)
+            about = (info.family, info.paper) if info else ("-", "-")
+            table.append((method, *about, *_cells(methods[method])))
         text = "\n".join(f"| {' | '.join(line)} |" for line in table)  # unpadded: papers have long titles
         pages.append(f"## {suite}: what is claimed, and what was measured\n\n{text}\n\n- {LEGEND}\n")
     return "\n".join(pages)
+
+
+def _place(method: str) -> tuple[int, str]:
+    """Rows in the order of the registry, each followed by its variants; what is not registered comes last."""
+    order = list(rows())
+    key = method.partition("(")[0]
+    return order.index(key) if key in order else len(order), method
 
 
 def _cells(own: Sequence[Finding]) -> tuple[str, str]:

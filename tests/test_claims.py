@@ -5,7 +5,7 @@ import pytest
 
 from marginbench.benchmarks.claims import LEGEND, claims, render_claims
 from marginbench.benchmarks.store import Record
-from marginbench.methods import MarginbenchError, create, register, rows
+from marginbench.methods import MarginbenchError, create, register
 
 
 def a_record(method: str, repetition: int, **metrics: float | None) -> Record:
@@ -62,14 +62,17 @@ def test_a_margin_without_adversarial_example_is_no_number() -> None:
     assert row["verdict"] == "open"
 
 
-def test_every_method_stands_in_the_table_with_its_paper() -> None:
+def test_every_row_stands_in_the_table_with_its_paper() -> None:
+    methods = ("ce", "arcface(m=0.3)", "arcface", "mma", "gone")  # the last was a plug-in
     text = render_claims(
-        three("ce", "feature_margin", 0.1, 0.2, 0.3) + three("arcface", "feature_margin", 0.2, 0.3, 0.4)
+        [r for i, m in enumerate(methods) for r in three(m, "feature_margin", *(0.1 * i + d for d in (0.1, 0.2, 0.3)))]
     )
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
-    assert set(rows()) <= set(lines) and LEGEND in text
-    assert "Deng" in lines["arcface"] and "feature margin: +0.100 ± 0.000 | yes" in lines["arcface"]
-    assert lines["mma"].endswith("| - | - |")  # no record, nothing measured
+    assert list(lines)[2:] == ["ce", "mma", "arcface", "arcface(m=0.3)", "gone"] and LEGEND in text
+    assert "Deng" in lines["arcface"] and "feature margin: +0.200 ± 0.000 | yes" in lines["arcface"]
+    assert "Deng" in lines["arcface(m=0.3)"] and "+0.100" in lines["arcface(m=0.3)"]
+    assert lines["mma"].endswith("| input margin: not measured, not measured | open |")
+    assert lines["gone"].endswith("| - | - | - | - |")
 
 
 def test_an_unknown_claim_is_refused() -> None:
