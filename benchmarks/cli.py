@@ -58,30 +58,70 @@ def run_all_command(
     ] = None,
     plugin: Plugins = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat runs that have a record already.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Repeat runs that failed.")] = False,
     jobs: Annotated[
         int | None, typer.Option(metavar="N", help="Worker processes that share the cores. Default: as many as pay.")
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|FILE", help="Use the workers of this Dask cluster."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do every N-th run from the I-th on: one share of N machines.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="A run that takes longer counts as failed.")
+    ] = None,
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="A run that is interrupted goes on from its checkpoint.")
+    ] = 300.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how much time and memory it takes.")
+    ] = False,
 ) -> None:
     """Train, evaluate and rank methods.
 
-    Finished runs are not repeated: stop it at any time, the same command goes on.
+    Finished runs are not repeated: stop it at any time, the same command goes on. Several of them, on one machine or
+    many, may share the output folder.
     """
     _load_plugins(plugin)
-    from marginbench.benchmarks.engine import run_all
+    from marginbench.benchmarks.engine import prepare, run_all
     from marginbench.benchmarks.render import show
     from marginbench.methods.spec import split_specs
 
     specs = split_specs(methods) if methods is not None else None
+    redo: Literal["nothing", "failed", "everything"] = "everything" if fresh else "failed" if retry else "nothing"
+    chosen = (suite, specs, seeds, device, out, settings or (), redo)
+    if dry_run:
+        from marginbench.benchmarks.forecast import forecast
+
+        print(forecast(prepare(*chosen, data_dir, shard), jobs))
+        return
+    limits = (deadline, checkpoint_every)
     try:
-        outcome = run_all(suite, specs, seeds, device, out, settings or (), fresh, jobs, data_dir)
+        outcome = run_all(*chosen, jobs, data_dir, shard, scheduler, *limits)
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
         raise typer.Exit(130) from None
     show(outcome.table, outcome.records)
     again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
     print(f"{outcome.repeated} runs done{again}.")
+    if outcome.elsewhere:
+        print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {out}")
     print("Tables:  " + "  ".join(map(str, outcome.files)))
     print(f"Records: {outcome.runs}/<id>.json and .npz")
+
+
+@app.command("status")
+def status_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Output folders of run-all. Default: results/local.")
+    ] = None,
+) -> None:
+    """Say what is done, running, failed and left."""
+    from marginbench.benchmarks.status import status
+
+    print(status(folders or [Path("results/local")]))
 
 
 @app.command("evaluate")

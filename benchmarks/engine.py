@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from marginbench.benchmarks.data import data_folder
+from marginbench.benchmarks.board import read_records
+from marginbench.benchmarks.cluster import on_cluster
+from marginbench.benchmarks.data import Dataset, data_folder
 from marginbench.benchmarks.environment import resolve_device
-from marginbench.benchmarks.plan import choose_methods, make_plan
+from marginbench.benchmarks.execute import Job, Redo
+from marginbench.benchmarks.plan import Cell, choose_methods, make_plan, shard, write_plan
 from marginbench.benchmarks.progress import Eta, reporting
 from marginbench.benchmarks.store import Record, ensure_writable, read_record, record_paths
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suite import Suite, load_suite
 from marginbench.benchmarks.tables import write_tables
 from marginbench.benchmarks.workers import choose_jobs, run_here, run_in_workers
 from marginbench.methods import MarginbenchError
@@ -25,8 +29,60 @@ class Outcome:
     records: list[Record]  # of this suite as it is now
     files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md
     runs: Path  # folder of the records
-    repeated: int
+    repeated: int  # runs that were done
     resumed: int  # runs that had a record already
+    elsewhere: int  # runs that another process is at
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, and what is left of it."""
+
+    suite: Suite
+    data: Dataset
+    device: torch.device
+    data_dir: Path
+    folder: Path  # of the suite
+    cells: list[Cell]
+    todo: list[Cell]
+    records: dict[str, Record]  # by id
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+
+def prepare(
+    suite: str = "digits",
+    methods: Sequence[str] | None = None,
+    seeds: int | None = None,
+    device: str = "auto",
+    out: str | Path = "results/local",
+    settings: Sequence[str] = (),
+    redo: Redo = "nothing",
+    data_dir: str | Path | None = None,
+    part: str | None = None,
+) -> Prepared:
+    """Find out what `run_all` would do; its arguments.
+
+    Raises:
+        MarginbenchError: wrong input.
+    """
+    chosen_suite = load_suite(suite)
+    chosen = choose_methods(methods, chosen_suite, settings)
+    target = resolve_device(device)
+    if seeds is not None and seeds < 1:
+        raise MarginbenchError(f"--seeds {seeds}: must be at least 1")
+    shard([], part)  # complains before data are loaded
+    sets = data_folder(data_dir)
+    data = chosen_suite.load_data(sets).to(target)
+    cells = shard(make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint), part)
+    folder = Path(out) / chosen_suite.name
+    runs = folder / "runs"
+    records = {record.id: record for record in map(read_record, record_paths([runs]))} if runs.is_dir() else {}
+    job = Job(chosen_suite, runs, redo)
+    todo = [cell for cell in cells if cell.id not in records or job.repeats(records[cell.id])]
+    return Prepared(chosen_suite, data, target, sets, folder, cells, todo, records)
 
 
 def run_all(
@@ -36,9 +92,13 @@ def run_all(
     device: str = "auto",
     out: str | Path = "results/local",
     settings: Sequence[str] = (),
-    fresh: bool = False,
+    redo: Redo = "nothing",
     jobs: int | None = 1,
     data_dir: str | Path | None = None,
+    part: str | None = None,
+    scheduler: str | None = None,
+    deadline: float | None = None,
+    checkpoint_every: float = 300.0,
 ) -> Outcome:
     """Train and evaluate every method with every seed, and write the leaderboard. Finished runs are not repeated.
 
@@ -47,37 +107,42 @@ def run_all(
         methods: spec strings; default: the suite's list, else all registered methods.
         seeds: repetitions; default: the suite's.
         device: auto, cpu or cuda.
-        out: folder for records and tables.
+        out: folder for records and tables. Several processes may share it: each run is done by one of them.
         settings: METHOD.FIELD=VALUE, applied to every named method.
-        fresh: repeat finished runs; a record is replaced when its new run has ended.
+        redo: which finished runs are repeated: nothing, those that failed, or everything. A record is replaced when
+            its new run has ended.
         jobs: processes that share the cores; 1 stays in this one, None chooses. A script that asks for more than one
             must guard its entry with `if __name__ == "__main__":`.
         data_dir: folder of data sets. Default: $MARGINBENCH_DATA, else marginbench in the user's cache folder.
+        part: "i/n" does every n-th run from the i-th on.
+        scheduler: address or scheduler file of a Dask cluster, whose workers do the runs.
+        deadline: seconds for each run, after which it counts as failed.
+        checkpoint_every: seconds between two checkpoints of a run, from which it goes on after an interruption.
 
     Raises:
         MarginbenchError: wrong input, found before the first run starts.
     """
-    chosen_suite = load_suite(suite)
-    chosen = choose_methods(methods, chosen_suite, settings)
-    target = resolve_device(device)
-    if seeds is not None and seeds < 1:
-        raise MarginbenchError(f"--seeds {seeds}: must be at least 1")
-    sets = data_folder(data_dir)
-    data = chosen_suite.load_data(sets).to(target)
-    plan = make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint)
-    folder = Path(out) / chosen_suite.name
-    runs = folder / "runs"
-    ensure_writable(runs)
-    records = {record.id: record for record in map(read_record, record_paths([runs]))}
-    todo = [cell for cell in plan if fresh or cell.id not in records]
-    workers = choose_jobs(jobs, len(todo), target)
-    with reporting(len(todo), workers) as report:
-        eta = Eta(todo, workers)
-        if todo:
-            work = (todo, chosen_suite, data, runs)
-            for record in run_here(*work) if workers == 1 else run_in_workers(*work, workers, sets):
-                records[record.id] = record
-                report.finished(record, eta.finished(record))
-    current = [r for r in records.values() if r.identity["suite"] == chosen_suite.fingerprint]
-    table, files = write_tables(current, folder)
-    return Outcome(table, current, files, runs, len(todo), len(plan) - len(todo))
+    plan = prepare(suite, methods, seeds, device, out, settings, redo, data_dir, part)
+    ensure_writable(plan.runs)
+    write_plan(plan.folder, plan.suite, plan.cells)
+    job = Job(plan.suite, plan.runs, redo, deadline, checkpoint_every)
+    workers = choose_jobs(jobs, len(plan.todo), plan.device)
+    if scheduler is not None:
+        done = on_cluster(plan.todo, job, device, plan.data_dir, scheduler)
+    elif workers > 1:
+        done = run_in_workers(plan.todo, job, plan.device, workers, plan.data_dir)
+    else:
+        done = run_here(plan.todo, job, plan.data)
+    finished = 0
+    if plan.todo:
+        with reporting(len(plan.todo), workers) as report:
+            eta = Eta(plan.todo, workers)
+            for record in done:
+                if record is not None:
+                    finished += 1
+                    report.finished(record, eta.finished(record))
+    records = read_records([plan.runs])  # again: other processes write too
+    current = [record for record in records if record.identity["suite"] == plan.suite.fingerprint]
+    table, files = write_tables(current, plan.folder)
+    resumed = len(plan.cells) - len(plan.todo)
+    return Outcome(table, current, files, plan.runs, finished, resumed, len(plan.todo) - finished)

@@ -15,6 +15,8 @@ import torch
 
 from marginbench.methods import MarginbenchError
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+"""Their numbers, as they were before this process kept to some of them."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _PACKAGES = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")
 
@@ -48,8 +50,8 @@ def keep_freed_memory() -> None:
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many processor cores marginbench may use, all its processes together."""
+    return len(CORES)
 
 
 @cache

@@ -4,32 +4,61 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from marginbench.benchmarks.certificates import Certify
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import environment
+from marginbench.benchmarks.limits import Checkpoint, Deadline, DeadlineError
+from marginbench.benchmarks.locks import lock
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.memory import logits_of
 from marginbench.benchmarks.metrics import summarise
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.seeds import digest
-from marginbench.benchmarks.store import SCHEMA, Record, write_record
+from marginbench.benchmarks.store import SCHEMA, Record, read_record, write_record
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import DivergedError, train
 from marginbench.methods import Net, spec_of
 
+Redo = Literal["nothing", "failed", "everything"]
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
 
 
-def execute(cell: Cell, suite: Suite, data: Dataset, folder: Path) -> Record:
-    """Train and evaluate one cell and write its record, whatever happens to the method."""
-    about = (cell.identity, spec_of(cell.method), cell.repetition)
-    return record_run(lambda: _run(cell, suite, data), *about, suite, data, folder)
+@dataclass(frozen=True)
+class Job:
+    """What a process must know to do the cells of a plan, beside the cells and the data."""
+
+    suite: Suite
+    runs: Path  # folder of the records
+    redo: Redo = "nothing"  # finished runs that are repeated
+    deadline: float | None = None  # seconds for each run
+    checkpoint_every: float = 300.0  # seconds
+
+    def repeats(self, record: Record) -> bool:
+        return self.redo == "everything" or (self.redo == "failed" and record.status == "failed")
+
+
+def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
+    """Train and evaluate one cell and write its record, whatever happens to the method.
+
+    Returns:
+        The record, if need be that of another process that was faster; None if another process is at it.
+    """
+    path = job.runs / f"{cell.id}.json"
+    with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
+        if not got:
+            return None
+        if path.exists() and not job.repeats(record := read_record(path)):
+            return record
+        checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.checkpoint_every)
+        about = (cell.identity, spec_of(cell.method), cell.repetition)
+        return record_run(lambda: _run(cell, job, data, checkpoint), *about, job.suite, data, job.runs)
 
 
 def record_run(
@@ -70,9 +99,18 @@ def record_run(
     return record
 
 
-def _run(cell: Cell, suite: Suite, data: Dataset) -> Results:
-    trained = train(cell.method, suite, data, cell.repetition)
-    results, arrays = measure(trained.net, cell.method.certify, data, suite, cell.method.info.key, cell.repetition)
+def _run(cell: Cell, job: Job, data: Dataset, checkpoint: Checkpoint) -> Results:
+    suite, deadline = job.suite, Deadline(job.deadline)
+    try:
+        trained = train(cell.method, suite, data, cell.repetition, checkpoint, deadline)
+        names = (cell.method.info.key, cell.repetition)
+        results, arrays = measure(trained.net, cell.method.certify, data, suite, *names, deadline)
+    except DeadlineError:  # with more time the run goes on from its checkpoint
+        raise
+    except Exception:
+        checkpoint.remove()
+        raise
+    checkpoint.remove()
     cost = {
         "seconds": trained.seconds,
         "steps": trained.steps,
@@ -84,15 +122,24 @@ def _run(cell: Cell, suite: Suite, data: Dataset) -> Results:
     return {**results, "cost": cost, "losses": trained.losses}, arrays
 
 
-def measure(net: Net, certify: Certify, data: Dataset, suite: Suite, key: str, repetition: int) -> Results:
+def measure(
+    net: Net,
+    certify: Certify,
+    data: Dataset,
+    suite: Suite,
+    key: str,
+    repetition: int,
+    deadline: Deadline | None = None,
+) -> Results:
     """Evaluate a network: metrics, seconds, estimators and doubts for the record, and the per-point arrays.
 
     Args:
         certify: the network's own certificate.
         key: seeds the attacks, together with the suite's name and the repetition.
+        deadline: what training and evaluation may take.
     """
     start = time.perf_counter()
-    evaluated = evaluate(net, certify, data, suite.evaluation, suite.name, key, repetition)
+    evaluated = evaluate(net, certify, data, suite.evaluation, suite.name, key, repetition, deadline=deadline)
     agree = logits_of(net, data.validation).argmax(1) == data.validation.y
     metrics = summarise(evaluated.arrays, suite.evaluation.epsilon)
     metrics["validation_accuracy"] = float(agree.float().mean())
@@ -112,8 +159,8 @@ def _finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
 def _reason(failure: Exception) -> str:
     """One line: what was raised, and where."""
     text = (str(failure).splitlines() or [""])[0]
-    if isinstance(failure, DivergedError):
-        return f"diverged: {text}"
+    if isinstance(failure, DivergedError | DeadlineError):
+        return f"{type(failure).__name__.removesuffix('Error').lower()}: {text}"
     frames = [f for f in traceback.extract_tb(failure.__traceback__) if "site-packages" not in f.filename]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(failure).__name__}: {text}{where}"

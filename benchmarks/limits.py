@@ -47,6 +47,10 @@ class Checkpoint:
     def due(self) -> bool:
         return self.path is not None and time.monotonic() - self._last >= self.every
 
+    @property
+    def exists(self) -> bool:
+        return self.path is not None and self.path.exists()
+
     def save(self, state: dict[str, Any]) -> None:
         """Write tensors and numbers; an older checkpoint is replaced once the new one is whole.
 
@@ -62,7 +66,7 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """The state saved last, on the CPU; None if there is none or it cannot be read: the run then begins anew."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not self.exists:
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)

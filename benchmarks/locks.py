@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Holder:
     pid: int
     method: str
     repetition: int
+    since: float  # seconds since the epoch
 
 
 @contextlib.contextmanager
@@ -38,7 +40,7 @@ def lock(runs: Path, run_id: str, method: str, repetition: int) -> Iterator[bool
         MarginbenchError: the folder cannot be written.
     """
     path = runs / f"{run_id}.lock"
-    mine = Holder(socket.gethostname(), os.getpid(), method, repetition)
+    mine = Holder(socket.gethostname(), os.getpid(), method, repetition, time.time())
     got = _create(path, mine) or (holder(path) is None and _take_over(path) and _create(path, mine))
     if not got:
         yield False
@@ -66,7 +68,7 @@ def holder(path: Path) -> Holder | None:
     try:
         found = Holder(**json.loads(text))
     except (ValueError, TypeError):  # half written, by a process that has just begun or was killed then
-        return Holder("?", 0, "?", 0)
+        return Holder("?", 0, "?", 0, time.time())
     return None if found.host == socket.gethostname() and not _alive(found.pid) else found
 
 
@@ -121,4 +123,8 @@ def _alive(pid: int) -> bool:
         return False
     except OSError:  # not ours, but there
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:  # not Linux
+        return True
+    return state not in "ZX"  # killed, and its parent has not yet asked

@@ -20,6 +20,7 @@ from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.limits import Deadline
 from marginbench.benchmarks.memory import ROWS, Chunks
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.rejection import rejection_arrays
@@ -39,7 +40,14 @@ class Evaluated:
     doubts: dict[str, str]
 
 
-def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *names: str | int) -> Evaluated:
+def evaluate(
+    net: Net,
+    certify: Certify,
+    data: Dataset,
+    settings: Evaluation,
+    *names: str | int,
+    deadline: Deadline | None = None,
+) -> Evaluated:
     """Enclose the margin of each of the first `settings.points` test images, in L2 and L-infinity.
 
     Args:
@@ -48,11 +56,15 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
         data: its test split is evaluated; its training images are targets of the blend attack.
         settings: radii, attacks and certificates.
         names: what the randomness of the attacks is seeded from.
+        deadline: asked before each estimator.
+
+    Raises:
+        DeadlineError: it took too long.
     """
     net = net.eval().requires_grad_(False)
     total = min(settings.points, len(data.test))
     reference = data.train.images(slice(REFERENCES))
-    facts = _Facts({})
+    facts = _Facts({}, deadline or Deadline())
 
     def enclose(part: slice) -> dict[str, Tensor]:
         x, y = data.test.images(part), data.test.y[part]
@@ -86,6 +98,12 @@ def evaluate(net: Net, certify: Certify, data: Dataset, settings: Evaluation, *n
 @dataclass
 class _Facts:
     estimators: dict[str, dict[str, Any]]
+    deadline: Deadline
+
+    def begin(self, name: str) -> float:
+        """The time, if there is any left."""
+        self.deadline.check(f"before {name}")
+        return time.perf_counter()
 
     def add(self, name: str, **values: Any) -> None:
         entry = self.estimators.setdefault(name, {})
@@ -94,7 +112,7 @@ class _Facts:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self.begin(name)
         yield
         self.add(name, seconds=time.perf_counter() - start)
 
@@ -125,7 +143,7 @@ def _sandwich(
         upper = torch.full((len(x),), torch.inf, device=x.device)
         for name, options in settings.attacks.items():
             with PassCounter(net) as passes:
-                start = time.perf_counter()
+                start = facts.begin(f"{name}_{norm}")
                 candidates = ATTACKS[name](
                     net,
                     x,
@@ -143,7 +161,7 @@ def _sandwich(
             upper = torch.minimum(upper, distance)
         lower = torch.zeros_like(upper)
         for name, options in settings.certificates.items():
-            start = time.perf_counter()
+            start = facts.begin(f"{name}_{norm}")
             found = CERTIFICATES[name](net.decision_net(), x, y, norm, upper=upper, **options)
             radius = found.lower if isinstance(found, Exact) else found
             lower = torch.maximum(lower, _record(radius, f"{name}_{norm}", start, facts, out, spread))
@@ -151,7 +169,7 @@ def _sandwich(
                 facts.add(f"{name}_{norm}", points=len(x), solved=int(found.solved.sum()))
                 out[f"upper_{norm}_{name}"] = spread(found.upper)
                 upper = torch.minimum(upper, found.upper)
-        start = time.perf_counter()
+        start = facts.begin(f"own_{norm}")
         own = certify(net, x, norm)
         radius = own.radius if isinstance(own, Radii) else own
         lower = torch.maximum(lower, _record(radius, f"own_{norm}", start, facts, out, spread))

@@ -1,18 +1,22 @@
 """What there is to do: the cells method x seed of a suite, less those that have a record."""
 
+import contextlib
 import hashlib
 import inspect
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.seeds import digest
-from marginbench.benchmarks.store import SCHEMA
+from marginbench.benchmarks.store import SCHEMA, write_atomically
 from marginbench.benchmarks.suite import Suite
 from marginbench.methods import MarginbenchError, Method, create, rows, spec_of
 from marginbench.methods.errors import suggest
 from marginbench.methods.spec import configure, parse_value
+
+PLANS = "plans"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,42 @@ def make_plan(suite: Suite, methods: Sequence[Method], repetitions: Iterable[int
         for repetition in repetitions
         for method in methods
     ]
+
+
+def shard(cells: Sequence[Cell], part: str | None) -> list[Cell]:
+    """Every n-th cell from the i-th on, for `part` "i/n"; all without one.
+
+    Raises:
+        MarginbenchError: not of that form, or i beyond n.
+    """
+    if part is None:
+        return list(cells)
+    i, slash, n = part.partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise MarginbenchError(f"--shard {part!r}: write I/N with I from 1 to N, as in 2/4")
+    return list(cells[int(i) - 1 :: int(n)])
+
+
+def write_plan(folder: Path, suite: Suite, cells: Iterable[Cell]) -> None:
+    """Note in a suite's folder what is to be done, in a file of its own for each plan: several may be at work."""
+    todo = {cell.id: [spec_of(cell.method), cell.repetition] for cell in cells}
+    content = {"suite": suite.fingerprint, "cells": todo}
+    path = folder / PLANS / f"{digest(content)[:12]}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_plans(folder: Path) -> dict[str, tuple[str, int]]:
+    """Method and repetition by id, of all plans for the suite as it was when the newest of them was made."""
+    plans = []
+    for path in (folder / PLANS).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            plans.append((path.stat().st_mtime, json.loads(path.read_text(encoding="utf-8"))))
+    if not plans:
+        return {}
+    newest = max(plans, key=lambda plan: plan[0])[1]["suite"]
+    found = [plan["cells"] for _, plan in sorted(plans, key=lambda plan: plan[0]) if plan["suite"] == newest]
+    return {run_id: (method, repetition) for cells in found for run_id, (method, repetition) in cells.items()}
 
 
 def _identity(method: Method) -> dict[str, Any]:

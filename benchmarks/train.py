@@ -163,6 +163,8 @@ def train(
                 checkpoint.save(_progress(run, passes, losses, total, seconds))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
         seconds = before + _clock(device) - start
+        if checkpoint.exists:  # the evaluation may be interrupted too
+            checkpoint.save(_progress(run, passes, losses, total, seconds))
         net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
     seen = run.ctx.steps * run.batch_size
     return Trained(

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from marginbench.benchmarks.data import Dataset
-from marginbench.benchmarks.environment import cores, keep_freed_memory
-from marginbench.benchmarks.execute import execute
+from marginbench.benchmarks.environment import CORES, cores, keep_freed_memory
+from marginbench.benchmarks.execute import Job, execute
 from marginbench.benchmarks.plan import Cell, make_plan
 from marginbench.benchmarks.store import Record
-from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import warm_up
 from marginbench.methods import MarginbenchError, create, load_plugin, spec_of
 from marginbench.methods.registry import PLUGIN
@@ -42,27 +42,27 @@ def choose_jobs(jobs: int | None, cells: int, device: torch.device) -> int:
     return min(jobs, max(cells, 1))
 
 
-def run_here(cells: Sequence[Cell], suite: Suite, data: Dataset, runs: Path) -> Iterator[Record]:
-    """One cell after the other in this process."""
+def run_here(cells: Sequence[Cell], job: Job, data: Dataset) -> Iterator[Record | None]:
+    """One cell after the other in this process; None for those that another process is at."""
     keep_freed_memory()
-    warm_up(suite, data)
+    warm_up(job.suite, data)
     for cell in cells:
-        yield execute(cell, suite, data, runs)
+        yield execute(cell, job, data)
 
 
 def run_in_workers(
-    cells: Sequence[Cell], suite: Suite, data: Dataset, runs: Path, jobs: int, data_dir: Path
-) -> Iterator[Record]:
+    cells: Sequence[Cell], job: Job, device: torch.device, jobs: int, data_dir: Path
+) -> Iterator[Record | None]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
-    Workers are told method and repetition by name, load data and plug-ins themselves, and write the records.
+    Workers are told method and repetition by name, load data and plug-ins themselves, and write the records. Each
+    keeps to its own cores, and to its share of the memory of a GPU.
 
     Raises:
         MarginbenchError: a method that other processes cannot see, or a worker that was killed.
     """
-    threads = max(1, cores() // jobs)
-    setup = (suite, data.train.device, runs, threads, _plugin_files(cells), data_dir)
     spawn = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads hangs
+    setup = (job, device, data_dir, plugin_files(cells), jobs, spawn.Value("i", 0))
     with ProcessPoolExecutor(jobs, spawn, _start, setup) as pool:
         futures = [pool.submit(_work, spec_of(cell.method), cell.repetition) for cell in cells]
         try:
@@ -79,7 +79,12 @@ def run_in_workers(
                 worker.terminate()
 
 
-def _plugin_files(cells: Sequence[Cell]) -> list[Path]:
+def plugin_files(cells: Sequence[Cell]) -> list[Path]:
+    """The files that another process must load to know the methods of the cells.
+
+    Raises:
+        MarginbenchError: a method that is defined in a notebook or script.
+    """
     files = set()
     for cls in {type(cell.method) for cell in cells}:
         if cls.__module__ == "__main__":
@@ -95,21 +100,45 @@ def _plugin_files(cells: Sequence[Cell]) -> list[Path]:
 class _Worker:
     """What one worker process keeps from cell to cell."""
 
-    suite: Suite
+    job: Job
     data: Dataset
-    runs: Path
 
 
-def _start(suite: Suite, device: torch.device, runs: Path, threads: int, plugins: list[Path], data_dir: Path) -> None:
+def _start(job: Job, device: torch.device, data_dir: Path, plugins: list[Path], jobs: int, started: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends the workers
     threading.Thread(target=_follow_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    with started.get_lock():
+        place = started.value
+        started.value += 1
+    device = _settle(place, jobs, device)
     for path in plugins:
         load_plugin(path)
     keep_freed_memory()
-    _Worker.suite, _Worker.runs = suite, runs
-    _Worker.data = suite.load_data(data_dir).to(device)
-    warm_up(suite, _Worker.data)
+    _Worker.job = job
+    _Worker.data = job.suite.load_data(data_dir).to(device)
+    warm_up(job.suite, _Worker.data)
+
+
+def _settle(place: int, jobs: int, device: torch.device) -> torch.device:
+    """Keep to the own cores, and to one GPU of those there are, or a share of its memory."""
+    mine = share_of(CORES, place, jobs)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, mine)
+    torch.set_num_threads(len(mine))
+    if device.type == "cuda":
+        gpus = torch.cuda.device_count()
+        device = torch.device("cuda", place % gpus)
+        torch.cuda.set_device(device)
+        torch.cuda.set_per_process_memory_fraction(1 / -(-jobs // gpus), device)
+    return device
+
+
+def share_of(all_cores: list[int], place: int, jobs: int) -> list[int]:
+    """The cores of worker `place` of `jobs`: as many as the others have, or one in turn where there are too few."""
+    each = len(all_cores) // jobs
+    if each == 0:
+        return [all_cores[place % len(all_cores)]]
+    return all_cores[place * each : (place + 1) * each]
 
 
 def _follow_parent() -> None:
@@ -120,6 +149,6 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _work(spec: str, repetition: int) -> Record:
-    cells = make_plan(_Worker.suite, [create(spec)], [repetition], _Worker.data.fingerprint)
-    return execute(cells[0], _Worker.suite, _Worker.data, _Worker.runs)
+def _work(spec: str, repetition: int) -> Record | None:
+    cells = make_plan(_Worker.job.suite, [create(spec)], [repetition], _Worker.data.fingerprint)
+    return execute(cells[0], _Worker.job, _Worker.data)

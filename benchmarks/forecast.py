@@ -1,0 +1,107 @@
+"""What a plan will take: time and memory, from the runs that have a record, or from a few steps of each method."""
+
+import resource
+import sys
+import time
+from dataclasses import replace
+
+import torch
+
+from marginbench.benchmarks import seeds
+from marginbench.benchmarks.engine import Prepared
+from marginbench.benchmarks.environment import cores
+from marginbench.benchmarks.locks import holders
+from marginbench.benchmarks.margins import evaluate
+from marginbench.benchmarks.plan import Cell
+from marginbench.benchmarks.progress import clock
+from marginbench.benchmarks.store import Record
+from marginbench.benchmarks.train import Training, train
+from marginbench.benchmarks.workers import choose_jobs
+from marginbench.methods import Method, create, spec_of
+
+STEPS = 3  # that are timed, after one that is not
+POINTS = 16  # on which the evaluation is timed
+
+
+def forecast(plan: Prepared, jobs: int | None) -> str:
+    """A table of the rows of the plan, and what is left in all.
+
+    Raises:
+        MarginbenchError: the number of jobs.
+    """
+    from tabulate import tabulate
+
+    workers = choose_jobs(jobs, len(plan.todo), plan.device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores() // workers))
+    evaluation = _evaluation_seconds(plan) if plan.todo else 0.0
+    running = holders(plan.runs) if plan.runs.is_dir() else {}
+    rows, total = [], 0.0
+    for spec in dict.fromkeys(spec_of(cell.method) for cell in plan.cells):
+        cells = [cell for cell in plan.cells if spec_of(cell.method) == spec]
+        todo = [cell for cell in plan.todo if spec_of(cell.method) == spec]
+        before = [record for record in plan.records.values() if record.method == spec and record.status == "done"]
+        seconds, source = (_recorded(before), "records") if before else (0.0, "-")
+        if todo and not before:
+            training, problem = _training_seconds(todo[0], plan)
+            seconds, source = (training + evaluation, f"{STEPS} steps") if problem is None else (0.0, problem)
+        at_work = sum(cell.id in running for cell in todo)
+        rows.append((spec, len(cells), len(cells) - len(todo), at_work, len(todo), clock(seconds), source))
+        total += seconds * len(todo)
+    torch.set_num_threads(threads)
+    table = tabulate(rows, ("method", "runs", "done", "running", "to do", "time each", "from"), tablefmt="github")
+    share = f"{workers} worker{'s' * (workers > 1)}"
+    return (
+        f"{table}\n\n{len(plan.todo)} of {len(plan.cells)} runs to do: about {clock(total / workers)} with {share},"
+        f" {_memory(plan)} of memory each.\nTimes are rough: a few steps on this machine as busy as it is now."
+    )
+
+
+def _recorded(records: list[Record]) -> float:
+    parts = ("seconds", "evaluation_seconds")
+    return sum(record.cost.get(part) or 0.0 for record in records for part in parts) / len(records)
+
+
+def _training_seconds(cell: Cell, plan: Prepared) -> tuple[float, str | None]:
+    """Seconds of one training, or why there is none."""
+    try:
+        return _time_steps(cell.method, plan), None
+    except Exception as error:  # what a method raises here it raises in the run too, which then is a failed one
+        return 0.0, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _time_steps(method: Method, plan: Prepared) -> float:
+    with seeds.seeded(plan.device, "forecast"):
+        run = Training(method, plan.suite, plan.data, 0)
+        run.step()
+        start = _clock(plan.device)
+        for _ in range(min(STEPS, run.ctx.steps - 1)):
+            run.step()
+        return (_clock(plan.device) - start) / STEPS * run.ctx.steps
+
+
+def _evaluation_seconds(plan: Prepared) -> float:
+    """Of a network that was hardly trained, so a guess: hard points take longer."""
+    short = plan.suite.training.model_copy(update={"epochs": 1})
+    part = replace(plan.data.train, x=plan.data.train.x[:4096], y=plan.data.train.y[:4096])
+    suite = plan.suite.model_copy(update={"training": short})
+    method = create("ce")
+    net = train(method, suite, replace(plan.data, train=part), 0).net
+    points = min(suite.evaluation.points, len(plan.data.test))
+    few = suite.evaluation.model_copy(update={"points": min(POINTS, points)})
+    start = _clock(plan.device)
+    evaluate(net, method.certify, plan.data, few, "forecast")
+    return (_clock(plan.device) - start) / few.points * points
+
+
+def _memory(plan: Prepared) -> str:
+    if plan.device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(plan.device) / 2**30:.1f} GiB"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{peak * (1 if sys.platform == 'darwin' else 1024) / 2**30:.1f} GiB"
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

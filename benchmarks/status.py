@@ -1,0 +1,53 @@
+"""How far the plans in a folder are: what is done, running, failed and left."""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from marginbench.benchmarks.locks import Holder, holders
+from marginbench.benchmarks.plan import PLANS, read_plans
+from marginbench.benchmarks.progress import clock
+from marginbench.benchmarks.store import read_record
+from marginbench.methods import MarginbenchError
+
+
+def status(folders: Sequence[Path]) -> str:
+    """A table of the suites below the folders, and a line for each run that is in progress or failed.
+
+    Raises:
+        MarginbenchError: no such folder, or none in which `run-all` worked.
+    """
+    from tabulate import tabulate
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise MarginbenchError(f"{folder}: no such folder")
+    suites = sorted({path.parent for folder in folders for path in folder.rglob(PLANS) if path.is_dir()})
+    if not suites:
+        raise MarginbenchError(f"{', '.join(map(str, folders))}: no plan; `marginbench run-all --out DIR` makes one")
+    rows, lines = [], []
+    for suite in suites:
+        plan, running = read_plans(suite), holders(suite / "runs")
+        records = {path.stem: path for path in (suite / "runs").glob("*.json") if path.stem in plan}
+        failed = dict(_failed(records.values()))
+        left = len(plan.keys() - records.keys() - running.keys())
+        rows.append((suite, len(records) - len(failed), len(failed), len(running), left))
+        lines += [f"running: {_progress(suite / 'runs', run_id, who)}" for run_id, who in running.items()]
+        lines += [f"failed: {plan[run_id][0]} seed {plan[run_id][1]}: {error}" for run_id, error in failed.items()]
+    table = tabulate(rows, ("suite", "done", "failed", "running", "left"), tablefmt="github")
+    return "\n".join([table, *([""] if lines else []), *lines])
+
+
+def _failed(paths: Iterable[Path]) -> Iterable[tuple[str, str]]:
+    for path in sorted(paths):
+        record = read_record(path)
+        if record.status == "failed":
+            yield record.id, record.error or "no reason given"
+
+
+def _progress(runs: Path, run_id: str, who: Holder) -> str:
+    text = f"{who.method} seed {who.repetition} on {who.host}, process {who.pid}, for {clock(time.time() - who.since)}"
+    checkpoint = runs / f"{run_id}.ckpt"
+    if checkpoint.exists():
+        text += f", last checkpoint {clock(time.time() - checkpoint.stat().st_mtime)} ago"
+    return text

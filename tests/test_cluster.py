@@ -1,0 +1,169 @@
+"""A Dask cluster of real processes: two workers, found through a scheduler file, produce one leaderboard together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from marginbench.benchmarks import load, run_all
+from marginbench.benchmarks.new_method import write_template
+from marginbench.methods import MarginbenchError, load_plugin
+
+pytestmark = pytest.mark.xdist_group("cluster")
+METHODS = ["ce", "svm", "mixup", "ce_wd"]
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start `dask WORDS` in a folder of its own; it ends with the test."""
+    with ExitStack() as stack:
+
+        def begin(*words: str) -> subprocess.Popen[bytes]:
+            folder = tmp_path / f"dask-{time.monotonic_ns()}"
+            folder.mkdir()
+            log = stack.enter_context((folder / "log").open("wb"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+            stack.callback(process.wait)
+            stack.callback(_kill_group, process)
+            return process
+
+        yield begin
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def scheduler(start: Start, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    path = tmp_path / "scheduler.json"
+    process = start("scheduler", "--scheduler-file", str(path), "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    wait_for(path.is_file)
+    return process, path
+
+
+def worker(start: Start, path: Path, *words: str) -> subprocess.Popen[bytes]:
+    options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0", "--host", "127.0.0.1")
+    return start("worker", "--scheduler-file", str(path), *options, *words)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "nothing happened"
+        time.sleep(0.1)
+
+
+def test_workers_found_through_a_scheduler_file_make_one_leaderboard(tiny: Path, tmp_path: Path, start: Start) -> None:
+    plugin = write_template("my_margin", tmp_path)
+    load_plugin(plugin)
+    methods = [*METHODS, "my_margin"]
+    _, path = scheduler(start, tmp_path)
+    workers = [worker(start, path), worker(start, path)]
+    outcome = run_all(str(tiny), methods, 1, "cpu", tmp_path / "out", scheduler=str(path))
+    assert outcome.repeated == 5 and outcome.elsewhere == 0
+    assert set(outcome.table["method"]) == set(methods)
+    assert all(process.poll() is None for process in workers)
+    again = run_all(str(tiny), methods, 1, "cpu", tmp_path / "out", scheduler=str(path))
+    assert again.repeated == 0 and again.resumed == 5
+
+
+def test_a_killed_worker_costs_the_run_in_progress_and_no_other(tiny: Path, tmp_path: Path, start: Start) -> None:
+    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 60"))
+    _, path = scheduler(start, tmp_path)
+    victim = worker(start, path)
+    runs = tmp_path / "out" / "tiny" / "runs"
+    driver = subprocess.Popen(
+        [
+            *(sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()", "run-all"),
+            *("--suite", str(tiny), "--out", str(tmp_path / "out"), "--methods", ",".join(METHODS)),
+            *("--scheduler", str(path)),
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: list(runs.glob("*.json")) and list(runs.glob("*.lock")))
+    before = {record: record.stat().st_mtime_ns for record in runs.glob("*.json")}
+    _kill_group(victim)
+    worker(start, path)
+    out, progress = driver.communicate(timeout=300)
+    assert driver.returncode == 0, progress
+    assert "4 runs done." in out and (load(tmp_path / "out")["status"] == "done").all()
+    assert all(record.stat().st_mtime_ns == stamp for record, stamp in before.items()), "finished runs stay"
+    assert len(list(runs.glob("*.json"))) == 4 and not list(runs.glob("*.lock"))
+
+
+def test_a_scheduler_that_goes_away_is_named_and_nothing_finished_is_lost(
+    tiny: Path, tmp_path: Path, start: Start
+) -> None:
+    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 60"))
+    process, path = scheduler(start, tmp_path)
+    worker(start, path)
+    runs = tmp_path / "out" / "tiny" / "runs"
+    driver = subprocess.Popen(
+        [
+            *(sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()", "run-all"),
+            *("--suite", str(tiny), "--out", str(tmp_path / "out"), "--methods", ",".join(METHODS)),
+            *("--scheduler", str(path)),
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: list(runs.glob("*.json")))
+    _kill_group(process)
+    _, progress = driver.communicate(timeout=120)
+    assert driver.returncode == 2, progress
+    assert "the scheduler went away: finished runs are kept in" in progress and "Traceback" not in progress
+    kept = len(list(runs.glob("*.json")))
+    assert kept >= 1
+    outcome = run_all(str(tiny), METHODS, 1, "cpu", tmp_path / "out")
+    assert len(outcome.records) == 4 and outcome.resumed >= kept
+
+
+def test_workers_that_do_not_see_the_folder_send_their_records(
+    tiny: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver writes them. Here the folder is hidden from workers by its name."""
+    from marginbench.benchmarks import cluster
+
+    orders: list[cluster._Order] = []
+
+    class Elsewhere(cluster._Order):
+        def __reduce__(self) -> tuple[object, ...]:
+            hidden = self._replace(job=self.job.__class__(**{**vars(self.job), "runs": Path("/nowhere/runs")}))
+            orders.append(self)
+            return cluster._Order, tuple(hidden)
+
+    monkeypatch.setattr(cluster, "_Order", Elsewhere)
+    _, path = scheduler(start, tmp_path)
+    worker(start, path)
+    outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", scheduler=str(path))
+    assert orders and outcome.repeated == 2 and len(outcome.records) == 2
+
+
+def test_what_is_wrong_with_a_cluster_is_said(tiny: Path, tmp_path: Path, start: Start) -> None:
+    with pytest.raises(MarginbenchError, match=r"--scheduler nowhere\.json: no such file; `dask scheduler"):
+        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler="nowhere.json")
+    with pytest.raises(MarginbenchError, match=r"--scheduler tcp://127\.0\.0\.1:9: no scheduler answers"):
+        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler="tcp://127.0.0.1:9")
+    _, path = scheduler(start, tmp_path)
+    worker(start, path, "--nthreads", "2")
+    time.sleep(3)
+    with pytest.raises(MarginbenchError, match="several threads: start workers with --nthreads 1"):
+        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler=str(path))

@@ -1,0 +1,150 @@
+"""Several processes, one output folder: nothing finished is lost, and nothing is done twice but the run in progress."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support import Run
+
+from marginbench.benchmarks import load, run_all
+from marginbench.benchmarks.locks import holders, lock
+from marginbench.benchmarks.plan import make_plan, shard
+from marginbench.benchmarks.suite import load_suite
+from marginbench.methods import MarginbenchError, create
+
+METHODS = "ce,arcface(s=8),svm,ce_wd,mixup,input_grad_reg"
+
+
+def begin(tiny: Path, out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()"]
+    arguments = ["run-all", "--suite", str(tiny), "--out", str(out), "--jobs", "1", "--methods", METHODS, *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command + arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def finished(progress: Sequence[str]) -> list[str]:
+    return [line for text in progress for line in text.splitlines() if line.startswith("[")]
+
+
+def test_two_run_alls_on_one_folder_share_the_work(tiny: Path, tmp_path: Path) -> None:
+    first, second = begin(tiny, tmp_path), begin(tiny, tmp_path)
+    outs, progress = zip(first.communicate(timeout=300), second.communicate(timeout=300), strict=True)
+    assert first.returncode == second.returncode == 0, progress
+    table = load(tmp_path)
+    assert len(table) == 6 and (table["status"] == "done").all()
+    done = [line.split("]")[1].split("seed")[0].strip() for line in finished(progress)]
+    twice = {name for name in done if done.count(name) > 1}
+    assert set(done) == set(table["method"]) and len(twice) <= 1, "at most the last one is told by both"
+    assert not list((tmp_path / "tiny" / "runs").glob("*.lock")), outs
+
+
+def test_runs_that_another_process_is_at_are_left_to_it(tiny: Path, tmp_path: Path, run: Run) -> None:
+    suite = load_suite(str(tiny))
+    cell = make_plan(suite, [create("ce")], [0], suite.load_data().fingerprint)[0]
+    runs = tmp_path / "tiny" / "runs"
+    runs.mkdir(parents=True)
+    with lock(runs, cell.id, "ce", 0) as got:
+        assert got
+        code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1")
+        assert code == 0 and "1 runs done." in text and "1 runs are left to other processes" in text
+        code, text, _ = run("status", tmp_path)
+        assert code == 0 and f"running: ce seed 0 on {os.uname().nodename}, process {os.getpid()}" in text
+    code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1")
+    assert code == 0 and "1 runs done, 1 had a record already" in text
+
+
+def test_a_driver_that_is_killed_leaves_a_checkpoint_and_no_lock_that_counts(
+    tiny: Path, tmp_path: Path, run: Run
+) -> None:
+    """Killed in the middle of a training: the next process goes on with that run from its checkpoint."""
+    text = tiny.read_text().replace("epochs = 2", "epochs = 400")
+    tiny.write_text(text)
+    process = begin(tiny, tmp_path, "--checkpoint-every", "0.05")
+    runs = tmp_path / "tiny" / "runs"
+    limit = time.monotonic() + 120
+    while not list(runs.glob("*.ckpt")) and time.monotonic() < limit:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    (checkpoint,) = runs.glob("*.ckpt")
+    assert (runs / f"{checkpoint.stem}.lock").exists() and not holders(runs)
+    code, out, _ = run("status", tmp_path)
+    assert code == 0 and "running" not in out.splitlines()[-1]
+    before = checkpoint.stat().st_mtime_ns
+    outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    assert outcome.repeated == 1 and before > 0
+    assert not list(runs.glob("*.ckpt")) and not list(runs.glob("*.lock")) and len(outcome.records) == 1
+
+
+def test_a_full_disk_is_named_and_loses_nothing_that_was_finished(tiny: Path, tmp_path: Path) -> None:
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    (record,) = (tmp_path / "tiny" / "runs").glob("*.json")
+    before = record.read_bytes()
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500));"
+        "from marginbench.benchmarks.cli import main; main()"
+    )
+    words = ["run-all", "--suite", str(tiny), "--out", str(tmp_path), "--jobs", "1", "--methods", "ce,svm"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (File too large)" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert record.read_bytes() == before
+    left = sorted(path.name for path in record.parent.iterdir() if path.suffix not in (".json", ".npz"))
+    assert left == [], "no halves of files"
+    assert run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path).repeated == 1
+
+
+def test_shards_are_disjoint_and_complete(tiny: Path, tmp_path: Path) -> None:
+    suite = load_suite(str(tiny))
+    cells = make_plan(suite, [create(spec) for spec in ("ce", "svm", "mixup")], range(3), "data")
+    parts = [shard(cells, f"{i}/4") for i in range(1, 5)]
+    ids = [cell.id for part in parts for cell in part]
+    assert sorted(ids) == sorted(cell.id for cell in cells) and shard(cells, None) == cells
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for wrong in ("0/4", "5/4", "1", "1/0", "a/b", "-1/2", ""):
+        with pytest.raises(MarginbenchError, match="--shard"):
+            shard(cells, wrong)
+
+
+def test_two_shards_make_one_leaderboard(tiny: Path, tmp_path: Path) -> None:
+    for part in ("1/2", "2/2"):
+        outcome = run_all(str(tiny), ["ce", "svm", "mixup"], 1, "cpu", tmp_path, part=part)
+    assert set(outcome.table["method"]) == {"ce", "svm", "mixup"} and outcome.repeated == 1
+
+
+def test_failed_runs_are_repeated_on_demand_and_go_on_from_their_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    late = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=0.0)
+    (record,) = late.records
+    assert record.status == "failed" and (record.error or "").startswith("deadline: its 0 s were over in epoch 1")
+    assert list((tmp_path / "tiny" / "runs").glob("*.ckpt"))
+    assert run_all(str(tiny), ["ce"], 1, "cpu", tmp_path).repeated == 0
+    again = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="failed", deadline=600.0)
+    assert again.repeated == 1 and again.records[0].status == "done"
+    assert not list((tmp_path / "tiny" / "runs").glob("*.ckpt"))
+    assert run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="failed").repeated == 0
+
+
+def test_status_and_dry_run_say_what_there_is_to_do(tiny: Path, tmp_path: Path, run: Run) -> None:
+    code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--dry-run")
+    assert code == 0 and "2 of 2 runs to do: about" in text and "memory" in text and "| ce " in text
+    assert not (tmp_path / "tiny").exists(), "a dry run writes nothing"
+    assert run("status", tmp_path)[0] == 2
+    assert run("run-all", "--suite", tiny, "--out", tmp_path, "--shard", "1/2", "--jobs", "1")[0] == 0
+    run("run-all", "--suite", tiny, "--out", tmp_path, "--deadline", "0", "--jobs", "1")
+    code, text, _ = run("status", tmp_path)
+    assert code == 0 and "failed: arcface(s=16,m=0.1) seed 0: deadline" in text
+    cells = [cell.strip() for cell in text.splitlines()[2].split("|")]
+    assert cells[2:6] == ["1", "1", "0", "0"]
+    code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--dry-run", "--retry")
+    assert code == 0 and "1 of 2 runs to do" in text
+    assert json.loads(next((tmp_path / "tiny" / "plans").iterdir()).read_text())["cells"]
+    assert run("status", tmp_path / "nowhere")[0] == 2
