@@ -68,7 +68,7 @@ def on_cluster(cells: Sequence[Cell], job: Job, device: str, data_dir: Path, sch
         )
         while pending:
             time.sleep(PAUSE)
-            if client.status != "running" or any(future.status in ("cancelled", "lost") for future in pending):
+            if client.status != "running" or any(future.status == "cancelled" for future in pending):
                 raise gone
             for future in [future for future in pending if future.done()]:
                 order = pending.pop(future)

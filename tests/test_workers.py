@@ -9,7 +9,7 @@ from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.new_method import write_template
 from marginbench.benchmarks.plan import make_plan
 from marginbench.benchmarks.suite import load_suite
-from marginbench.benchmarks.workers import _plugin_files, choose_jobs
+from marginbench.benchmarks.workers import choose_jobs, plugin_files, share_of
 from marginbench.methods import MarginbenchError, create, load_plugin
 
 CPU = torch.device("cpu")
@@ -46,8 +46,8 @@ def test_a_method_of_this_session_needs_one_process(tiny: Path, monkeypatch: pyt
     suite = load_suite(str(tiny))
     cells = make_plan(suite, [mine()], range(1), "data")
     with pytest.raises(MarginbenchError, match="jobs=1"):
-        _plugin_files(cells)
-    assert _plugin_files(make_plan(suite, [create("ce")], range(1), "data")) == []
+        plugin_files(cells)
+    assert plugin_files(make_plan(suite, [create("ce")], range(1), "data")) == []
 
 
 def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +58,9 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_jobs(3, cells=2, device=CPU) == 2
     with pytest.raises(MarginbenchError, match="--jobs 0"):
         choose_jobs(0, cells=2, device=CPU)
+
+
+def test_workers_keep_to_their_own_cores() -> None:
+    assert [share_of([0, 1, 2, 3, 6], place, 2) for place in range(2)] == [[0, 1], [2, 3]]
+    assert [share_of([4, 7], place, 2) for place in range(2)] == [[4], [7]]
+    assert [share_of([4, 7], place, 3) for place in range(3)] == [[4], [7], [4]]
