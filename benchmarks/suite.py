@@ -58,9 +58,23 @@ class Training(_Section):
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     optimiser: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "constant", "drops"] = "one_cycle"
+    drops: list[list[float]] | None = None  # [epoch, factor on the learning rate from then on], in order
+    warm_up: float | None = Field(default=None, gt=0)  # epochs in which the rate rises linearly; one_cycle has its own
+    nesterov: bool | None = None  # of sgd; default: yes
     precision: Literal["float32", "bf16"] = "float32"
     augment: Augment | None = None  # default: the images as they are
+
+    @model_validator(mode="after")
+    def _drops_fit(self) -> "Training":
+        if (self.drops is not None) != (self.schedule == "drops"):
+            raise ValueError('schedule = "drops" and drops = [[EPOCH, FACTOR], ...] go together')
+        epochs = [drop[0] for drop in self.drops or ()]
+        if any(len(drop) != 2 for drop in self.drops or ()) or epochs != sorted(epochs):
+            raise ValueError("drops: write [[EPOCH, FACTOR], ...] with growing epochs, as in [[100, 0.1], [150, 0.01]]")
+        if self.warm_up is not None and self.schedule == "one_cycle":
+            raise ValueError("warm_up: one_cycle has its own")
+        return self
 
 
 class Rejection(_Section):

@@ -16,6 +16,7 @@ from marginbench.benchmarks.limits import Checkpoint, Deadline
 from marginbench.benchmarks.nets import make_net
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.suite import Suite
+from marginbench.benchmarks.suite import Training as Recipe
 from marginbench.methods import Batch, Context, Method, Net
 from marginbench.methods.baselines.ce import CE
 
@@ -77,7 +78,7 @@ class Training:
     def step(self) -> Tensor:
         """One optimiser step; returns the loss, still on the device."""
         ctx, suite = self.ctx, self.suite
-        rate = suite.training.learning_rate * lr_factor(ctx.progress, suite.training.schedule)
+        rate = suite.training.learning_rate * lr_factor(suite.training, ctx.progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         autocast = torch.autocast(ctx.device.type, torch.bfloat16, enabled=suite.training.precision == "bf16")
@@ -225,18 +226,23 @@ def make_optimiser(method: Method, suite: Suite, net: Net) -> torch.optim.Optimi
     groups, settings = method.param_groups(net), suite.training
     if settings.optimiser == "adam":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    return torch.optim.SGD(
-        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, momentum=0.9, nesterov=True
-    )
+    decay, nesterov = settings.weight_decay, settings.nesterov is not False
+    return torch.optim.SGD(groups, lr=settings.learning_rate, weight_decay=decay, momentum=0.9, nesterov=nesterov)
 
 
-def lr_factor(progress: float, schedule: str) -> float:
-    """Factor on the learning rate. `one_cycle`: rises linearly, then falls to 0 as a half cosine."""
-    if schedule == "constant":
-        return 1.0
-    if progress < WARM_UP:
-        return 0.05 + 0.95 * progress / WARM_UP
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
+def lr_factor(settings: Recipe, progress: float) -> float:
+    """Factor on the learning rate, at a share `progress` of the training.
+
+    `one_cycle`: rises linearly, then falls to 0 as a half cosine. `drops`: 1, then the factor of the last drop.
+    """
+    if settings.schedule == "one_cycle":
+        if progress < WARM_UP:
+            return 0.05 + 0.95 * progress / WARM_UP
+        return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
+    epoch = progress * settings.epochs
+    passed = [factor for start, factor in settings.drops or () if epoch >= start - 1e-9]
+    rise = 1.0 if settings.warm_up is None else min(1.0, epoch / settings.warm_up)
+    return (passed[-1] if passed else 1.0) * rise
 
 
 def one_pass(split: Split, batch_size: int) -> Iterator[Batch]:

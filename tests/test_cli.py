@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 from support import Run
 
 from marginbench.benchmarks.board import load
+from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.store import read_arrays
-from marginbench.benchmarks.suite import comment, suite_names
+from marginbench.benchmarks.suite import comment, load_suite, suite_names
+from marginbench.methods import rows
 
 
 def test_run_all_writes_records_and_tables_and_resumes(run: Run, tiny: Path, tmp_path: Path) -> None:
@@ -316,6 +319,13 @@ def test_bars_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
     assert "ETA" in answer.stdout and "2/2" in answer.stdout
 
 
+@pytest.mark.parametrize("name", suite_names())
+def test_every_suite_names_methods_and_a_network_that_exist(name: str) -> None:
+    suite = load_suite(name)
+    assert (suite.name == name and "# Source: " in f"# {comment(name)}".replace("\n", "\n# ")) or name == "smoke"
+    assert len(choose_methods(None, suite, ())) == len(suite.methods or rows())
+
+
 def test_suites_are_listed_and_explained(run: Run) -> None:
     status, out, _ = run("suites")
     assert status == 0
@@ -323,5 +333,5 @@ def test_suites_are_listed_and_explained(run: Run) -> None:
         assert f"| {name} " in out
         status, one, _ = run("suites", name)
         assert status == 0 and "Rows: " in one and "[evaluation]" in one and "epochs = " in one
-        assert "minute" in comment(name) or "hour" in comment(name), "the time to expect"
+        assert re.search("minute|hour", comment(name), re.IGNORECASE), "the time to expect"
     assert run("suites", "digit")[0] == 2

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data import load_data
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.plan import choose_methods, make_plan
+from marginbench.benchmarks.suite import Training as Recipe
 from marginbench.benchmarks.suite import load_suite, suite_names
-from marginbench.benchmarks.train import DivergedError, Training, lr_factor, train
+from marginbench.benchmarks.train import DivergedError, Training, lr_factor, make_optimiser, train
 from marginbench.methods import create
 
 
@@ -74,8 +76,46 @@ def test_each_epoch_sees_each_example_once() -> None:
         assert torch.equal(torch.cat(seen).sort().values, torch.arange(64))
 
 
+def recipe(**values: Any) -> Recipe:
+    return Recipe(**{"epochs": 200, "batch_size": 8, "learning_rate": 0.1, **values})
+
+
+def test_the_rate_drops_at_the_epochs_named_after_a_linear_rise() -> None:
+    """As in the paper of LDAM: 5 epochs of warm-up, times 0.01 from epoch 160, times 0.0001 from 180."""
+    ldam = recipe(schedule="drops", drops=[[160, 0.01], [180, 0.0001]], warm_up=5.0)
+    at = {0: 0.0, 1: 0.2, 5: 1.0, 159.99: 1.0, 160: 0.01, 179.99: 0.01, 180: 0.0001, 199.9: 0.0001}
+    for epoch, factor in at.items():
+        assert lr_factor(ldam, epoch / 200) == pytest.approx(factor), epoch
+    assert lr_factor(recipe(schedule="constant"), 0.7) == 1.0
+    assert lr_factor(recipe(schedule="constant", warm_up=10.0), 0.025) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [
+        ({"schedule": "drops"}, "go together"),
+        ({"drops": [[1, 0.1]]}, "go together"),
+        ({"schedule": "drops", "drops": [[5, 0.1], [3, 0.01]]}, "growing epochs"),
+        ({"schedule": "drops", "drops": [[5, 0.1, 3]]}, "EPOCH, FACTOR"),
+        ({"warm_up": 1.0}, "one_cycle has its own"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused(values: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        recipe(**values)
+
+
+def test_sgd_is_nesterovs_unless_the_suite_says_otherwise() -> None:
+    suite = small_suite()
+    net = Training(create("ce"), suite, small_data(), 0).net
+    for value, expected in ((None, True), (True, True), (False, False)):
+        training = suite.training.model_copy(update={"optimiser": "sgd", "nesterov": value})
+        optimiser = make_optimiser(create("ce"), suite.model_copy(update={"training": training}), net)
+        assert optimiser.param_groups[0]["nesterov"] is expected and optimiser.param_groups[0]["momentum"] == 0.9
+
+
 def test_one_cycle_rises_and_falls_to_zero() -> None:
-    factors = [lr_factor(i / 100, "one_cycle") for i in range(101)]
+    factors = [lr_factor(recipe(), i / 100) for i in range(101)]
     assert max(factors) == pytest.approx(1.0) and factors[-1] == pytest.approx(0.0)
     assert all(a < b for a, b in itertools.pairwise(factors[:31]))
     assert all(a > b for a, b in itertools.pairwise(factors[30:]))

@@ -55,6 +55,7 @@ NETWORKS: dict[str, Architecture] = {
     **{f"resnet{depth}": Architecture(partial(cifar_resnet, depth), 16, 4) for depth in (20, 32, 44, 56, 110)},
     "preact_resnet18": Architecture(preact_resnet18, 64, 8),
     "wrn_16_4": Architecture(partial(wide_resnet, 16, 4), 16, 4),
+    "wrn_28_4": Architecture(partial(wide_resnet, 28, 4), 16, 4),
     "wrn_28_10": Architecture(partial(wide_resnet, 28, 10), 16, 4),
     "vgg16_bn": Architecture(vgg16_bn, 64, 32),
     "mobilenet": Architecture(mobilenet, 32, 8),
