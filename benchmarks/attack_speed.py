@@ -9,7 +9,6 @@ training images, both norms, with the passes that it made for each image.
 """
 
 import argparse
-import time
 
 import torch
 from tabulate import tabulate
@@ -18,7 +17,7 @@ from torch import Tensor
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten
 from marginbench.benchmarks.data import Dataset
-from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.environment import resolve_device, seconds_on
 from marginbench.benchmarks.margins import REFERENCES
 from marginbench.benchmarks.memory import ROWS
 from marginbench.benchmarks.passes import PassCounter
@@ -87,9 +86,9 @@ def _deepfools(net: Net, suite: Suite, data: Dataset, points: int, part: int = 4
 def _timed(attack: object, net: Net, x: Tensor, y: Tensor, suite: Suite, norm: Norm = "l2") -> tuple[Tensor, float]:
     assert callable(attack)
     stream = seeds.generator(x.device, "attack_speed")
-    start = _clock(x.device)
+    start = seconds_on(x.device)
     found = attack(net, x, y, norm, epsilon=suite.evaluation.epsilon[norm], reference=x[:0], generator=stream)
-    seconds = _clock(x.device) - start
+    seconds = seconds_on(x.device) - start
     return tighten(net, x, found, y, norm)[1], seconds
 
 
@@ -105,12 +104,12 @@ def _preset(net: Net, suite: Suite, data: Dataset, preset: str, points: int) -> 
         best = torch.full((len(x),), torch.inf, device=x.device)
         for name, options in PRESETS[preset].items():
             stream, parts = seeds.generator(x.device, "attack_speed", name, norm), []
-            start = _clock(x.device)
+            start = seconds_on(x.device)
             with PassCounter(net) as passes:
                 for a, b in zip(x.split(ROWS), y.split(ROWS), strict=True):
                     common = {"epsilon": suite.evaluation.epsilon[norm], "reference": reference, "generator": stream}
                     parts.append(tighten(net, a, ATTACKS[name](net, a, b, norm, **common, **options), b, norm)[1])
-            seconds = _clock(x.device) - start
+            seconds = seconds_on(x.device) - start
             distance, total = torch.cat(parts), total + seconds
             best = torch.minimum(best, distance)
             counts = (passes.forward / len(x), passes.backward / len(x))
@@ -121,12 +120,6 @@ def _preset(net: Net, suite: Suite, data: Dataset, preset: str, points: int) -> 
     headers = (f"{preset}, {len(x)} points", "norm", "s", "forward", "backward", "median distance", "failed")
     table = tabulate(rows, headers, tablefmt="github", floatfmt=("", "", ".2f", ".1f", ".1f", ".4f", ".1%"))
     return f"{table}\n\n{preset}: {total:.1f} s for {len(x)} correct points of {len(images)}, both norms"
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

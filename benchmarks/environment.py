@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +53,13 @@ def keep_freed_memory() -> None:
 def cores() -> int:
     """How many processor cores marginbench may use, all its processes together."""
     return len(CORES)
+
+
+def seconds_on(device: torch.device) -> float:
+    """A clock that waits until the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @cache

@@ -2,14 +2,13 @@
 
 import resource
 import sys
-import time
 from dataclasses import replace
 
 import torch
 
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.engine import Prepared
-from marginbench.benchmarks.environment import cores
+from marginbench.benchmarks.environment import cores, seconds_on
 from marginbench.benchmarks.locks import holders
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.plan import Cell
@@ -74,10 +73,10 @@ def _time_steps(method: Method, plan: Prepared) -> float:
     with seeds.seeded(plan.device, "forecast"):
         run = Training(method, plan.suite, plan.data, 0)
         run.step()
-        start = _clock(plan.device)
+        start = seconds_on(plan.device)
         for _ in range(min(STEPS, run.ctx.steps - 1)):
             run.step()
-        return (_clock(plan.device) - start) / STEPS * run.ctx.steps
+        return (seconds_on(plan.device) - start) / STEPS * run.ctx.steps
 
 
 def _evaluation_seconds(plan: Prepared) -> float:
@@ -89,9 +88,9 @@ def _evaluation_seconds(plan: Prepared) -> float:
     net = train(method, suite, replace(plan.data, train=part), 0).net
     points = min(suite.evaluation.points, len(plan.data.test))
     few = suite.evaluation.model_copy(update={"points": min(POINTS, points)})
-    start = _clock(plan.device)
+    start = seconds_on(plan.device)
     evaluate(net, method.certify, plan.data, few, "forecast")
-    return (_clock(plan.device) - start) / few.points * points
+    return (seconds_on(plan.device) - start) / few.points * points
 
 
 def _memory(plan: Prepared) -> str:
@@ -99,9 +98,3 @@ def _memory(plan: Prepared) -> str:
         return f"{torch.cuda.max_memory_allocated(plan.device) / 2**30:.1f} GiB"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f"{peak * (1 if sys.platform == 'darwin' else 1024) / 2**30:.1f} GiB"
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

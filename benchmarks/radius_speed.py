@@ -9,7 +9,6 @@ bisection, then a whole search, of which the mean counts.
 """
 
 import argparse
-import time
 from typing import Any
 from unittest import mock
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import ATTACKS, tighten
 from marginbench.benchmarks.certificates import _compat, crown
-from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.environment import resolve_device, seconds_on
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, create
@@ -78,21 +77,21 @@ def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tupl
     _search(net, x[:2], y[:2], norm, upper[:2])  # warm-up: imports, memory
     seconds = {"search": 0.0, "bisection": 0.0}
     low, high = torch.zeros_like(upper), upper.clone()
-    start = _clock(x.device)
+    start = seconds_on(x.device)
     bounds = _prepare(net, x, y, norm)
-    seconds["bisection"] += _clock(x.device) - start
+    seconds["bisection"] += seconds_on(x.device) - start
     everything = torch.arange(len(x), device=x.device)
     for _ in range(TURNS):
-        start = _clock(x.device)
+        start = seconds_on(x.device)
         with torch.no_grad(), crown._precision_of(x):
             for _ in range(STEPS // TURNS):
                 middle = (low + high) / 2
                 verified = bounds.margin(middle, everything, "CROWN") > 0
                 low, high = torch.where(verified, middle, low), torch.where(verified, high, middle)
-        seconds["bisection"] += _clock(x.device) - start
-        start = _clock(x.device)
+        seconds["bisection"] += seconds_on(x.device) - start
+        start = seconds_on(x.device)
         radius, counts = _search(net, x, y, norm, upper)
-        seconds["search"] += (_clock(x.device) - start) / TURNS
+        seconds["search"] += (seconds_on(x.device) - start) / TURNS
     keep = low > 0
     difference = (radius - low)[keep] / low[keep]
     return (
@@ -130,12 +129,6 @@ def _search(net: Net, x: Tensor, y: Tensor, norm: Norm, upper: Tensor) -> tuple[
     if isinstance(radius, NotApplicable):
         raise SystemExit(radius.reason)
     return radius, counts
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

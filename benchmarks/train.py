@@ -1,7 +1,6 @@
 """Training: the benchmark owns network, order of the data, optimiser, schedule and seeds."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.environment import seconds_on
 from marginbench.benchmarks.limits import Checkpoint, Deadline
 from marginbench.benchmarks.nets import make_net
 from marginbench.benchmarks.passes import PassCounter
@@ -150,7 +150,7 @@ def train(
         torch.cuda.reset_peak_memory_stats(device)
     with seeds.seeded(device, suite.name, "dropout", repetition), PassCounter(run.net) as passes:
         losses, total, before = _resume(run, passes, checkpoint.load())
-        start = _clock(device)
+        start = seconds_on(device)
         while run.ctx.step < run.ctx.steps:
             total = total + run.step()
             epoch, position = divmod(run.ctx.step, run.steps_per_epoch)
@@ -160,10 +160,10 @@ def train(
                 if not math.isfinite(losses[-1]) or not _finite(run.net):
                     raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
             if checkpoint.due or deadline.over:
-                seconds = before + _clock(device) - start
+                seconds = before + seconds_on(device) - start
                 checkpoint.save(_progress(run, passes, losses, total, seconds))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
-        seconds = before + _clock(device) - start
+        seconds = before + seconds_on(device) - start
         if checkpoint.exists:  # the evaluation may be interrupted too
             checkpoint.save(_progress(run, passes, losses, total, seconds))
         net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
@@ -264,9 +264,3 @@ def _set_rng(device: torch.device, state: Tensor) -> None:
 
 def _finite(net: Net) -> bool:
     return bool(torch.stack([p.isfinite().all() for p in net.parameters()]).all())
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -419,3 +419,18 @@ def test_compatibility_layer_leaves_existing_names(monkeypatch: pytest.MonkeyPat
     before = Modern._named_members
     _compat._accept_new_arguments(Modern)
     assert Modern._named_members is before
+
+
+def test_the_search_starts_from_crown_where_intervals_know_nothing() -> None:
+    """In deep networks CROWN-IBP is hopeless even next to the image; its slope would be off by orders of magnitude."""
+    asked: list[tuple[str, list[int]]] = []
+
+    class Deep:
+        def margin(self, epsilon: Tensor, index: Tensor, method: str) -> Tensor:
+            asked.append((method, index.tolist()))
+            slope = torch.tensor([1e9, 50.0, torch.inf]) if method == "CROWN-IBP" else torch.tensor([40.0, 40.0, 20.0])
+            return 2 - slope[index] * epsilon
+
+    linear = crown._linear_radius(Deep(), torch.full((3,), 2.0), "CROWN", 1.0)  # type: ignore[arg-type]
+    assert torch.allclose(linear, torch.tensor([0.05, 0.04, 0.1]), rtol=1e-2)
+    assert asked == [("CROWN-IBP", [0, 1, 2]), ("CROWN", [0, 2])]

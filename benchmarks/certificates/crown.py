@@ -226,7 +226,11 @@ def _linear_radius(bounds: _Bounds, at_zero: Tensor, method: Bound, cap: float) 
     """[B] where the margin would vanish if it kept falling as it does near zero."""
     tiny = torch.full_like(at_zero, 1e-4 * cap)
     cheap: Bound = method if method == "IBP" else "CROWN-IBP"
-    drop = at_zero - bounds.margin(tiny, torch.arange(len(at_zero), device=at_zero.device), cheap)
+    margin = bounds.margin(tiny, torch.arange(len(at_zero), device=at_zero.device), cheap)
+    failed = (margin <= 0).nonzero().squeeze(1)  # of deep networks intervals know nothing even there
+    if method != cheap and len(failed):
+        margin[failed] = bounds.margin(tiny[failed], failed, method)
+    drop = at_zero - margin
     radius = tiny * at_zero / drop
     return torch.where((drop > 0) & radius.isfinite(), radius, 0.1 * cap).clamp(max=cap)
 

@@ -43,6 +43,7 @@ class Quantise(Method):
             " quantised from the first step on, not after a delay",
             "1 bit: weights are scaled by their mean size, as in XNOR-Net (arXiv 1603.05279), since the suites'"
             " networks have no batch norm that would do it; they are not clipped to [-1, 1] after a step",
+            "layers of the body itself are quantised: in residual networks the branches keep full precision",
         ),
     )
 
