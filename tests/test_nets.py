@@ -199,7 +199,7 @@ def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, st
 def test_lipschitz_radii_hold(name: str) -> None:
     net, x, y = trained(name)
     radius = lipschitz.global_radius(net.decision_net(), x, y, "l2")
-    assert isinstance(radius, Tensor) and (radius > 0).all()
+    assert isinstance(radius, Tensor) and (radius > 1e-3).all()
     net, x = net.double(), x.double()
     start = least_gap(net, x, y)
     for share in (1.0, 1e3):  # far outside, the attack must be able to do harm
@@ -220,8 +220,8 @@ def test_where_no_lipschitz_bound_is_known_the_layer_is_named(name: str, layer: 
 @pytest.mark.parametrize("name", ["resnet20", "preact_resnet18"])
 def test_crown_bounds_residual_networks(name: str, norm: str) -> None:
     net, x, y = trained(name)
-    radius = crown.certified_radius(net.decision_net(), x[:2], y[:2], norm, rounds=3)
-    assert isinstance(radius, Tensor) and (radius > 0).all()
+    radius = crown.certified_radius(net.decision_net(), x[:2], y[:2], norm)
+    assert isinstance(radius, Tensor) and (radius > 1e-3).all()
     net, x = net.double(), x[:2].double()
     assert (least_gap(net, attacked(net, x, y[:2], radius.double(), norm), y[:2]) > 0).all()
 
