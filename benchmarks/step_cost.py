@@ -11,7 +11,6 @@ times what either explains is marked: on small images a step is mostly the overh
 
 import argparse
 import statistics
-import time
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from marginbench.benchmarks.data import Dataset, Split
-from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.environment import resolve_device, seconds_on
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.suite import load_suite
@@ -29,8 +28,11 @@ from marginbench.methods import create, spec_of
 from marginbench.methods.spec import split_specs
 
 
-class _Flops(TorchDispatchMode):
-    """Counts operations; torch's own FlopCounterMode hooks modules, which `autograd.grad` does not allow."""
+class Flops(TorchDispatchMode):
+    """Counts the operations of matrix products and convolutions inside its block.
+
+    torch's own FlopCounterMode hooks modules, which `autograd.grad` does not allow.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -58,7 +60,7 @@ def main() -> None:
     device = resolve_device(words.device)
     if words.batch:
         suite = suite.model_copy(update={"training": suite.training.model_copy(update={"batch_size": words.batch})})
-    data = _noise(words.size) if words.size else suite.load_data()
+    data = noise(1, words.size) if words.size else suite.load_data()
     data = data.to(device)
     chosen = choose_methods(split_specs(words.methods) if words.methods else None, suite, ())
     methods = [create("ce"), *(method for method in chosen if method.info.key != "ce")]
@@ -84,9 +86,10 @@ def main() -> None:
     print(f"\nnetwork of suite {suite.name}, images {shape}, batch {suite.training.batch_size}, {where}")
 
 
-def _noise(size: int, count: int = 2048) -> Dataset:
+def noise(channels: int, size: int, count: int = 2048) -> Dataset:
+    """Images of random pixels in 10 classes, for timing."""
     stream = torch.Generator().manual_seed(0)
-    x = torch.randint(256, (count, 1, size, size), generator=stream, dtype=torch.uint8)
+    x = torch.randint(256, (count, channels, size, size), generator=stream, dtype=torch.uint8)
     split = Split(x, torch.arange(count) % 10, 255)
     return Dataset(split, split, split, 10, "noise")
 
@@ -103,7 +106,7 @@ def _passes(run: Training, steps: int = 5) -> tuple[float, float]:
 def _flops(run: Training) -> int:
     """Of one step in the middle of the schedule, where ramps and pretraining are over."""
     run.ctx.step = int(0.7 * run.ctx.steps)
-    with _Flops() as counter:
+    with Flops() as counter:
         run.step()
     total: int = counter.total
     return total
@@ -112,14 +115,10 @@ def _flops(run: Training) -> int:
 def _seconds(run: Training, steps: int) -> float:
     """Mean seconds per step, from the middle of the schedule on."""
     run.ctx.step = int(0.7 * run.ctx.steps)
-    if run.ctx.device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = seconds_on(run.ctx.device)
     for _ in range(steps):
         run.step()
-    if run.ctx.device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
+    return (seconds_on(run.ctx.device) - start) / steps
 
 
 if __name__ == "__main__":
