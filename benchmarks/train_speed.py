@@ -60,7 +60,7 @@ def main() -> None:
     peak = _peak(device, words.precision)
     rows = []
     for name in words.networks.split(","):
-        network = Network(name=name)  # type: ignore[call-arg]
+        network = Network(name=name)
         suite = load_suite("digits").model_copy(update={"network": network, "training": recipe})
         rows.append(_row(suite, data, words.steps, words.turns, words.workers, peak))
     headers = ("network", "width", "training, images/s", "share of peak", "plain loop", "ratio", "evaluation, images/s")
