@@ -199,7 +199,7 @@ def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, st
 def test_lipschitz_radii_hold(name: str) -> None:
     net, x, y = trained(name)
     radius = lipschitz.global_radius(net.decision_net(), x, y, "l2")
-    assert isinstance(radius, Tensor) and (radius > 1e-3).all()
+    assert isinstance(radius, Tensor) and (radius > 0).all()
     net, x = net.double(), x.double()
     start = least_gap(net, x, y)
     for share in (1.0, 1e3):  # far outside, the attack must be able to do harm
