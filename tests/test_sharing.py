@@ -40,9 +40,9 @@ def test_two_run_alls_on_one_folder_share_the_work(tiny: Path, tmp_path: Path) -
     assert first.returncode == second.returncode == 0, progress
     table = load(tmp_path)
     assert len(table) == 6 and (table["status"] == "done").all()
-    done = [line.split("]")[1].split("seed")[0].strip() for line in finished(progress)]
-    twice = {name for name in done if done.count(name) > 1}
-    assert set(done) == set(table["method"]) and len(twice) <= 1, "at most the last one is told by both"
+    # a run that the other one did in the meantime is told again, with its seconds; done twice it would have others
+    done = {line.split("]")[1].split("ETA")[0] for line in finished(progress)}
+    assert len(done) == 6, done
     assert not list((tmp_path / "tiny" / "runs").glob("*.lock")), outs
 
 
