@@ -29,35 +29,53 @@ def _l2_class(library: ModuleType) -> Any:
     class L2BallInBox(library.PerturbationLpNorm):  # type: ignore[misc, name-defined]
         def __init__(self, x: Tensor, epsilon: Tensor, low: Tensor, high: Tensor, base: dict[str, Any]) -> None:
             super().__init__(**base)
-            self.centre = x.flatten(1)
+            self.centre, self.low, self.high = x, low - x, high - x
             self.epsilon = epsilon
-            self.low, self.high = (low - x).flatten(1), (high - x).flatten(1)
 
         def concretize(self, x: Tensor, A: Any, sign: int = -1, **other: Any) -> Tensor | None:  # noqa: N803
             """The least (sign -1) or greatest (+1) value of A x over the set, A [B, S, ...] -> [B, S]."""
             if isinstance(A, Tensor):
-                return self._exact(A.flatten(2), sign)
-            plain: Tensor | None = super().concretize(x, A, sign=sign, **other)
-            if plain is None or getattr(A, "identity", False) or not hasattr(A, "to_matrix"):
+                rows, epsilon = A.flatten(2), self.epsilon[:, None]
+                value = (rows @ self.centre.flatten(1).unsqueeze(-1)).squeeze(-1)
+                low, high = (edge.flatten(1).unsqueeze(1) for edge in (self.low, self.high))
+                return value - sign * least_in_ball_and_box(-sign * rows, low, high, epsilon)
+            if not hasattr(A, "patches") or A.identity:
+                plain: Tensor | None = super().concretize(x, A, sign=sign, **other)
                 return plain
-            return self._exact(A.to_matrix(x.shape).flatten(2), sign).view_as(plain)
-
-        def _exact(self, rows: Tensor, sign: int) -> Tensor:
-            least = least_in_ball_and_box(rows if sign == -1 else -rows, self.low, self.high, self.epsilon)
-            value: Tensor = (rows @ self.centre.unsqueeze(-1)).squeeze(-1) - sign * least
-            return value
+            rows = A.patches.flatten(-3)  # [S, B, h, w, D], or [S, B, D] of neurons with their own place
+            epsilon = self.epsilon if A.unstable_idx else self.epsilon[:, None, None]
+            low, high = (_windows(library, A, edge) for edge in (self.low, self.high))
+            least = least_in_ball_and_box(-sign * rows, low, high, epsilon)
+            value = A.matmul(self.centre)
+            return value - sign * least.transpose(0, 1)
 
     return L2BallInBox
 
 
+def _windows(library: ModuleType, patches: Any, images: Tensor) -> Tensor:
+    """The pixels of [B, C, H, W] that each patch lies on, [B, h, w, D] or, of unstable neurons alone, [S, B, D]."""
+    windows: Tensor = library.patches.inplace_unfold(
+        images,
+        kernel_size=patches.patches.shape[-2:],
+        stride=patches.stride,
+        padding=patches.padding,
+        inserted_zeros=patches.inserted_zeros,
+        output_padding=patches.output_padding,
+    ).flatten(-3)
+    if patches.unstable_idx is None:
+        return windows
+    _, row, column = patches.unstable_idx
+    return windows[:, row, column].transpose(0, 1)
+
+
 def least_in_ball_and_box(a: Tensor, low: Tensor, high: Tensor, epsilon: Tensor) -> Tensor:
-    """A lower bound of min a.d over |d|_2 <= epsilon, low <= d <= high; a [B, S, D], the box [B, D], epsilon [B].
+    """A lower bound of min a.d over |d|_2 <= epsilon, low <= d <= high; a and box [..., D], epsilon [...].
 
     Weak duality: for every t > 0 it is at least the minimum over the box of a.d + t (|d|^2 - epsilon^2) / 2, which
     is attained at d = clip(-a / t). Here t = |a'|_2 / epsilon, with a' the entries of a that may move at all; that
     is the best t where the box does not cut further, and never worse than the ball alone, -|a|_2 epsilon.
     """
-    low, high, epsilon = low.unsqueeze(1), high.unsqueeze(1), epsilon.clamp_min(1e-12).unsqueeze(1)
+    epsilon = epsilon.clamp_min(1e-12)
     free = torch.where(a > 0, low < 0, high > 0)
     t = ((a * free).norm(dim=-1) / epsilon).clamp_min(torch.finfo(a.dtype).tiny)
     d = (a / -t.unsqueeze(-1)).clamp_(low, high)
