@@ -1,5 +1,6 @@
 """Certified radii: exact where the network is linear, sound everywhere, and never out of a NaN."""
 
+import contextlib
 import math
 import sys
 import warnings
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates import CERTIFICATES, _ball, _compat, _fold, _search, crown
 from marginbench.benchmarks.nets import make_net
 from marginbench.methods import NORMS, MarginbenchError, NotApplicable
+from marginbench.methods._transpose import conv_transpose2d
 
 SHAPE = (1, 8, 8)
 certify = crown.certified_radius
@@ -330,6 +332,36 @@ def test_layers_that_only_look_affine_are_not_folded() -> None:
 
     net, x = network("mlp", 0), images(4)
     assert _fold.fold_affine(nn.Sequential(*net[:-1], Cosine(4, 5)), x, limit=2**20) is None
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_patches_give_what_whole_matrices_give(norm: str) -> None:
+    net, x = network("cnn", 6), images(8)
+    label = predicted(net, x)
+    patches, matrix = (certify(net, x, label, norm, conv_mode=mode) for mode in ("patches", "matrix"))
+    assert (patches > 0).all()
+    assert torch.allclose(patches, matrix, rtol=1e-4)
+
+
+def test_the_library_calls_our_transposed_convolution_and_gets_what_torch_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, x = network("cnn", 5), images(6)
+    label = predicted(net, x)
+    calls: list[int] = []
+
+    def ours(*args: Any) -> Tensor:
+        calls.append(1)
+        return conv_transpose2d(*args)
+
+    monkeypatch.setattr(_compat, "conv_transpose2d", ours)
+    for norm in NORMS:
+        fast = certify(net, x, label, norm, conv_mode="patches")
+        assert calls
+        with monkeypatch.context() as patch:
+            patch.setattr(crown, "FastTranspose", contextlib.nullcontext)
+            slow = certify(net, x, label, norm, conv_mode="patches")
+        assert torch.allclose(fast, slow, rtol=1e-4)
 
 
 def test_nan_never_verifies() -> None:

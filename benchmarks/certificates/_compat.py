@@ -1,4 +1,4 @@
-"""Lets auto-LiRPA 0.3, the newest release on PyPI, import and run on a current torch and numpy.
+"""Lets auto-LiRPA 0.3, the newest release on PyPI, import and run, not too slowly, on a current torch and numpy.
 
 0.3 was written for torch 1.12 and numpy 1.22. Each patch below provides one name that has gone since, and does
 nothing where the name exists. Upstream auto-LiRPA 0.7 needs none of them and gets none.
@@ -18,6 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from marginbench.methods._lipschitz import pair
+from marginbench.methods._transpose import conv_transpose2d
 
 
 def load_auto_lirpa() -> ModuleType:
@@ -126,3 +132,25 @@ def _accept_new_arguments(bounded_module: Any) -> None:
         return old(self, get, prefix, recurse)
 
     bounded_module._named_members = named_members
+
+
+class FastTranspose(TorchFunctionMode):
+    """Within it `conv_transpose2d` is ours: bounds go back to images in a third of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_transposed if func is F.conv_transpose2d else func)(*args, **(kwargs or {}))
+
+
+def _transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    if bias is not None or groups != 1 or pair(dilation) != (1, 1):
+        return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    return conv_transpose2d(x, weight, pair(stride), pair(padding), pair(output_padding))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._ball import ball
-from marginbench.benchmarks.certificates._compat import load_auto_lirpa
+from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, normalise_by_convolution
 from marginbench.benchmarks.certificates._search import largest_verified
 from marginbench.benchmarks.memory import Chunks, out_of_memory
@@ -169,7 +169,11 @@ class _Bounds:
         for module in self.modules:
             # a new set for every pass: auto-LiRPA writes into it
             perturbed = self.library.BoundedTensor(x, ball(self.library, x, epsilon, self.norm))
-            with torch.set_grad_enabled(method == "alpha-CROWN"), contextlib.redirect_stdout(io.StringIO()):
+            with (
+                torch.set_grad_enabled(method == "alpha-CROWN"),
+                contextlib.redirect_stdout(io.StringIO()),
+                FastTranspose(),
+            ):
                 bounds, _ = module.compute_bounds(x=(perturbed,), C=self.c[index], method=method, bound_upper=False)
             lower.append(bounds.detach())
         return torch.stack(lower).amax(0).amin(1) - self.slack[index]
