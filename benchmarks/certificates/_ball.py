@@ -46,8 +46,8 @@ def _l2_class(library: ModuleType) -> Any:
             epsilon = self.epsilon if A.unstable_idx else self.epsilon[:, None, None]
             low, high = (_windows(library, A, edge) for edge in (self.low, self.high))
             least = least_in_ball_and_box(-sign * rows, low, high, epsilon)
-            value = A.matmul(self.centre)
-            return value - sign * least.transpose(0, 1)
+            bound: Tensor = A.matmul(self.centre) - sign * least.transpose(0, 1)
+            return bound
 
     return L2BallInBox
 
