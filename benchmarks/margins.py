@@ -66,13 +66,16 @@ def evaluate(
     reference = data.train.images(slice(REFERENCES))
     facts = _Facts({}, deadline or Deadline())
 
-    def enclose(part: slice) -> dict[str, Tensor]:
+    def enclose(part: slice) -> tuple[dict[str, Tensor], _Facts]:
         x, y = data.test.images(part), data.test.y[part]
         stream = seeds.generator(x.device, "attacks", *names, part.start)
-        return _sandwich(net, certify, x, y, settings, reference, stream, facts)
+        cost = _Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
+        return _sandwich(net, certify, x, y, settings, reference, stream, cost), cost
 
-    chunks = Chunks(ROWS).map(enclose, total)
+    chunks, costs = zip(*Chunks(ROWS).map(enclose, total), strict=True)
     tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+    for cost in costs:
+        facts.merge(cost)
     images = data.test.images(slice(total))
     test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
     if settings.rejection is not None:
@@ -109,6 +112,10 @@ class _Facts:
         entry = self.estimators.setdefault(name, {})
         for key, value in values.items():
             entry[key] = value if isinstance(value, str) else entry.get(key, 0) + value
+
+    def merge(self, other: "_Facts") -> None:
+        for name, values in other.estimators.items():
+            self.add(name, **values)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

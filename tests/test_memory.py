@@ -1,19 +1,20 @@
 """Memory that runs out: the work goes on in smaller parts, and says so only when one row is too much."""
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks import ATTACKS
-from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.certificates import CERTIFICATES, Exact, crown
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.memory import Chunks
 from marginbench.benchmarks.nets import make_net
 from marginbench.benchmarks.train import train
-from marginbench.methods import Net, Norm, NotApplicable, create
+from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 
 CPU = "[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
@@ -85,3 +86,30 @@ def test_an_attack_that_needs_too_much_memory_gets_fewer_points(monkeypatch: pyt
     assert max(most) <= 10 and len(found.arrays["label"]) == min(settings.points, len(small_data().test))
     correct = found.arrays["label"] == found.arrays["prediction"]
     assert (found.arrays["upper_l2"][correct] > 0).all() and isinstance(net.head, nn.Linear)
+
+
+def test_work_that_is_repeated_because_memory_ran_out_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = train(create("ce"), small_suite(), small_data(), 0).net
+    changes: dict[str, Any] = {"attacks": {"fmn": {}}, "certificates": {"milp": {}}}
+    settings = small_suite().evaluation.model_copy(update=changes)
+
+    def solver(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, upper: Tensor) -> Exact:
+        return Exact(torch.zeros(len(x)), upper, torch.ones(len(x)).bool(), torch.zeros(len(x)))
+
+    def hungry(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        if len(x) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return NotApplicable("none")
+
+    monkeypatch.setitem(CERTIFICATES, "milp", solver)
+    monkeypatch.setattr("marginbench.benchmarks.doubts.DOUBTS", {})
+    whole, parts = (
+        evaluate(net, certify, small_data(), settings, "test")
+        for certify in (lambda net, x, norm: NotApplicable("none"), hungry)
+    )
+    correct = (parts.arrays["label"] == parts.arrays["prediction"]).sum()
+    for norm in ("l2", "linf"):
+        assert parts.estimators[f"milp_{norm}"]["points"] == parts.estimators[f"milp_{norm}"]["solved"] == correct > 10
+        for key in ("forward", "backward"):
+            assert parts.estimators[f"fmn_{norm}"][key] == whole.estimators[f"fmn_{norm}"][key] > 0
+    assert parts.estimators["own_l2"] == {"not_applicable": "none"}
