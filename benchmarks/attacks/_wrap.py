@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marginbench.methods import Norm
 
-NORM_TEXT: dict[Norm, str] = {"l2": "L2", "linf": "Linf"}
+LIBRARY_NORM: dict[Norm, str] = {"l2": "L2", "linf": "Linf"}
 """How torchattacks, AutoAttack and others spell the norms."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks._wrap import NORM_TEXT, Logits, isolated
+from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.ray import inside_box, is_adversarial, select
 from marginbench.methods import MarginbenchError, Norm
 from marginbench.methods.errors import suggest
@@ -50,7 +50,7 @@ def foreign(make: Factory) -> Callable[..., Tensor]:
         if len(x) == 0:
             return x.clone()
         with isolated(net, generator), torch.enable_grad():
-            theirs = make(Logits(net, x.device), NORM_TEXT[norm], epsilon, **settings)
+            theirs = make(Logits(net, x.device), LIBRARY_NORM[norm], epsilon, **settings)
             run = theirs if callable(theirs) else theirs.forward
             found = run(x.clone(), y.clone())
         if not isinstance(found, Tensor) or found.shape != x.shape:

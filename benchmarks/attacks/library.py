@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks._linear import top_rivals
-from marginbench.benchmarks.attacks._wrap import NORM_TEXT, Logits, isolated
+from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.ray import Closest, inside_box, is_adversarial
 from marginbench.methods import Norm
 
@@ -123,7 +123,7 @@ def apgd_t(
         enough = model(x[:1]).shape[1] >= DLR_CLASSES
         if not enough:
             _not_autoattack()
-        attack = torchattacks.APGD(model, norm=NORM_TEXT[norm], eps=epsilon, steps=steps, loss="dlr")
+        attack = torchattacks.APGD(model, norm=LIBRARY_NORM[norm], eps=epsilon, steps=steps, loss="dlr")
         found, left = x.clone(), torch.arange(len(x), device=x.device)
         for rank in (rank for rank in range(rivals.shape[1]) for _ in range(restarts)):
             if len(left) == 0:
@@ -192,7 +192,7 @@ def fab_t(
 
         model, closest = Logits(net, x.device), Closest(x, norm)
         # The norm by name: its default is Linf. Ranks from the top of all logits, so that 2 is the first rival.
-        attack = torchattacks.FAB(model, norm=NORM_TEXT[norm], eps=epsilon, steps=steps, multi_targeted=True)
+        attack = torchattacks.FAB(model, norm=LIBRARY_NORM[norm], eps=epsilon, steps=steps, multi_targeted=True)
         for rank in range(2, 2 + min(targets, model(x[:1]).shape[1] - 1)):
             attack.target_class = rank
             for restart in range(restarts):
@@ -241,7 +241,7 @@ def square(
 
         attack = torchattacks.Square(
             Logits(net, x.device, standardised=not original),
-            norm=NORM_TEXT[norm],
+            norm=LIBRARY_NORM[norm],
             eps=epsilon,
             n_queries=n_queries,
             n_restarts=restarts,
@@ -267,7 +267,7 @@ def _apgd(
         import torchattacks
 
         attack = torchattacks.APGD(
-            model, norm=NORM_TEXT[norm], eps=epsilon, steps=steps, n_restarts=restarts, seed=seed, loss=loss
+            model, norm=LIBRARY_NORM[norm], eps=epsilon, steps=steps, n_restarts=restarts, seed=seed, loss=loss
         )
         return _run(attack, x, y)
 
