@@ -15,7 +15,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from marginbench.benchmarks import seeds
-from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten
+from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten, upper_bound
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import resolve_device, seconds_on
 from marginbench.benchmarks.margins import REFERENCES
@@ -108,7 +108,7 @@ def _preset(net: Net, suite: Suite, data: Dataset, preset: str, points: int) -> 
             with PassCounter(net) as passes:
                 for a, b in zip(x.split(ROWS), y.split(ROWS), strict=True):
                     common = {"epsilon": suite.evaluation.epsilon[norm], "reference": reference, "generator": stream}
-                    parts.append(tighten(net, a, ATTACKS[name](net, a, b, norm, **common, **options), b, norm)[1])
+                    parts.append(upper_bound(name, net, a, b, norm, **common, **options))
             seconds = seconds_on(x.device) - start
             distance, total = torch.cat(parts), total + seconds
             best = torch.minimum(best, distance)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX, MINIMUM_NORM
-from marginbench.benchmarks.attacks.ray import changes_class, tighten
+from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX, MINIMUM_NORM, upper_bound
+from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.certificates import Certify
 from marginbench.benchmarks.memory import ROWS, Chunks
 from marginbench.benchmarks.recheck import unconfirmed
@@ -131,17 +131,9 @@ def scale_dependence(e: Evidence) -> str | None:
 
 
 def _attack(e: Evidence, net: Net, x: Tensor, y: Tensor, name: str, norm: Norm) -> Tensor:
-    found = ATTACKS[name](
-        net,
-        x,
-        y,
-        norm,
-        epsilon=e.settings.epsilon[norm],
-        reference=e.x,
-        generator=torch.Generator(x.device).manual_seed(0),
-        **e.settings.attacks[name],
-    )
-    return tighten(net, x, found, y, norm)[1]
+    stream = torch.Generator(x.device).manual_seed(0)
+    common = {"epsilon": e.settings.epsilon[norm], "reference": e.x, "generator": stream}
+    return upper_bound(name, net, x, y, norm, **common, **e.settings.attacks[name])
 
 
 def batch_dependence(e: Evidence) -> str | None:

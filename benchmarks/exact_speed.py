@@ -23,7 +23,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from marginbench.benchmarks import seeds
-from marginbench.benchmarks.attacks import ATTACKS, tighten
+from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates.milp import exact_margins
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.environment import cores
@@ -87,8 +87,8 @@ def measure(net: Net, suite: Suite, data: Dataset, points: int, time_limit: floa
     for name in START:
         stream = seeds.generator(x.device, "exact_speed", name)
         epsilon = suite.evaluation.epsilon["linf"]
-        found = ATTACKS[name](net, x, y, "linf", epsilon=epsilon, reference=x[:0], generator=stream)
-        attacked = torch.minimum(attacked, tighten(net, x, found, y, "linf")[1])
+        distance = upper_bound(name, net, x, y, "linf", epsilon=epsilon, reference=x[:0], generator=stream)
+        attacked = torch.minimum(attacked, distance)
     solve = partial(_solve, net.decision_net(), time_limit)
     each = index.tolist(), x.split(1), y.split(1), attacked.split(1)
     if jobs == 1:

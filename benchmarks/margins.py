@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks import doubts, seeds
-from marginbench.benchmarks.attacks import ATTACKS
-from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
@@ -151,17 +150,8 @@ def _sandwich(
         for name, options in settings.attacks.items():
             with PassCounter(net) as passes:
                 start = facts.begin(f"{name}_{norm}")
-                candidates = ATTACKS[name](
-                    net,
-                    x,
-                    y,
-                    norm,
-                    epsilon=settings.epsilon[norm],
-                    reference=reference,
-                    generator=stream,
-                    **options,
-                )
-                distance = tighten(net, x, candidates, y, norm)[1]
+                common = {"epsilon": settings.epsilon[norm], "reference": reference, "generator": stream}
+                distance = upper_bound(name, net, x, y, norm, **common, **options)
                 seconds = time.perf_counter() - start
             facts.add(f"{name}_{norm}", forward=passes.forward, backward=passes.backward, seconds=seconds)
             out[f"upper_{norm}_{name}"] = spread(distance)

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from marginbench.benchmarks import seeds
-from marginbench.benchmarks.attacks import ATTACKS, tighten
+from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates import _compat, crown
 from marginbench.benchmarks.environment import resolve_device, seconds_on
 from marginbench.benchmarks.suite import load_suite
@@ -71,8 +71,7 @@ def main() -> None:
 
 def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tuple[float, ...]:
     stream = seeds.generator(x.device, "radius_speed")
-    points = ATTACKS["fmn"](net, x, y, norm, epsilon=epsilon, reference=x[:0], generator=stream)
-    upper = tighten(net, x, points, y, norm)[1]
+    upper = upper_bound("fmn", net, x, y, norm, epsilon=epsilon, reference=x[:0], generator=stream)
     upper = upper.where(upper.isfinite(), 1.0 if norm == "linf" else x[0].numel() ** 0.5)  # where FMN has failed
     _search(net, x[:2], y[:2], norm, upper[:2])  # warm-up: imports, memory
     seconds = {"search": 0.0, "bisection": 0.0}

@@ -10,7 +10,7 @@ attacks inside a ball; `reference` holds images [N, C, H, W], for attacks that s
 `generator` (on the device of x) is the only source of randomness. Its own settings have defaults. It returns
 one point per image, x itself where it has failed, and leaves global random state, parameters, modes and
 inputs as they were. Only `tighten` decides what a point is worth: its distance, or +inf if it is not
-adversarial.
+adversarial. `upper_bound` runs an attack and asks it.
 
 A suite lists attacks with settings, or names a preset. An attack from elsewhere joins by its file:
 
@@ -25,7 +25,7 @@ A suite lists attacks with settings, or names a preset. An attack from elsewhere
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.blend import blend
 from marginbench.benchmarks.attacks.cw import cw
@@ -36,6 +36,7 @@ from marginbench.benchmarks.attacks.foreign import foreign, from_file
 from marginbench.benchmarks.attacks.library import apgd, apgd_ce, apgd_t, fab_t, square
 from marginbench.benchmarks.attacks.noise import noise
 from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
+from marginbench.methods import Norm
 
 __all__ = [
     "ATTACKS",
@@ -47,6 +48,7 @@ __all__ = [
     "foreign",
     "is_adversarial",
     "tighten",
+    "upper_bound",
 ]
 
 Attack = Callable[..., Tensor]
@@ -105,3 +107,12 @@ quick: minimum-norm attacks that are good enough on small networks, and checks o
 version of AutoAttack (Croce and Hein, ICML 2020, arXiv 2003.01690), with its settings; nothing else may be called by
 that name. exhaustive: all attacks, with more steps and restarts.
 """
+
+
+def upper_bound(name: str, net: nn.Module, x: Tensor, y: Tensor, norm: Norm, /, **settings: Any) -> Tensor:
+    """[B] float32: how near the attack called `name` comes, made tight on the ray; +inf where it fails.
+
+    Args:
+        settings: epsilon, reference and generator, as above, and the attack's own.
+    """
+    return tighten(net, x, ATTACKS[name](net, x, y, norm, **settings), y, norm)[1]

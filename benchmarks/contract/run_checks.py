@@ -6,8 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from marginbench.benchmarks.attacks import ATTACKS
-from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.contract.fixtures import (
     CLASSES,
     NotTestedError,
@@ -138,8 +137,8 @@ def _distances(method: Method, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     upper = torch.full((len(x),), torch.inf)
     for name in ("deepfool", "fmn"):
         stream = torch.Generator().manual_seed(0)
-        found = ATTACKS[name](net, x, y, norm, epsilon=0.1, reference=x, generator=stream)
-        upper = torch.minimum(upper, tighten(net, x, found, y, norm)[1])
+        distance = upper_bound(name, net, x, y, norm, epsilon=0.1, reference=x, generator=stream)
+        upper = torch.minimum(upper, distance)
     return x, upper
 
 
