@@ -6,23 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 from support import Run
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import AutoAugment as PerImage
 from torchvision.transforms import AutoAugmentPolicy
+from torchvision.transforms import RandomResizedCrop as OneImage
 from torchvision.transforms.autoaugment import _apply_op
-from torchvision.transforms.functional import InterpolationMode
+from torchvision.transforms.functional import InterpolationMode, resized_crop
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.data.augment import Augment, Crop, Cutout, Flip
+from marginbench.benchmarks.data.augment import Augment, Crop, Cutout, Flip, RandomResizedCrop
 from marginbench.benchmarks.data.autoaugment import autoaugment
 from marginbench.benchmarks.suite import Suite, load_suite
 from marginbench.benchmarks.train import Training
 from marginbench.methods import create
 
 FILL = torch.tensor([0.5, 0.4, 0.3])
-ALL = ("crop", "flip", "autoaugment", "cutout")
+ALL = ("crop", "random_resized_crop", "flip", "autoaugment", "cutout")
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -47,6 +49,77 @@ def test_crop(mode: str) -> None:
                     i, j = (abs(k) if k < n else 2 * (n - 1) - k for k, n in ((i, 12), (j, 10)))
                 inside = 0 <= i < 12 and 0 <= j < 10
                 assert torch.equal(found[:, row, column], image[:, i, j] if inside else torch.zeros(3))
+
+
+def windows(transform: RandomResizedCrop, count: int, height: int, width: int) -> list[list[int]]:
+    """Drawn one after the other: top, left, height, width."""
+    g = stream()
+    shares, shapes = torch.rand(2, 10, count, generator=g, dtype=torch.float64).tolist()
+    places = torch.rand(2, count, generator=g, dtype=torch.float64).tolist()
+    found = []
+    for i in range(count):
+        rows, columns = min(height, round(width * transform.ratio)), min(width, round(height * transform.ratio))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        for attempt in range(10):
+            area = height * width * (transform.area + (1 - transform.area) * shares[attempt][i])
+            ratio = transform.ratio ** (2 * shapes[attempt][i] - 1)
+            h, w = round((area / ratio) ** 0.5), round((area * ratio) ** 0.5)
+            if 0 < h <= height and 0 < w <= width:
+                rows, columns = h, w
+                top, left = int(places[0][i] * (height - h + 1)), int(places[1][i] * (width - w + 1))
+                break
+        found.append([top, left, rows, columns])
+    return found
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (96, 128), (30, 11), (1, 9)])
+@pytest.mark.parametrize("settings", [{}, {"area": 0.5, "ratio": 2.0}, {"area": 1.0}])
+def test_a_random_resized_crop_is_that_of_torchvision(height: int, width: int, settings: dict[str, float]) -> None:
+    """Up to the rounding of places in float32. Windows are enlarged, so that antialiasing makes no difference."""
+    x, transform = images(60, 3, height, width), RandomResizedCrop(**settings)
+    out = transform(x, FILL, stream())
+    assert out.shape == x.shape and float(out.min()) >= 0 and float(out.max()) <= 1
+    for image, found, window in zip(x, out, windows(transform, len(x), height, width), strict=True):
+        for antialias in (False, True):
+            wanted = resized_crop(image, *window, [height, width], antialias=antialias)  # type: ignore[arg-type]
+            torch.testing.assert_close(found, wanted, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (120, 160)])
+def test_random_windows_are_distributed_as_in_torchvision(height: int, width: int) -> None:
+    count = 4000
+    ours = RandomResizedCrop()._windows(count, height, width, stream()).T.tolist()
+    image = torch.empty(3, height, width)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        theirs = [OneImage.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
+    facts = {
+        "area": lambda top, left, rows, columns: rows * columns,
+        "ratio": lambda top, left, rows, columns: columns / rows,
+        "top": lambda top, left, rows, columns: top,
+        "left": lambda top, left, rows, columns: left,
+    }
+    for name, fact in facts.items():
+        a, b = ([fact(*window) for window in drawn] for drawn in (ours, theirs))
+        assert stats.ks_2samp(a, b).pvalue > 0.01, name
+    shares = [window[2] * window[3] / (height * width) for window in ours]
+    assert 0.07 < min(shares) < 0.1 and max(shares) > 0.9
+
+
+def test_a_random_resized_crop_repeats_itself_and_may_be_the_whole_image() -> None:
+    x, g = images(30, 3, 16, 16), stream(3)
+    before, transform = x.clone(), RandomResizedCrop()
+    first, second = (transform(x, FILL, g) for _ in range(2))
+    assert torch.equal(transform(x, FILL, stream(3)), first) and not torch.equal(first, second)
+    assert torch.equal(RandomResizedCrop(area=1.0, ratio=1.0)(x, FILL, stream()), x)
+    assert torch.equal(x, before)
+
+
+def test_where_no_random_window_fits_the_middle_is_taken() -> None:
+    for height, width in ((8, 40), (40, 8)):
+        wanted = OneImage.get_params(torch.empty(3, height, width), [1.0, 1.0], [3 / 4, 4 / 3])
+        found = RandomResizedCrop(area=1.0)._windows(5, height, width, stream())
+        assert found.T.tolist() == [list(wanted)] * 5
 
 
 def test_flip() -> None:
@@ -112,7 +185,7 @@ def test_all_transforms_follow_each_other_in_one_order() -> None:
     wanted = x
     for name in ALL:
         wanted = getattr(Augment.model_validate([name]), name)(wanted, FILL, g)
-    shuffled = random.Random(0).sample(ALL, 4)
+    shuffled = random.Random(0).sample(ALL, len(ALL))
     assert torch.equal(Augment.model_validate(shuffled)(x, FILL, stream()), wanted)
     assert torch.equal(x, before)
 
@@ -120,7 +193,13 @@ def test_all_transforms_follow_each_other_in_one_order() -> None:
 def augmented() -> Suite:
     """The suite of the contract tests with all transforms, as small as its images."""
     suite = small_suite(epochs=4)
-    settings = {"crop": {"padding": 2}, "flip": {}, "autoaugment": {}, "cutout": {"length": 3}}
+    settings = {
+        "crop": {"padding": 2},
+        "random_resized_crop": {},
+        "flip": {},
+        "autoaugment": {},
+        "cutout": {"length": 3},
+    }
     training = suite.training.model_copy(update={"augment": Augment.model_validate(settings)})
     return suite.model_copy(update={"training": training})
 
@@ -174,6 +253,8 @@ def suite_with(tiny: Path, line: str) -> Path:
         ("augment = { corp = {} }", ["'training.augment.corp'", "did you mean 'crop'"]),
         ("augment = { crop = { pading = 2 } }", ["'training.augment.crop.pading'", "did you mean 'padding'"]),
         ("augment = { crop = { padding = 0 } }", ["training.augment.crop.padding=0"]),
+        ("augment = { random_resized_crop = { area = 0.0 } }", ["training.augment.random_resized_crop.area=0.0"]),
+        ("augment = { random_resized_crop = { ratio = 0.5 } }", ["training.augment.random_resized_crop.ratio=0.5"]),
         ('augment = { autoaugment = { policy = "mnist" } }', ["training.augment.autoaugment.policy", "svhn"]),
         ('augment = "crop"', ["training.augment='crop'"]),
     ],
