@@ -22,6 +22,7 @@ GREY, RGB, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 224, 224)
 
 PUBLISHED = {  # parameters with the head: exact for the variants named, rounded in the papers
     ("lenet5", GREY, 10): 431_080,
+    ("lenet5_madry", GREY, 10): 3_274_634,
     ("cnn4", GREY, 10): 166_406,
     ("cnn7", GREY, 10): 1_974_762,
     ("cnn_6c2f", RGB, 10): 2_250_378,
@@ -195,7 +196,7 @@ def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, st
     return x + delta.detach()
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn_16_4", "preact_resnet18", "vgg16_bn", "lenet5"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_4", "preact_resnet18", "vgg16_bn", "lenet5", "lenet5_madry"])
 def test_lipschitz_radii_hold(name: str) -> None:
     net, x, y = trained(name)
     radius = lipschitz.global_radius(net.decision_net(), x, y, "l2")

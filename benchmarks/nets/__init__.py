@@ -15,7 +15,7 @@ from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.mobile import mobilenet
 from marginbench.benchmarks.nets.preactivation import preact_resnet18, wide_resnet
 from marginbench.benchmarks.nets.resnet import cifar_resnet
-from marginbench.benchmarks.nets.small import cnn, cnn4, cnn7, cnn_6c2f, lenet5, linear, mlp
+from marginbench.benchmarks.nets.small import cnn, cnn4, cnn7, cnn_6c2f, lenet5, lenet5_madry, linear, mlp
 from marginbench.benchmarks.nets.vision import mobilenet_v2, resnet50, vgg16_bn
 from marginbench.methods import MarginbenchError, Net
 
@@ -50,6 +50,7 @@ NETWORKS: dict[str, Architecture] = {
     "mlp": Architecture(mlp, 16),
     "cnn": Architecture(cnn, 16, 4),
     "lenet5": Architecture(lenet5, 20, 16),
+    "lenet5_madry": Architecture(lenet5_madry, 32, 4),
     "cnn4": Architecture(cnn4, 16, 4),
     "cnn7": Architecture(cnn7, 32, 4),
     "cnn_6c2f": Architecture(cnn_6c2f, 32, 4),
