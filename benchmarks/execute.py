@@ -57,8 +57,14 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
         if path.exists() and not job.repeats(record := read_record(path)):
             return record
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.checkpoint_every)
+        deadline = Deadline(job.deadline)
         about = (cell.identity, spec_of(cell.method), cell.repetition)
-        return record_run(lambda: _run(cell, job, data, checkpoint), *about, job.suite, data, job.runs)
+        record = record_run(
+            lambda: _run(cell, job.suite, data, checkpoint, deadline), *about, job.suite, data, job.runs
+        )
+        if not deadline.stopped:  # with more time such a run goes on; one that failed otherwise begins anew
+            checkpoint.remove()
+        return record
 
 
 def record_run(
@@ -99,18 +105,10 @@ def record_run(
     return record
 
 
-def _run(cell: Cell, job: Job, data: Dataset, checkpoint: Checkpoint) -> Results:
-    suite, deadline = job.suite, Deadline(job.deadline)
-    try:
-        trained = train(cell.method, suite, data, cell.repetition, checkpoint, deadline)
-        names = (cell.method.info.key, cell.repetition)
-        results, arrays = measure(trained.net, cell.method.certify, data, suite, *names, deadline)
-    except DeadlineError:  # with more time the run goes on from its checkpoint
-        raise
-    except Exception:
-        checkpoint.remove()
-        raise
-    checkpoint.remove()
+def _run(cell: Cell, suite: Suite, data: Dataset, checkpoint: Checkpoint, deadline: Deadline) -> Results:
+    trained = train(cell.method, suite, data, cell.repetition, checkpoint, deadline)
+    names = (cell.method.info.key, cell.repetition)
+    results, arrays = measure(trained.net, cell.method.certify, data, suite, *names, deadline)
     cost = {
         "seconds": trained.seconds,
         "steps": trained.steps,

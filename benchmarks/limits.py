@@ -16,12 +16,13 @@ class DeadlineError(RuntimeError):
     """A run took longer than it may."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deadline:
     """Seconds that one run may take, counted from here; none by default."""
 
     seconds: float | None = None
     began: float = field(default_factory=time.monotonic)
+    stopped: bool = False  # a check found it over
 
     @property
     def over(self) -> bool:
@@ -32,6 +33,7 @@ class Deadline:
         DeadlineError: the time is over.
         """
         if self.over:
+            self.stopped = True
             raise DeadlineError(f"its {self.seconds:g} s were over {where}")
 
 

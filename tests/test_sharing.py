@@ -13,6 +13,7 @@ import pytest
 from support import Run
 
 from marginbench.benchmarks import load, run_all
+from marginbench.benchmarks.limits import Deadline
 from marginbench.benchmarks.locks import holders, lock
 from marginbench.benchmarks.plan import make_plan, shard
 from marginbench.benchmarks.suite import load_suite
@@ -101,6 +102,42 @@ def test_a_full_disk_is_named_and_loses_nothing_that_was_finished(tiny: Path, tm
     left = sorted(path.name for path in record.parent.iterdir() if path.suffix not in (".json", ".npz"))
     assert left == [], "no halves of files"
     assert run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path).repeated == 1
+
+
+def test_a_record_that_cannot_be_written_leaves_the_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MarginbenchError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(MarginbenchError, match="no space left"):
+        patch.setattr("marginbench.benchmarks.execute.write_record", full)
+        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, checkpoint_every=0.0)
+    runs = tmp_path / "tiny" / "runs"
+    assert list(runs.glob("*.ckpt")) and not list(runs.glob("*.json"))
+    monkeypatch.setattr("marginbench.benchmarks.workers.warm_up", lambda *_: None)
+    monkeypatch.setattr("marginbench.benchmarks.train.Training.step", None)  # no step is left to do
+    outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    assert outcome.repeated == 1 and outcome.records[0].status == "done"
+    assert not list(runs.glob("*.ckpt"))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_fails_leaves_no_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Nor does it when its time is over too: it would fail again from there."""
+
+    def fail(*_: object, deadline: Deadline) -> None:
+        assert list((tmp_path / "tiny" / "runs").glob("*.ckpt"))
+        if late:
+            deadline.seconds = 0.0
+        raise ValueError("for a reason of its own")
+
+    monkeypatch.setattr("marginbench.benchmarks.execute.evaluate", fail)
+    outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=3600.0, checkpoint_every=0.0)
+    assert (outcome.records[0].error or "").startswith("ValueError: for a reason of its own")
+    assert not list(outcome.runs.glob("*.ckpt"))
 
 
 def test_shards_are_disjoint_and_complete(tiny: Path, tmp_path: Path) -> None:
