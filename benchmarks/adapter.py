@@ -11,6 +11,7 @@ from torch.fx.experimental.optimization import fuse
 from marginbench.benchmarks.certificates._fold import fold_affine
 from marginbench.benchmarks.certificates.crown import certified_radius
 from marginbench.methods import Net, NotApplicable
+from marginbench.methods.errors import one_line
 
 
 class Copied(nn.Identity):
@@ -137,8 +138,3 @@ def _is_plain(module: nn.Sequential) -> bool:
 def _guarded(layer: nn.Module) -> nn.Module:
     known = type(layer).__module__.startswith(("torch.nn.modules.", "marginbench."))
     return layer if known else Guarded(layer)
-
-
-def one_line(error: Exception) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text.strip()}"

@@ -25,6 +25,7 @@ from marginbench.benchmarks.store import SCHEMA, Record, read_record, write_reco
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import DivergedError, train
 from marginbench.methods import Net, spec_of
+from marginbench.methods.errors import one_line
 
 Redo = Literal["nothing", "failed", "everything"]
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
@@ -156,9 +157,8 @@ def _finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def _reason(failure: Exception) -> str:
     """One line: what was raised, and where."""
-    text = (str(failure).splitlines() or [""])[0]
     if isinstance(failure, DivergedError | DeadlineError):
-        return f"{type(failure).__name__.removesuffix('Error').lower()}: {text}"
+        return f"{type(failure).__name__.removesuffix('Error').lower()}: {failure}"
     frames = [f for f in traceback.extract_tb(failure.__traceback__) if "site-packages" not in f.filename]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(failure).__name__}: {text}{where}"
+    return f"{one_line(failure)}{where}"

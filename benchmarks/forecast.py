@@ -17,6 +17,7 @@ from marginbench.benchmarks.store import Record
 from marginbench.benchmarks.train import Training, train
 from marginbench.benchmarks.workers import choose_jobs
 from marginbench.methods import Method, create, spec_of
+from marginbench.methods.errors import one_line
 
 STEPS = 3  # that are timed, after one that is not
 POINTS = 16  # on which the evaluation is timed
@@ -66,7 +67,7 @@ def _training_seconds(cell: Cell, plan: Prepared) -> tuple[float, str | None]:
     try:
         return _time_steps(cell.method, plan), None
     except Exception as error:  # what a method raises here it raises in the run too, which then is a failed one
-        return 0.0, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return 0.0, one_line(error)
 
 
 def _time_steps(method: Method, plan: Prepared) -> float:

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.adapter import Copied, adapt, one_line
+from marginbench.benchmarks.adapter import Copied, adapt
 from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.doubts import are_probabilities
 from marginbench.benchmarks.environment import resolve_device
@@ -33,7 +33,7 @@ from marginbench.benchmarks.store import SCHEMA, Record, ensure_writable, read_a
 from marginbench.benchmarks.suite import Data, Suite, load_suite
 from marginbench.benchmarks.tables import write_tables
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, rows
-from marginbench.methods.errors import suggest
+from marginbench.methods.errors import one_line, suggest
 
 PROBE = 64  # images on which a model is checked before it is evaluated
 NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the state dict

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.methods import NORMS, Net, NotApplicable, Radii
+from marginbench.methods.errors import one_line
 
 SHARE, LEAST = 0.05, 16  # of the certified points, in each norm and for each certificate
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # pixels; certificates that are not asked `at` a radius keep their slack and resolution
@@ -51,7 +52,7 @@ def unconfirmed(
                         precise.decision_net(), images, label, norm, at=claimed, **certificates[name]
                     )
             except Exception as error:  # a plug-in may raise anything
-                answer = NotApplicable(f"{type(error).__name__}: {error}")
+                answer = NotApplicable(one_line(error))
             yield from _disagreement(answer, claimed, f"{name} in {norm}")
 
 

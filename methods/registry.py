@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, get_args
 
-from marginbench.methods.errors import MarginbenchError, suggest
+from marginbench.methods.errors import MarginbenchError, one_line, suggest
 from marginbench.methods.method import Claim, Info, Method
 from marginbench.methods.spec import configure, parse_spec
 
@@ -107,7 +107,7 @@ def load_plugin(path: Path) -> list[type[Method]]:
     except MarginbenchError:
         raise
     except Exception as error:
-        raise MarginbenchError(f"plug-in {path}: {type(error).__name__}: {error}") from error
+        raise MarginbenchError(f"plug-in {path}: {one_line(error)}") from error
     return _register_module(module, str(path))
 
 

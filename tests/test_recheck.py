@@ -79,7 +79,7 @@ def own(in_float64: Callable[[Tensor], Radii | NotApplicable]) -> Any:
 
 def test_the_networks_own_certificate_is_confirmed_too(trained: Net) -> None:
     def fail(r: Tensor) -> Radii:
-        raise TypeError("expected float32")
+        raise TypeError("expected float32\nfound float64")
 
     assert "not_confirmed" not in evaluated(trained, own(Radii)).doubts
     assert "not_confirmed" not in evaluated(trained, own(lambda r: Radii(r - 1e-5))).doubts, "resolution of a search"

@@ -9,6 +9,7 @@ import pytest
 from marginbench.benchmarks.new_method import write_template
 from marginbench.methods import MarginbenchError, create, get, load_plugin, names, rows, spec_of
 from marginbench.methods import registry as registry_module
+from marginbench.methods.errors import one_line
 from marginbench.methods.spec import split_specs
 
 
@@ -101,6 +102,7 @@ BROKEN = {
     "syntax error": ("def f(:\n", "line 1"),
     "no method": ("x = 1\n", "defines no subclass"),
     "import error": ("import no_such_module\n", "no_such_module"),
+    "error of two lines": ("raise ValueError('no\\nluck')\n", "ValueError: no"),
     "no info": (
         "from marginbench.methods import Method\nclass A(Method):\n    'L = 0'\n",
         "set `info",
@@ -126,7 +128,15 @@ def test_broken_plugin_is_named_with_its_fault(tmp_path: Path, case: str) -> Non
     with pytest.raises(MarginbenchError) as error:
         load_plugin(path)
     assert str(path) in str(error.value)
-    assert words in str(error.value)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(ValueError("no\nluck"), "ValueError: no"), (ValueError("\n  no"), "ValueError: no"), (OSError(), "OSError")],
+)
+def test_an_error_is_told_in_one_line(error: Exception, text: str) -> None:
+    assert one_line(error) == text
 
 
 def test_plugin_must_not_take_a_key(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.ray import inside_box, is_adversarial, select
 from marginbench.methods import MarginbenchError, Norm
-from marginbench.methods.errors import suggest
+from marginbench.methods.errors import one_line, suggest
 
 Factory = Callable[..., Any]
 """make(model, norm, epsilon, **settings): an attack that is called with images [B, C, H, W] and labels [B].
@@ -100,7 +100,7 @@ def load_factory(file: str) -> Factory:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise MarginbenchError(f"attack file {path}: {type(error).__name__}: {error}") from error
+        raise MarginbenchError(f"attack file {path}: {one_line(error)}") from error
     factory: Factory | None = getattr(module, name, None)
     if not callable(factory):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
