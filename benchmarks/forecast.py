@@ -19,7 +19,7 @@ from marginbench.benchmarks.workers import choose_jobs
 from marginbench.methods import Method, create, spec_of
 from marginbench.methods.errors import one_line
 
-STEPS = 3  # that are timed, after one that is not
+STEPS = 3  # that are timed at most, after one that is not
 POINTS = 16  # on which the evaluation is timed
 
 
@@ -44,7 +44,7 @@ def forecast(plan: Prepared, jobs: int | None) -> str:
         seconds, source = (_recorded(before), "records") if before else (0.0, "-")
         if todo and not before:
             training, problem = _training_seconds(todo[0], plan)
-            seconds, source = (training + evaluation, f"{STEPS} steps") if problem is None else (0.0, problem)
+            seconds, source = (training + evaluation, "a few steps") if problem is None else (0.0, problem)
         at_work = sum(cell.id in running for cell in todo)
         rows.append((spec, len(cells), len(cells) - len(todo), at_work, len(todo), clock(seconds), source))
         total += seconds * len(todo)
@@ -73,11 +73,13 @@ def _training_seconds(cell: Cell, plan: Prepared) -> tuple[float, str | None]:
 def _time_steps(method: Method, plan: Prepared) -> float:
     with seeds.seeded(plan.device, "forecast"):
         run = Training(method, plan.suite, plan.data, 0)
-        run.step()
+        if run.ctx.steps > 1:
+            run.step()  # loads kernels
+        timed = min(STEPS, run.ctx.steps - run.ctx.step)
         start = seconds_on(plan.device)
-        for _ in range(min(STEPS, run.ctx.steps - 1)):
+        for _ in range(timed):
             run.step()
-        return (seconds_on(plan.device) - start) / STEPS * run.ctx.steps
+        return (seconds_on(plan.device) - start) / timed * run.ctx.steps
 
 
 def _evaluation_seconds(plan: Prepared) -> float:
