@@ -1,7 +1,7 @@
 """Runs what is left of a plan and writes the tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -38,7 +38,7 @@ class Outcome:
 class Prepared:
     """A plan, and what is left of it."""
 
-    suite: Suite
+    job: Job
     data: Dataset
     device: torch.device
     data_dir: Path
@@ -48,8 +48,12 @@ class Prepared:
     records: dict[str, Record]  # by id
 
     @property
+    def suite(self) -> Suite:
+        return self.job.suite
+
+    @property
     def runs(self) -> Path:
-        return self.folder / "runs"
+        return self.job.runs
 
 
 def prepare(
@@ -78,11 +82,10 @@ def prepare(
     data = chosen_suite.load_data(sets).to(target)
     cells = shard(make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint), part)
     folder = Path(out) / chosen_suite.name
-    runs = folder / "runs"
-    records = {record.id: record for record in map(read_record, record_paths([runs]))} if runs.is_dir() else {}
-    job = Job(chosen_suite, runs, redo)
+    job = Job(chosen_suite, folder / "runs", redo)
+    records = {record.id: record for record in map(read_record, record_paths([job.runs]))} if job.runs.is_dir() else {}
     todo = [cell for cell in cells if cell.id not in records or job.repeats(records[cell.id])]
-    return Prepared(chosen_suite, data, target, sets, folder, cells, todo, records)
+    return Prepared(job, data, target, sets, folder, cells, todo, records)
 
 
 def run_all(
@@ -125,7 +128,7 @@ def run_all(
     plan = prepare(suite, methods, seeds, device, out, settings, redo, data_dir, part)
     ensure_writable(plan.runs)
     write_plan(plan.folder, plan.suite, plan.cells)
-    job = Job(plan.suite, plan.runs, redo, deadline, checkpoint_every)
+    job = replace(plan.job, deadline=deadline, checkpoint_every=checkpoint_every)
     workers = choose_jobs(jobs, len(plan.todo), plan.device)
     if scheduler is not None:
         done = on_cluster(plan.todo, job, device, plan.data_dir, scheduler)
