@@ -20,11 +20,10 @@ from marginbench.benchmarks.data import Dataset, data_folder
 from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.execute import Job, execute
 from marginbench.benchmarks.plan import Cell, make_plan
-from marginbench.benchmarks.seeds import digest
 from marginbench.benchmarks.store import Record, read_arrays, write_record
-from marginbench.benchmarks.train import warm_up
-from marginbench.benchmarks.workers import plugin_files
-from marginbench.methods import MarginbenchError, create, load_plugin, spec_of
+from marginbench.benchmarks.workers import get_ready, plugin_files
+from marginbench.methods import MarginbenchError, create, spec_of
+from marginbench.methods.registry import forget_plugins
 
 TIMEOUT = 15  # seconds to find the scheduler
 PAUSE = 0.2  # seconds between two looks at what is finished
@@ -118,7 +117,7 @@ def _connected(scheduler: str) -> Iterator[Any]:
         client.close(timeout=10 * PAUSE)
 
 
-_ready: dict[str, tuple[Job, Dataset]] = {}  # what this worker has loaded
+_ready: dict[object, tuple[Job, Dataset]] = {}  # what this worker has loaded, by what it was told: the latest alone
 
 
 def _work(order: _Order) -> tuple[Record, dict[str, np.ndarray] | None]:
@@ -135,15 +134,15 @@ def _work(order: _Order) -> tuple[Record, dict[str, np.ndarray] | None]:
 
 
 def _prepare(order: _Order) -> tuple[Job, Dataset]:
-    key = digest([order.job.suite.fingerprint, str(order.job), order.device, [name for name, _ in order.plugins]])
+    key = (order.job.suite.fingerprint, str(order.job), order.device, order.data_dir, order.plugins)
     if key not in _ready:
+        _ready.clear()  # first: whatever fails below, what was there before is gone
+        forget_plugins()
         folder = Path(tempfile.mkdtemp(prefix="marginbench-"))
         for name, content in order.plugins:
             (folder / name).write_bytes(content)
-            load_plugin(folder / name)
         job = order.job if order.job.runs.is_dir() else replace(order.job, runs=folder)
         data_dir = order.data_dir if order.data_dir.is_dir() else data_folder()
-        data = job.suite.load_data(data_dir).to(resolve_device(order.device))
-        warm_up(job.suite, data)
-        _ready[key] = job, data
+        plugins = [folder / name for name, _ in order.plugins]
+        _ready[key] = job, get_ready(job.suite, resolve_device(order.device), data_dir, plugins)
     return _ready[key]

@@ -18,6 +18,7 @@ from marginbench.benchmarks.environment import CORES, cores, keep_freed_memory
 from marginbench.benchmarks.execute import Job, execute
 from marginbench.benchmarks.plan import Cell, make_plan
 from marginbench.benchmarks.store import Record
+from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import warm_up
 from marginbench.methods import MarginbenchError, create, load_plugin, spec_of
 from marginbench.methods.registry import PLUGIN
@@ -97,6 +98,20 @@ def plugin_files(cells: Sequence[Cell]) -> list[Path]:
     return sorted(files)
 
 
+def get_ready(suite: Suite, device: torch.device, data_dir: Path, plugins: Sequence[Path]) -> Dataset:
+    """What a process does before the first of the runs that it is told by name. Returns the data, on the device.
+
+    Raises:
+        MarginbenchError: data or plug-ins that it does not find.
+    """
+    for path in plugins:
+        load_plugin(path)
+    keep_freed_memory()
+    data = suite.load_data(data_dir).to(device)
+    warm_up(suite, data)
+    return data
+
+
 class _Worker:
     """What one worker process keeps from cell to cell."""
 
@@ -111,12 +126,8 @@ def _start(job: Job, device: torch.device, data_dir: Path, plugins: list[Path], 
         place = started.value
         started.value += 1
     device = _settle(place, jobs, device)
-    for path in plugins:
-        load_plugin(path)
-    keep_freed_memory()
     _Worker.job = job
-    _Worker.data = job.suite.load_data(data_dir).to(device)
-    warm_up(job.suite, _Worker.data)
+    _Worker.data = get_ready(job.suite, device, data_dir, plugins)
 
 
 def _settle(place: int, jobs: int, device: torch.device) -> torch.device:

@@ -111,6 +111,12 @@ def load_plugin(path: Path) -> list[type[Method]]:
     return _register_module(module, str(path))
 
 
+def forget_plugins() -> None:
+    """Take the methods of plug-in files out of the registry: other versions of them may follow, from other files."""
+    for key in [key for key, cls in _methods.items() if cls.__module__.startswith(PLUGIN)]:
+        del _methods[key]
+
+
 @cache
 def _scan() -> None:
     package = importlib.import_module("marginbench.methods")

@@ -1,6 +1,7 @@
 """A Dask cluster of real processes: two workers, found through a scheduler file, produce one leaderboard together."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from marginbench.benchmarks import load, run_all
+from marginbench.benchmarks import cluster, load, run_all
+from marginbench.benchmarks.execute import Job
 from marginbench.benchmarks.new_method import write_template
+from marginbench.benchmarks.suite import load_suite
 from marginbench.methods import MarginbenchError, load_plugin
+from marginbench.methods.registry import forget_plugins
 
 pytestmark = pytest.mark.xdist_group("cluster")
 METHODS = ["ce", "svm", "mixup", "ce_wd"]
@@ -82,6 +86,46 @@ def test_workers_found_through_a_scheduler_file_make_one_leaderboard(tiny: Path,
     assert again.repeated == 0 and again.resumed == 5
 
 
+def test_a_worker_does_the_plugin_as_it_is_now(tiny: Path, tmp_path: Path, start: Start) -> None:
+    """Edited, put back, and moved to another file: the worker lives through all of it."""
+    plugin = write_template("my_margin", tmp_path / "first")
+    text, line = plugin.read_text(), "        return Loss"
+    edited = text.replace(line, f"        raise ValueError('edited')\n{line}")
+    assert edited != text
+    _, path = scheduler(start, tmp_path)
+    worker(start, path)
+
+    def errors(file: Path, text: str) -> list[str | None]:
+        file.write_text(text)
+        forget_plugins()  # as in a new session
+        load_plugin(file)
+        for run in (tmp_path / "out").rglob("*.json"):
+            run.unlink()
+        outcome = run_all(str(tiny), ["my_margin"], 1, "cpu", tmp_path / "out", scheduler=str(path))
+        return [record.error for record in outcome.records]
+
+    assert errors(plugin, text) == [None]
+    (error,) = errors(plugin, edited)
+    assert error is not None and error.startswith("ValueError: edited")
+    assert errors(plugin, text) == [None]
+    assert errors(tmp_path / "moved.py", text.replace(line, f"        # moved\n{line}")) == [None]
+
+
+def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As worker processes of one machine do: it keeps freed memory, which takes a third off small evaluations."""
+    calls: list[str] = []
+    for name in ("keep_freed_memory", "warm_up"):
+        monkeypatch.setattr(f"marginbench.benchmarks.workers.{name}", lambda *_, name=name: calls.append(name))
+    monkeypatch.setattr(cluster, "_ready", {})
+    job = Job(load_suite(str(tiny)), tmp_path)
+    for repetition in range(2):
+        order = cluster._Order("id", "ce", repetition, job, "cpu", tmp_path, ())
+        cluster._prepare(pickle.loads(pickle.dumps(order)))
+    assert calls == ["keep_freed_memory", "warm_up"]
+
+
 def test_a_killed_worker_costs_the_run_in_progress_and_no_other(tiny: Path, tmp_path: Path, start: Start) -> None:
     tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 60"))
     _, path = scheduler(start, tmp_path)
@@ -140,8 +184,6 @@ def test_workers_that_do_not_see_the_folder_send_their_records(
     tiny: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver writes them. Here the folder is hidden from workers by its name."""
-    from marginbench.benchmarks import cluster
-
     orders: list[cluster._Order] = []
 
     class Elsewhere(cluster._Order):
