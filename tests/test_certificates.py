@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates import CERTIFICATES, _ball, _compat, _fold, _search, crown
 from marginbench.benchmarks.nets import make_net
-from marginbench.methods import NORMS, MarginbenchError, NotApplicable
+from marginbench.methods import NORMS, MarginbenchError, NotApplicable, Residual
 from marginbench.methods._transpose import conv_transpose2d
 
 SHAPE = (1, 8, 8)
@@ -362,6 +362,24 @@ def test_the_library_calls_our_transposed_convolution_and_gets_what_torch_gives(
             patch.setattr(crown, "FastTranspose", contextlib.nullcontext)
             slow = certify(net, x, label, norm, conv_mode="patches")
         assert torch.allclose(fast, slow, rtol=1e-4)
+
+
+def test_dropout_at_any_depth_changes_no_radius(capsys: pytest.CaptureFixture[str]) -> None:
+    def with_dropout(*dropout: nn.Module) -> nn.Sequential:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), *dropout, nn.Conv2d(4, 4, 3, padding=1))
+            first, last = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(256, 5)
+        return nn.Sequential(first, *dropout, Residual(nn.Identity(), branch), nn.Flatten(), last).eval()
+
+    x, (plain, dropped) = images(4), (with_dropout(), with_dropout(nn.Dropout(0.4)))
+    label = predicted(plain, x)
+    for norm in NORMS:
+        radius = certify(dropped, x, label, norm)
+        assert (radius > 0).all()
+        assert torch.equal(radius, certify(plain, x, label, norm))
+    assert isinstance(dropped[1], nn.Dropout), "the network itself stays as it is"
+    assert capsys.readouterr().out == ""
 
 
 def test_nan_never_verifies() -> None:

@@ -66,10 +66,14 @@ def _dense(affine: nn.Sequential, zero: Tensor) -> nn.Linear:
 def normalise_by_convolution(net: nn.Sequential, x: Tensor) -> nn.Sequential:
     """The network with a 1x1 convolution in the place of its leading normalisation, if it has one.
 
-    Without one, the convolution is the identity. Flat inputs get an identity matrix.
+    Without one, the convolution is the identity. Flat inputs get an identity matrix. Dropout, which auto-LiRPA does not
+    trace, goes.
     """
     net = copy.deepcopy(net).eval()
-    layers = [layer for layer in net if not isinstance(layer, nn.Dropout)]
+    for name, module in [*net.named_modules(remove_duplicate=False)]:
+        if isinstance(module, nn.Dropout):
+            net.set_submodule(name, nn.Identity())
+    layers = [*net]
     width = x.shape[1] if x.ndim == 4 else math.prod(x.shape[1:])
     scale, shift = torch.ones(width), torch.zeros(width)
     if layers and isinstance(first := layers[0], Normalise):
