@@ -321,7 +321,7 @@ def test_folding_keeps_the_function() -> None:
     assert [type(layer) for layer in folded] == [nn.Linear, nn.ReLU] * 3 + [nn.Linear]
     with torch.no_grad():
         assert torch.allclose(folded(x.flatten(1)), net(x), atol=1e-5)
-        assert torch.allclose(_fold.normalise_by_convolution(net, x)(x), net(x), atol=1e-5)
+        assert torch.allclose(_fold.traceable(net, x)(x), net(x), atol=1e-5)
     assert _fold.fold_affine(net, x, limit=100) is None
 
 
@@ -380,6 +380,19 @@ def test_dropout_at_any_depth_changes_no_radius(capsys: pytest.CaptureFixture[st
         assert torch.equal(radius, certify(plain, x, label, norm))
     assert isinstance(dropped[1], nn.Dropout), "the network itself stays as it is"
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("conv_mode", ["dense", "patches"])
+def test_a_last_layer_without_bias_is_certified(conv_mode: str) -> None:
+    net, x = network("cnn", 2), images(6)
+    net[-1].bias.data.zero_()
+    bare = nn.Sequential(*net[:-1], nn.Linear(net[-1].in_features, net[-1].out_features, bias=False))
+    bare[-1].weight = net[-1].weight
+    label = predicted(net, x)
+    for norm in NORMS:
+        radius = certify(bare, x, label, norm, conv_mode=conv_mode)
+        assert (radius > 0).all() and torch.equal(radius, certify(net, x, label, norm, conv_mode=conv_mode))
+    assert bare[-1].bias is None
 
 
 def test_nan_never_verifies() -> None:

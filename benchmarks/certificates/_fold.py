@@ -63,16 +63,18 @@ def _dense(affine: nn.Sequential, zero: Tensor) -> nn.Linear:
     return linear
 
 
-def normalise_by_convolution(net: nn.Sequential, x: Tensor) -> nn.Sequential:
-    """The network with a 1x1 convolution in the place of its leading normalisation, if it has one.
+def traceable(net: nn.Sequential, x: Tensor) -> nn.Sequential:
+    """The same network of operations that auto-LiRPA knows.
 
-    Without one, the convolution is the identity. Flat inputs get an identity matrix. Dropout, which auto-LiRPA does not
-    trace, goes.
+    A 1x1 convolution stands in the place of the leading normalisation; without one, it is the identity. Flat inputs get
+    a matrix. Dropout goes. Linear layers have a bias: without one they are a product for which CROWN-IBP has no bound.
     """
     net = copy.deepcopy(net).eval()
     for name, module in [*net.named_modules(remove_duplicate=False)]:
         if isinstance(module, nn.Dropout):
             net.set_submodule(name, nn.Identity())
+        elif isinstance(module, nn.Linear) and module.bias is None:
+            module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
     layers = [*net]
     width = x.shape[1] if x.ndim == 4 else math.prod(x.shape[1:])
     scale, shift = torch.ones(width), torch.zeros(width)

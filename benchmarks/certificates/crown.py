@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
-from marginbench.benchmarks.certificates._fold import fold_affine, normalise_by_convolution
+from marginbench.benchmarks.certificates._fold import fold_affine, traceable
 from marginbench.benchmarks.certificates._search import largest_verified
 from marginbench.benchmarks.memory import Chunks, out_of_memory
 from marginbench.methods import MarginbenchError, Norm, NotApplicable
@@ -142,7 +142,7 @@ class _Bounds:
         limit = {"auto": 2**20, "dense": 2**62}.get(conv_mode, 0)
         prepared = fold_affine(net, x, limit)
         if prepared is None:
-            prepared = normalise_by_convolution(net, x)
+            prepared = traceable(net, x)
         else:
             x = x.flatten(1)
         self.x = x
