@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from marginbench.benchmarks.board import read_records
-from marginbench.benchmarks.plan import choose_methods
+from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.tables import contents
 
@@ -37,9 +37,12 @@ def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
     assert {record.identity["suite"] for record in records} == {suite.fingerprint}, (
         "the suite has changed: run it again"
     )
-    wanted = {(method.info.key, method.info.revision) for method in choose_methods(None, suite, ())}
+    methods = choose_methods(None, suite, ())
+    wanted = {(method.info.key, method.info.revision) for method in methods}
     assert {(record.identity["method"], record.identity["revision"]) for record in records} == wanted
-    assert len(records) == len(choose_methods(None, suite, ())) * suite.seeds
+    plan = make_plan(suite, methods, range(suite.seeds), records[0].identity["data"])
+    assert {record.id for record in records} == {cell.id for cell in plan}, "a method has other fields: run it again"
+    assert len(records) == len(plan)
     for record in records:
         assert record.status == "done" and "contradiction" not in record.doubts, record.method
 

@@ -50,6 +50,19 @@ def test_lmt_matches_its_reference(variant: str, gate: str, name: str) -> None:
     assert_same(method.loss(net, batch, ctx).total, wanted, net, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("variant", ["basic", "plus"])
+@pytest.mark.parametrize(("epoch", "share"), [(0, 0.0), (1, 0.4), (2, 0.8), (3, 1.0), (4, 1.0)])
+def test_lmt_raises_c_linearly(variant: str, epoch: int, share: float) -> None:
+    method, net, batch, ctx = stage(f"lmt(c=0.05,variant={variant},ramp_end=0.5)", epoch=epoch)  # of 5 epochs
+    constant = create(f"lmt(c={0.05 * share},variant={variant})")
+    assert_same(method.loss(net, batch, ctx).total, constant.loss(net, batch, ctx).total, net)
+    full = create(f"lmt(c=0.05,variant={variant})").loss(net, batch, ctx).total
+    clean = create("ce").loss(net, batch, ctx).total
+    if share == 0:
+        assert_same(method.loss(net, batch, ctx).total, clean, net)
+    assert (method.loss(net, batch, ctx).total < full) == (share < 1) and clean < full
+
+
 def test_lmt_power_iteration_converges_from_below() -> None:
     method, net, _, ctx = stage("lmt", name="cnn")
     for i, matrix in enumerate(layer_matrices(net)):
