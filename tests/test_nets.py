@@ -14,7 +14,8 @@ from marginbench.benchmarks.nets import NETWORKS, make_net
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.suite import Network, Suite, load_suite
 from marginbench.benchmarks.train import train
-from marginbench.methods import MarginbenchError, Net, NotApplicable, Subsample, create, rows
+from marginbench.methods import MarginbenchError, Net, NotApplicable, Residual, Subsample, create, rows
+from marginbench.methods._estimate import estimate, keep_vectors
 from marginbench.methods._lipschitz import layer_bound
 
 CLASSES = 3
@@ -33,6 +34,7 @@ PUBLISHED = {  # parameters with the head: exact for the variants named, rounded
     ("resnet110", RGB, 10): 1_727_962,
     ("preact_resnet18", RGB, 10): 11_172_170,
     ("wrn_16_4", RGB, 10): 2_748_890,
+    ("wrn_16_4_dropout", RGB, 10): 2_748_890,
     ("wrn_28_4", RGB, 10): 5_849_050,
     ("wrn_28_10", RGB, 10): 36_479_194,
     ("vgg16_bn", RGB, 10): 14_723_136 + 5_130,
@@ -69,11 +71,13 @@ def trained(name: str, width: int = 2) -> tuple[Net, Tensor, Tensor]:
         return (templates[y] + 0.1 * torch.randn(templates[y].shape, generator=g)).clamp(0, 1), y
 
     optimiser = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-    for _ in range(40):
-        x, y = draw(24)
-        optimiser.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimiser.step()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # dropout
+        for _ in range(40):
+            x, y = draw(24)
+            optimiser.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimiser.step()
     x, y = draw(8)
     net = net.eval().requires_grad_(False)
     assert (net(x).argmax(1) == y).all()
@@ -142,6 +146,37 @@ def test_mobile_networks_keep_more_of_small_images(name: str) -> None:
     assert sizes == {32: 4, 64: 2}
 
 
+def test_dropout_acts_in_training_only_between_the_convolutions_of_a_block() -> None:
+    plain, dropping, x = build("wrn_16_4"), build("wrn_16_4_dropout"), images("wrn_16_4", 4)
+    assert len(list(dropping.parameters())) == len(list(plain.parameters()))
+    for p, q in zip(plain.parameters(), dropping.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert torch.equal(plain.eval()(x), dropping.eval()(x))
+    dropped = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
+        dropped.append(float((out == 0)[inputs[0] != 0].float().mean()))
+
+    for block in (module for module in dropping.modules() if isinstance(module, Residual)):
+        assert isinstance(block.branch, nn.Sequential)
+        kinds = [type(layer) for layer in block.branch][-5:]
+        assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Conv2d]
+        block.branch[-2].register_forward_hook(note)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dropping.train()(x.repeat(16, 1, 1, 1))
+    assert dropped == pytest.approx([0.4] * 6, abs=0.05)
+
+
+def test_dropout_does_not_count_in_lipschitz_constants_for_training() -> None:
+    found = []
+    for name in ("wrn_16_4", "wrn_16_4_dropout"):
+        net = build(name)
+        keep_vectors(net, (3, 8, 8))
+        found.append(torch.as_tensor(estimate(net.train().body)).item())
+    assert found[0] == found[1] > 0
+
+
 def test_width_defaults_to_the_networks_own() -> None:
     assert Network(name="resnet44").width == 16 and Network(name="preact_resnet18").width == 64
     assert Network(name="resnet44", width=3).width == 3
@@ -196,7 +231,9 @@ def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, st
     return x + delta.detach()
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn_16_4", "preact_resnet18", "vgg16_bn", "lenet5", "lenet5_madry"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", "wrn_16_4", "wrn_16_4_dropout", "preact_resnet18", "vgg16_bn", "lenet5", "lenet5_madry"]
+)
 def test_lipschitz_radii_hold(name: str) -> None:
     net, x, y = trained(name)
     radius = lipschitz.global_radius(net.decision_net(), x, y, "l2")
@@ -246,7 +283,12 @@ def a_suite(name: str = "resnet20") -> Suite:
 
 
 @pytest.mark.parametrize(
-    ("spec", "name"), [(spec, "resnet20") for spec in rows()] + [("all_layer_margin(steps=2)", "preact_resnet18")]
+    ("spec", "name"),
+    [
+        *((spec, "resnet20") for spec in rows()),
+        ("all_layer_margin(steps=2)", "preact_resnet18"),
+        ("lmt(variant=plus,ramp_end=0.5)", "wrn_16_4_dropout"),
+    ],
 )
 def test_every_method_trains_a_residual_network_or_names_the_layer(spec: str, name: str) -> None:
     stream = torch.Generator().manual_seed(0)

@@ -57,6 +57,7 @@ NETWORKS: dict[str, Architecture] = {
     **{f"resnet{depth}": Architecture(partial(cifar_resnet, depth), 16, 4, True) for depth in (20, 32, 44, 56, 110)},
     "preact_resnet18": Architecture(preact_resnet18, 64, 8, True),
     "wrn_16_4": Architecture(partial(wide_resnet, 16, 4), 16, 4, True),
+    "wrn_16_4_dropout": Architecture(partial(wide_resnet, 16, 4, dropout=0.4), 16, 4, True),  # as on SVHN
     "wrn_28_4": Architecture(partial(wide_resnet, 28, 4), 16, 4, True),
     "wrn_28_10": Architecture(partial(wide_resnet, 28, 10), 16, 4, True),
     "vgg16_bn": Architecture(vgg16_bn, 64, 32, True),

@@ -17,32 +17,34 @@ def preact_resnet18(shape: Shape, width: int) -> nn.Sequential:
     return _body(shape, width, (width, 2 * width, 4 * width, 8 * width), blocks=2)
 
 
-def wide_resnet(depth: int, factor: int, shape: Shape, width: int) -> nn.Sequential:
-    """WRN-depth-factor of Zagoruyko and Komodakis (BMVC 2016, arXiv 1605.07146, table 1), without dropout.
+def wide_resnet(depth: int, factor: int, shape: Shape, width: int, dropout: float = 0.0) -> nn.Sequential:
+    """WRN-depth-factor of Zagoruyko and Komodakis (BMVC 2016, arXiv 1605.07146, table 1).
 
-    Three stages of (depth - 4) / 6 blocks with 16, 32 and 64 channels, times the factor.
+    Three stages of (depth - 4) / 6 blocks with 16, 32 and 64 channels, times the factor. `dropout` is the probability
+    of dropping an activation between the two convolutions of a block.
     """
     stages = [factor * width, 2 * factor * width, 4 * factor * width]
-    return _body(shape, width, stages, blocks=(depth - 4) // 6)
+    return _body(shape, width, stages, blocks=(depth - 4) // 6, dropout=dropout)
 
 
-def _body(shape: Shape, stem: int, stages: Sequence[int], blocks: int) -> nn.Sequential:
+def _body(shape: Shape, stem: int, stages: Sequence[int], blocks: int, dropout: float = 0.0) -> nn.Sequential:
     layers: list[nn.Module] = [convolution(shape[0], stem, 3)]
     inputs = stem
     for stage, channels in enumerate(stages):
         for block in range(blocks):
-            layers += _block(inputs, channels, stride=2 if stage > 0 and block == 0 else 1)
+            layers += _block(inputs, channels, 2 if stage > 0 and block == 0 else 1, dropout)
             inputs = channels
     return nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU(), *pool(shape, len(stages) - 1))
 
 
-def _block(inputs: int, channels: int, stride: int) -> list[nn.Module]:
+def _block(inputs: int, channels: int, stride: int, dropout: float) -> list[nn.Module]:
     """One sum. Where sizes change, the first batch norm and ReLU stand before both paths, else in the branch."""
     entry = [nn.BatchNorm2d(inputs), nn.ReLU()]
     branch = [
         convolution(inputs, channels, 3, stride),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
+        *([nn.Dropout(dropout)] if dropout else []),
         convolution(channels, channels, 3),
     ]
     if inputs == channels and stride == 1:
