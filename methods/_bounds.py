@@ -7,7 +7,7 @@ head, is kept apart, so that a specification (differences of its rows) can be me
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from marginbench.methods.method import Net, Norm
 DENSE = 2**20  # convolutions with at most so many entries are written out as matrices
 TINY = 1e-12
 Interval = tuple[Tensor, Tensor]
+Power = Literal[1, 2]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class Affine:
         """`weight`, in place of the map's own, times x [..., n]; without the bias."""
         if self.convolution is None:
             return x * weight if weight.dim() == 1 else F.linear(x, weight)
-        stride, padding = self.convolution.stride, self.convolution.padding
-        images = F.conv2d(x.reshape(-1, *self.inputs), weight, None, stride, padding)
+        images = F.conv2d(x.reshape(-1, *self.inputs), weight, None, *self.geometry)
         return images.reshape(*x.shape[:-1], -1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,17 +55,18 @@ class Affine:
     def dense(self) -> bool:
         return self.convolution is None and self.weight.dim() == 2
 
-    def matrix(self) -> Tensor:
-        """All rows [1, m, n] of the map written out."""
-        if self.dense:
-            return self.weight[None]
-        return self.pull(torch.eye(len(self.bias), dtype=self.bias.dtype, device=self.bias.device)[None])
+    @property
+    def geometry(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Stride and padding of a convolution."""
+        assert self.convolution is not None
+        assert isinstance(self.convolution.padding, tuple)
+        return pair(self.convolution.stride), pair(self.convolution.padding)
 
     def pull(self, a: Tensor) -> Tensor:
         """Rows a [..., m] on the outputs to rows [..., n] on the inputs."""
         if self.convolution is None:
             return a * self.weight if self.weight.dim() == 1 else a @ self.weight
-        stride, padding = pair(self.convolution.stride), pair(self.convolution.padding)  # type: ignore[arg-type]
+        stride, padding = self.geometry
         rest = [
             (n + 2 * p - k) % s
             for n, p, k, s in zip(self.inputs[1:], padding, self.weight.shape[2:], stride, strict=True)
@@ -166,7 +167,7 @@ class Ball:
         centre = times(rows, self.centre())
         if self.norm == "l2":
             return centre, self.epsilon * torch.linalg.vector_norm(rows, dim=-1)
-        return centre, absolute_times(rows, self.reach())
+        return centre, power_times(rows, self.reach(), 1)
 
 
 def times(rows: Tensor, x: Tensor) -> Tensor:
@@ -174,26 +175,36 @@ def times(rows: Tensor, x: Tensor) -> Tensor:
     return x @ rows[0].T if len(rows) == 1 else (rows @ x[:, :, None])[:, :, 0]
 
 
-def absolute_times(rows: Tensor, x: Tensor) -> Tensor:
-    """|rows| [B or 1, S, n] on x [B, n]."""
+def power_times(rows: Tensor, x: Tensor, power: Power) -> Tensor:
+    """|rows|^power [B or 1, S, n] on x [B or 1, n]: [B, S]."""
     if len(rows) == 1:
-        return times(rows.abs(), x)
-    product: Tensor = _AbsoluteTimes.apply(rows, x)
+        return times(_power(rows, power), x)
+    product: Tensor = _PowerTimes.apply(rows, x, power)
     return product
 
 
-class _AbsoluteTimes(torch.autograd.Function):
+def _power(rows: Tensor, power: Power) -> Tensor:
+    return rows.abs() if power == 1 else rows.square()
+
+
+class _PowerTimes(torch.autograd.Function):
     """The product with a backward pass that makes one tensor of the size of the rows, in place of five."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, x: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, x: Tensor, power: Power) -> Tensor:
         ctx.save_for_backward(rows, x)
-        return times(rows.abs(), x)
+        ctx.power = power
+        return times(_power(rows, power), x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         rows, x = ctx.saved_tensors
-        return rows.sgn().mul_(x[:, None]).mul_(grad[:, :, None]), (grad[:, None] @ rows.abs())[:, 0]
+        to_rows = to_x = None
+        if ctx.needs_input_grad[0]:
+            to_rows = (rows.sgn() if ctx.power == 1 else 2 * rows).mul_(x[:, None]).mul_(grad[:, :, None])
+        if ctx.needs_input_grad[1]:
+            to_x = (grad[:, None] @ _power(rows, ctx.power))[:, 0].sum_to_size(x.shape)
+        return to_rows, to_x, None
 
 
 def specification(net: Net, y: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

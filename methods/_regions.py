@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from marginbench.methods._bounds import blocks_of, linear_head
-from marginbench.methods._columns import Columns, column_lengths, dual_norms
+from marginbench.methods._bounds import Affine, Blocks, blocks_of, linear_head
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
+from marginbench.methods._rows import Dense, Rows, lengths, pull, push, split_scale, units_of
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Net, Norm, NotApplicable, Radii
 
@@ -16,65 +17,56 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Region:
-    """Values of all N hidden units and K logits at x, and their Jacobians with respect to pixels."""
+    """Values of all N hidden units and K logits at x, and the affine maps from the pixels to them."""
 
     units: Tensor  # [B, N] pre-activations
-    columns: tuple[Tensor, ...]  # [n, B or 1, m] for each layer: the Jacobians of its units, transposed
     logits: Tensor  # [B, K]
-    logit_rows: Tensor  # [B, K, n]
-
-    @property
-    def unit_rows(self) -> Tensor:
-        """[B, N, n]"""
-        size = len(self.units)
-        rows = [columns.permute(1, 2, 0).expand(size, -1, -1) for columns in self.columns]
-        return torch.cat(rows, 1) if rows else self.logit_rows[:, :0]
-
-    def unit_squares(self) -> Tensor:
-        """[B, N] squares of the Euclidean norms of the rows."""
-        squares = [columns.square().sum(0).expand(len(self.units), -1) for columns in self.columns]
-        return torch.cat(squares, 1) if squares else self.units
-
-    def sum_of_squares(self) -> Tensor:
-        """All of `unit_squares` summed, without a tensor of the size of the Jacobians."""
-        total = self.units.new_zeros(())
-        for columns in self.columns:
-            entries, copies = columns.flatten(), len(self.units) / columns.shape[1]
-            total = total + copies * (entries @ entries)
-        return total
+    unit_rows: tuple[Rows, ...]  # of each layer, on scaled pixels
+    logit_rows: Tensor  # [B or 1, K, n]
+    scale: Tensor  # [1, n]
 
     def unit_lengths(self, norm: Norm) -> Tensor:
-        """[B, N] dual norms of the rows."""
-        lengths = [column_lengths(columns, norm).expand(len(self.units), -1) for columns in self.columns]
-        return torch.cat(lengths, 1) if lengths else self.units
+        """[B, N] dual norms of the gradients of the units with respect to the pixels."""
+        parts = [lengths(rows, self.scale, norm).expand(len(self.logits), -1) for rows in self.unit_rows]
+        return torch.cat(parts, 1) if parts else self.units
 
 
 def region_of(net: Net, x: Tensor, dtype: torch.dtype | None = None) -> Region:
-    """The region of x [B, C, H, W]: the unit vectors of the input pushed through the network with its ReLUs frozen.
+    """The region of x [B, C, H, W]: differentiable in the weights, the pattern of the ReLUs taken as constant.
 
-    Differentiable in the weights, the pattern of the ReLUs taken as constant. It costs n forward passes per image,
-    but no backward pass to the input.
+    Jacobians are pushed forward from the pixels; those of units that see a small part of the image are pulled back.
 
     Raises:
         MarginbenchError: an unknown layer, or a head that is not linear.
     """
     value = x.flatten(1).to(dtype)
-    blocks = blocks_of(net, tuple(x.shape[1:]), dtype)
-    columns = Columns.of(blocks[0], value)
-    units, jacobians = [], []
+    head = linear_head(net)
+    *blocks, last = blocks_of(net, tuple(x.shape[1:]), dtype)
+    weight = head.weight.to(dtype)
+    blocks.append([*last, Affine(weight, weight.new_zeros(len(weight)) if head.bias is None else head.bias.to(dtype))])
+    scale, maps = split_scale(blocks, value)
+    units: list[Tensor] = []
+    slopes: list[Tensor] = []
+    rows: list[Rows] = []
     for depth, block in enumerate(blocks):
         if depth:
             units.append(value)
-            jacobians.append(columns.values)
-            active = (value > 0).to(value.dtype)
-            value, columns = value * active, columns.push(active, block)
+            slopes.append((value > 0).to(value.dtype))
+            value = value * slopes[-1]
         for affine in block:
             value = affine.forward(value)
-    head = linear_head(net)
-    weight = head.weight.to(dtype)
-    logits = value @ weight.T + (0 if head.bias is None else head.bias.to(dtype))
-    logit_rows = (columns.values @ weight.T).permute(1, 2, 0).expand(len(x), -1, -1)
-    return Region(torch.cat(units, 1) if units else logits[:, :0], tuple(jacobians), logits, logit_rows)
+        rows.append(_rows(maps[: depth + 1], slopes, rows, value))
+    assert isinstance(rows[-1], Dense)
+    return Region(torch.cat(units, 1) if units else value[:, :0], value, tuple(rows[:-1]), rows[-1].values, scale)
+
+
+def _rows(blocks: Blocks, slopes: list[Tensor], before: list[Rows], values: Tensor) -> Rows:
+    """Those of the outputs of the last block, `values` [B, m], from those of the blocks before."""
+    rows = units_of(blocks, values)
+    if before and isinstance(rows, Dense) and isinstance(before[-1], Dense):
+        mixing = [affine for block in blocks[:-1] for affine in block]
+        return push(before[-1], slopes[-1], blocks[-1], mixing[0].reach if len(mixing) == 1 else None)
+    return pull(rows, blocks, slopes)[0]
 
 
 def unit_distances(region: Region, norm: Norm) -> Tensor:
@@ -84,12 +76,11 @@ def unit_distances(region: Region, norm: Norm) -> Tensor:
 
 def decision_distances(region: Region, y: Tensor, norm: Norm) -> Tensor:
     """[B, K] signed distances of x from the planes between class y and each other; infinite for y itself."""
-    here = y[:, None]
-    gap = region.logits.gather(1, here) - region.logits
-    rows = region.logit_rows.gather(1, here[:, :, None].expand(-1, -1, region.logit_rows.shape[2]))
-    own = torch.nn.functional.one_hot(y, gap.shape[1]).bool()
-    lengths = dual_norms(torch.where(own[:, :, None], 1, rows - region.logit_rows), norm)
-    return torch.where(own, torch.inf, gap / lengths.clamp_min(TINY))
+    gap = region.logits.gather(1, y[:, None]) - region.logits
+    rows = region.logit_rows.expand(len(y), -1, -1)
+    steepness = lengths(Dense(rows[torch.arange(len(y), device=y.device), y][:, None] - rows), region.scale, norm)
+    own = F.one_hot(y, gap.shape[1]).bool()
+    return torch.where(own, torch.inf, gap / steepness.clamp_min(TINY))
 
 
 def region_radii(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
@@ -109,9 +100,9 @@ def region_radii(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
             return NotApplicable(str(error))
         predicted = net(x).argmax(1)
         slack = LOGIT_ROUNDING * region.logits.abs().amax(1, keepdim=True)
-        others = 1 - torch.nn.functional.one_hot(predicted, region.logits.shape[1])
+        others = 1 - F.one_hot(predicted, region.logits.shape[1])
         lowered = replace(region, logits=region.logits + slack * others)
         nearest = decision_distances(lowered, predicted, norm).amin(1)
-        if region.units.shape[1]:
+        if region.unit_rows:
             nearest = torch.minimum(nearest, unit_distances(region, norm).amin(1))
         return Radii((nearest.clamp_min(0) * (1 - RADIUS_ROUNDING)).to(x.dtype))

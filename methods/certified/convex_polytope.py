@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Norm, NotApplicable, Radii, Task, param
 from marginbench.methods._bounds import Ball, blocks_of, ramp, specification
-from marginbench.methods._columns import parallel_margins
+from marginbench.methods._rows import parallel_margins
 from marginbench.methods._search import certified_radii
 
 

@@ -49,7 +49,7 @@ class MMR(Method):
             "schedules are shares of the training: the paper's r rises over 10 of 100 epochs",
             "no noise against ties and no offset on small entries of V: a floor under the norms instead",
             "without adversarial training, which the paper adds in some of its experiments (MMR+AT)",
-            "V is computed in full: n forward passes per image, which suits small images",
+            "V is computed in full: n forward passes per image, but for units that see a small part of it",
             "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
         ),
     )

@@ -45,8 +45,9 @@ class Roll(Method):
             "the gradients are with respect to pixels in [0, 1]; the paper's to the preprocessed image: where"
             " preprocessing divides by a standard deviation s, the squares here are 1/s^2 times the paper's. The"
             " defaults are the authors' for MNIST, s = 0.31, in these units",
-            "exact gradients by pushing unit vectors through the frozen network, as in the authors' code for dense"
-            " networks; the paper samples input axes on large images (4.2, equation 10)",
+            "exact gradients, by pushing unit vectors through the frozen network as in the authors' code for dense"
+            " networks, or back from units that see few pixels; the paper samples input axes on large images (4.2,"
+            " equation 10)",
             "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
         ),
     )
@@ -77,10 +78,8 @@ class Roll(Method):
             hinges = self.hinge * (1 - region.units.abs()).relu()
             total = hinges.shape[1]
             count = max(round(self.top * total), min(1, total))
-            if count == total:
-                penalty = (region.sum_of_squares() + hinges.sum()) / max(hinges.numel(), 1)
-            else:
-                penalty = (region.unit_squares() + hinges).topk(count, dim=1)[0].mean()
+            terms = region.unit_lengths("l2").square() + hinges
+            penalty = terms.topk(count, dim=1)[0].sum() / max(len(terms) * count, 1)
         parts = {"risk": risk.detach(), "penalty": penalty.detach()}
         return Loss(risk + self.weight * penalty, parts)
 

@@ -7,14 +7,16 @@ import torch
 from support import TASK, a_batch, a_context, a_net, assert_same, reference, stage
 from torch.nn import functional as F
 
-from marginbench.methods import create
+from marginbench.methods import Task, create
+from marginbench.methods import _bounds as shared
 from marginbench.methods._bounds import (
     Ball,
     blocks_of,
     linear_margins,
+    parallel,
     specification,
 )
-from marginbench.methods._columns import parallel_bounds, parallel_margins
+from marginbench.methods._rows import parallel_bounds, parallel_margins
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])
@@ -63,14 +65,37 @@ def test_convex_polytope_ramp_reaches_its_end() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])
-def test_both_ways_to_the_margins_agree(name: str, norm: str) -> None:
-    net = a_net(create("convex_polytope"), name)
-    batch = a_batch(net)
-    blocks = blocks_of(net, TASK.input_shape)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "linear", "cnn7"])
+@pytest.mark.parametrize(("size", "dense"), [((4, 4), 2**20), ((9, 12), 0)])
+def test_both_ways_to_the_margins_agree(
+    name: str, norm: str, size: tuple[int, int], dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "DENSE", dense)  # 0: rows of the first convolutions are kept as patches
+    task = Task((2, *size), TASK.class_counts, TASK.epsilon)
+    net = a_net(create("convex_polytope"), name, task=task)
+    x = torch.rand(4, *task.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks = blocks_of(net, task.input_shape)
     for epsilon in (0.0, 0.01, 0.05, 0.3):  # few and many units without a sign
-        ball = Ball(batch.x.flatten(1), batch.x.new_full((1, 1), epsilon), norm)  # type: ignore[arg-type]
-        problem = (ball, *specification(net, batch.y))
+        ball = Ball(x.flatten(1), x.new_full((1, 1), epsilon), norm)  # type: ignore[arg-type]
+        problem = (ball, *specification(net, torch.arange(4)))
         wanted = linear_margins(blocks, parallel_bounds(blocks, ball), *problem)
         assert_same(parallel_margins(blocks, *problem).sum(), wanted.sum(), net)
         torch.testing.assert_close(parallel_margins(blocks, *problem), wanted)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_hidden_bounds_are_those_of_their_own_rows(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "DENSE", 0)
+    task = Task((1, 9, 12), TASK.class_counts, TASK.epsilon)
+    net = a_net(create("convex_polytope"), "cnn7", task=task)
+    x = torch.rand(2, *task.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks, ball = blocks_of(net, task.input_shape), Ball(x.flatten(1), x.new_full((1, 1), 0.02), norm)  # type: ignore[arg-type]
+    relaxations = parallel_bounds(blocks, ball)
+    for depth, found in enumerate(relaxations):
+        eye = torch.eye(found.upper.shape[1], dtype=torch.float64).expand(2, -1, -1)
+        before = (blocks[: depth + 1], relaxations[:depth], ball)
+        low = linear_margins(*before, eye, x.new_zeros(2, eye.shape[1]))
+        high = -linear_margins(*before, -eye, x.new_zeros(2, eye.shape[1]))
+        wanted = parallel((low, high))
+        torch.testing.assert_close(found.upper, wanted.upper)
+        torch.testing.assert_close(found.intercept, wanted.intercept)

@@ -16,7 +16,7 @@ from marginbench.methods._bounds import (
     linear_margins,
     specification,
 )
-from marginbench.methods._columns import parallel_bounds
+from marginbench.methods._rows import parallel_bounds
 from marginbench.methods._search import largest_positive
 
 

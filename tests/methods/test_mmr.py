@@ -3,10 +3,12 @@
 import pytest
 import torch
 from support import TASK, a_batch, a_context, a_net, assert_same, reference, stage
-from torch import nn
+from torch import Tensor, nn
 
-from marginbench.methods import MarginbenchError, NotApplicable, Radii, create
+from marginbench.methods import MarginbenchError, Net, NotApplicable, Radii, Task, create
+from marginbench.methods import _bounds as shared
 from marginbench.methods._regions import region_of, unit_distances
+from marginbench.methods._rows import Patches
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -22,19 +24,41 @@ def test_mmr_matches_its_reference(norm: str, name: str, epoch: int, rise: float
     assert_same(method.loss(net, batch, ctx).total, wanted, net, rtol=1e-8, atol=1e-8)
 
 
-def test_a_region_is_the_network_near_the_image() -> None:
-    for name in ("mlp", "cnn", "linear"):
-        net = a_net(create("ce"), name)
-        x = a_batch(net).x
-        region = region_of(net, x)
-        step = 1e-7 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        moved = region_of(net, x + step)
-        for value, after, rows in (
-            (region.units, moved.units, region.unit_rows),
-            (region.logits, net(x + step), region.logit_rows),
-        ):
-            torch.testing.assert_close(value + (rows @ step.flatten(1)[:, :, None])[:, :, 0], after, rtol=0, atol=1e-12)
-        torch.testing.assert_close(region.logits, net(x))
+def pre_activations(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+    """All hidden units and the logits of x, by the network's own layers."""
+    units, value = [x.flatten(1)[:, :0]], net.normalise(x)
+    for layer in net.body:
+        if isinstance(layer, nn.ReLU):
+            units.append(value.flatten(1))
+        value = layer(value)
+    return torch.cat(units, 1), net.head(value)
+
+
+@pytest.mark.parametrize("dense", [0, 2**20])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "linear", "cnn7"])
+@pytest.mark.parametrize("size", [(4, 4), (9, 12)])
+def test_a_region_has_the_gradients_of_the_network(
+    name: str, dense: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "DENSE", dense)  # 0: rows of the first convolutions are kept as patches
+    net = a_net(create("ce"), name, task=Task((2, *size), TASK.class_counts, TASK.epsilon))
+    x = torch.rand(3, 2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_()
+    region = region_of(net, x)
+    units, logits = pre_activations(net, x)
+    torch.testing.assert_close(region.units, units)
+    torch.testing.assert_close(region.logits, logits)
+
+    def rows(outputs: Tensor) -> Tensor:
+        return torch.stack([torch.autograd.grad(out.sum(), x, retain_graph=True)[0] for out in outputs.T], 1).flatten(2)
+
+    torch.testing.assert_close(region.logit_rows.expand(3, -1, -1) * region.scale, rows(logits))
+    if name != "linear":
+        for norm, order in (("linf", 1), ("l2", 2)):
+            wanted = torch.linalg.vector_norm(rows(units), ord=order, dim=2)
+            torch.testing.assert_close(region.unit_lengths(norm), wanted)  # type: ignore[arg-type]
+    patches = [isinstance(part, Patches) for part in region.unit_rows]
+    assert any(patches) == (dense == 0 and name in ("cnn", "cnn7")) or size == (4, 4)
 
 
 def test_distances_of_one_hidden_layer_are_those_of_planes() -> None:
