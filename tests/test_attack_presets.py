@@ -153,9 +153,15 @@ def test_the_fingerprint_follows_the_content_of_the_file_and_not_its_folder(tiny
 def test_a_wrong_entry_is_explained(tiny: Path, entry: str, words: str) -> None:
     (tiny.parent / "my_attack.py").write_text(FILE)
     (tiny.parent / "broken.py").write_text("raise ValueError('no\\nluck')\n")
-    load_factory.cache_clear()
     with pytest.raises(MarginbenchError, match=words):
         load_suite(str(with_attacks(tiny, f"[evaluation.attacks]\n{entry}\n")))
+
+
+def test_an_edited_attack_file_is_loaded_again(tmp_path: Path) -> None:
+    file = tmp_path / "my_attack.py"
+    for answer in (1, 2, 1):
+        file.write_text(f"def make(model, norm, epsilon):\n    return {answer}\n")  # same size, perhaps same second
+        assert load_factory(f"{file}:make")(None, "L2", 1.0) == answer
 
 
 def trained() -> Net:

@@ -1,11 +1,11 @@
 """Attacks from elsewhere: whatever turns images and labels into adversarial images can join."""
 
 import hashlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -81,7 +81,6 @@ def from_file(
     return attack(net, x, y, norm, epsilon=epsilon, reference=reference, generator=generator, **settings)
 
 
-@lru_cache
 def load_factory(file: str) -> Factory:
     """The function that `FILE.py:FUNCTION` names.
 
@@ -94,18 +93,24 @@ def load_factory(file: str) -> Factory:
         raise MarginbenchError(f"attack file {file!r}: should be like 'my_attack.py:make'")
     if not path.is_file():
         raise MarginbenchError(f"attack file {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"marginbench_attack_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise MarginbenchError(f"attack file {path}: {one_line(error)}") from error
+    module = _load(path, path.read_bytes())
     factory: Factory | None = getattr(module, name, None)
     if not callable(factory):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise MarginbenchError(f"attack file {path}: no function {name!r}: {suggest(name, known)}")
     return factory
+
+
+@lru_cache
+def _load(path: Path, source: bytes) -> ModuleType:
+    """The module of a file with this content: one that was edited in the meantime is another one."""
+    module = ModuleType(f"marginbench_attack_{path.stem}")
+    module.__file__ = str(path)
+    try:
+        exec(compile(source, path, "exec"), vars(module))
+    except Exception as error:
+        raise MarginbenchError(f"attack file {path}: {one_line(error)}") from error
+    return module
 
 
 def check_factory(file: str, settings: dict[str, Any]) -> None:
