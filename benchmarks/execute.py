@@ -21,7 +21,7 @@ from marginbench.benchmarks.memory import logits_of
 from marginbench.benchmarks.metrics import summarise
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.seeds import digest
-from marginbench.benchmarks.store import SCHEMA, Record, read_record, write_record
+from marginbench.benchmarks.store import SCHEMA, Record, UnwritableError, read_record, write_record
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import DivergedError, train
 from marginbench.methods import Net, spec_of
@@ -82,10 +82,15 @@ def record_run(
     Args:
         identity: what the record's id is the hash of.
         row: the name of its row in the tables.
+
+    Raises:
+        UnwritableError: for the record, or within the run for a checkpoint.
     """
     try:
         results, arrays = run()
         status, error = "done", None
+    except UnwritableError:
+        raise
     except Exception as failure:  # a method may raise anything; the others must go on
         results, arrays = {}, {}
         status, error = "failed", _reason(failure)

@@ -57,7 +57,7 @@ class Checkpoint:
         """Write tensors and numbers; an older checkpoint is replaced once the new one is whole.
 
         Raises:
-            MarginbenchError: the folder cannot be written.
+            UnwritableError: the folder cannot be written.
         """
         if self.path is None:
             return

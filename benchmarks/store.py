@@ -58,11 +58,15 @@ def write_record(folder: Path, record: Record, arrays: Mapping[str, np.ndarray])
     return path
 
 
+class UnwritableError(MarginbenchError):
+    """A full disk, or a folder that is not ours: no fault of the run that had something to write."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file beside `path`, flush it to disk, rename it.
 
     Raises:
-        MarginbenchError: the folder cannot be written.
+        UnwritableError: the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -74,7 +78,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise MarginbenchError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UnwritableError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def ensure_writable(folder: Path) -> None:

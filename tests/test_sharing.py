@@ -16,6 +16,7 @@ from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.limits import Deadline
 from marginbench.benchmarks.locks import holders, lock
 from marginbench.benchmarks.plan import make_plan, shard
+from marginbench.benchmarks.store import UnwritableError, write_atomically
 from marginbench.benchmarks.suite import load_suite
 from marginbench.methods import MarginbenchError, create
 
@@ -120,6 +121,25 @@ def test_a_record_that_cannot_be_written_leaves_the_checkpoint(
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert outcome.repeated == 1 and outcome.records[0].status == "done"
     assert not list(runs.glob("*.ckpt"))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_no_failure_of_the_method(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(MarginbenchError, match="cannot be written"):
+        saved: list[Path] = []
+
+        def write(path: Path, content: bytes) -> None:
+            if saved:
+                raise UnwritableError(f"{path}: cannot be written (No space left on device)")
+            saved.append(path)
+            write_atomically(path, content)
+
+        patch.setattr("marginbench.benchmarks.limits.write_atomically", write)
+        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, checkpoint_every=0.0)
+    runs = tmp_path / "tiny" / "runs"
+    assert [path.suffix for path in runs.iterdir()] == [".ckpt"], "the one before is kept"
+    assert run_all(str(tiny), ["ce"], 1, "cpu", tmp_path).records[0].status == "done"
 
 
 @pytest.mark.parametrize("late", [False, True])
