@@ -144,8 +144,12 @@ def run_all(
                 if record is not None:
                     finished += 1
                     report.finished(record, eta.finished(record))
-    records = read_records([plan.runs])  # again: other processes write too
-    current = [record for record in records if record.identity["suite"] == plan.suite.fingerprint]
-    table, files = write_tables(current, plan.folder)
+    while True:  # other processes write records too, and tables: whoever is last has seen all of them
+        seen = record_paths([plan.runs])
+        records = read_records([plan.runs])
+        current = [record for record in records if record.identity["suite"] == plan.suite.fingerprint]
+        table, files = write_tables(current, plan.folder)
+        if record_paths([plan.runs]) == seen:
+            break
     resumed = len(plan.cells) - len(plan.todo)
     return Outcome(table, current, files, plan.runs, finished, resumed, len(plan.todo) - finished)

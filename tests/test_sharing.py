@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from support import Run
 
@@ -16,8 +18,9 @@ from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.limits import Deadline
 from marginbench.benchmarks.locks import holders, lock
 from marginbench.benchmarks.plan import make_plan, shard
-from marginbench.benchmarks.store import UnwritableError, write_atomically
+from marginbench.benchmarks.store import Record, UnwritableError, write_atomically
 from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.tables import write_tables
 from marginbench.methods import MarginbenchError, create
 
 METHODS = "ce,arcface(s=8),svm,ce_wd,mixup,input_grad_reg"
@@ -158,6 +161,23 @@ def test_a_run_that_fails_leaves_no_checkpoint(
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=3600.0, checkpoint_every=0.0)
     assert (outcome.records[0].error or "").startswith("ValueError: for a reason of its own")
     assert not list(outcome.runs.glob("*.ckpt"))
+
+
+def test_the_tables_hold_what_another_process_wrote_meanwhile(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record comes between the reading of the records and the writing of the tables."""
+    run_all(str(tiny), ["svm"], 1, "cpu", tmp_path / "other")
+
+    def slow(records: list[Record], folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+        for path in (tmp_path / "other" / "tiny" / "runs").iterdir():
+            shutil.copy(path, folder / "runs")
+        return write_tables(records, folder)
+
+    monkeypatch.setattr("marginbench.benchmarks.engine.write_tables", slow)
+    outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    assert sorted(outcome.table["method"]) == ["ce", "svm"]
+    assert "svm" in (tmp_path / "tiny" / "leaderboard.md").read_text()
 
 
 def test_shards_are_disjoint_and_complete(tiny: Path, tmp_path: Path) -> None:
