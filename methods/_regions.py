@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods._bounds import Affine, Blocks, blocks_of, linear_head
+from marginbench.methods._bounds import Affine, blocks_of, linear_head
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
-from marginbench.methods._rows import Dense, Rows, lengths, pull, push, split_scale, units_of
+from marginbench.methods._rows import Dense, Rows, lengths, on_pixels, split_scale, units_of
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Net, Norm, NotApplicable, Radii
 
@@ -55,18 +55,10 @@ def region_of(net: Net, x: Tensor, dtype: torch.dtype | None = None) -> Region:
             value = value * slopes[-1]
         for affine in block:
             value = affine.forward(value)
-        rows.append(_rows(maps[: depth + 1], slopes, rows, value))
+        here = maps[: depth + 1]
+        rows.append(on_pixels(here, slopes, [], rows[-1] if rows else None, units_of(here, value))[0])
     assert isinstance(rows[-1], Dense)
     return Region(torch.cat(units, 1) if units else value[:, :0], value, tuple(rows[:-1]), rows[-1].values, scale)
-
-
-def _rows(blocks: Blocks, slopes: list[Tensor], before: list[Rows], values: Tensor) -> Rows:
-    """Those of the outputs of the last block, `values` [B, m], from those of the blocks before."""
-    rows = units_of(blocks, values)
-    if before and isinstance(rows, Dense) and isinstance(before[-1], Dense):
-        mixing = [affine for block in blocks[:-1] for affine in block]
-        return push(before[-1], slopes[-1], blocks[-1], mixing[0].reach if len(mixing) == 1 else None)
-    return pull(rows, blocks, slopes)[0]
 
 
 def unit_distances(region: Region, norm: Norm) -> Tensor:

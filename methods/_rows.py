@@ -127,22 +127,20 @@ def split_scale(blocks: Blocks, x: Tensor) -> tuple[Tensor, Blocks]:
     return scale, [first[count:], *blocks[1:]]
 
 
-def pull(
-    rows: Rows, blocks: Blocks, slopes: Sequence[Tensor], errors: Sequence[Tensor] = ()
-) -> tuple[Rows, Tensor | float]:
-    """Rows on the outputs of the last block to rows on the inputs of the first, and how far errors move them.
+def pull(rows: Rows, blocks: Blocks, slopes: Sequence[Tensor], errors: Sequence[Tensor]) -> tuple[Rows, Tensor | float]:
+    """Rows on the outputs of the last block to rows in front of the first ReLU, and how far errors move them.
 
     Args:
         slopes: [B, m] of every ReLU between the blocks, in place of it.
         errors: [B, m] what each unit may be away from that line; none: nothing.
     """
     moved: Tensor | float = 0.0
-    for depth in range(len(blocks) - 1, -1, -1):
+    for depth in range(len(blocks) - 1, 0, -1):
         for affine in reversed(blocks[depth]):
             rows = rows.pull(affine)
-        if depth and errors:
+        if errors:
             moved = moved + rows.powers(1, errors[depth - 1])
-        if depth:
+        if depth > 1:
             rows = rows.scale(slopes[depth - 1])
     return rows, moved
 
@@ -170,6 +168,33 @@ def _rows_at(matrix: Tensor, index: Tensor) -> Tensor:
     return rows.view(*index.shape, matrix.shape[1])
 
 
+def on_pixels(
+    blocks: Blocks,
+    slopes: Sequence[Tensor],
+    errors: Sequence[Tensor],
+    before: Rows | None,
+    rows: Rows,
+    specified: bool = False,
+) -> tuple[Rows, Tensor | float]:
+    """Rows of the last block's outputs on the inputs of the first, and how far errors move them [B or 1, S].
+
+    Args:
+        before: on those inputs, the rows of the units in front of the last ReLU, if there is one.
+        specified: whether `rows` are others than one for each output.
+    """
+    if isinstance(before, Dense) and isinstance(rows, Dense):
+        moved = pull(rows, blocks, slopes, errors)[1] if errors else 0.0
+        mixing = [affine for block in blocks[:-1] for affine in block]
+        outputs = push(before, slopes[-1], blocks[-1], mixing[0].reach if len(mixing) == 1 else None)
+        return Dense(rows.values @ outputs.values) if specified else outputs, moved
+    rows, moved = pull(rows, blocks, slopes, errors)
+    if slopes:
+        rows = rows.scale(slopes[0])
+    for affine in reversed(blocks[0]):
+        rows = rows.pull(affine)
+    return rows, moved
+
+
 def lengths(rows: Rows, reach: Tensor, norm: Norm) -> Tensor:
     """How far the values of rows can move with their n inputs: [B or 1, S].
 
@@ -190,33 +215,43 @@ def parallel_bounds(blocks: Blocks, ball: Ball) -> list[Relaxation]:
 
 def parallel_margins(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
     """`linear_margins` with `parallel_bounds`, at less cost."""
-    relaxations, centre = _middle(blocks, ball)
-    return times(rows, centre) + constants - _spread(blocks, relaxations, ball, Dense(rows))
+    _, centre, spread = _middle(blocks, ball, rows)
+    return times(rows, centre) + constants - spread
 
 
-def _middle(blocks: Blocks, ball: Ball) -> tuple[list[Relaxation], Tensor]:
-    """The relaxations of all ReLUs, and what becomes of the centre of the ball in the last block.
+def _middle(blocks: Blocks, ball: Ball, rows: Tensor | None = None) -> tuple[list[Relaxation], Tensor, Tensor | float]:
+    """The relaxations of all ReLUs, what becomes of the centre of the ball in the last block, and the spread.
 
     A pair of parallel lines is one line through their middle and an error of half their distance. The centre goes
-    forward through the middle lines; how far outputs are from it is pulled back.
+    forward through the middle lines; the spread says how far rows [B, S, m] of the outputs can be from there.
     """
+    scale, maps = split_scale(blocks, ball.x)
     relaxations: list[Relaxation] = []
-    centre = ball.centre()
+    slopes: list[Tensor] = []
+    errors: list[Tensor] = []
+    centre, before = ball.centre(), None
+    spread: Tensor | float = 0.0
     for depth, block in enumerate(blocks):
         if depth:
-            spread = _spread(blocks[:depth], relaxations, ball, units_of(blocks[:depth], centre))
-            relaxations.append(parallel((centre - spread, centre + spread)))
-            centre = centre * relaxations[-1].upper + relaxations[-1].intercept / 2
+            line = parallel((centre - spread, centre + spread))
+            relaxations.append(line)
+            slopes.append(line.upper)
+            errors.append(line.intercept / 2)
+            centre = centre * slopes[-1] + errors[-1]
         for affine in block:
             centre = affine.forward(centre)
-    return relaxations, centre
+        here = maps[: depth + 1]
+        if depth + 1 < len(blocks):
+            before, moved = on_pixels(here, slopes, errors, before, units_of(here, centre))
+            spread = moved + _reached(before, scale, ball)
+        elif rows is not None:
+            pulled, moved = on_pixels(here, slopes, errors, before, Dense(rows), specified=True)
+            spread = moved + _reached(pulled, scale, ball)
+    return relaxations, centre, spread
 
 
-def _spread(blocks: Blocks, relaxations: Sequence[Relaxation], ball: Ball, rows: Rows) -> Tensor:
-    """How far rows of the last block's outputs can be from their middle: [B or 1, S]."""
-    scale, blocks = split_scale(blocks, ball.x)
-    slopes, errors = [line.upper for line in relaxations], [line.intercept / 2 for line in relaxations]
-    pulled, moved = pull(rows, blocks, slopes, errors)
+def _reached(rows: Rows, scale: Tensor, ball: Ball) -> Tensor:
+    """How far rows on scaled pixels move within the ball: [B or 1, S]."""
     if ball.norm == "linf":
-        return moved + lengths(pulled, scale * ball.reach(), "linf")
-    return moved + ball.epsilon * lengths(pulled, scale, "l2")
+        return lengths(rows, scale * ball.reach(), "linf")
+    return ball.epsilon * lengths(rows, scale, "l2")
