@@ -73,7 +73,7 @@ def traceable(net: nn.Sequential, x: Tensor) -> nn.Sequential:
     for name, module in [*net.named_modules(remove_duplicate=False)]:
         if isinstance(module, nn.Dropout):
             net.set_submodule(name, nn.Identity())
-        elif isinstance(module, nn.Linear) and module.bias is None:
+        elif isinstance(module, nn.Linear) and module._parameters["bias"] is None:
             module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
     layers = [*net]
     width = x.shape[1] if x.ndim == 4 else math.prod(x.shape[1:])
