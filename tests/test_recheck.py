@@ -92,6 +92,24 @@ def test_the_networks_own_certificate_is_confirmed_too(trained: Net) -> None:
         assert seen in evaluated(trained, certificate).doubts["not_confirmed"]
 
 
+def test_what_a_batch_misses_is_tried_alone(trained: Net) -> None:
+    """Bounds may depend on the images beside an image; one that holds is a proof."""
+
+    def certificate(first: float) -> Any:
+        def certify(net: Net, x: Tensor, norm: Norm) -> Radii:
+            radius = x.new_full((len(x),), 1e-3)
+            if x.dtype == torch.float64 and len(x) > 1:
+                radius[:2] = 0.0
+            elif x.dtype == torch.float64:
+                radius[:] = first
+            return Radii(radius)
+
+        return certify
+
+    assert "not_confirmed" not in evaluated(trained, certificate(1e-3)).doubts
+    assert f"own in l2: 2 of {LEAST} points" in evaluated(trained, certificate(9e-4)).doubts["not_confirmed"]
+
+
 def test_a_twentieth_of_the_points_is_taken_at_random(trained: Net) -> None:
     seen: list[Tensor] = []
 
