@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import zlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -94,7 +95,7 @@ def load_plugin(path: Path) -> list[type[Method]]:
     path = path.resolve()
     if not path.is_file():
         raise MarginbenchError(f"plug-in {path}: no such file")
-    name = f"{PLUGIN}{path.stem}"
+    name = f"{PLUGIN}{path.stem}_{zlib.crc32(str(path).encode()):08x}"  # files of one name in two folders are two
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise MarginbenchError(f"plug-in {path}: not a Python file, its name must end in .py")

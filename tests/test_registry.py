@@ -1,5 +1,6 @@
 """Specs, discovery and plug-ins: what is wrong is named, with what would be right."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,22 @@ def test_broken_plugin_is_named_with_its_fault(tmp_path: Path, case: str) -> Non
 )
 def test_an_error_is_told_in_one_line(error: Exception, text: str) -> None:
     assert one_line(error) == text
+
+
+def test_plugins_of_one_file_name_keep_their_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "_methods", dict(registry_module._methods))
+    found = []
+    for key in ("first_folder", "second_folder"):
+        path = tmp_path / key / "margin.py"
+        path.parent.mkdir()
+        path.write_text(HEAD.replace("KEY", key))
+        found += load_plugin(path)
+    assert [Path(inspect.getfile(cls)).parent.name for cls in found] == ["first_folder", "second_folder"]
+    (tmp_path / "third_folder").mkdir()
+    third = tmp_path / "third_folder" / "margin.py"
+    third.write_text(HEAD.replace("KEY", "first_folder"))
+    with pytest.raises(MarginbenchError, match=r"already taken by .*first_folder.margin\.py"):
+        load_plugin(third)
 
 
 def test_plugin_must_not_take_a_key(tmp_path: Path) -> None:
