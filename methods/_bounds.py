@@ -1,30 +1,20 @@
 """Bounds on ReLU networks over a ball of inputs: intervals, and linear bounds pulled back layer by layer.
 
-A network is a list of blocks of affine maps with a ReLU between one block and the next; the last layer, the linear
-head, is kept apart, so that a specification (differences of its rows) can be merged into it. Vectors are flat.
+A network is a path: blocks of affine maps and residual sums, with a ReLU between one block and the next. The last
+layer, the linear head, is kept apart, so that a specification (differences of its rows) can be merged into it. Vectors
+are flat.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods._lipschitz import (
-    flat,
-    is_plain,
-    normalises,
-    pair,
-    zero_padded,
-)
-from marginbench.methods._operator_norm import convolution_matrix, reached_outputs
-from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Net, Norm
+from marginbench.methods.method import Norm
 
-DENSE = 2**20  # convolutions with at most so many entries are written out as matrices
 TINY = 1e-12
 Interval = tuple[Tensor, Tensor]
 Power = Literal[1, 2]
@@ -36,14 +26,14 @@ class Affine:
 
     weight: Tensor
     bias: Tensor  # [m]
-    convolution: nn.Conv2d | None = None  # its stride and padding count
+    geometry: tuple[tuple[int, int], tuple[int, int]] | None = None  # stride and padding of a kernel
     inputs: tuple[int, ...] = ()  # shapes without the batch
     outputs: tuple[int, ...] = ()
     reach: Tensor | None = None  # [n, s]: the outputs that each input reaches, if not all
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """`weight`, in place of the map's own, times x [..., n]; without the bias."""
-        if self.convolution is None:
+        if self.geometry is None:
             return x * weight if weight.dim() == 1 else F.linear(x, weight)
         images = F.conv2d(x.reshape(-1, *self.inputs), weight, None, *self.geometry)
         return images.reshape(*x.shape[:-1], -1)
@@ -53,18 +43,11 @@ class Affine:
 
     @property
     def dense(self) -> bool:
-        return self.convolution is None and self.weight.dim() == 2
-
-    @property
-    def geometry(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Stride and padding of a convolution."""
-        assert self.convolution is not None
-        assert isinstance(self.convolution.padding, tuple)
-        return pair(self.convolution.stride), pair(self.convolution.padding)
+        return self.geometry is None and self.weight.dim() == 2
 
     def pull(self, a: Tensor) -> Tensor:
         """Rows a [..., m] on the outputs to rows [..., n] on the inputs."""
-        if self.convolution is None:
+        if self.geometry is None:
             return a * self.weight if self.weight.dim() == 1 else a @ self.weight
         stride, padding = self.geometry
         rest = [
@@ -75,66 +58,15 @@ class Affine:
         return F.conv_transpose2d(images, self.weight, None, stride, padding, rest).reshape(*a.shape[:-1], -1)
 
 
-Blocks = list[list[Affine]]
+@dataclass(frozen=True)
+class Sum:
+    """What two paths make of the same input, added: a residual block."""
+
+    paths: tuple["Path", "Path"]
 
 
-def blocks_of(net: Net, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Blocks:
-    """The affine blocks of normalisation and body, differentiable in the weights; ReLUs stand between them.
-
-    Args:
-        shape: C, H, W of the images.
-        dtype: of the weights; by default as they are.
-
-    Raises:
-        MarginbenchError: an unknown layer, or a head that is not linear; the message names it.
-    """
-    linear_head(net)
-    blocks: Blocks = [[]]
-    for layer in flat(net.normalise, net.body):
-        if is_plain(layer, nn.ReLU):
-            if blocks[-1]:  # a second ReLU in a row changes nothing, nor does one on pixels
-                blocks.append([])
-        elif is_plain(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
-            shape = (math.prod(shape),)
-        elif not is_plain(layer, nn.Identity):
-            affine, shape = _affine(layer, shape, dtype)
-            blocks[-1].append(affine)
-    return blocks
-
-
-def linear_head(net: Net) -> nn.Linear:
-    """The last layer.
-
-    Raises:
-        MarginbenchError: it is not linear.
-    """
-    if not is_plain(net.head, nn.Linear):
-        raise MarginbenchError(f"no linear bounds are known for the head {net.head}")
-    return net.head
-
-
-def _affine(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None) -> tuple[Affine, tuple[int, ...]]:
-    if normalises(layer):
-        mean, std = (layer.get_buffer(name).to(dtype)[0].expand(shape).flatten() for name in ("mean", "std"))
-        return Affine(1 / std, -mean / std), shape
-    if is_plain(layer, nn.Linear):
-        weight = layer.weight.to(dtype)
-        return Affine(weight, _bias(layer.bias, weight)), (*shape[:-1], layer.out_features)
-    if is_plain(layer, nn.Conv2d) and zero_padded(layer) and isinstance(layer.padding, tuple):
-        weight = layer.weight.to(dtype)
-        size = zip(shape[1:], layer.padding, layer.kernel_size, layer.stride, strict=True)
-        outputs = (layer.out_channels, *((n + 2 * p - k) // s + 1 for n, p, k, s in size))
-        bias = _bias(layer.bias, weight).repeat_interleave(math.prod(outputs[1:]))
-        if math.prod(shape) * math.prod(outputs) > DENSE:
-            return Affine(weight, bias, layer, shape, outputs), outputs
-        geometry = ((shape[1], shape[2]), pair(layer.stride), pair(layer.padding))
-        matrix = convolution_matrix(weight, *geometry)
-        return Affine(matrix, bias, reach=reached_outputs(weight, *geometry)), outputs
-    raise MarginbenchError(f"no linear bounds are known for the layer {layer}")
-
-
-def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(weight.shape[0]) if bias is None else bias.to(weight.dtype)
+Path = Sequence[Sequence[Affine | Sum]]
+Blocks = list[list[Affine]]  # a path without sums
 
 
 @dataclass(frozen=True)
@@ -207,27 +139,30 @@ class _PowerTimes(torch.autograd.Function):
         return to_rows, to_x, None
 
 
-def specification(net: Net, y: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """Rows [B, K, d] and constants [B, K] of z_y - z_j on the features; 0 for j = y."""
-    head = linear_head(net)
-    weight = head.weight.to(dtype)
-    bias = _bias(head.bias, weight)
-    return weight[y][:, None] - weight, bias[y][:, None] - bias
+def interval_bounds(path: Path, box: Interval) -> tuple[list[Interval], Interval]:
+    """Bounds [B, m] of every pre-activation, and of the features, over a box of images [B, n].
 
-
-def interval_bounds(blocks: Blocks, box: Interval) -> tuple[list[Interval], Interval]:
-    """Bounds [B, m] of every pre-activation, and of the features, over a box of images [B, n]."""
-    low, high = box
+    The pre-activations are in the order of the path, in a sum those of its first path first: so are all lists here.
+    """
     before: list[Interval] = []
-    for depth, block in enumerate(blocks):
+    centre, radius = _follow(path, (box[0] + box[1]) / 2, (box[1] - box[0]) / 2, before)
+    return before, (centre - radius, centre + radius)
+
+
+def _follow(path: Path, centre: Tensor, radius: Tensor, before: list[Interval]) -> tuple[Tensor, Tensor]:
+    """Centre and radius of the box behind the path; bounds in front of ReLUs are appended."""
+    for depth, block in enumerate(path):
         if depth:
-            low, high = low.relu(), high.relu()
-        centre, radius = (low + high) / 2, (high - low) / 2
-        for affine in block:
-            centre, radius = affine.forward(centre), affine.linear(radius, affine.weight.abs())
-        low, high = centre - radius, centre + radius
-        before.append((low, high))
-    return before[:-1], before[-1]
+            before.append((centre - radius, centre + radius))
+            low, high = before[-1][0].relu(), before[-1][1].relu()
+            centre, radius = (low + high) / 2, (high - low) / 2
+        for part in block:
+            if isinstance(part, Affine):
+                centre, radius = part.forward(centre), part.linear(radius, part.weight.abs())
+            else:
+                ends = [_follow(inner, centre, radius, before) for inner in part.paths]
+                centre, radius = ends[0][0] + ends[1][0], ends[0][1] + ends[1][1]
+    return centre, radius
 
 
 def interval_margins(features: Interval, rows: Tensor, constants: Tensor) -> Tensor:
@@ -288,18 +223,33 @@ class _Relaxed(torch.autograd.Function):
 
 
 def linear_margins(
-    blocks: Blocks, relaxations: Sequence[Relaxation], ball: Ball, rows: Tensor, constants: Tensor
+    path: Path, relaxations: Sequence[Relaxation], ball: Ball, rows: Tensor, constants: Tensor
 ) -> Tensor:
-    """Lower bounds [B, S] of rows [B, S, m] times the last block's outputs plus constants, pulled back to the input."""
-    for block, relaxation in zip(reversed(blocks), (*reversed(relaxations), None), strict=True):
-        for affine in reversed(block):
-            constants = constants + rows @ affine.bias
-            rows = affine.pull(rows)
-        if relaxation is not None:
-            rows, shift = _Relaxed.apply(rows, relaxation.lower, relaxation.upper, relaxation.intercept)
-            constants = constants + shift
+    """Lower bounds [B, S] of rows [B, S, m] times the path's outputs plus constants, pulled back to the input."""
+    remaining = iter(reversed(relaxations))
+    rows, constants = _pull(path, remaining, rows, constants)
+    if next(remaining, None) is not None:
+        raise ValueError("there are more relaxations than ReLUs")
     centre, radius = ball.range(rows)
     return centre - radius + constants
+
+
+def _pull(path: Path, relaxations: Iterator[Relaxation], rows: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and constants in front of the path; relaxations come from its end."""
+    for depth in range(len(path) - 1, -1, -1):
+        for part in reversed(path[depth]):
+            if isinstance(part, Affine):
+                constants = constants + rows @ part.bias
+                rows = part.pull(rows)
+            else:
+                second, constants = _pull(part.paths[1], relaxations, rows, constants)
+                first, constants = _pull(part.paths[0], relaxations, rows, constants)
+                rows = first + second
+        if depth:
+            line = next(relaxations)
+            rows, shift = _Relaxed.apply(rows, line.lower, line.upper, line.intercept)
+            constants = constants + shift
+    return rows, constants
 
 
 def ramp(progress: float, start: float, end: float) -> float:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods._bounds import Affine, blocks_of, linear_head
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
-from marginbench.methods._rows import Dense, Rows, lengths, on_pixels, split_scale, units_of
+from marginbench.methods._path import affine_head, path_of
+from marginbench.methods._rows import Dense, Line, Point, Rows, entry, lengths, walk
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Net, Norm, NotApplicable, Radii
 
@@ -35,30 +35,26 @@ def region_of(net: Net, x: Tensor, dtype: torch.dtype | None = None) -> Region:
     """The region of x [B, C, H, W]: differentiable in the weights, the pattern of the ReLUs taken as constant.
 
     Jacobians are pushed forward from the pixels; those of units that see a small part of the image are pulled back.
+    Batch norm in training mode is a fixed map, with the statistics of x.
 
     Raises:
         MarginbenchError: an unknown layer, or a head that is not linear.
     """
-    value = x.flatten(1).to(dtype)
-    head = linear_head(net)
-    *blocks, last = blocks_of(net, tuple(x.shape[1:]), dtype)
-    weight = head.weight.to(dtype)
-    blocks.append([*last, Affine(weight, weight.new_zeros(len(weight)) if head.bias is None else head.bias.to(dtype))])
-    scale, maps = split_scale(blocks, value)
+    *path, last = path_of(net, tuple(x.shape[1:]), dtype, x)
+    scale, rest, start = entry([*path, [*last, affine_head(net, dtype)]], x.flatten(1).to(dtype))
     units: list[Tensor] = []
-    slopes: list[Tensor] = []
-    rows: list[Rows] = []
-    for depth, block in enumerate(blocks):
-        if depth:
-            units.append(value)
-            slopes.append((value > 0).to(value.dtype))
-            value = value * slopes[-1]
-        for affine in block:
-            value = affine.forward(value)
-        here = maps[: depth + 1]
-        rows.append(on_pixels(here, slopes, [], rows[-1] if rows else None, units_of(here, value))[0])
-    assert isinstance(rows[-1], Dense)
-    return Region(torch.cat(units, 1) if units else value[:, :0], value, tuple(rows[:-1]), rows[-1].values, scale)
+    unit_rows: list[Rows] = []
+
+    def relu(point: Point, rows: Rows, moved: Tensor | float) -> Line:
+        units.append(point.value)
+        unit_rows.append(rows)
+        return Line((point.value > 0).to(point.value.dtype))
+
+    end = walk(rest, start, relu)
+    logit_rows, _ = end.rows()
+    assert isinstance(logit_rows, Dense)
+    values = torch.cat(units, 1) if units else end.value[:, :0]
+    return Region(values, end.value, tuple(unit_rows), logit_rows.values, scale)
 
 
 def unit_distances(region: Region, norm: Norm) -> Tensor:

@@ -1,14 +1,14 @@
 """Linear functions of what enters a layer, one for each unit behind it, pulled back to the pixels or pushed forward."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods._bounds import Affine, Ball, Blocks, Power, Relaxation, parallel, power_times, times
+from marginbench.methods._bounds import Affine, Ball, Path, Power, Relaxation, Sum, parallel, power_times, times
 from marginbench.methods._operator_norm import convolution_matrix
 from marginbench.methods.method import Norm
 
@@ -56,6 +56,7 @@ class Patches:
     def pull(self, affine: Affine) -> "Patches":
         if affine.weight.dim() == 1:
             return self.scale(affine.weight[None])
+        assert affine.geometry is not None
         stride, padding = affine.geometry
         kernel = enlarged(self.kernel, affine)
         matrix = convolution_matrix(affine.weight, kernel, stride, (0, 0))
@@ -97,69 +98,59 @@ Rows = Dense | Patches
 
 def enlarged(kernel: tuple[int, int], affine: Affine) -> tuple[int, int]:
     """The window on the inputs of a convolution behind which `kernel` is one on its outputs."""
+    assert affine.geometry is not None
     steps = zip(kernel, affine.geometry[0], affine.weight.shape[2:], strict=True)
     height, width = ((n - 1) * stride + size for n, stride, size in steps)
     return height, width
 
 
-def units_of(blocks: Blocks, values: Tensor) -> Rows:
-    """Rows for the outputs of the last block, `values` [B, m], on themselves: patches if these stay below the image."""
-    ones = torch.eye(values.shape[1], dtype=values.dtype, device=values.device)
-    maps = [affine for block in blocks for affine in block if affine.weight.dim() > 1]
-    if not maps or any(affine.convolution is None for affine in maps):
-        return Dense(ones[None])
-    kernel = (1, 1)
-    for affine in reversed(maps):
-        kernel = enlarged(kernel, affine)
-    if math.prod(kernel) >= math.prod(maps[0].inputs[1:]):
-        return Dense(ones[None])
-    channels = maps[-1].outputs[0]
-    return Patches(ones[None, None, :channels, :channels], maps[-1].outputs)
+@dataclass(frozen=True)
+class Line:
+    """In place of a ReLU: slope x + error, give or take the error."""
+
+    slope: Tensor  # [B, m]
+    error: Tensor | None = None  # [B, m]; none: 0
 
 
-def split_scale(blocks: Blocks, x: Tensor) -> tuple[Tensor, Blocks]:
-    """The diagonal maps that the first block begins with as factors [1, n] of pixels x [B, n], and the rest."""
-    first = blocks[0]
-    count = next((i for i, affine in enumerate(first) if affine.weight.dim() > 1), len(first))
-    scale = torch.ones_like(x[:1])
-    for affine in first[:count]:
-        scale = scale * affine.weight
-    return scale, [first[count:], *blocks[1:]]
+def pull(rows: Rows, path: Path, lines: Iterator[Line]) -> tuple[Rows, Tensor | float]:
+    """Rows on the outputs of a path to rows on its inputs, and how far errors move them [B or 1, S].
 
-
-def pull(rows: Rows, blocks: Blocks, slopes: Sequence[Tensor], errors: Sequence[Tensor]) -> tuple[Rows, Tensor | float]:
-    """Rows on the outputs of the last block to rows in front of the first ReLU, and how far errors move them.
-
-    Args:
-        slopes: [B, m] of every ReLU between the blocks, in place of it.
-        errors: [B, m] what each unit may be away from that line; none: nothing.
+    `lines` come from the end of the path.
     """
     moved: Tensor | float = 0.0
-    for depth in range(len(blocks) - 1, 0, -1):
-        for affine in reversed(blocks[depth]):
-            rows = rows.pull(affine)
-        if errors:
-            moved = moved + rows.powers(1, errors[depth - 1])
-        if depth > 1:
-            rows = rows.scale(slopes[depth - 1])
+    for depth in range(len(path) - 1, -1, -1):
+        for part in reversed(path[depth]):
+            if isinstance(part, Affine):
+                rows = rows.pull(part)
+            else:
+                (second, more), (first, most) = (pull(rows, inner, lines) for inner in reversed(part.paths))
+                assert isinstance(first, Dense) and isinstance(second, Dense)
+                rows, moved = Dense(first.values + second.values), moved + more + most
+        if depth:
+            line = next(lines)
+            if line.error is not None:
+                moved = moved + rows.powers(1, line.error)
+            rows = rows.scale(line.slope)
     return rows, moved
 
 
-def push(rows: Dense, slopes: Tensor, block: list[Affine], reach: Tensor | None = None) -> Dense:
-    """Rows on the pixels of the units before a ReLU to those of the outputs of the block behind it.
+@dataclass(frozen=True)
+class Columns:
+    """What each of n pixels adds to m values, pushed forward."""
 
-    Args:
-        reach: [n, s] the units that each pixel reaches, where the rows are the same for all images.
-    """
-    if reach is None or not block or not block[0].dense:
-        columns = (rows.values * slopes[:, :, None]).mT
-    else:  # for every pixel only the products that are not 0
-        entries = rows.values[0].T.gather(1, reach)[..., None] * _rows_at(slopes.T, reach)
-        columns = (entries.mT @ _rows_at(block[0].weight.T, reach)).transpose(0, 1)
-        block = block[1:]
-    for affine in block:
-        columns = affine.linear(columns, affine.weight)
-    return Dense(columns.mT)
+    values: Tensor  # [B or 1, n, m]
+    slopes: Tensor | None = None  # [B, m]: factors still to be applied
+    reach: Tensor | None = None  # [n, s]: indices outside of which the values, alike for all images, are 0
+
+    def written_out(self) -> Tensor:
+        return self.values if self.slopes is None else self.values * self.slopes[:, None]
+
+    def push(self, affine: Affine) -> "Columns":
+        """Through a map."""
+        if self.slopes is None or self.reach is None or not affine.dense:
+            return Columns(affine.linear(self.written_out(), affine.weight))
+        entries = self.values[0].gather(1, self.reach)[..., None] * _rows_at(self.slopes.T, self.reach)
+        return Columns((entries.mT @ _rows_at(affine.weight.T, self.reach)).transpose(0, 1))
 
 
 def _rows_at(matrix: Tensor, index: Tensor) -> Tensor:
@@ -168,31 +159,107 @@ def _rows_at(matrix: Tensor, index: Tensor) -> Tensor:
     return rows.view(*index.shape, matrix.shape[1])
 
 
-def on_pixels(
-    blocks: Blocks,
-    slopes: Sequence[Tensor],
-    errors: Sequence[Tensor],
-    before: Rows | None,
-    rows: Rows,
-    specified: bool = False,
-) -> tuple[Rows, Tensor | float]:
-    """Rows of the last block's outputs on the inputs of the first, and how far errors move them [B or 1, S].
+@dataclass(frozen=True)
+class Point:
+    """A place in a network whose ReLUs are lines."""
 
-    Args:
-        before: on those inputs, the rows of the units in front of the last ReLU, if there is one.
-        specified: whether `rows` are others than one for each output.
-    """
-    if isinstance(before, Dense) and isinstance(rows, Dense):
-        moved = pull(rows, blocks, slopes, errors)[1] if errors else 0.0
-        mixing = [affine for block in blocks[:-1] for affine in block]
-        outputs = push(before, slopes[-1], blocks[-1], mixing[0].reach if len(mixing) == 1 else None)
-        return Dense(rows.values @ outputs.values) if specified else outputs, moved
-    rows, moved = pull(rows, blocks, slopes, errors)
-    if slopes:
-        rows = rows.scale(slopes[0])
-    for affine in reversed(blocks[0]):
-        rows = rows.pull(affine)
-    return rows, moved
+    path: Path  # from the pixels to here
+    lines: tuple[Line, ...]  # of its ReLUs
+    value: Tensor  # [B, m] what the middle of the ball becomes
+    columns: Columns | None = None  # none: rows have to be pulled back
+
+    def rows(self, specified: Tensor | None = None) -> tuple[Rows, Tensor | float]:
+        """Rows of the values here, or of rows [B, S, m] of them, on the pixels; and how far errors move them."""
+        if self.columns is None:
+            return pull(self._units(specified), self.path, reversed(self.lines))
+        moved: Tensor | float = 0.0
+        if any(line.error is not None for line in self.lines):
+            sums = (i for i, part in enumerate(self.path[0]) if isinstance(part, Sum))
+            behind = self.path[0][next(sums, len(self.path[0])) :]  # no errors in front of that
+            moved = pull(self._units(specified), [behind, *self.path[1:]], reversed(self.lines))[1]
+        rows = self.columns.written_out().mT
+        return Dense(rows if specified is None else specified @ rows), moved
+
+    def _units(self, specified: Tensor | None) -> Rows:
+        """The same on the values: patches of those where these stay smaller than the image."""
+        if specified is not None:
+            return Dense(specified)
+        ones = torch.eye(self.value.shape[1], dtype=self.value.dtype, device=self.value.device)
+        parts = [part for block in self.path for part in block]
+        maps = [part for part in parts if isinstance(part, Affine) and part.weight.dim() > 1]
+        if not maps or not all(isinstance(part, Affine) for part in parts) or any(a.geometry is None for a in maps):
+            return Dense(ones[None])
+        kernel = (1, 1)
+        for affine in reversed(maps):
+            kernel = enlarged(kernel, affine)
+        if math.prod(kernel) >= math.prod(maps[0].inputs[1:]):
+            return Dense(ones[None])
+        channels = maps[-1].outputs[0]
+        return Patches(ones[None, None, :channels, :channels], maps[-1].outputs)
+
+    def behind_relu(self, line: Line, rows: Rows) -> "Point":
+        """The point behind a ReLU, given the rows of the values here."""
+        value = self.value * line.slope
+        columns = None
+        if isinstance(rows, Dense):
+            first = self.path[0][0] if len(self.path) == len(self.path[0]) == 1 else None
+            reach = first.reach if isinstance(first, Affine) else None
+            columns = Columns(rows.values.mT, line.slope, reach)
+        value = value if line.error is None else value + line.error
+        return Point([*self.path, []], (*self.lines, line), value, columns)
+
+    def behind(self, affine: Affine) -> "Point":
+        """The point behind a map."""
+        columns = None if self.columns is None else self.columns.push(affine)
+        return Point(_extended(self.path, affine), self.lines, affine.forward(self.value), columns)
+
+    def behind_sum(self, both: Sum, ends: Sequence["Point"]) -> "Point":
+        """The point behind a sum that starts here, given the ends of its paths."""
+        lines = [line for end in ends for line in end.lines[len(self.lines) :]]
+        columns = ends[0]._written_out() + ends[1]._written_out()
+        value = ends[0].value + ends[1].value
+        return Point(_extended(self.path, both), (*self.lines, *lines), value, Columns(columns))
+
+    def _written_out(self) -> Tensor:
+        if self.columns is not None:
+            return self.columns.written_out()
+        ones = torch.eye(self.value.shape[1], dtype=self.value.dtype, device=self.value.device)
+        rows = pull(Dense(ones[None]), self.path, reversed(self.lines))[0]
+        assert isinstance(rows, Dense)
+        return rows.values.mT
+
+
+def _extended(path: Path, part: Affine | Sum) -> Path:
+    return [*path[:-1], [*path[-1], part]]
+
+
+Relu = Callable[[Point, Rows, Tensor | float], Line]  # of a point, its rows on the pixels and how far errors move them
+
+
+def walk(path: Path, point: Point, relu: Relu) -> Point:
+    """The end of a path from a point on, `relu` being asked at every ReLU for the line that takes its place."""
+    for depth, block in enumerate(path):
+        if depth:
+            rows, moved = point.rows()
+            point = point.behind_relu(relu(point, rows, moved), rows)
+        for part in block:
+            if isinstance(part, Affine):
+                point = point.behind(part)
+            else:
+                point = point.behind_sum(part, [walk(inner, point, relu) for inner in part.paths])
+    return point
+
+
+def entry(path: Path, x: Tensor) -> tuple[Tensor, Path, Point]:
+    """The diagonal maps at the beginning as factors [1, n] of pixels x [B, n], the rest, and the point before it."""
+    count = 0
+    scale, value = torch.ones_like(x[:1]), x
+    for part in path[0]:
+        if not isinstance(part, Affine) or part.weight.dim() > 1:
+            break
+        scale, value = scale * part.weight, part.forward(value)
+        count += 1
+    return scale, [path[0][count:], *path[1:]], Point([[]], (), value)
 
 
 def lengths(rows: Rows, reach: Tensor, norm: Norm) -> Tensor:
@@ -208,50 +275,36 @@ def lengths(rows: Rows, reach: Tensor, norm: Norm) -> Tensor:
     return roots
 
 
-def parallel_bounds(blocks: Blocks, ball: Ball) -> list[Relaxation]:
-    """The relaxations of all ReLUs, each from bounds through all layers before it."""
-    return _middle(blocks, ball)[0]
+def parallel_bounds(path: Path, ball: Ball) -> list[Relaxation]:
+    """The relaxations of all ReLUs, each from bounds through all layers before it.
 
-
-def parallel_margins(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
-    """`linear_margins` with `parallel_bounds`, at less cost."""
-    _, centre, spread = _middle(blocks, ball, rows)
-    return times(rows, centre) + constants - spread
-
-
-def _middle(blocks: Blocks, ball: Ball, rows: Tensor | None = None) -> tuple[list[Relaxation], Tensor, Tensor | float]:
-    """The relaxations of all ReLUs, what becomes of the centre of the ball in the last block, and the spread.
-
-    A pair of parallel lines is one line through their middle and an error of half their distance. The centre goes
-    forward through the middle lines; the spread says how far rows [B, S, m] of the outputs can be from there.
+    A pair of parallel lines is one line through their middle and an error of half their distance. The centre of the
+    ball goes forward through the middle lines; how far values can be from there is pulled back.
     """
-    scale, maps = split_scale(blocks, ball.x)
+    return _relaxed(path, ball)[0]
+
+
+def parallel_margins(path: Path, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
+    """`linear_margins` with `parallel_bounds`, at less cost."""
+    _, end, scale = _relaxed(path, ball)
+    return times(rows, end.value) + constants - _spread(ball, scale, *end.rows(rows))
+
+
+def _relaxed(path: Path, ball: Ball) -> tuple[list[Relaxation], Point, Tensor]:
+    """The relaxations, the end of the path, and the scale of the pixels."""
     relaxations: list[Relaxation] = []
-    slopes: list[Tensor] = []
-    errors: list[Tensor] = []
-    centre, before = ball.centre(), None
-    spread: Tensor | float = 0.0
-    for depth, block in enumerate(blocks):
-        if depth:
-            line = parallel((centre - spread, centre + spread))
-            relaxations.append(line)
-            slopes.append(line.upper)
-            errors.append(line.intercept / 2)
-            centre = centre * slopes[-1] + errors[-1]
-        for affine in block:
-            centre = affine.forward(centre)
-        here = maps[: depth + 1]
-        if depth + 1 < len(blocks):
-            before, moved = on_pixels(here, slopes, errors, before, units_of(here, centre))
-            spread = moved + _reached(before, scale, ball)
-        elif rows is not None:
-            pulled, moved = on_pixels(here, slopes, errors, before, Dense(rows), specified=True)
-            spread = moved + _reached(pulled, scale, ball)
-    return relaxations, centre, spread
+    scale, rest, start = entry(path, ball.centre())
+
+    def relu(point: Point, rows: Rows, moved: Tensor | float) -> Line:
+        spread = _spread(ball, scale, rows, moved)
+        relaxations.append(parallel((point.value - spread, point.value + spread)))
+        return Line(relaxations[-1].upper, relaxations[-1].intercept / 2)
+
+    return relaxations, walk(rest, start, relu), scale
 
 
-def _reached(rows: Rows, scale: Tensor, ball: Ball) -> Tensor:
-    """How far rows on scaled pixels move within the ball: [B or 1, S]."""
+def _spread(ball: Ball, scale: Tensor, rows: Rows, moved: Tensor | float) -> Tensor:
+    """How far rows on scaled pixels move within the ball, with what errors add: [B or 1, S]."""
     if ball.norm == "linf":
-        return lengths(rows, scale * ball.reach(), "linf")
-    return ball.epsilon * lengths(rows, scale, "l2")
+        return moved + lengths(rows, scale * ball.reach(), "linf")
+    return moved + ball.epsilon * lengths(rows, scale, "l2")

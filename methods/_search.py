@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods._bounds import Ball, Blocks, blocks_of, specification
+from marginbench.methods._bounds import Ball, Path
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
+from marginbench.methods._path import path_of, specification
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Net, Norm, NotApplicable, Radii
 
-Margins = Callable[[Blocks, Ball, Tensor, Tensor], Tensor]
+Margins = Callable[[Path, Ball, Tensor, Tensor], Tensor]
 
 
 def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings: int = 20) -> Radii | NotApplicable:
@@ -22,14 +23,14 @@ def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings:
 
     Args:
         x: [B, C, H, W] images in [0, 1].
-        margins: (blocks, ball, rows, constants) to lower bounds [B, K] of z_p - z_j, p the predicted class.
+        margins: (path, ball, rows, constants) to lower bounds [B, K] of z_p - z_j, p the predicted class.
         halvings: of the interval from 0 to the diameter of the box; the last one's length is the resolution.
     """
     if not all(bool(p.isfinite().all()) for p in net.parameters()):
         return NotApplicable("the weights are not finite")
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         try:
-            blocks = blocks_of(net, tuple(x.shape[1:]), torch.float64)
+            path = path_of(net, tuple(x.shape[1:]), torch.float64)
         except MarginbenchError as error:
             return NotApplicable(str(error))
         logits = net(x)
@@ -41,7 +42,7 @@ def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings:
 
         def lower(radius: Tensor, of: Tensor) -> Tensor:
             ball = Ball(pixels[of], radius[:, None], norm)
-            return margins(blocks, ball, rows[of], constants[of] - slack[of]).masked_fill(itself[of], 1.0)
+            return margins(path, ball, rows[of], constants[of] - slack[of]).masked_fill(itself[of], 1.0)
 
         gaps = logits.double().gather(1, predicted[:, None]) - logits.double() - slack
         diameter = 1.0 if norm == "linf" else pixels.shape[1] ** 0.5

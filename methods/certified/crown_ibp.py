@@ -22,15 +22,14 @@ from marginbench.methods import (
 )
 from marginbench.methods._bounds import (
     Ball,
-    Blocks,
+    Path,
     adaptive,
-    blocks_of,
     interval_bounds,
     interval_margins,
     linear_margins,
     ramp,
-    specification,
 )
+from marginbench.methods._path import path_of, specification
 from marginbench.methods._search import certified_radii
 
 
@@ -63,7 +62,8 @@ class CrownIBP(Method):
             "gradients flow through the slopes of the lines, and through both bounds at every beta",
             "clean accuracy is given away: at the end the bound is that of intervals, which is loose. The"
             " preset crown_ibp_linear keeps the linear bounds to the end and gives away less on the digits",
-            "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
+            "batch norm in training has the statistics of the clean batch, through which gradients flow; layers that"
+            " methods/_path.py does not know, such as max pooling, are refused",
         ),
     )
 
@@ -89,7 +89,7 @@ class CrownIBP(Method):
     )
 
     def build(self, net: Net, task: Task) -> Net:
-        blocks_of(net, task.input_shape)  # refuses layers without bounds
+        path_of(net, task.input_shape)  # refuses layers without bounds
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
@@ -100,7 +100,7 @@ class CrownIBP(Method):
         with torch.autocast(batch.x.device.type, enabled=False):
             x = batch.x.flatten(1)
             ball = Ball(x, x.new_full((1, 1), epsilon), "linf")
-            problem = blocks_of(net, ctx.task.input_shape), ball, *specification(net, batch.y)
+            problem = path_of(net, ctx.task.input_shape, clean=batch.x), ball, *specification(net, batch.y)
             ibp, crown = _bounds(*problem, linear=beta > 0)
             robust = F.cross_entropy(-(beta * crown + (1 - beta) * ibp), batch.y)
         parts = {"clean": clean.detach(), "robust": robust.detach()}
@@ -110,10 +110,10 @@ class CrownIBP(Method):
         return certified_radii(net, x, norm, lambda *problem: torch.maximum(*_bounds(*problem)))
 
 
-def _bounds(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor, linear: bool = True) -> tuple[Tensor, Tensor]:
+def _bounds(path: Path, ball: Ball, rows: Tensor, constants: Tensor, linear: bool = True) -> tuple[Tensor, Tensor]:
     """Lower bounds [B, K] of the specification by intervals, and by lines on top of them, or by intervals again."""
-    before, features = interval_bounds(blocks, ball.box())
+    before, features = interval_bounds(path, ball.box())
     ibp = interval_margins(features, rows, constants)
     if not linear:
         return ibp, ibp
-    return ibp, linear_margins(blocks, [adaptive(bounds) for bounds in before], ball, rows, constants)
+    return ibp, linear_margins(path, [adaptive(bounds) for bounds in before], ball, rows, constants)

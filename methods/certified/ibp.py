@@ -22,13 +22,12 @@ from marginbench.methods import (
 )
 from marginbench.methods._bounds import (
     Ball,
-    Blocks,
-    blocks_of,
+    Path,
     interval_bounds,
     interval_margins,
     ramp,
-    specification,
 )
+from marginbench.methods._path import path_of, specification
 from marginbench.methods._search import certified_radii
 
 
@@ -58,7 +57,8 @@ class IBP(Method):
             "the ramp is a share of the training, longer than the authors', which ends at 0.2: their 100 to 350"
             " epochs bear a short one",
             "clean accuracy is given away: intervals are loose, and the weights that keep them narrow fit less",
-            "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
+            "batch norm in training has the statistics of the clean batch, through which gradients flow; layers that"
+            " methods/_path.py does not know, such as max pooling, are refused",
         ),
     )
 
@@ -81,7 +81,7 @@ class IBP(Method):
     )
 
     def build(self, net: Net, task: Task) -> Net:
-        blocks_of(net, task.input_shape)  # refuses layers without bounds
+        path_of(net, task.input_shape)  # refuses layers without bounds
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
@@ -92,7 +92,7 @@ class IBP(Method):
         with torch.autocast(batch.x.device.type, enabled=False):
             x = batch.x.flatten(1)
             ball = Ball(x, x.new_full((1, 1), epsilon), "linf")
-            lower = _margins(blocks_of(net, ctx.task.input_shape), ball, *specification(net, batch.y))
+            lower = _margins(path_of(net, ctx.task.input_shape, clean=batch.x), ball, *specification(net, batch.y))
             robust = F.cross_entropy(-lower, batch.y)
         parts = {"clean": clean.detach(), "robust": robust.detach()}
         return Loss(kappa * clean + (1 - kappa) * robust, parts)
@@ -101,5 +101,5 @@ class IBP(Method):
         return certified_radii(net, x, norm, _margins) if norm == "linf" else NotApplicable("intervals are for linf")
 
 
-def _margins(blocks: Blocks, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
-    return interval_margins(interval_bounds(blocks, ball.box())[1], rows, constants)
+def _margins(path: Path, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
+    return interval_margins(interval_bounds(path, ball.box())[1], rows, constants)

@@ -19,7 +19,8 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._bounds import blocks_of, ramp
+from marginbench.methods._bounds import ramp
+from marginbench.methods._path import path_of
 from marginbench.methods._regions import decision_distances, region_of, region_radii, unit_distances
 
 
@@ -50,7 +51,8 @@ class MMR(Method):
             "no noise against ties and no offset on small entries of V: a floor under the norms instead",
             "without adversarial training, which the paper adds in some of its experiments (MMR+AT)",
             "V is computed in full: n forward passes per image, but for units that see a small part of it",
-            "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
+            "batch norm in training is the affine map that the statistics of the batch make of it, the same for all"
+            " images; layers that methods/_path.py does not know, such as max pooling, are refused",
         ),
     )
 
@@ -79,7 +81,7 @@ class MMR(Method):
     )
 
     def build(self, net: Net, task: Task) -> Net:
-        blocks_of(net, task.input_shape)  # refuses layers for which no region is known
+        path_of(net, task.input_shape)  # refuses layers for which no region is known
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

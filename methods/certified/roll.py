@@ -19,7 +19,7 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._bounds import blocks_of
+from marginbench.methods._path import path_of
 from marginbench.methods._regions import region_of, region_radii
 
 
@@ -48,7 +48,8 @@ class Roll(Method):
             "exact gradients, by pushing unit vectors through the frozen network as in the authors' code for dense"
             " networks, or back from units that see few pixels; the paper samples input axes on large images (4.2,"
             " equation 10)",
-            "plain feed-forward ReLU networks only, without batch norm: the layers known are in methods/_bounds.py",
+            "batch norm in training is the affine map that the statistics of the batch make of it, the same for all"
+            " images; layers that methods/_path.py does not know, such as max pooling, are refused",
         ),
     )
 
@@ -68,7 +69,7 @@ class Roll(Method):
     )
 
     def build(self, net: Net, task: Task) -> Net:
-        blocks_of(net, task.input_shape)  # refuses layers for which no region is known
+        path_of(net, task.input_shape)  # refuses layers for which no region is known
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

@@ -8,14 +8,13 @@ from support import TASK, a_batch, a_context, a_net, assert_same, reference, sta
 from torch.nn import functional as F
 
 from marginbench.methods import Task, create
-from marginbench.methods import _bounds as shared
+from marginbench.methods import _path as shared
 from marginbench.methods._bounds import (
     Ball,
-    blocks_of,
     linear_margins,
     parallel,
-    specification,
 )
+from marginbench.methods._path import path_of, specification
 from marginbench.methods._rows import parallel_bounds, parallel_margins
 
 
@@ -40,7 +39,7 @@ def test_convex_polytope_is_exact_without_unstable_units(norm: str) -> None:
     x = 0.3 + 0.4 * a_batch(net).x
     y = net(x).argmax(1)
     ball = Ball(x.flatten(1), x.new_full((1, 1), 1e-4), norm)  # type: ignore[arg-type]
-    blocks = blocks_of(net, TASK.input_shape)
+    blocks = path_of(net, TASK.input_shape)
     found = linear_margins(blocks, parallel_bounds(blocks, ball), ball, *specification(net, y))
     for i in range(len(x)):
         image = x[i : i + 1].clone().requires_grad_()
@@ -74,7 +73,7 @@ def test_both_ways_to_the_margins_agree(
     task = Task((2, *size), TASK.class_counts, TASK.epsilon)
     net = a_net(create("convex_polytope"), name, task=task)
     x = torch.rand(4, *task.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    blocks = blocks_of(net, task.input_shape)
+    blocks = path_of(net, task.input_shape)
     for epsilon in (0.0, 0.01, 0.05, 0.3):  # few and many units without a sign
         ball = Ball(x.flatten(1), x.new_full((1, 1), epsilon), norm)  # type: ignore[arg-type]
         problem = (ball, *specification(net, torch.arange(4)))
@@ -89,7 +88,7 @@ def test_hidden_bounds_are_those_of_their_own_rows(norm: str, monkeypatch: pytes
     task = Task((1, 9, 12), TASK.class_counts, TASK.epsilon)
     net = a_net(create("convex_polytope"), "cnn7", task=task)
     x = torch.rand(2, *task.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    blocks, ball = blocks_of(net, task.input_shape), Ball(x.flatten(1), x.new_full((1, 1), 0.02), norm)  # type: ignore[arg-type]
+    blocks, ball = path_of(net, task.input_shape), Ball(x.flatten(1), x.new_full((1, 1), 0.02), norm)  # type: ignore[arg-type]
     relaxations = parallel_bounds(blocks, ball)
     for depth, found in enumerate(relaxations):
         eye = torch.eye(found.upper.shape[1], dtype=torch.float64).expand(2, -1, -1)
