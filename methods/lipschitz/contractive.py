@@ -24,7 +24,8 @@ from marginbench.methods import (
     logit_margin,
     param,
 )
-from marginbench.methods._lipschitz import flat, is_plain, layer_bound, lipschitz_radius, walk
+from marginbench.methods._lipschitz import flat, is_plain, layer_bound, leaves, lipschitz_radius
+from marginbench.methods._perturb import eval_mode
 
 
 class Contractive(Method):
@@ -33,8 +34,10 @@ class Contractive(Method):
     output=svm: R = (1/B) sum_i max(0, 1 - (z_iy - max_{j != y} z_ij))^2, a squared hinge;  output=ce: cross-entropy.
 
     After every step A_l, for a convolution its map between images, is divided by max(1, ||A_l||_2), with a bound of the
-    norm that holds. ReLU does not stretch, so that distances between features are at most those between normalised
-    images, and min_j (z_y - z_j) / ||w_y - w_j|| in feature space bounds the margin of the normalised image from below.
+    norm that holds; in batch norm, which is diagonal, every |gamma_c| is cut to sqrt(var_c + eps), with the running
+    variance; a residual sum is halved: the mean of two contractions is one. ReLU does not stretch, so that distances
+    between features are at most those between normalised images, and min_j (z_y - z_j) / ||w_y - w_j|| in feature space
+    bounds the margin of the normalised image from below.
     """
 
     info: ClassVar[Info] = Info(
@@ -51,6 +54,8 @@ class Contractive(Method):
             "the paper's own relaxation of the constraint is not reproduced: a layer whose norm exceeds 1 is divided by"
             " it, which is cheaper than clipping its singular values and also covers convolutions",
             "the output layer is one multi-class machine; the squared hinge is a choice of this file",
+            "batch norm and residual sums, which the paper has not, are made contractions as the class says; in"
+            " training mode batch norm has the statistics of the batch, with which it may stretch",
             "the normalisation of the pixels, a factor 1/std, comes before the contractive layers; the certificate"
             " counts it",
         ),
@@ -66,6 +71,10 @@ class Contractive(Method):
     def build(self, net: Net, task: Task) -> Net:
         if not is_plain(net.head, nn.Linear):
             raise MarginbenchError(f"contractive needs a linear head, not {type(net.head).__name__}")
+        for layer in [layer for layer in net.body.modules() if is_plain(layer, nn.Sequential)]:
+            for i, part in enumerate(layer):
+                if is_plain(part, Residual):
+                    layer[i] = nn.Sequential(part, Halve(net.head.weight))
         with torch.no_grad():
             _contract(net, task)
         return net
@@ -88,17 +97,36 @@ class Contractive(Method):
         return lipschitz_radius(net.decision_net(), x)
 
 
+class Halve(nn.Module):
+    """x / 2, in the form (x - mean) / std in which bounds know the normalisation of pixels."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", like.new_zeros(1, 1, 1, 1))
+        self.register_buffer("std", like.new_full((1, 1, 1, 1), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
 def _contract(net: Net, task: Task) -> None:
-    """Divide the hidden weights by their layer's norm where it exceeds 1; refuse layers without a known norm."""
+    """Shorten the hidden weights of layers whose norm exceeds 1; refuse layers without a known norm."""
     weight = net.head.weight
     assert isinstance(weight, Tensor)
     x = weight.new_zeros(1, *task.input_shape)
-    for layer, inputs in walk(flat(net.normalise, net.body), x):
-        if isinstance(layer, Residual | nn.BatchNorm1d | nn.BatchNorm2d):
-            raise MarginbenchError(f"contractive cannot make a contraction of the layer {layer}")
-        bound = layer_bound(layer, inputs)
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            layer.weight.div_(torch.as_tensor(bound).clamp_min(1).to(weight))
+    with eval_mode(net):  # for the shapes: no running statistics must see these zeros
+        for layer, inputs in leaves(flat(net.normalise, net.body), x):
+            bound = layer_bound(layer, inputs)
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.weight.div_(torch.as_tensor(bound).clamp_min(1).to(weight))
+            elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                if layer.weight is None or layer.running_var is None:
+                    raise MarginbenchError(f"contractive cannot make a contraction of the layer {layer}")
+                limit = (layer.running_var + layer.eps).sqrt()
+                layer.weight.clamp_(-limit, limit)
 
 
 def _squared_hinge(logits: Tensor, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from support import EXACT, TASK, a_batch, a_context, a_net, assert_same, reference, stage
 from torch import nn
 
-from marginbench.methods import MarginbenchError, NotApplicable, Radii, create
+from marginbench.methods import MarginbenchError, NotApplicable, Radii, Residual, create
 from marginbench.methods._lipschitz import flat, layer_bound, walk
 
 
@@ -41,6 +41,28 @@ def test_hidden_layers_are_contractions(name: str) -> None:
         a, b = a_batch(net, count=50, seed=1).x, a_batch(net, count=50, seed=2).x
         far = (net.normalise(a) - net.normalise(b)).flatten(1).norm(dim=1)
         assert bool(((net.features(a) - net.features(b)).norm(dim=1) <= far + 1e-12).all())
+
+
+def test_batch_norm_and_residual_sums_become_contractions() -> None:
+    method, net = create("contractive"), a_net(create("ce"), "cnn")
+    norm = nn.BatchNorm2d(2).double()
+    norm.running_var = torch.tensor([0.25, 4.0], dtype=torch.float64)
+    net.body.insert(1, nn.Sequential(norm, Residual(nn.Conv2d(2, 2, 3, padding=1).double())))
+    x = a_batch(net.eval()).x
+    net = method.build(net.train(), TASK)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([-3.0, 1.5]))
+        before = {name: value.clone() for name, value in net.named_buffers()}
+        method.after_step(net, a_context())
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())  # no image has been seen
+    torch.testing.assert_close(norm.weight.detach(), torch.tensor([-0.5, 1.5], dtype=torch.float64), rtol=1e-4, atol=0)
+    with torch.no_grad():
+        branch = net.body[1][1][0].branch
+        features = norm.eval()(net.body[0](net.normalise(x)))
+        torch.testing.assert_close(net.body[1](net.body[0](net.normalise(x))), (features + branch(features)) / 2)
+        a, b = a_batch(net, count=50, seed=1).x, a_batch(net, count=50, seed=2).x
+        far = (net.normalise(a) - net.normalise(b)).flatten(1).norm(dim=1)
+        assert bool(((net.eval().features(a) - net.features(b)).norm(dim=1) <= far + 1e-12).all())
 
 
 def test_projection_divides_by_the_norm() -> None:
@@ -96,7 +118,7 @@ def test_bad_fields_are_refused(fields: str) -> None:
 
 def test_networks_without_a_bound_are_refused() -> None:
     net = a_net(create("ce"))
-    net.body.append(nn.BatchNorm1d(6).double())
+    net.body.append(nn.BatchNorm1d(6, affine=False).double())
     with pytest.raises(MarginbenchError, match="BatchNorm1d"):
         create("contractive").build(net, TASK)
     net = a_net(create("ce"))

@@ -32,7 +32,7 @@ from marginbench.methods._regions import region_of
 from marginbench.methods._rows import parallel_bounds, parallel_margins
 
 TASK = Task(input_shape=(2, 6, 8), class_counts=(4,) * 4, epsilon={"l2": 0.1, "linf": 0.02})
-ROWS = ("ibp", "crown_ibp", "crown_ibp_linear", "convex_polytope", "mmr", "roll")
+ROWS = ("ibp", "crown_ibp", "crown_ibp_linear", "convex_polytope", "mmr", "roll", "contractive")
 
 
 def conv(inputs: int, outputs: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
