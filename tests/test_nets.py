@@ -290,18 +290,14 @@ def a_suite(name: str = "resnet20") -> Suite:
         ("lmt(variant=plus,ramp_end=0.5)", "wrn_16_4_dropout"),
     ],
 )
-def test_every_method_trains_a_residual_network_or_names_the_layer(spec: str, name: str) -> None:
+def test_every_method_trains_a_residual_network(spec: str, name: str) -> None:
     stream = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
-        x = torch.randint(256, (count, 3, 16, 16), generator=stream, dtype=torch.uint8)
+        x = torch.randint(256, (count, 3, 8, 8), generator=stream, dtype=torch.uint8)
         return Split(x, torch.arange(count) % 5, 255)
 
     data = Dataset(split(32), split(1), split(4), 5, "synthetic")
-    try:
-        result = train(create(spec), a_suite(name), data, 0)
-    except MarginbenchError as error:
-        assert "BatchNorm2d" in str(error) or "Residual" in str(error)
-        return
+    result = train(create(spec), a_suite(name), data, 0)
     assert result.steps == 2
     assert result.net(data.test.images(slice(None))).isfinite().all()
