@@ -14,7 +14,7 @@ from marginbench.methods._operator_norm import convolution_matrix, reached_outpu
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Net, Residual, Subsample
 
-DENSE = 2**20  # convolutions with at most so many entries are written out as matrices
+DENSE = 2**17  # convolutions with at most so many entries are written out as matrices
 
 
 def path_of(net: Net, shape: tuple[int, ...], dtype: torch.dtype | None = None, clean: Tensor | None = None) -> Path:
