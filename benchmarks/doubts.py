@@ -62,7 +62,9 @@ def collapse(e: Evidence) -> str | None:
 
 def unattacked(e: Evidence) -> str | None:
     """No attack found an adversarial example for some correct points: their upper bound is infinite."""
-    share = max(float(e.arrays[f"upper_{n}"][e.correct].isinf().float().mean()) for n in NORMS if e.correct.any())
+    if not e.correct.any():
+        return None
+    share = max(float(e.arrays[f"upper_{n}"][e.correct].isinf().float().mean()) for n in NORMS)
     return f"{share:.1%} of correct points" if share > 0 else None
 
 

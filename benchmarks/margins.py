@@ -72,7 +72,9 @@ def evaluate(
         return _sandwich(net, certify, x, y, settings, reference, stream, cost), cost
 
     chunks, costs = zip(*Chunks(ROWS).map(enclose, total), strict=True)
-    tensors = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+    columns = dict.fromkeys(key for chunk in chunks for key in chunk)
+    # a chunk without correct points has no certificates
+    tensors = {key: torch.cat([chunk.get(key, chunk["upper_l2"]) for chunk in chunks]) for key in columns}
     for cost in costs:
         facts.merge(cost)
     images = data.test.images(slice(total))
@@ -157,7 +159,7 @@ def _sandwich(
             out[f"upper_{norm}_{name}"] = spread(distance)
             upper = torch.minimum(upper, distance)
         lower = torch.zeros_like(upper)
-        for name, options in settings.certificates.items():
+        for name, options in settings.certificates.items() if len(x) else ():
             start = facts.begin(f"{name}_{norm}")
             found = CERTIFICATES[name](net.decision_net(), x, y, norm, upper=upper, **options)
             radius = found.lower if isinstance(found, Exact) else found
@@ -166,10 +168,11 @@ def _sandwich(
                 facts.add(f"{name}_{norm}", points=len(x), solved=int(found.solved.sum()))
                 out[f"upper_{norm}_{name}"] = spread(found.upper)
                 upper = torch.minimum(upper, found.upper)
-        start = facts.begin(f"own_{norm}")
-        own = certify(net, x, norm)
-        radius = own.radius if isinstance(own, Radii) else own
-        lower = torch.maximum(lower, _record(radius, f"own_{norm}", start, facts, out, spread))
+        if len(x):
+            start = facts.begin(f"own_{norm}")
+            own = certify(net, x, norm)
+            radius = own.radius if isinstance(own, Radii) else own
+            lower = torch.maximum(lower, _record(radius, f"own_{norm}", start, facts, out, spread))
         out[f"upper_{norm}"], out[f"lower_{norm}"] = spread(upper), spread(lower)
     return out
 

@@ -91,7 +91,7 @@ def _disagreement(prove: Callable[[slice], Answer], claimed: Tensor, what: str) 
     wrong = 0
     for i in _short(radii, claimed).nonzero()[:, 0].tolist():
         alone = _radii(prove, slice(i, i + 1))
-        wrong += isinstance(alone, NotApplicable) or bool(_short(alone, claimed[i]))
+        wrong += isinstance(alone, NotApplicable) or bool(_short(alone, claimed[i]).any())
     if wrong:
         yield f"{what}: {wrong} of {len(claimed)} points"
 

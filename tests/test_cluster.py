@@ -157,7 +157,7 @@ def test_a_scheduler_that_goes_away_is_named_and_nothing_finished_is_lost(
 ) -> None:
     tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 60"))
     process, path = scheduler(start, tmp_path)
-    worker(start, path)
+    hand = worker(start, path)
     runs = tmp_path / "out" / "tiny" / "runs"
     driver = subprocess.Popen(
         [
@@ -174,6 +174,7 @@ def test_a_scheduler_that_goes_away_is_named_and_nothing_finished_is_lost(
     _, progress = driver.communicate(timeout=120)
     assert driver.returncode == 2, progress
     assert "the scheduler went away: finished runs are kept in" in progress and "Traceback" not in progress
+    _kill_group(hand)  # else it may still be at a run, which this process then leaves to it
     kept = len(list(runs.glob("*.json")))
     assert kept >= 1
     outcome = run_all(str(tiny), METHODS, 1, "cpu", tmp_path / "out")

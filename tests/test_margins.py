@@ -1,5 +1,6 @@
 """Canaries: networks whose margins are known go through the same sandwich as any other, and planted faults are seen."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,32 @@ def test_unsolved_points_are_counted_and_keep_their_interval(few_units: Small) -
     assert facts["points"] == correct.sum() > 0 and facts["solved"] == 0
     assert (result.arrays["lower_linf"] == 0).all()
     assert np.array_equal(result.arrays["upper_linf"], result.arrays["upper_linf_blend"])
+
+
+@pytest.mark.parametrize("wrong", [slice(32), slice(None)])
+def test_a_chunk_without_correct_points_has_no_margins(monkeypatch: pytest.MonkeyPatch, wrong: slice) -> None:
+    """Not every network can be asked about no images: those of other people often view their number."""
+
+    class Viewing(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(len(x), -1)
+
+    monkeypatch.setattr(margins, "ROWS", 32)
+    data, trained = small_data(), train(create("ce"), small_suite(), small_data(), 0).net.eval()
+    body = nn.Sequential(*(Viewing() if isinstance(layer, nn.Flatten) else layer for layer in trained.body))
+    net = Net(trained.normalise, body, trained.head)
+    with torch.no_grad():
+        label = net(data.test.images(slice(None))).argmax(1)
+    label[wrong] = (label[wrong] + 1) % 2
+    data = replace(data, test=replace(data.test, y=label))
+    settings = Evaluation(
+        points=len(label), epsilon={"linf": 0.05, "l2": 0.25}, attacks={"deepfool": {}}, certificates={"crown": {}}
+    )
+    found = evaluate(net, lambda net, x, norm: NotApplicable("none"), data, settings, "test").arrays
+    assert (found["upper_l2"][wrong] == 0).all() and (found["lower_l2"][wrong] == 0).all()
+    assert "lower_l2_own" not in found and ("lower_l2_crown" in found) == (wrong.stop is not None)
+    if wrong.stop is not None:
+        assert (found["lower_linf_crown"][32:] > 0).any() and (found["lower_linf_crown"][:32] == 0).all()
 
 
 @pytest.mark.parametrize("order", [("crown", "milp"), ("milp", "crown")])
