@@ -65,6 +65,14 @@ def worker(start: Start, path: Path, *words: str) -> subprocess.Popen[bytes]:
     return start("worker", "--scheduler-file", str(path), *options, *words)
 
 
+def drive(suite: Path, out: Path, scheduler: Path) -> subprocess.Popen[str]:
+    """`run-all` on the cluster, in a process of its own."""
+    words = ("--suite", str(suite), "--out", str(out), "--methods", ",".join(METHODS), "--scheduler", str(scheduler))
+    code = "from marginbench.benchmarks.cli import main; main()"
+    command = [sys.executable, "-c", code, "run-all", *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     limit = time.monotonic() + seconds
     while not condition():
@@ -131,16 +139,7 @@ def test_a_killed_worker_costs_the_run_in_progress_and_no_other(tiny: Path, tmp_
     _, path = scheduler(start, tmp_path)
     victim = worker(start, path)
     runs = tmp_path / "out" / "tiny" / "runs"
-    driver = subprocess.Popen(
-        [
-            *(sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()", "run-all"),
-            *("--suite", str(tiny), "--out", str(tmp_path / "out"), "--methods", ",".join(METHODS)),
-            *("--scheduler", str(path)),
-        ],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    driver = drive(tiny, tmp_path / "out", path)
     wait_for(lambda: list(runs.glob("*.json")) and list(runs.glob("*.lock")))
     before = {record: record.stat().st_mtime_ns for record in runs.glob("*.json")}
     _kill_group(victim)
@@ -159,16 +158,7 @@ def test_a_scheduler_that_goes_away_is_named_and_nothing_finished_is_lost(
     process, path = scheduler(start, tmp_path)
     hand = worker(start, path)
     runs = tmp_path / "out" / "tiny" / "runs"
-    driver = subprocess.Popen(
-        [
-            *(sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()", "run-all"),
-            *("--suite", str(tiny), "--out", str(tmp_path / "out"), "--methods", ",".join(METHODS)),
-            *("--scheduler", str(path)),
-        ],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    driver = drive(tiny, tmp_path / "out", path)
     wait_for(lambda: list(runs.glob("*.json")))
     _kill_group(process)
     _, progress = driver.communicate(timeout=120)
