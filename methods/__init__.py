@@ -12,18 +12,16 @@ from marginbench.methods.method import (
     Info,
     Loss,
     Method,
-    Net,
     Norm,
     NotApplicable,
     Radii,
-    Residual,
-    Subsample,
     Task,
     as_float,
     cross_entropy,
     logit_margin,
     param,
 )
+from marginbench.methods.net import Net, Residual, Subsample
 from marginbench.methods.registry import create, get, load_plugin, names, register, rows
 from marginbench.methods.spec import spec_of
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.methods._perturb import eval_mode
-from marginbench.methods.method import Net
+from marginbench.methods.net import Net
 
 Weighted = nn.Linear | nn.Conv2d
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from marginbench.methods._operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import NotApplicable, Radii, Residual, Subsample
+from marginbench.methods.method import NotApplicable, Radii
+from marginbench.methods.net import Residual, Subsample
 
 LOGIT_ROUNDING = 1e-5  # of the largest |logit|: float32 forward passes of these networks differ by about 1e-6
 RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly

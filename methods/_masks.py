@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods.method import Net
+from marginbench.methods.net import Net
 
 
 def add_masks(net: Net) -> None:

@@ -12,7 +12,7 @@ from marginbench.methods._bounds import Affine, Path, Sum
 from marginbench.methods._lipschitz import flat, is_plain, normalises, pair, zero_padded
 from marginbench.methods._operator_norm import convolution_matrix, reached_outputs
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Net, Residual, Subsample
+from marginbench.methods.net import Net, Residual, Subsample
 
 DENSE = 2**17  # convolutions with at most so many entries are written out as matrices
 

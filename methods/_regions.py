@@ -10,7 +10,8 @@ from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods._path import affine_head, path_of
 from marginbench.methods._rows import Dense, Line, Point, Rows, entry, lengths, walk
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Net, Norm, NotApplicable, Radii
+from marginbench.methods.method import Norm, NotApplicable, Radii
+from marginbench.methods.net import Net
 
 TINY = 1e-12
 

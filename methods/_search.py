@@ -10,7 +10,8 @@ from marginbench.methods._bounds import Ball, Path
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods._path import path_of, specification
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Net, Norm, NotApplicable, Radii
+from marginbench.methods.method import Norm, NotApplicable, Radii
+from marginbench.methods.net import Net
 
 Margins = Callable[[Path, Ball, Tensor, Tensor], Tensor]
 

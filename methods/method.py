@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from marginbench.methods.net import Net
 
 Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
@@ -145,65 +147,6 @@ class Context:
         if name not in self.tables:
             self.tables[name] = torch.full((self.task.num_train,), init, device=self.device)
         return self.tables[name]
-
-
-class Net(nn.Module):
-    """The network a method trains: normalisation, body, head. Images in [0, 1] in, logits out."""
-
-    def __init__(self, normalise: nn.Module, body: nn.Sequential, head: nn.Module) -> None:
-        super().__init__()
-        self.normalise = normalise
-        self.body = body
-        self.head = head
-
-    def features(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] images in [0, 1] to [B, d] penultimate features."""
-        out: Tensor = self.body(self.normalise(x))
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] images in [0, 1] to [B, K] logits."""
-        out: Tensor = self.head(self.features(x))
-        return out
-
-    def decision_net(self) -> nn.Sequential:
-        """The same classifier up to a positive factor per image, without feature normalisation.
-
-        A certificate about the predicted class of this network holds for the network itself, and linear
-        bounds on it are tighter. A head may offer `decision_layer() -> nn.Linear`; otherwise it is used as it is.
-        """
-        make_layer: Any = getattr(self.head, "decision_layer", None)
-        return nn.Sequential(self.normalise, *self.body, make_layer() if make_layer else self.head)
-
-
-class Residual(nn.Module):
-    """shortcut(x) + branch(x): bodies with residual sums are made of these, so that bounds can see the sum."""
-
-    def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
-        super().__init__()
-        self.branch = branch
-        self.shortcut = nn.Identity() if shortcut is None else shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.shortcut(x) + self.branch(x)
-        return out
-
-
-class Subsample(nn.Module):
-    """Shortcut "option A": every second pixel, and zeros for the channels that the input does not have.
-
-    Of He, Zhang, Ren, Sun (CVPR 2016, section 4.1). A 1x1 convolution, because certificates know that one, but no
-    `nn.Conv2d`: methods take those for layers to train.
-    """
-
-    kernel: Tensor
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("kernel", torch.eye(outputs, inputs)[:, :, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel, stride=2)
 
 
 def as_float(tensor: Tensor) -> Tensor:
