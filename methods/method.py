@@ -5,9 +5,9 @@ places where its paper differs from plain cross-entropy training. A method that 
 cross-entropy. The benchmark owns data, network, optimiser, schedule and seeds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from marginbench.methods.net import Net
 
+T = TypeVar("T")
 Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
@@ -112,10 +113,33 @@ class NotApplicable:
     reason: str
 
 
+class Reads:
+    """What a step read of the schedule: while the stages are the same, it is the same step but for the numbers."""
+
+    def __init__(self, slots: list[Tensor]) -> None:
+        self.stages: list[tuple[Callable[[], Any], Any]] = []  # with what they were
+        self.numbers: list[Callable[[], float]] = []
+        self.slots = slots  # for each number a scalar, which stays where it is; grows when a step reads more numbers
+        self.frozen = False  # the numbers are in their slots already
+
+    def note(self, number: Callable[[], float], value: float, device: torch.device) -> Tensor:
+        """Put a number into its slot and return that."""
+        position = len(self.numbers)
+        self.numbers.append(number)
+        if position == len(self.slots):
+            self.slots.append(torch.zeros((), device=device))
+        if not self.frozen:
+            self.slots[position].fill_(value)
+        return self.slots[position]
+
+
 class Context:
     """Where training stands, with the state and randomness that belong to one run.
 
     `generator` is the only source of randomness a hook may use (dropout layers excepted).
+
+    On a GPU a step is recorded once and then replayed (`benchmarks.replay`), with its numbers as they were. A hook that
+    reads `step`, `epoch` or `progress` is recorded anew when they change; `stage` and `schedule` spare it that.
     """
 
     def __init__(self, task: Task, steps: int, epochs: int, generator: torch.Generator) -> None:
@@ -123,21 +147,53 @@ class Context:
         self.steps = steps
         self.epochs = epochs
         self.generator = generator
-        self.step = 0
         self.tables: dict[str, Tensor] = {}
+        self.reads: Reads | None = None  # where to note what hooks read of the following
+        self._step = 0
 
     @property
     def device(self) -> torch.device:
         return self.generator.device
 
     @property
+    def step(self) -> int:
+        return self.stage(lambda: self._step)
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step = value
+
+    @property
     def epoch(self) -> int:
-        return self.step * self.epochs // self.steps
+        return self.stage(lambda: self._step * self.epochs // self.steps)
 
     @property
     def progress(self) -> float:
         """Share of the training done, 0 at the first step, below 1 at the last."""
-        return self.step / self.steps
+        return self.stage(lambda: self._step / self.steps)
+
+    def stage(self, value: Callable[[], T]) -> T:
+        """Return value(), which may read the context: something that steps agree on for long, a phase or a count."""
+        answer, reads = self.unnoticed(value), self.reads
+        if reads is not None:
+            reads.stages.append((value, answer))
+        return answer
+
+    def schedule(self, number: Callable[[], float]) -> float | Tensor:
+        """Return number(), which may read the context: a factor that changes from step to step, for arithmetic alone.
+
+        It comes as a float32 scalar tensor where the step may be replayed: comparing it would wait for the device.
+        """
+        answer, reads = self.unnoticed(number), self.reads
+        return answer if reads is None else reads.note(number, answer, self.device)
+
+    def unnoticed(self, value: Callable[[], T]) -> T:
+        """Return value() without noting what it reads."""
+        reads, self.reads = self.reads, None
+        try:
+            return value()
+        finally:
+            self.reads = reads
 
     def table(self, name: str, init: float) -> Tensor:
         """Return the [num_train] float32 tensor `name`, one entry per training example, made on first use.

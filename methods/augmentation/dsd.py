@@ -1,5 +1,6 @@
 """Dense-sparse-dense training: prune by magnitude, train on, give the pruned weights back."""
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -63,7 +64,7 @@ class DSD(Method):
         return net
 
     def update(self, net: Net, batch: Batch, ctx: Context, optimiser: torch.optim.Optimizer) -> Loss:
-        if ctx.progress >= self.restore_at:
+        if ctx.stage(lambda: ctx.progress >= self.restore_at):
             for group in optimiser.param_groups:
                 group["lr"] *= self.final_rate  # the benchmark sets it anew before every step
         optimiser.zero_grad(set_to_none=True)
@@ -76,10 +77,15 @@ class DSD(Method):
         return loss
 
     def after_step(self, net: Net, ctx: Context) -> None:
-        before, now = (step / ctx.steps for step in (ctx.step, ctx.step + 1))
+        prune, restore = (ctx.stage(partial(_passes, ctx, share)) for share in (self.prune_at, self.restore_at))
         for weight, mask in masked_weights(net):
-            if before < self.prune_at <= now:
+            if prune:
                 mask.copy_(magnitude_mask(weight, self.sparsity))
             weight.mul_(mask)
-            if before < self.restore_at <= now:
+            if restore:
                 mask.fill_(1)
+
+
+def _passes(ctx: Context, share: float) -> bool:
+    """This step brings the training past that share."""
+    return ctx.step / ctx.steps < share <= (ctx.step + 1) / ctx.steps

@@ -56,12 +56,16 @@ class PruneMagnitude(Method):
         return net
 
     def after_step(self, net: Net, ctx: Context) -> None:
-        now = self._round((ctx.step + 1) / ctx.steps)
-        due = now > self._round(ctx.step / ctx.steps)
+        due = ctx.stage(lambda: self._due(ctx))
         for weight, mask in masked_weights(net):
             if due:
-                mask.copy_(magnitude_mask(weight, 1 - (1 - self.sparsity) ** (now / self.rounds)))
+                mask.copy_(magnitude_mask(weight, 1 - (1 - self.sparsity) ** (due / self.rounds)))
             weight.mul_(mask)
+
+    def _due(self, ctx: Context) -> int:
+        """The number of the pruning that this step ends with; 0 for none."""
+        now = self._round((ctx.step + 1) / ctx.steps)
+        return now if now > self._round(ctx.step / ctx.steps) else 0
 
     def _round(self, progress: float) -> int:
         """Prunings that are due after this share of training."""

@@ -96,13 +96,13 @@ class ConvexPolytope(Method):
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
-        share = self.start + (1 - self.start) * ramp(ctx.progress, 0.0, self.ramp_end)
+        share = self.start + (1 - self.start) * ctx.schedule(lambda: ramp(ctx.progress, 0.0, self.ramp_end))
         epsilon = share * (ctx.task.epsilon[self.norm] if self.epsilon is None else self.epsilon)
         with torch.no_grad():  # the pass is for the log, and for the running statistics of batch norm
             clean = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
             x = batch.x.flatten(1)
-            ball = Ball(x, x.new_full((1, 1), epsilon), self.norm)
+            ball = Ball(x, x.new_ones(1, 1) * epsilon, self.norm)
             path = path_of(net, ctx.task.input_shape, clean=batch.x)
             lower = parallel_margins(path, ball, *specification(net, batch.y))
             return Loss(F.cross_entropy(-lower, batch.y), {"clean": clean, "margin": lower.detach().mean()})

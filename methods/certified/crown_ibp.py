@@ -93,18 +93,22 @@ class CrownIBP(Method):
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
-        share = ramp(ctx.progress, self.ramp_start, self.ramp_end)
+        share = ctx.schedule(lambda: self._share(ctx.progress))
+        linear = ctx.stage(lambda: self._share(ctx.progress) * (1 - self.beta_end) < 1)
         epsilon = share * (ctx.task.epsilon["linf"] if self.epsilon is None else self.epsilon)
         kappa, beta = 1 - share * (1 - self.kappa_end), 1 - share * (1 - self.beta_end)
         clean = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
             x = batch.x.flatten(1)
-            ball = Ball(x, x.new_full((1, 1), epsilon), "linf")
+            ball = Ball(x, x.new_ones(1, 1) * epsilon, "linf")
             problem = path_of(net, ctx.task.input_shape, clean=batch.x), ball, *specification(net, batch.y)
-            ibp, crown = _bounds(*problem, linear=beta > 0)
+            ibp, crown = _bounds(*problem, linear=linear)
             robust = F.cross_entropy(-(beta * crown + (1 - beta) * ibp), batch.y)
         parts = {"clean": clean.detach(), "robust": robust.detach()}
         return Loss(kappa * clean + (1 - kappa) * robust, parts)
+
+    def _share(self, progress: float) -> float:
+        return ramp(progress, self.ramp_start, self.ramp_end)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
         return certified_radii(net, x, norm, lambda *problem: torch.maximum(*_bounds(*problem)))

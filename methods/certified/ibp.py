@@ -85,13 +85,13 @@ class IBP(Method):
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
-        share = ramp(ctx.progress, self.ramp_start, self.ramp_end)
+        share = ctx.schedule(lambda: ramp(ctx.progress, self.ramp_start, self.ramp_end))
         epsilon = share * (ctx.task.epsilon["linf"] if self.epsilon is None else self.epsilon)
         kappa = 1 - share * (1 - self.kappa_end)
         clean = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
             x = batch.x.flatten(1)
-            ball = Ball(x, x.new_full((1, 1), epsilon), "linf")
+            ball = Ball(x, x.new_ones(1, 1) * epsilon, "linf")
             lower = _margins(path_of(net, ctx.task.input_shape, clean=batch.x), ball, *specification(net, batch.y))
             robust = F.cross_entropy(-lower, batch.y)
         parts = {"clean": clean.detach(), "robust": robust.detach()}

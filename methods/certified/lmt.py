@@ -95,8 +95,7 @@ class LMT(Method):
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         logits = as_float(net(batch.x))
         with torch.autocast(logits.device.type, enabled=False):
-            c = self.c * min(ctx.progress / self.ramp_end, 1.0) if self.ramp_end > 0 else self.c
-            penalty = c * self._slopes(net)[batch.y]
+            penalty = ctx.schedule(lambda: self._weight(ctx.progress)) * self._slopes(net)[batch.y]
             if self.gate:
                 penalty = _gate(logits.detach(), penalty.detach(), batch.y) * penalty
             parts = {"penalty": penalty.detach().mean()}
@@ -110,6 +109,9 @@ class LMT(Method):
         if norm != "l2":
             return NotApplicable("the Lipschitz bound is for l2 only")
         return lipschitz_radius(net.decision_net(), x)
+
+    def _weight(self, progress: float) -> float:
+        return self.c * min(progress / self.ramp_end, 1.0) if self.ramp_end > 0 else self.c
 
     def _slopes(self, net: Net) -> Tensor:
         """[K, K]: estimate of the Lipschitz constant of z_j - z_y in row y, column j; 0 on the diagonal."""

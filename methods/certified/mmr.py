@@ -90,18 +90,21 @@ class MMR(Method):
         with torch.autocast(batch.x.device.type, enabled=False):
             region = region_of(net, batch.x)
             planes = (1 - decision_distances(region, batch.y, self.norm) / gamma).relu().mean()
-            units = (1 - self._nearest(unit_distances(region, self.norm), ctx.progress) / gamma).relu()
+            units = (1 - self._nearest(unit_distances(region, self.norm), ctx) / gamma).relu()
             penalty = planes + (units.mean() if units.numel() else 0)
-        rise = ramp(ctx.progress, 0.0, self.ramp_end)
+        rise = ctx.schedule(lambda: ramp(ctx.progress, 0.0, self.ramp_end))
         parts = {"risk": risk.detach(), "penalty": penalty.detach()}
         return Loss(risk + self.weight * rise * penalty, parts)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
         return region_radii(net, x, norm)
 
-    def _nearest(self, distances: Tensor, progress: float) -> Tensor:
+    def _nearest(self, distances: Tensor, ctx: Context) -> Tensor:
         """[B, N] to [B, n]: the smallest."""
-        share = self.units_start + progress * (self.units_end - self.units_start)
         total = distances.shape[1]
-        count = min(max(round(share * total), 1), total)
+        count = ctx.stage(lambda: self._count(total, ctx.progress))
         return distances.topk(count, dim=1, largest=False)[0]
+
+    def _count(self, total: int, progress: float) -> int:
+        share = self.units_start + progress * (self.units_end - self.units_start)
+        return min(max(round(share * total), 1), total)

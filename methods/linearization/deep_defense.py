@@ -60,7 +60,7 @@ class DeepDefense(Method):
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         risk = cross_entropy(net(batch.x), batch)
-        if ctx.progress < self.pretrained:
+        if ctx.stage(lambda: ctx.progress < self.pretrained):
             return Loss(risk)
         with eval_mode(net):
             delta, correct, _ = deepfool(

@@ -76,9 +76,9 @@ class CURE(Method):
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         risk = cross_entropy(net(batch.x), batch)
-        if ctx.progress < self.pretrained:
+        if ctx.stage(lambda: ctx.progress < self.pretrained):
             return Loss(risk)
-        penalty = self._penalty(net, batch, self._step(ctx))
+        penalty = self._penalty(net, batch, ctx.schedule(lambda: self._step(ctx)))
         return Loss(risk + self.weight * penalty, {"risk": risk.detach(), "penalty": penalty.detach()})
 
     def _step(self, ctx: Context) -> float:
@@ -86,7 +86,7 @@ class CURE(Method):
         share = (ctx.progress - self.pretrained) / (1 - self.pretrained)
         return longest * min(1.0, share / self.rise)
 
-    def _penalty(self, net: Net, batch: Batch, step: float) -> Tensor:
+    def _penalty(self, net: Net, batch: Batch, step: float | Tensor) -> Tensor:
         x = batch.x.detach().requires_grad_()
         with eval_mode(net):  # batch norm uses its running statistics, so that examples do not mix
             here = input_gradient(len(x) * cross_entropy(net(x), batch), x)

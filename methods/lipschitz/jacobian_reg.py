@@ -73,7 +73,7 @@ class JacobianReg(Method):
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
-        if ctx.progress < self.pretrained:
+        if ctx.stage(lambda: ctx.progress < self.pretrained):
             return super().loss(net, batch, ctx)
         x = batch.x.detach().requires_grad_()  # another tensor object: the batch does not change
         logits = as_float(net(x))

@@ -58,7 +58,7 @@ class ASoftmax(Method):
         features = as_float(net.features(batch.x))
         with torch.autocast(features.device.type, enabled=False):
             lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-            share = 1 / (1 + self._lambda(ctx.progress))
+            share = ctx.schedule(lambda: 1 / (1 + self._lambda(ctx.progress)))
             logits = multiply_target_angle(net.head(features), lengths, batch.y, self.m, share)
         return Loss(cross_entropy(logits, batch))
 

@@ -61,7 +61,7 @@ class LSoftmax(Method):
         with torch.autocast(features.device.type, enabled=False):
             norms: Tensor = torch.linalg.vector_norm(net.head.weight, dim=1)
             lengths = norms[batch.y][:, None] * torch.linalg.vector_norm(features, dim=1, keepdim=True)
-            share = 1 / (1 + self._lambda(ctx.progress))
+            share = ctx.schedule(lambda: 1 / (1 + self._lambda(ctx.progress)))
             logits = multiply_target_angle(net.head(features), lengths, batch.y, self.m, share)
         return Loss(cross_entropy(logits, batch))
 

@@ -68,5 +68,6 @@ class LDAM(Method):
         assert isinstance(net.head, CosineHead)
         cosine = net.head.cosine(net.features(batch.x))
         margins = net.get_buffer("ldam_margins")[batch.y][:, None]
-        weights = net.get_buffer("ldam_weights") if ctx.progress >= self.reweight_from else None
+        late = ctx.stage(lambda: ctx.progress >= self.reweight_from)
+        weights = net.get_buffer("ldam_weights") if late else None
         return Loss(F.cross_entropy(self.s * subtract_target(cosine, batch.y, margins), batch.y, weights))

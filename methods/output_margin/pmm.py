@@ -90,7 +90,7 @@ class PMM(Method):
                 regulariser = radius2 * differences.square().sum() / len(pair)
             else:
                 regulariser = radius2 * torch.linalg.vector_norm(differences, dim=1).mean().square()
-        alpha = self._alpha(ctx)
+        alpha = ctx.schedule(lambda: self._alpha(ctx))
         return Loss(risk + alpha * regulariser, {"risk": risk.detach(), "regulariser": regulariser.detach()})
 
     def _alpha(self, ctx: Context) -> float:
