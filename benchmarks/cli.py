@@ -75,6 +75,9 @@ def run_all_command(
     checkpoint_every: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="A run that is interrupted goes on from its checkpoint.")
     ] = 300.0,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="On CUDA, do every training step instead of replaying a recorded one.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do, and how much time and memory it takes.")
     ] = False,
@@ -97,7 +100,7 @@ def run_all_command(
 
         print(forecast(prepare(*chosen, data_dir, shard), jobs))
         return
-    limits = (deadline, checkpoint_every)
+    limits = (deadline, checkpoint_every, eager)
     try:
         outcome = run_all(*chosen, jobs, data_dir, shard, scheduler, *limits)
     except KeyboardInterrupt:

@@ -102,6 +102,7 @@ def run_all(
     scheduler: str | None = None,
     deadline: float | None = None,
     checkpoint_every: float = 300.0,
+    eager: bool = False,
 ) -> Outcome:
     """Train and evaluate every method with every seed, and write the leaderboard. Finished runs are not repeated.
 
@@ -121,6 +122,7 @@ def run_all(
         scheduler: address or scheduler file of a Dask cluster, whose workers do the runs.
         deadline: seconds for each run, after which it counts as failed.
         checkpoint_every: seconds between two checkpoints of a run, from which it goes on after an interruption.
+        eager: on CUDA, do every training step instead of replaying a recorded one.
 
     Raises:
         MarginbenchError: wrong input, found before the first run starts.
@@ -128,7 +130,7 @@ def run_all(
     plan = prepare(suite, methods, seeds, device, out, settings, redo, data_dir, part)
     ensure_writable(plan.runs)
     write_plan(plan.folder, plan.suite, plan.cells)
-    job = replace(plan.job, deadline=deadline, checkpoint_every=checkpoint_every)
+    job = replace(plan.job, deadline=deadline, checkpoint_every=checkpoint_every, eager=eager)
     workers = choose_jobs(jobs, len(plan.todo), plan.device)
     if scheduler is not None:
         done = on_cluster(plan.todo, job, device, plan.data_dir, scheduler)

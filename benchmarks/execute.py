@@ -40,6 +40,7 @@ class Job:
     redo: Redo = "nothing"  # finished runs that are repeated
     deadline: float | None = None  # seconds for each run
     checkpoint_every: float = 300.0  # seconds
+    eager: bool = False  # on CUDA, do every step instead of replaying a recorded one
 
     def repeats(self, record: Record) -> bool:
         return self.redo == "everything" or (self.redo == "failed" and record.status == "failed")
@@ -60,9 +61,7 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.checkpoint_every)
         deadline = Deadline(job.deadline)
         about = (cell.identity, spec_of(cell.method), cell.repetition)
-        record = record_run(
-            lambda: _run(cell, job.suite, data, checkpoint, deadline), *about, job.suite, data, job.runs
-        )
+        record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), *about, job.suite, data, job.runs)
         if not deadline.stopped:  # with more time such a run goes on; one that failed otherwise begins anew
             checkpoint.remove()
         return record
@@ -111,15 +110,16 @@ def record_run(
     return record
 
 
-def _run(cell: Cell, suite: Suite, data: Dataset, checkpoint: Checkpoint, deadline: Deadline) -> Results:
-    trained = train(cell.method, suite, data, cell.repetition, checkpoint, deadline)
+def _run(cell: Cell, job: Job, data: Dataset, checkpoint: Checkpoint, deadline: Deadline) -> Results:
+    trained = train(cell.method, job.suite, data, cell.repetition, checkpoint, deadline, job.eager)
     names = (cell.method.info.key, cell.repetition)
-    results, arrays = measure(trained.net, cell.method.certify, data, suite, *names, deadline)
+    results, arrays = measure(trained.net, cell.method.certify, data, job.suite, *names, deadline)
     cost = {
         "seconds": trained.seconds,
         "steps": trained.steps,
         "forward": trained.forward,
         "backward": trained.backward,
+        "replayed": trained.replayed,
         "peak_bytes": trained.peak_bytes,
         **results["cost"],
     }

@@ -13,6 +13,7 @@ from marginbench.benchmarks.locks import holders
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.progress import clock
+from marginbench.benchmarks.replay import SETTLED
 from marginbench.benchmarks.store import Record
 from marginbench.benchmarks.train import Training, train
 from marginbench.benchmarks.workers import choose_jobs
@@ -73,8 +74,9 @@ def _training_seconds(cell: Cell, plan: Prepared) -> tuple[float, str | None]:
 def _time_steps(method: Method, plan: Prepared) -> float:
     with seeds.seeded(plan.device, "forecast"):
         run = Training(method, plan.suite, plan.data, 0)
-        if run.ctx.steps > 1:
-            run.step()  # loads kernels
+        before = 1 if run.replay is None else SETTLED + 1  # steps that load kernels and record
+        for _ in range(min(before, run.ctx.steps - 1)):
+            run.step()
         timed = min(STEPS, run.ctx.steps - run.ctx.step)
         start = seconds_on(plan.device)
         for _ in range(timed):

@@ -65,8 +65,8 @@ def main() -> None:
     chosen = choose_methods(split_specs(words.methods) if words.methods else None, suite, ())
     methods = [create("ce"), *(method for method in chosen if method.info.key != "ce")]
     runs = {spec_of(method): Training(method, suite, data, 0) for method in methods}
+    flops = {spec: _flops(run) for spec, run in runs.items()}  # of the first step: replayed ones are not seen
     passes = {spec: _passes(run) for spec, run in runs.items()}  # also the warm-up
-    flops = {spec: _flops(run) for spec, run in runs.items()}
     times: dict[str, list[float]] = {spec: [] for spec in runs}
     for _ in range(words.rounds):
         for spec, run in runs.items():
@@ -81,6 +81,9 @@ def main() -> None:
         rows.append((spec, milliseconds, ratio, forward, backward, explained, operations, mark))
     headers = ("method", "ms/step", "ratio to ce", "forward", "backward", "passes", "flops", "")
     print(tabulate(rows, headers, tablefmt="github", floatfmt=("", ".2f", ".2f", ".1f", ".1f", ".1f", ".1f", "")))
+    for spec, run in runs.items():
+        if run.replay is not None and run.replay.obstacle:
+            print(f"\n{spec}: steps are not replayed: {run.replay.obstacle}")
     shape = "x".join(map(str, data.shape))
     where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"\nnetwork of suite {suite.name}, images {shape}, batch {suite.training.batch_size}, {where}")

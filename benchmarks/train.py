@@ -1,7 +1,7 @@
 """Training: the benchmark owns network, order of the data, optimiser, schedule and seeds."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from marginbench.benchmarks.environment import seconds_on
 from marginbench.benchmarks.limits import Checkpoint, Deadline
 from marginbench.benchmarks.nets import make_net
 from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.suite import Training as Recipe
 from marginbench.methods import Batch, Context, Method, Net
@@ -37,14 +38,29 @@ class Trained:
     steps: int
     forward: float  # images forward per training image seen
     backward: float
+    replayed: float | None  # share of the steps that were replayed, CUDA only
     peak_bytes: int | None  # CUDA only
     losses: list[float]  # mean loss of each epoch
 
 
 class Training:
-    """One run in progress. `state_dict` in the middle, loaded into a fresh object, changes nothing."""
+    """One run in progress. `state_dict` in the middle, loaded into a fresh object, changes nothing.
 
-    def __init__(self, method: Method, suite: Suite, data: Dataset, repetition: int) -> None:
+    Args:
+        eager: on CUDA, do every step instead of recording one and replaying it.
+        recorder: made for the generator of the method's random numbers, in place of CUDA's.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        suite: Suite,
+        data: Dataset,
+        repetition: int,
+        *,
+        eager: bool = False,
+        recorder: Callable[[torch.Generator], Recorder] | None = None,
+    ) -> None:
         self.method = method
         self.suite = suite
         self.split = data.train
@@ -63,12 +79,17 @@ class Training:
                 std,
             )
             self.net = method.build(net, task).to(device).train()
-        self.optimiser = make_optimiser(method, suite, self.net)
+        self.passes = PassCounter(self.net)
         self.batch_size = min(suite.training.batch_size, len(self.split))
         self.steps_per_epoch = len(self.split) // self.batch_size
         epochs = suite.training.epochs
         stream = seeds.generator(device, suite.name, "method", method.info.key, repetition)
         self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream)
+        if device.type == "cuda" and not eager and not method.info.eager:
+            recorder = CudaGraph
+        self.replay = Replay(self.ctx, self.passes, recorder(stream)) if recorder else None
+        self.optimiser = make_optimiser(method, suite, self.net, replayable=recorder is not None)
+        self._rates = [torch.zeros((), device=device) for _ in self.optimiser.param_groups] if recorder else None
         self.order_seed = (suite.name, "order", repetition)
         self._augment, self._fill = suite.training.augment, mean.to(device)
         self._augment_stream = seeds.generator("cpu", suite.name, "augment", repetition)  # the same for every method
@@ -76,18 +97,28 @@ class Training:
         self._order_epoch = -1
 
     def step(self) -> Tensor:
-        """One optimiser step; returns the loss, still on the device."""
-        ctx, suite = self.ctx, self.suite
-        rate = suite.training.learning_rate * lr_factor(suite.training, ctx.progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
-        autocast = torch.autocast(ctx.device.type, torch.bfloat16, enabled=suite.training.precision == "bf16")
-        with autocast:
-            batch = self.method.augment(self._batch(), ctx)
-            loss = self.method.update(self.net, batch, ctx, self.optimiser)
+        """One optimiser step; returns the loss, still on the device, and valid until the next step."""
+        self._set_rates()
+        batch = self._batch()
+        loss = self._do(batch) if self.replay is None else self.replay(self._do, batch)
+        self.ctx.step += 1
+        return loss
+
+    def _set_rates(self) -> None:
+        recipe = self.suite.training
+        rate = recipe.learning_rate * lr_factor(recipe, self.ctx.progress)
+        for index, group in enumerate(self.optimiser.param_groups):
+            own = rate * group.get("lr_scale", 1.0)
+            group["lr"] = own if self._rates is None else self._rates[index].fill_(own)
+
+    def _do(self, batch: Batch) -> Tensor:
+        """What is recorded: the part of a step that does not depend on where training stands."""
+        bf16 = self.suite.training.precision == "bf16"
+        with torch.autocast(self.ctx.device.type, torch.bfloat16, enabled=bf16):
+            batch = self.method.augment(batch, self.ctx)
+            loss = self.method.update(self.net, batch, self.ctx, self.optimiser)
         with torch.no_grad():
-            self.method.after_step(self.net, ctx)
-        ctx.step += 1
+            self.method.after_step(self.net, self.ctx)
         return loss.total.detach()
 
     def _batch(self) -> Batch:
@@ -132,24 +163,26 @@ def train(
     repetition: int,
     checkpoint: Checkpoint | None = None,
     deadline: Deadline | None = None,
+    eager: bool = False,
 ) -> Trained:
     """Train one network with one method.
 
     Args:
         checkpoint: where to go on from, if there is one, and what to keep.
         deadline: what it may take.
+        eager: see `Training`.
 
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
         DeadlineError: it took too long; the checkpoint holds where it stopped.
     """
-    run = Training(method, suite, data, repetition)
+    run = Training(method, suite, data, repetition, eager=eager)
     checkpoint, deadline = checkpoint or Checkpoint(), deadline or Deadline()
     device = run.ctx.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with seeds.seeded(device, suite.name, "dropout", repetition), PassCounter(run.net) as passes:
-        losses, total, before = _resume(run, passes, checkpoint.load())
+    with seeds.seeded(device, suite.name, "dropout", repetition), run.passes as passes:
+        losses, total, before = _resume(run, checkpoint.load())
         start = seconds_on(device)
         while run.ctx.step < run.ctx.steps:
             total = total + run.step()
@@ -161,11 +194,11 @@ def train(
                     raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
             if checkpoint.due or deadline.over:
                 seconds = before + seconds_on(device) - start
-                checkpoint.save(_progress(run, passes, losses, total, seconds))
+                checkpoint.save(_progress(run, losses, total, seconds))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
         seconds = before + seconds_on(device) - start
         if checkpoint.exists:  # the evaluation may be interrupted too
-            checkpoint.save(_progress(run, passes, losses, total, seconds))
+            checkpoint.save(_progress(run, losses, total, seconds))
         net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
     seen = run.ctx.steps * run.batch_size
     return Trained(
@@ -174,22 +207,23 @@ def train(
         steps=run.ctx.steps,
         forward=passes.forward / seen,
         backward=passes.backward / seen,
+        replayed=None if run.replay is None else run.replay.replayed / run.ctx.steps,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         losses=losses,
     )
 
 
-def _progress(run: Training, passes: PassCounter, losses: list[float], total: Tensor, seconds: float) -> dict[str, Any]:
-    counts = {"forward": passes.forward, "backward": passes.backward}
+def _progress(run: Training, losses: list[float], total: Tensor, seconds: float) -> dict[str, Any]:
+    counts = {"forward": run.passes.forward, "backward": run.passes.backward}
     return {"training": run.state_dict(), "losses": losses, "total": total, "seconds": seconds, **counts}
 
 
-def _resume(run: Training, passes: PassCounter, state: dict[str, Any] | None) -> tuple[list[float], Tensor, float]:
+def _resume(run: Training, state: dict[str, Any] | None) -> tuple[list[float], Tensor, float]:
     """Losses of the epochs so far, sum of the losses of this one, seconds so far."""
     if state is None:
         return [], torch.zeros((), device=run.ctx.device), 0.0
     run.load_state_dict(state["training"])
-    passes.forward, passes.backward = state["forward"], state["backward"]
+    run.passes.forward, run.passes.backward = state["forward"], state["backward"]
     return list(state["losses"]), state["total"].to(run.ctx.device), state["seconds"]
 
 
@@ -222,12 +256,15 @@ def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     return mean[:, 0].float(), std.clamp_min(1e-3).float()
 
 
-def make_optimiser(method: Method, suite: Suite, net: Net) -> torch.optim.Optimizer:
-    groups, settings = method.param_groups(net), suite.training
-    if settings.optimiser == "adam":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    decay, nesterov = settings.weight_decay, settings.nesterov is not False
-    return torch.optim.SGD(groups, lr=settings.learning_rate, weight_decay=decay, momentum=0.9, nesterov=nesterov)
+def make_optimiser(method: Method, suite: Suite, net: Net, replayable: bool = False) -> torch.optim.Optimizer:
+    """The recipe's optimiser; `replayable`: its learning rate may be a tensor, and its state stays on the device."""
+    groups, recipe = method.param_groups(net), suite.training
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimiser == "adam":
+        on_device = replayable and next(net.parameters()).is_cuda
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True, capturable=on_device)
+    nesterov = recipe.nesterov is not False
+    return torch.optim.SGD(groups, rate, 0.9, weight_decay=decay, nesterov=nesterov, fused=replayable)
 
 
 def lr_factor(settings: Recipe, progress: float) -> float:

@@ -103,7 +103,7 @@ def multiply_angle(cosine: Tensor, m: int) -> Tensor:
     return sign * value - 2 * k
 
 
-def multiply_target_angle(logits: Tensor, lengths: Tensor, y: Tensor, m: int, share: float) -> Tensor:
+def multiply_target_angle(logits: Tensor, lengths: Tensor, y: Tensor, m: int, share: float | Tensor) -> Tensor:
     """Logits [B, K] with the target l cos(theta_y) replaced by l ((1 - share) cos(theta_y) + share psi(theta_y)).
 
     Args:

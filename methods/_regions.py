@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods._path import affine_head, path_of
 from marginbench.methods._rows import Dense, Line, Point, Rows, entry, lengths, walk
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Norm, NotApplicable, Radii
+from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 
 TINY = 1e-12
@@ -68,7 +67,7 @@ def decision_distances(region: Region, y: Tensor, norm: Norm) -> Tensor:
     gap = region.logits.gather(1, y[:, None]) - region.logits
     rows = region.logit_rows.expand(len(y), -1, -1)
     steepness = lengths(Dense(rows[torch.arange(len(y), device=y.device), y][:, None] - rows), region.scale, norm)
-    own = F.one_hot(y, gap.shape[1]).bool()
+    own = class_mask(y, gap.shape[1])
     return torch.where(own, torch.inf, gap / steepness.clamp_min(TINY))
 
 
@@ -89,7 +88,7 @@ def region_radii(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
             return NotApplicable(str(error))
         predicted = net(x).argmax(1)
         slack = LOGIT_ROUNDING * region.logits.abs().amax(1, keepdim=True)
-        others = 1 - F.one_hot(predicted, region.logits.shape[1])
+        others = ~class_mask(predicted, region.logits.shape[1])
         lowered = replace(region, logits=region.logits + slack * others)
         nearest = decision_distances(lowered, predicted, norm).amin(1)
         if region.unit_rows:

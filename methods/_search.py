@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from marginbench.methods._bounds import Ball, Path
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods._path import path_of, specification
 from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import Norm, NotApplicable, Radii
+from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 
 Margins = Callable[[Path, Ball, Tensor, Tensor], Tensor]
@@ -38,7 +37,7 @@ def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings:
         predicted = logits.argmax(1)
         slack = LOGIT_ROUNDING * logits.double().abs().amax(1, keepdim=True)
         rows, constants = specification(net, predicted, torch.float64)
-        itself = F.one_hot(predicted, logits.shape[1]).bool()
+        itself = class_mask(predicted, logits.shape[1])
         pixels = x.flatten(1).double()
 
         def lower(radius: Tensor, of: Tensor) -> Tensor:

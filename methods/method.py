@@ -5,7 +5,8 @@ places where its paper differs from plain cross-entropy training. A method that 
 cross-entropy. The benchmark owns data, network, optimiser, schedule and seeds.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -52,6 +53,7 @@ class Info:
     claims: tuple[Claim, ...] = ()  # the leaderboard is compared with them, column by column
     needs: frozenset[Need] = frozenset()
     deviations: tuple[str, ...] = ()  # from the paper, in words
+    eager: str = ""  # why a recorded step must not be replayed, if so: see Context
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own
 
 
@@ -114,23 +116,33 @@ class NotApplicable:
 
 
 class Reads:
-    """What a step read of the schedule: while the stages are the same, it is the same step but for the numbers."""
+    """What a step read of the schedule: while the stages are the same, it is the same step but for the numbers.
 
-    def __init__(self, slots: list[Tensor]) -> None:
+    Args:
+        slots: for each number a scalar tensor, which stays where it is; more are added as a step reads more numbers.
+        frozen: the numbers are in their slots already, and leave them as they are.
+    """
+
+    def __init__(self, slots: list[Tensor], frozen: bool = False) -> None:
         self.stages: list[tuple[Callable[[], Any], Any]] = []  # with what they were
-        self.numbers: list[Callable[[], float]] = []
-        self.slots = slots  # for each number a scalar, which stays where it is; grows when a step reads more numbers
-        self.frozen = False  # the numbers are in their slots already
+        self._numbers: list[Callable[[], float]] = []
+        self._slots, self._frozen = slots, frozen
 
     def note(self, number: Callable[[], float], value: float, device: torch.device) -> Tensor:
         """Put a number into its slot and return that."""
-        position = len(self.numbers)
-        self.numbers.append(number)
-        if position == len(self.slots):
-            self.slots.append(torch.zeros((), device=device))
-        if not self.frozen:
-            self.slots[position].fill_(value)
-        return self.slots[position]
+        position = len(self._numbers)
+        self._numbers.append(number)
+        if position == len(self._slots):
+            assert not self._frozen, "a recorded step reads more numbers than the one before it"
+            self._slots.append(torch.zeros((), device=device))
+        if not self._frozen:
+            self._slots[position].fill_(value)
+        return self._slots[position]
+
+    def fill(self, ctx: "Context") -> None:
+        """Put the numbers of this step into their slots."""
+        for number, slot in zip(self._numbers, self._slots, strict=False):  # other stages may read more
+            slot.fill_(ctx.unnoticed(number))
 
 
 class Context:
@@ -138,7 +150,7 @@ class Context:
 
     `generator` is the only source of randomness a hook may use (dropout layers excepted).
 
-    On a GPU a step is recorded once and then replayed (`benchmarks.replay`), with its numbers as they were. A hook that
+    On a GPU a step is recorded once and then replayed, with its numbers as they were. A hook that
     reads `step`, `epoch` or `progress` is recorded anew when they change; `stage` and `schedule` spare it that.
     """
 
@@ -148,8 +160,8 @@ class Context:
         self.epochs = epochs
         self.generator = generator
         self.tables: dict[str, Tensor] = {}
-        self.reads: Reads | None = None  # where to note what hooks read of the following
         self._step = 0
+        self._reads: Reads | None = None  # where to note what hooks read of it
 
     @property
     def device(self) -> torch.device:
@@ -174,9 +186,9 @@ class Context:
 
     def stage(self, value: Callable[[], T]) -> T:
         """Return value(), which may read the context: something that steps agree on for long, a phase or a count."""
-        answer, reads = self.unnoticed(value), self.reads
-        if reads is not None:
-            reads.stages.append((value, answer))
+        answer = self.unnoticed(value)
+        if self._reads is not None:
+            self._reads.stages.append((value, answer))
         return answer
 
     def schedule(self, number: Callable[[], float]) -> float | Tensor:
@@ -184,16 +196,22 @@ class Context:
 
         It comes as a float32 scalar tensor where the step may be replayed: comparing it would wait for the device.
         """
-        answer, reads = self.unnoticed(number), self.reads
-        return answer if reads is None else reads.note(number, answer, self.device)
+        answer = self.unnoticed(number)
+        return answer if self._reads is None else self._reads.note(number, answer, self.device)
+
+    @contextmanager
+    def noting(self, reads: Reads | None) -> Iterator[None]:
+        """A block in which what is read of the schedule is noted, or nothing is."""
+        before, self._reads = self._reads, reads
+        try:
+            yield
+        finally:
+            self._reads = before
 
     def unnoticed(self, value: Callable[[], T]) -> T:
         """Return value() without noting what it reads."""
-        reads, self.reads = self.reads, None
-        try:
+        with self.noting(None):
             return value()
-        finally:
-            self.reads = reads
 
     def table(self, name: str, init: float) -> Tensor:
         """Return the [num_train] float32 tensor `name`, one entry per training example, made on first use.
@@ -213,6 +231,11 @@ def as_float(tensor: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """Mean over the batch of -log softmax(z)_y, or of the cross-entropy with `batch.target`. Logits [B, K]."""
     return F.cross_entropy(as_float(logits), batch.y if batch.target is None else batch.target)
+
+
+def class_mask(y: Tensor, num_classes: int) -> Tensor:
+    """[B] labels to [B, K] bool, true at the label: one-hot vectors, without `one_hot`'s look at the labels' range."""
+    return y[:, None] == torch.arange(num_classes, device=y.device)
 
 
 def logit_margin(logits: Tensor, y: Tensor) -> Tensor:

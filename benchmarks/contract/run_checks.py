@@ -15,6 +15,8 @@ from marginbench.benchmarks.contract.fixtures import (
     small_suite,
     stage,
 )
+from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.seeds import seeded
 from marginbench.benchmarks.train import Trained, Training, train
 from marginbench.methods import NORMS, Batch, Method, Norm, NotApplicable
 
@@ -46,6 +48,26 @@ def checkpoint_changes_nothing(method: Method) -> None:
             resumed.step()
     for (name, a), (_, b) in zip(through.net.state_dict().items(), resumed.net.state_dict().items(), strict=True):
         require(torch.equal(a, b), f"{name} differs after a checkpoint: keep state in buffers or ctx.table")
+
+
+def replays(method: Method) -> None:
+    """Steps that are recorded once and then replayed, as on a GPU, train like steps that are done one by one."""
+    if method.info.eager:
+        raise NotTestedError(method.info.eager)
+    losses = []
+    for recorder in (None, Tape):
+        run = Training(method, small_suite(epochs=20), small_data(), repetition=0, recorder=recorder)
+        with seeded(run.ctx.device, "contract", "dropout"):
+            losses.append(torch.stack([run.step().clone() for _ in range(run.ctx.steps)]))
+    assert run.replay is not None
+    if run.replay.obstacle:
+        raise NotTestedError(run.replay.obstacle)
+    require(run.replay.replayed, "no stage of the schedule lasts long enough to record a step: see Context.stage")
+    done, replayed = losses
+    step = int((done - replayed).abs().argmax())
+    values = f"{replayed[step]:.6g} instead of {done[step]:.6g}"
+    advice = "keep state in buffers, change them in place, read the schedule from ctx; or say why not in Info.eager"
+    require(torch.allclose(replayed, done, rtol=1e-4, atol=1e-5), f"the loss of step {step} is {values}: {advice}")
 
 
 def forward_gives_logits(method: Method) -> None:
@@ -145,6 +167,7 @@ def _distances(method: Method, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
 CHECKS: tuple[Callable[[Method], None], ...] = (
     same_seed_same_weights,
     checkpoint_changes_nothing,
+    replays,
     forward_gives_logits,
     forward_ignores_labels,
     decision_net_agrees,

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from marginbench.methods import Batch, Context, Info, Method, param
+from marginbench.methods import Batch, Context, Info, Method, class_mask, param
 
 
 class Mixup(Method):
@@ -46,7 +45,7 @@ class Mixup(Method):
             return batch
         lam = _symmetric_beta(self.alpha, ctx.generator).to(batch.x.dtype)
         partner = torch.randperm(len(batch.x), generator=ctx.generator, device=ctx.device)
-        target = F.one_hot(batch.y, ctx.task.num_classes).to(batch.x.dtype)
+        target = class_mask(batch.y, ctx.task.num_classes).to(batch.x.dtype)
         return replace(
             batch,
             x=lam * batch.x + (1 - lam) * batch.x[partner],

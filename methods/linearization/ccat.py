@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Norm, as_float, param
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Norm, as_float, class_mask, param
 from marginbench.methods._perturb import backtracking, eval_mode, l2_norms, random_start
 
 
@@ -71,7 +71,7 @@ class CCAT(Method):
             delta = backtracking(confidence, x, start, epsilon=epsilon, step=step, steps=self.steps, norm=self.norm)
 
         logits = as_float(net(torch.cat((batch.x[:half], x + delta))))
-        target = F.one_hot(batch.y, logits.shape[1]).to(logits.dtype)
+        target = class_mask(batch.y, logits.shape[1]).to(logits.dtype)
         share = 1 - self._kept(delta, radius)
         target[half:] = (1 - share) * target[half:] + share / logits.shape[1]
         losses = F.cross_entropy(logits, target, reduction="none")

@@ -5,9 +5,8 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
-from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, cross_entropy, param
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, class_mask, cross_entropy, param
 from marginbench.methods._jacobian import jacobian_rows, unit_vectors, vjp
 
 
@@ -102,4 +101,4 @@ class JacobianReg(Method):
 def _random_rows(like: Tensor, generator: torch.Generator) -> Tensor:
     """A one-hot vector per row of `like` [B, K]."""
     rows = torch.randint(like.shape[1], like.shape[:1], generator=generator, device=generator.device)
-    return F.one_hot(rows, like.shape[1]).to(like)
+    return class_mask(rows, like.shape[1]).to(like)

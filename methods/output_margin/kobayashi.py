@@ -4,9 +4,8 @@ import math
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, cross_entropy, param
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, class_mask, cross_entropy, param
 
 
 class Kobayashi(Method):
@@ -39,7 +38,7 @@ class Kobayashi(Method):
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         logits = as_float(net(batch.x))
         regulariser = _divergence(logits, batch.y[:, None]).mean()
-        risk = cross_entropy(logits - self.deg_logit * F.one_hot(batch.y, logits.shape[1]), batch)
+        risk = cross_entropy(logits - self.deg_logit * class_mask(batch.y, logits.shape[1]), batch)
         return Loss(risk + self.weight * regulariser, {"risk": risk.detach(), "regulariser": regulariser.detach()})
 
 

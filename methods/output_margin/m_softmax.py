@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from marginbench.methods import (
     Batch,
@@ -18,6 +17,7 @@ from marginbench.methods import (
     Net,
     Task,
     as_float,
+    class_mask,
     cross_entropy,
     param,
 )
@@ -70,7 +70,7 @@ class MSoftmax(Method):
         features = net.features(batch.x)
         members = list(net.head.members) if isinstance(net.head, AverageHead) else [net.head]
         logits = [as_float(member(features)) for member in members]
-        margin = self.m * F.one_hot(batch.y, logits[0].shape[1])
+        margin = self.m * class_mask(batch.y, logits[0].shape[1])
         risk = torch.stack([cross_entropy(z - margin, batch) for z in logits]).sum()
         if len(members) == 1:
             return Loss(risk)

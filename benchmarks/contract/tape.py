@@ -1,0 +1,110 @@
+"""A recording of a training step on the CPU, with the rules of a CUDA graph, so that methods can be tested without one.
+
+Every operation is kept with its arguments as they were. In a replay the tensors that the step made are made anew, all
+others are the same objects: numbers that the host computed stay what they were.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+_aten = torch.ops.aten
+_WAITS = {
+    getattr(_aten, name)
+    for name in (
+        "_local_scalar_dense",  # item, float, bool
+        "lift_fresh",  # tensors of numbers of the host
+        "nonzero",
+        "masked_select",
+        "equal",
+        "bincount",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+    )
+}
+"""What makes the host wait for the device, or copies from the host."""
+
+
+class CannotRecordError(RuntimeError):
+    """The step looks at its results."""
+
+
+class Tape:
+    """Records on the CPU. See `marginbench.benchmarks.replay.Recorder`."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._calls: list[tuple[Any, Any, Any, Any]] = []
+        self._result: Tensor | None = None
+
+    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+        with _Notes() as notes:
+            result = work()
+        return result, f"waits for the device: {notes.waits[0]}" if notes.waits else ""
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        states = self._generator.get_state(), torch.get_rng_state()
+        with _Notes() as notes:
+            self._result = work()
+        if notes.waits:
+            raise CannotRecordError(notes.waits[0])
+        self._generator.set_state(states[0])
+        torch.set_rng_state(states[1])
+        with torch.no_grad():
+            for tensor, before in notes.before.values():
+                tensor.copy_(before)
+        self._calls = notes.calls
+        return self._result
+
+    def replay(self) -> None:
+        made: dict[int, Tensor] = {}
+
+        def now(tensor: Tensor) -> Tensor:
+            return made.get(id(tensor), tensor)
+
+        with torch.no_grad():
+            for function, args, options, old in self._calls:
+                new = function(*tree_map_only(Tensor, now, args), **tree_map_only(Tensor, now, options))
+                pairs = zip(_tensors(old), _tensors(new), strict=True)
+                made.update({id(before): after for before, after in pairs if before is not after})
+            assert self._result is not None
+            self._result.copy_(now(self._result))
+
+
+class _Notes(TorchDispatchMode):
+    """Operations in the order of their calls, and what tensors from outside were before them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[tuple[Any, Any, Any, Any]] = []  # holds all tensors, so that no id is used twice
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self.waits: list[str] = []
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), options: Any = None) -> Any:
+        options = options or {}
+        for tensor in _tensors((args, options)):
+            if id(tensor) not in self._made and id(tensor) not in self.before:
+                self.before[id(tensor)] = tensor, tensor.clone()
+        if function._overloadpacket in _WAITS or _selects(function, args):
+            self.waits.append(str(function))
+        out = function(*args, **options)
+        self._made.update(id(tensor) for tensor in _tensors(out) if id(tensor) not in self.before)
+        self.calls.append((function, args, options, out))
+        return out
+
+
+def _selects(function: Any, args: Any) -> bool:
+    """Indexing with a mask: the size of the result depends on its values."""
+    if function._overloadpacket not in (_aten.index, _aten.index_put, _aten.index_put_):
+        return False
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

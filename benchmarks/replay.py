@@ -1,0 +1,150 @@
+"""A training step recorded once and then replayed: for a GPU, a host that launches small operations is too slow.
+
+A recording holds the operations of a step and the memory they work on. It is the same step for another batch that lies
+in the same place if what the method reads of the schedule is the same (`Context.stage`) or comes as a tensor
+(`Context.schedule`), and if the host never looks at a result. The first two are seen to here; of a method that waits
+for the device nothing is recorded.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.passes import PassCounter
+from marginbench.methods import Batch, Context
+from marginbench.methods.method import Reads
+
+Step = Callable[[Batch], Tensor]  # one training step, which returns its loss
+SETTLED = 3  # steps alike before one is recorded: in them libraries load kernels and optimisers make their state
+
+
+class Recorder(Protocol):
+    """Holds one recording."""
+
+    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+        """Do the work; return its result, and why it cannot be recorded, or nothing."""
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        """Record the work in place of an older recording, without doing it; return where its result will lie."""
+
+    def replay(self) -> None:
+        """Do what was recorded."""
+
+
+class CudaGraph:
+    """Records what the current stream is given as a CUDA graph.
+
+    From now on this is not the default stream, on which nothing can be recorded.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        torch.cuda.synchronize(generator.device)
+        torch.cuda.set_stream(_side_stream(generator.device))
+        self._generator = generator
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                result = work()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
+        return result, f"waits for the device ({waits[0].filename}, line {waits[0].lineno})" if waits else ""
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        self._graph = None  # its memory is free for the new one
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self._generator)
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            result = work()
+        self._graph = graph
+        return result
+
+    def replay(self) -> None:
+        assert self._graph is not None
+        self._graph.replay()
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all trainings: each stream has a memory cache of its own."""
+    return torch.cuda.Stream(device)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    batch: Batch
+    loss: Tensor
+    reads: Reads
+    forward: int  # images that pass the network
+    backward: int
+
+
+class Replay:
+    """The steps of one training: the first ones are done, one is recorded, and from then on that is replayed.
+
+    A step is recorded anew when the schedule has come to another stage and stays there for `SETTLED` steps.
+    """
+
+    def __init__(self, ctx: Context, passes: PassCounter, recorder: Recorder) -> None:
+        self.obstacle = ""  # why nothing can be recorded
+        self.replayed = 0  # steps
+        self._ctx, self._passes, self._recorder = ctx, passes, recorder
+        self._slots: list[Tensor] = []
+        self._last: Reads | None = None
+        self._alike = 0  # steps in a row that read the same stages
+        self._recorded: _Recorded | None = None
+
+    def __call__(self, step: Step, batch: Batch) -> Tensor:
+        """Do one step, in one way or the other, and return its loss."""
+        if self.obstacle:
+            return step(batch)
+        if self._recorded is None or not self._holds(self._recorded.reads):
+            self._alike = self._alike + 1 if self._last is not None and self._holds(self._last) else 0
+            if self._alike < SETTLED:
+                return self._do(step, batch)
+            self._record(step, batch)
+        return self._replay(batch)
+
+    def _holds(self, reads: Reads) -> bool:
+        return all(self._ctx.unnoticed(stage) == answer for stage, answer in reads.stages)
+
+    def _do(self, step: Step, batch: Batch) -> Tensor:
+        self._last = Reads(self._slots)
+        with self._ctx.noting(self._last):
+            if self._alike < SETTLED - 1:
+                return step(batch)
+            loss, self.obstacle = self._recorder.watch(lambda: step(batch))
+            return loss
+
+    def _record(self, step: Step, batch: Batch) -> None:
+        self._recorded = None
+        place = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone())
+        reads = Reads(self._slots, frozen=True)
+        forward, backward = self._passes.forward, self._passes.backward
+        with self._ctx.noting(reads):
+            loss = self._recorder.record(lambda: step(place))
+        passed = self._passes.forward - forward, self._passes.backward - backward
+        self._recorded = _Recorded(place, loss, reads, *passed)
+        self._passes.forward, self._passes.backward = forward, backward
+
+    def _replay(self, batch: Batch) -> Tensor:
+        recorded = self._recorded
+        assert recorded is not None
+        for name in ("x", "y", "index"):
+            getattr(recorded.batch, name).copy_(getattr(batch, name))
+        recorded.reads.fill(self._ctx)
+        self._recorder.replay()
+        self._passes.forward += recorded.forward
+        self._passes.backward += recorded.backward
+        self.replayed += 1
+        return recorded.loss

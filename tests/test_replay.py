@@ -1,0 +1,116 @@
+"""Recorded steps, replayed under the rules of a CUDA graph: the same training, told apart by nothing but its speed."""
+
+import copy
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.replay import SETTLED
+from marginbench.benchmarks.suite import Network, Suite
+from marginbench.benchmarks.train import Training, train
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, create, cross_entropy
+
+STEPS = 40
+
+
+class Scheduled(Method):
+    """L = a_t CE(z, y), with a_t read in a way that the tests choose."""
+
+    info: ClassVar[Info] = Info("scheduled", "Scheduled", "tests", "-", "-", 2026, {})
+    how: str = "progress"
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        loss = cross_entropy(net(batch.x), batch)
+        return Loss(self._factor(ctx, loss) * loss)
+
+    def _factor(self, ctx: Context, loss: Tensor) -> float | Tensor:
+        if self.how == "progress":
+            return 1 + ctx.progress
+        if self.how == "schedule":
+            return ctx.schedule(lambda: 1 + ctx.progress)
+        if self.how == "stage":  # steps 0 to 9, 10 to 19, 20 to 39
+            return (1.0, 3.0, 2.0)[ctx.stage(lambda: min(ctx.step // 10, 2))]
+        if self.how == "flicker":  # one step of its own, after which the recording is good again
+            return 5.0 if ctx.stage(lambda: ctx.step == 20) else 1.0
+        return 1.0 if float(loss.detach()) > 0.5 else 2.0  # waits
+
+
+def both(method: Method, suite: Suite | None = None) -> tuple[Training, Training, list[Tensor], list[Tensor]]:
+    """A training step by step and one with replays, with the loss of every step."""
+    runs, losses = [], []
+    for recorder in (None, Tape):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            run = Training(method, suite or small_suite(epochs=STEPS // 2), small_data(), 0, recorder=recorder)
+            with run.passes:
+                losses.append([run.step().clone() for _ in range(STEPS)])
+        runs.append(run)
+    return runs[0], runs[1], losses[0], losses[1]
+
+
+@pytest.mark.parametrize(
+    ("how", "replayed"),
+    [
+        ("schedule", STEPS - SETTLED),
+        ("stage", STEPS - 3 * SETTLED),
+        ("flicker", STEPS - SETTLED - 1),
+        ("progress", 0),
+        ("waits", 0),
+    ],
+)
+def test_the_schedule_is_followed(how: str, replayed: int) -> None:
+    one_by_one, run, wanted, found = both(Scheduled(how=how))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert run.replay is not None and run.replay.replayed == replayed
+    assert run.replay.obstacle == ("waits for the device: aten._local_scalar_dense.default" if how == "waits" else "")
+    assert (run.passes.forward, run.passes.backward) == (one_by_one.passes.forward, one_by_one.passes.backward)
+    assert run.passes.forward == STEPS * run.batch_size
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_batch_norm_dropout_and_both_optimisers(optimiser: str, precision: str) -> None:
+    suite = small_suite(epochs=STEPS // 2, precision=precision)
+    recipe = suite.training.model_copy(update={"optimiser": optimiser, "weight_decay": 0.01, "learning_rate": 0.01})
+    network = Network(name="wrn_16_4_dropout", width=2)
+    suite = suite.model_copy(update={"network": network, "training": recipe})
+    one_by_one, run, wanted, found = both(create("pmm"), suite)
+    tolerance = 1e-4 if precision == "float32" else 0.05  # bf16 makes more of a learning rate in float32
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    buffers = zip(one_by_one.net.buffers(), run.net.buffers(), strict=True)
+    assert all(torch.allclose(a, b, rtol=0.01, atol=10 * tolerance) for a, b in buffers)
+    assert run.replay is not None and run.replay.replayed == STEPS - SETTLED
+
+
+@pytest.mark.parametrize("row", ["mma", "prune_magnitude", "crown_ibp", "mixup"])
+def test_a_checkpoint_between_replays_changes_nothing(row: str) -> None:
+    suite, data = small_suite(epochs=STEPS // 2), small_data()
+    through = Training(create(row), suite, data, 0, recorder=Tape)
+    for _ in range(15):
+        through.step()
+    resumed = Training(create(row), suite, data, 0, recorder=Tape)
+    resumed.load_state_dict(copy.deepcopy(through.state_dict()))
+    for _ in range(10):
+        torch.testing.assert_close(resumed.step(), through.step(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_method_may_refuse() -> None:
+    class Refuses(Scheduled):
+        info: ClassVar[Info] = replace(Scheduled.info, eager="it counts its calls")
+
+    assert Training(Refuses(), small_suite(), small_data(), 0).replay is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("row", ["ce", "ce_dropout", "mixup", "mma", "crown_ibp", "mmr", "roll", "cure", "dsd", "lmt"])
+def test_cuda_graphs_train_the_same(row: str) -> None:
+    suite, data = small_suite(epochs=STEPS // 2), small_data().to(torch.device("cuda"))
+    eager, graphs = (train(create(row), suite, data, 0, eager=eager) for eager in (True, False))
+    assert eager.replayed is None and graphs.replayed
+    assert (graphs.forward, graphs.backward) == (eager.forward, eager.backward)
+    torch.testing.assert_close(graphs.losses, eager.losses, rtol=1e-3, atol=1e-3)
