@@ -11,6 +11,7 @@ from torch import Tensor
 
 from marginbench.benchmarks import seeds
 from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.data.upload import upload
 from marginbench.benchmarks.environment import seconds_on
 from marginbench.benchmarks.limits import Checkpoint, Deadline
 from marginbench.benchmarks.nets import make_net
@@ -125,7 +126,7 @@ class Training:
         epoch, position = divmod(self.ctx.step, self.steps_per_epoch)
         if epoch != self._order_epoch:  # drawn on the CPU: the same order on every device
             stream = seeds.generator("cpu", *self.order_seed, epoch)
-            self._order = torch.randperm(len(self.split), generator=stream).to(self.ctx.device)
+            self._order = upload(torch.randperm(len(self.split), generator=stream), self.ctx.device)
             self._order_epoch = epoch
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         x = self.split.images(index)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.replay import SETTLED
 from marginbench.benchmarks.suite import Network, Suite
 from marginbench.benchmarks.train import Training, train
@@ -114,3 +115,19 @@ def test_cuda_graphs_train_the_same(row: str) -> None:
     assert eager.replayed is None and graphs.replayed
     assert (graphs.forward, graphs.backward) == (eager.forward, eager.backward)
     torch.testing.assert_close(graphs.losses, eager.losses, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("transforms", [["crop", "flip", "autoaugment", "cutout"], ["random_resized_crop", "flip"]])
+def test_a_step_on_cuda_waits_for_nothing(transforms: list[str]) -> None:
+    suite = small_suite(epochs=STEPS // 2)
+    recipe = suite.training.model_copy(update={"augment": Augment.model_validate(transforms)})
+    data = small_data().to(torch.device("cuda"))
+    run = Training(create("ce"), suite.model_copy(update={"training": recipe}), data, 0)
+    for _ in range(2 * SETTLED):
+        run.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

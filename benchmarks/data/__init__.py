@@ -11,6 +11,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.data.arrays import hashed_order, long_tail, take
 from marginbench.benchmarks.data.sources import find
+from marginbench.benchmarks.data.upload import upload
 from marginbench.methods import MarginbenchError
 
 VARIABLE = "MARGINBENCH_DATA"
@@ -34,9 +35,7 @@ class Split:
     def images(self, index: Tensor | slice) -> Tensor:
         """Images as float32 in [0, 1], on the device."""
         x = self.x[index.to(self.x.device) if isinstance(index, Tensor) else index]
-        if x.device != self.device:
-            x = x.pin_memory().to(self.device, non_blocking=True)
-        return x.float() / self.levels
+        return upload(x, self.device).float() / self.levels
 
     def __len__(self) -> int:
         return len(self.y)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.benchmarks.data.autoaugment import autoaugment
+from marginbench.benchmarks.data.upload import upload
 from marginbench.methods.errors import suggest
 
 TRIES = 10  # windows drawn for each random resized crop
@@ -37,7 +38,7 @@ class Crop(_Transform):
     def __call__(self, x: Tensor, fill: Tensor, stream: torch.Generator) -> Tensor:
         height, width = x.shape[2:]
         padded = F.pad(x, (self.padding,) * 4, "constant" if self.mode == "zero" else "reflect")
-        top, left = torch.randint(2 * self.padding + 1, (2, len(x)), generator=stream).to(x.device)
+        top, left = upload(torch.randint(2 * self.padding + 1, (2, len(x)), generator=stream), x.device)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view [B, C, 2p + 1, 2p + 1, H, W]
         return windows[torch.arange(len(x), device=x.device), :, top, left]
 
@@ -56,7 +57,7 @@ class RandomResizedCrop(_Transform):
 
     def __call__(self, x: Tensor, fill: Tensor, stream: torch.Generator) -> Tensor:
         height, width = x.shape[2:]
-        top, left, rows, columns = self._windows(len(x), height, width, stream).float().to(x.device)
+        top, left, rows, columns = upload(self._windows(len(x), height, width, stream).float(), x.device)
         return _stretch(_stretch(x, 2, top, rows), 3, left, columns)
 
     def _windows(self, count: int, height: int, width: int, stream: torch.Generator) -> Tensor:
@@ -96,7 +97,7 @@ class Flip(_Transform):
 
     def __call__(self, x: Tensor, fill: Tensor, stream: torch.Generator) -> Tensor:
         mirrored = torch.rand(len(x), generator=stream) < self.probability
-        return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
+        return torch.where(upload(mirrored, x.device)[:, None, None, None], x.flip(3), x)
 
 
 class AutoAugment(_Transform):
@@ -118,7 +119,7 @@ class Cutout(_Transform):
     length: int = Field(default=16, gt=0)  # pixels
 
     def __call__(self, x: Tensor, fill: Tensor, stream: torch.Generator) -> Tensor:
-        rows, columns = (self._covered(len(x), pixels, stream).to(x.device) for pixels in x.shape[2:])
+        rows, columns = (upload(self._covered(len(x), pixels, stream), x.device) for pixels in x.shape[2:])
         return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], fill[:, None, None], x)
 
     def _covered(self, count: int, pixels: int, stream: torch.Generator) -> Tensor:

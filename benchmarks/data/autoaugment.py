@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from marginbench.benchmarks.data.upload import upload
+
 Values = Tensor  # [B, 6]: rows of a 2x3 matrix, or a magnitude in the first column
 AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")  # one group, with a matrix for each image
 GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
@@ -36,8 +38,8 @@ def autoaugment(x: Tensor, policy: str, fill: Tensor, stream: torch.Generator) -
         for kind, operation in enumerate(OPERATIONS.values()):
             rows = ((kinds[chosen, place] == kind) & applied[:, place]).nonzero()[:, 0]
             if len(rows):
-                settings = values[chosen[rows], place, signs[rows, place]].to(x.device)
-                rows = rows.to(x.device)
+                settings = upload(values[chosen[rows], place, signs[rows, place]], x.device)
+                rows = upload(rows, x.device)
                 pixels[rows] = operation(pixels[rows], settings, colour)
     return pixels / 255
 
