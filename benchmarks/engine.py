@@ -55,6 +55,15 @@ class Prepared:
     def runs(self) -> Path:
         return self.job.runs
 
+    @property
+    def known(self) -> list[Record]:
+        """Runs like those to do that have ended well."""
+        return [record for record in self.records.values() if record.status == "done" and self.suits(record)]
+
+    def suits(self, record: Record) -> bool:
+        """It is of the suite as it is now."""
+        return bool(record.identity["suite"] == self.suite.fingerprint)
+
 
 def prepare(
     suite: str = "digits",
@@ -141,7 +150,7 @@ def run_all(
     finished = 0
     if plan.todo:
         with reporting(len(plan.todo), workers) as report:
-            eta = Eta(plan.todo, workers)
+            eta = Eta(plan.todo, workers, plan.known)
             for record in done:
                 if record is not None:
                     finished += 1
@@ -149,7 +158,7 @@ def run_all(
     while True:  # other processes write records too, and tables: whoever is last has seen all of them
         seen = record_paths([plan.runs])
         records = read_records([plan.runs])
-        current = [record for record in records if record.identity["suite"] == plan.suite.fingerprint]
+        current = [record for record in records if plan.suits(record)]
         table, files = write_tables(current, plan.folder)
         if record_paths([plan.runs]) == seen:
             break

@@ -21,6 +21,7 @@ from marginbench.methods import Method, create, spec_of
 from marginbench.methods.errors import one_line
 
 STEPS = 3  # that are timed at most, after one that is not
+PATIENCE = 5.0  # seconds after which no further step is timed
 POINTS = 16  # on which the evaluation is timed
 
 
@@ -38,12 +39,14 @@ def forecast(plan: Prepared, jobs: int | None) -> str:
     evaluation = _evaluation_seconds(plan) if plan.todo else 0.0
     running = holders(plan.runs) if plan.runs.is_dir() else {}
     rows, total = [], 0.0
-    for spec in dict.fromkeys(spec_of(cell.method) for cell in plan.cells):
+    specs = list(dict.fromkeys(spec_of(cell.method) for cell in plan.cells))
+    for number, spec in enumerate(specs, 1):
         cells = [cell for cell in plan.cells if spec_of(cell.method) == spec]
         todo = [cell for cell in plan.todo if spec_of(cell.method) == spec]
-        before = [record for record in plan.records.values() if record.method == spec and record.status == "done"]
+        before = [record for record in plan.known if record.method == spec]
         seconds, source = (_recorded(before), "records") if before else (0.0, "-")
         if todo and not before:
+            print(f"[{number}/{len(specs)}] timing a few steps of {spec}", file=sys.stderr, flush=True)
             training, problem = _training_seconds(todo[0], plan)
             seconds, source = (training + evaluation, "a few steps") if problem is None else (0.0, problem)
         at_work = sum(cell.id in running for cell in todo)
@@ -75,13 +78,14 @@ def _time_steps(method: Method, plan: Prepared) -> float:
     with seeds.seeded(plan.device, "forecast"):
         run = Training(method, plan.suite, plan.data, 0)
         before = 1 if run.replay is None else SETTLED + 1  # steps that load kernels and record
-        for _ in range(min(before, run.ctx.steps - 1)):
+        before = min(before, run.ctx.steps - 1)
+        for _ in range(before):
             run.step()
-        timed = min(STEPS, run.ctx.steps - run.ctx.step)
-        start = seconds_on(plan.device)
-        for _ in range(timed):
+        timed, seconds, start = 0, 0.0, seconds_on(plan.device)
+        while timed < min(STEPS, run.ctx.steps - before) and seconds < PATIENCE:
             run.step()
-        return (seconds_on(plan.device) - start) / timed * run.ctx.steps
+            timed, seconds = timed + 1, seconds_on(plan.device) - start
+        return seconds / timed * run.ctx.steps
 
 
 def _evaluation_seconds(plan: Prepared) -> float:

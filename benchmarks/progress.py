@@ -1,7 +1,7 @@
 """Progress: a live bar with ETA on a terminal, one line for each finished run elsewhere."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -17,20 +17,29 @@ class Report(Protocol):
 
 
 class Eta:
-    """Seconds left, from the mean time of each method so far, or of all methods for one not yet seen."""
+    """Seconds left, from the mean time of each method so far, or of all methods for one not yet seen.
 
-    def __init__(self, cells: Sequence[Cell], workers: int) -> None:
+    Args:
+        before: records of runs like these, from earlier calls.
+    """
+
+    def __init__(self, cells: Sequence[Cell], workers: int, before: Iterable[Record] = ()) -> None:
         self._left = [spec_of(cell.method) for cell in cells]
         self._times: dict[str, list[float]] = {}
         self._workers = workers
+        for record in before:
+            self._note(record)
 
     def finished(self, record: Record) -> float:
-        seconds = (record.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))
-        self._times.setdefault(record.method, []).append(sum(seconds))
+        self._note(record)
         self._left.remove(record.method)
         means = {name: sum(times) / len(times) for name, times in self._times.items()}
         typical = sum(means.values()) / len(means)
         return sum(means.get(name, typical) for name in self._left) / self._workers
+
+    def _note(self, record: Record) -> None:
+        seconds = (record.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))
+        self._times.setdefault(record.method, []).append(sum(seconds))
 
 
 class Lines:

@@ -7,7 +7,9 @@ import torch
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.new_method import write_template
-from marginbench.benchmarks.plan import make_plan
+from marginbench.benchmarks.plan import Cell, make_plan
+from marginbench.benchmarks.progress import Eta
+from marginbench.benchmarks.store import Record
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.workers import choose_jobs, plugin_files, share_of
 from marginbench.methods import MarginbenchError, create, load_plugin
@@ -64,3 +66,13 @@ def test_workers_keep_to_their_own_cores() -> None:
     assert [share_of([0, 1, 2, 3, 6], place, 2) for place in range(2)] == [[0, 1], [2, 3]]
     assert [share_of([4, 7], place, 2) for place in range(2)] == [[4], [7]]
     assert [share_of([4, 7], place, 3) for place in range(3)] == [[4], [7], [4]]
+
+
+def test_the_time_left_is_known_from_earlier_records() -> None:
+    def record(method: str, seconds: float) -> Record:
+        cost = {"seconds": seconds, "evaluation_seconds": 1.0}
+        return Record.model_construct(method=method, cost=cost)
+
+    cells = [Cell(create(spec), 1, {}) for spec in ("ce", "mma", "roll")]
+    eta = Eta(cells, 2, [record("mma", 99.0)])
+    assert eta.finished(record("ce", 9.0)) == pytest.approx((100 + (100 + 10) / 2) / 2)  # roll: like the mean
