@@ -19,6 +19,7 @@ from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.environment import no_tf32
 from marginbench.benchmarks.limits import Deadline
 from marginbench.benchmarks.memory import ROWS, Chunks
 from marginbench.benchmarks.passes import PassCounter
@@ -39,6 +40,7 @@ class Evaluated:
     doubts: dict[str, str]
 
 
+@no_tf32()
 def evaluate(
     net: Net,
     certify: Certify,
@@ -48,6 +50,8 @@ def evaluate(
     deadline: Deadline | None = None,
 ) -> Evaluated:
     """Enclose the margin of each of the first `settings.points` test images, in L2 and L-infinity.
+
+    Without TF32: attacks and certificates must see the same logits, or they contradict each other near the boundary.
 
     Args:
         net: network in eval mode, images in [0, 1] to logits.

@@ -102,6 +102,16 @@ def _certificate(radius: float) -> Any:
     return lambda net, x, norm: Radii(torch.full((len(x),), radius))
 
 
+def test_nothing_is_evaluated_with_tf32(trained: Net) -> None:
+    cudnn = torch.backends.cudnn
+    seen = set()
+    handle = trained.register_forward_hook(lambda *_: seen.add(cudnn.allow_tf32))
+    cudnn.allow_tf32 = True
+    evaluated(trained)
+    handle.remove()
+    assert seen == {False} and cudnn.allow_tf32
+
+
 def test_a_certificate_that_lies_is_a_contradiction(trained: Net) -> None:
     assert "contradiction" in evaluated(trained, certify=_certificate(3.0)).doubts
 

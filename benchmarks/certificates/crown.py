@@ -19,6 +19,7 @@ from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
 from marginbench.benchmarks.certificates._search import largest_verified
+from marginbench.benchmarks.environment import no_tf32
 from marginbench.benchmarks.memory import Chunks, out_of_memory
 from marginbench.methods import MarginbenchError, Norm, NotApplicable
 
@@ -269,15 +270,10 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _precision_of(x: Tensor) -> Iterator[None]:
     """Float32 means float32: no TF32, no autocast. alpha-CROWN makes tensors of the default type, so that is x's."""
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before, default = [backend.allow_tf32 for backend in backends], torch.get_default_dtype()
+    default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(x.dtype)
-        for backend in backends:
-            backend.allow_tf32 = False
-        with torch.autocast(x.device.type, enabled=False):
+        with no_tf32(), torch.autocast(x.device.type, enabled=False):
             yield
     finally:
         torch.set_default_dtype(default)
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
