@@ -16,7 +16,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data import Split
 from marginbench.benchmarks.suite import Network
 from marginbench.benchmarks.train import Training
-from marginbench.methods import Batch, Context, Loss, Method, Net, create, rows
+from marginbench.methods import Batch, Context, Loss, Method, Net, _sketch, create, rows
 from marginbench.methods.baselines.ce import CE
 from marginbench.methods.method import Reads
 
@@ -60,6 +60,12 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("row", rows())
 def test_every_row_trains_on_its_device_alone(row: str, network: str, at: int) -> None:
     step_on_meta(create(row), network, at)
+
+
+@pytest.mark.parametrize("spec", ["convex_polytope", "convex_polytope(norm=l2)", "roll"])
+def test_estimates_are_made_on_the_device_too(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sketch, "WIDE", 0)
+    step_on_meta(create(spec), "cnn", 30)
 
 
 class LeftBehind(CE):

@@ -21,6 +21,7 @@ from marginbench.methods import (
 )
 from marginbench.methods._path import path_of
 from marginbench.methods._regions import region_of, region_radii
+from marginbench.methods._sketch import is_wide, sampled_units
 
 
 class Roll(Method):
@@ -46,8 +47,8 @@ class Roll(Method):
             " preprocessing divides by a standard deviation s, the squares here are 1/s^2 times the paper's. The"
             " defaults are the authors' for MNIST, s = 0.31, in these units",
             "exact gradients, by pushing unit vectors through the frozen network as in the authors' code for dense"
-            " networks, or back from units that see few pixels; the paper samples input axes on large images (4.2,"
-            " equation 10)",
+            " networks, or back from units that see few pixels; where pixels times hidden units are above 50 million,"
+            " 50 random pixels stand for all, the same for a batch, as in 4.2, equation 10",
             "batch norm in training is the affine map that the statistics of the batch make of it, the same for all"
             " images; layers that methods/_path.py does not know, such as max pooling, are refused",
         ),
@@ -75,14 +76,23 @@ class Roll(Method):
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         risk = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
-            region = region_of(net, batch.x)
-            hinges = self.hinge * (1 - region.units.abs()).relu()
+            units, squares = _units(net, batch.x, ctx)
+            hinges = self.hinge * (1 - units.abs()).relu()
             total = hinges.shape[1]
             count = max(round(self.top * total), min(1, total))
-            terms = region.unit_lengths("l2").square() + hinges
+            terms = squares + hinges
             penalty = terms.topk(count, dim=1)[0].sum() / max(len(terms) * count, 1)
         parts = {"risk": risk.detach(), "penalty": penalty.detach()}
         return Loss(risk + self.weight * penalty, parts)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
         return region_radii(net, x, norm)
+
+
+def _units(net: Net, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+    """Pre-activations of all hidden units, and the squared norms of their gradients: [B, N] each."""
+    path, pixels = path_of(net, ctx.task.input_shape, clean=x), x.flatten(1)
+    if is_wide(path, pixels):
+        return sampled_units(path, pixels, ctx.generator)
+    region = region_of(net, x)
+    return region.units, region.unit_lengths("l2").square()
