@@ -1,5 +1,6 @@
 """Runs what is left of a plan and writes the tables."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pandas as pd
 import torch
 
 from marginbench.benchmarks.board import read_records
+from marginbench.benchmarks.certificates import missing
 from marginbench.benchmarks.cluster import on_cluster
 from marginbench.benchmarks.data import Dataset, data_folder
 from marginbench.benchmarks.environment import resolve_device
@@ -137,6 +139,8 @@ def run_all(
         MarginbenchError: wrong input, found before the first run starts.
     """
     plan = prepare(suite, methods, seeds, device, out, settings, redo, data_dir, part)
+    if plan.todo and (advice := missing(plan.suite.evaluation.certificates)):
+        print(f"warning: nothing will be certified by {advice}", file=sys.stderr)
     ensure_writable(plan.runs)
     write_plan(plan.folder, plan.suite, plan.cells)
     job = replace(plan.job, deadline=deadline, checkpoint_every=checkpoint_every, eager=eager)

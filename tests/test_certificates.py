@@ -5,6 +5,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from marginbench.benchmarks import certificates, run_all
 from marginbench.benchmarks.certificates import CERTIFICATES, _ball, _compat, _fold, _search, crown
 from marginbench.benchmarks.nets import make_net
 from marginbench.methods import NORMS, MarginbenchError, NotApplicable, Residual
@@ -432,10 +434,20 @@ def test_constant_network_is_certified_up_to_the_box() -> None:
 
 def test_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = network("mlp", 0), images(3)
-    for name in [name for name in sys.modules if name.split(".")[0] == "auto_LiRPA"]:
+    for name in ["auto_LiRPA", *(name for name in sys.modules if name.startswith("auto_LiRPA."))]:
         monkeypatch.setitem(sys.modules, name, None)
     got = certify(net, x, predicted(net, x), "linf")
     assert got == NotApplicable("install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_without_auto_lirpa_says_so_before_it_starts(
+    there: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(certificates, "find_spec", lambda name: object() if there else None)
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    advice = "warning: nothing will be certified by crown: install auto-LiRPA: pip install --no-deps auto-lirpa"
+    assert (advice in capsys.readouterr().err) is not there
 
 
 def test_unknown_layer_is_a_reason() -> None:

@@ -5,13 +5,14 @@ certifies nothing, or `NotApplicable` with the reason. `crown.certified_radius` 
 One that also finds adversarial images returns `Exact`; `milp` works in float64 as it is and knows no `at`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates.crown import certified_radius
+from marginbench.benchmarks.certificates.crown import INSTALL, certified_radius
 from marginbench.benchmarks.certificates.lipschitz import global_radius
 from marginbench.methods import Net, Norm, NotApplicable, Radii
 
@@ -47,3 +48,9 @@ CERTIFICATES: dict[str, Certificate] = {
     "lipschitz": global_radius,
     "milp": _milp,
 }
+
+
+def missing(names: Iterable[str]) -> str | None:
+    """What to install for certificates of these names, if anything; without it their columns stay empty."""
+    bounds = [name for name in names if getattr(CERTIFICATES[name], "func", None) is certified_radius]
+    return f"{', '.join(bounds)}: {INSTALL}" if bounds and find_spec("auto_LiRPA") is None else None

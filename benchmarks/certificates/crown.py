@@ -26,6 +26,7 @@ from marginbench.methods import MarginbenchError, Norm, NotApplicable
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]
 Slope = Literal["adaptive", "same-slope", "zero-lb", "one-lb"]
 
+INSTALL = "install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools"
 SLACK = 1e-5  # relative to the largest logit; float32 bounds differ from float64 ones by less (see the tests)
 PROBE = 64  # images on which the trace is compared with the network
 ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from x + epsilon by less
@@ -95,7 +96,7 @@ def certified_radius(
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == "auto_LiRPA"
             reason = "" if missing else f" ({error})"
-            return NotApplicable(f"install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools{reason}")
+            return NotApplicable(f"{INSTALL}{reason}")
         x, label, at_zero, slack = x[correct], label[correct], at_zero[correct], slack[correct]
         try:
             bounds = _Bounds(library, net, x, label, norm, slack, slopes, conv_mode, chunk, iterations)
