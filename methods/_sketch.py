@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from marginbench.methods._bounds import Affine, Ball, Path, Relaxation, parallel
+from marginbench.methods._path import path_of
+from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.method import NotApplicable
+from marginbench.methods.net import Net
 
 WIDE = 50_000_000  # pixels times hidden units from which norms are estimated; ResNet-20 on CIFAR-10 has 580 million
 PROJECTIONS = 50  # of the authors' code of Wong, Schmidt, Metzen, Kolter (NeurIPS 2018)
@@ -42,6 +46,17 @@ def is_wide(path: Path, x: Tensor) -> bool:
     with torch.no_grad():
         push(path, x[:1], x[:1, None], count)
     return x.shape[1] * units > WIDE
+
+
+def too_wide(net: Net, x: Tensor) -> NotApplicable | None:
+    """Why nothing exact is known about all hidden units of a network at images x [B, C, H, W], if so."""
+    try:
+        path = path_of(net, tuple(x.shape[1:]))
+    except MarginbenchError as error:
+        return NotApplicable(str(error))
+    if not is_wide(path, x.flatten(1)):
+        return None
+    return NotApplicable(f"pixels times hidden units exceed {WIDE:,}: exact rows of all units take too much memory")
 
 
 def estimated_bounds(path: Path, ball: Ball, generator: torch.Generator, count: int = PROJECTIONS) -> list[Relaxation]:

@@ -24,7 +24,7 @@ from marginbench.methods._bounds import Ball, linear_margins, ramp
 from marginbench.methods._path import path_of, specification
 from marginbench.methods._rows import parallel_margins
 from marginbench.methods._search import certified_radii
-from marginbench.methods._sketch import estimated_bounds, is_wide
+from marginbench.methods._sketch import estimated_bounds, is_wide, too_wide
 
 
 class ConvexPolytope(Method):
@@ -51,8 +51,8 @@ class ConvexPolytope(Method):
         neutral={"epsilon": 0.0},
         deviations=(
             "bounds are exact as long as pixels times hidden units are below 50 million; above, those of the hidden"
-            " units are estimated by 50 random projections in training, as in the second paper, and exact in the"
-            " certificate",
+            " units are estimated by 50 random projections in training, as in the second paper, and there is no"
+            " certificate of its own",
             "in L-infinity the ball is cut to [0, 1], an option in the authors' code",
             "epsilon defaults to the suite's, in pixels; its ramp is a share of the training",
             "15 to 30 times the cost of cross-entropy on the digits, most of it in the bounds of the hidden units",
@@ -114,4 +114,4 @@ class ConvexPolytope(Method):
             return Loss(F.cross_entropy(-lower, batch.y), {"clean": clean, "margin": lower.detach().mean()})
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        return certified_radii(net, x, norm, parallel_margins)
+        return too_wide(net, x) or certified_radii(net, x, norm, parallel_margins)

@@ -21,7 +21,7 @@ from marginbench.methods import (
 )
 from marginbench.methods._path import path_of
 from marginbench.methods._regions import region_of, region_radii
-from marginbench.methods._sketch import is_wide, sampled_units
+from marginbench.methods._sketch import is_wide, sampled_units, too_wide
 
 
 class Roll(Method):
@@ -86,7 +86,7 @@ class Roll(Method):
         return Loss(risk + self.weight * penalty, parts)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        return region_radii(net, x, norm)
+        return too_wide(net, x) or region_radii(net, x, norm)
 
 
 def _units(net: Net, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:

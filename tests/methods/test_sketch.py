@@ -7,7 +7,7 @@ import torch
 from support import TASK, a_batch, a_context, a_net
 from torch import Tensor, nn
 
-from marginbench.methods import Net, Norm, Residual, _sketch, create
+from marginbench.methods import Net, Norm, NotApplicable, Radii, Residual, _sketch, create
 from marginbench.methods._bounds import Ball, Path
 from marginbench.methods._path import path_of
 from marginbench.methods._regions import region_of
@@ -82,6 +82,15 @@ def test_wide_networks_are_trained_on_estimates(spec: str, monkeypatch: pytest.M
     assert all(g is not None and bool(g.isfinite().all()) and bool(g.any()) for g in gradients)
     mean = torch.stack(found).mean().detach()
     torch.testing.assert_close(mean, exact.detach(), rtol=0.25, atol=0)
+
+
+@pytest.mark.parametrize("spec", ["convex_polytope", "mmr", "roll"])
+def test_wide_networks_have_no_exact_certificate(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, _, x = a_path("mlp")
+    assert isinstance(create(spec).certify(net, x, "l2"), Radii)
+    monkeypatch.setattr(_sketch, "WIDE", 0)
+    answer = create(spec).certify(net, x, "l2")
+    assert isinstance(answer, NotApplicable) and answer.reason.startswith("pixels times hidden units exceed 0")
 
 
 def test_only_large_networks_on_large_images_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
