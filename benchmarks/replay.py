@@ -17,10 +17,15 @@ from torch import Tensor
 
 from marginbench.benchmarks.passes import PassCounter
 from marginbench.methods import Batch, Context
+from marginbench.methods.errors import one_line
 from marginbench.methods.method import Reads
 
 Step = Callable[[Batch], Tensor]  # one training step, which returns its loss
 SETTLED = 3  # steps alike before one is recorded: in them libraries load kernels and optimisers make their state
+
+
+class CannotRecordError(RuntimeError):
+    """The work cannot be recorded; nothing of it was done."""
 
 
 class Recorder(Protocol):
@@ -30,7 +35,11 @@ class Recorder(Protocol):
         """Do the work; return its result, and why it cannot be recorded, or nothing."""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record the work in place of an older recording, without doing it; return where its result will lie."""
+        """Record the work in place of an older recording, without doing it; return where its result will lie.
+
+        Raises:
+            CannotRecordError: if so.
+        """
 
     def replay(self) -> None:
         """Do what was recorded."""
@@ -64,8 +73,12 @@ class CudaGraph:
         self._graph = None  # its memory is free for the new one
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            result = work()
+        stream = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may be at work
+                result = work()
+        except RuntimeError as error:  # the end of the recording complains too, about what went wrong before it
+            raise CannotRecordError(one_line(error.__context__ or error)) from error
         self._graph = graph
         return result
 
@@ -92,16 +105,17 @@ class _Recorded:
 class Replay:
     """The steps of one training: the first ones are done, one is recorded, and from then on that is replayed.
 
-    A step is recorded anew when the schedule has come to another stage and stays there for `SETTLED` steps.
+    A step is recorded anew when the schedule has come to another stage and stays there for some steps: `SETTLED` the
+    first time, and twice as many each time after, so that a method of many short stages is not recorded all the time.
     """
 
-    def __init__(self, ctx: Context, passes: PassCounter, recorder: Recorder) -> None:
+    def __init__(self, ctx: Context, passes: PassCounter, optimiser: torch.optim.Optimizer, recorder: Recorder) -> None:
         self.obstacle = ""  # why nothing can be recorded
         self.replayed = 0  # steps
-        self._ctx, self._passes, self._recorder = ctx, passes, recorder
+        self._ctx, self._passes, self._optimiser, self._recorder = ctx, passes, optimiser, recorder
         self._slots: list[Tensor] = []
         self._last: Reads | None = None
-        self._alike = 0  # steps in a row that read the same stages
+        self._alike, self._needed = 0, SETTLED  # steps in a row that read the same stages; before one is recorded
         self._recorded: _Recorded | None = None
 
     def __call__(self, step: Step, batch: Batch) -> Tensor:
@@ -110,9 +124,13 @@ class Replay:
             return step(batch)
         if self._recorded is None or not self._holds(self._recorded.reads):
             self._alike = self._alike + 1 if self._last is not None and self._holds(self._last) else 0
-            if self._alike < SETTLED:
+            if self._alike < self._needed:
                 return self._do(step, batch)
-            self._record(step, batch)
+            try:
+                self._record(step, batch)
+            except CannotRecordError as error:
+                self.obstacle = str(error)
+                return step(batch)
         return self._replay(batch)
 
     def _holds(self, reads: Reads) -> bool:
@@ -121,21 +139,24 @@ class Replay:
     def _do(self, step: Step, batch: Batch) -> Tensor:
         self._last = Reads(self._slots)
         with self._ctx.noting(self._last):
-            if self._alike < SETTLED - 1:
+            if self._alike < self._needed - 1:
                 return step(batch)
             loss, self.obstacle = self._recorder.watch(lambda: step(batch))
             return loss
 
     def _record(self, step: Step, batch: Batch) -> None:
-        self._recorded = None
+        self._recorded, self._needed = None, 2 * self._needed
+        self._optimiser.zero_grad(set_to_none=True)  # room for those of the recording
         place = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone())
         reads = Reads(self._slots, frozen=True)
         forward, backward = self._passes.forward, self._passes.backward
-        with self._ctx.noting(reads):
-            loss = self._recorder.record(lambda: step(place))
-        passed = self._passes.forward - forward, self._passes.backward - backward
+        try:
+            with self._ctx.noting(reads):
+                loss = self._recorder.record(lambda: step(place))
+            passed = self._passes.forward - forward, self._passes.backward - backward
+        finally:
+            self._passes.forward, self._passes.backward = forward, backward
         self._recorded = _Recorded(place, loss, reads, *passed)
-        self._passes.forward, self._passes.backward = forward, backward
 
     def _replay(self, batch: Batch) -> Tensor:
         recorded = self._recorded

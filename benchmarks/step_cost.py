@@ -20,7 +20,6 @@ from torch.utils.flop_counter import flop_registry
 
 from marginbench.benchmarks.data import Dataset, Split
 from marginbench.benchmarks.environment import resolve_device, seconds_on
-from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.train import Training
@@ -99,7 +98,7 @@ def noise(channels: int, size: int, count: int = 2048) -> Dataset:
 
 def _passes(run: Training, steps: int = 5) -> tuple[float, float]:
     run.ctx.step = int(0.7 * run.ctx.steps)
-    with PassCounter(run.net) as counter:
+    with run.passes as counter:
         for _ in range(steps):
             run.step()
     images = steps * run.batch_size

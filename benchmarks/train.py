@@ -1,6 +1,7 @@
 """Training: the benchmark owns network, order of the data, optimiser, schedule and seeds."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.suite import Training as Recipe
-from marginbench.methods import Batch, Context, Method, Net
+from marginbench.methods import Batch, Context, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
 
+HOW = ("fused", "foreach", "capturable")  # settings of optimisers that change no figure: of this machine
 STATISTICS = 100_000  # images from which mean and standard deviation of the pixels are taken
 WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
 
@@ -88,8 +90,8 @@ class Training:
         self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream)
         if device.type == "cuda" and not eager and not method.info.eager:
             recorder = CudaGraph
-        self.replay = Replay(self.ctx, self.passes, recorder(stream)) if recorder else None
         self.optimiser = make_optimiser(method, suite, self.net, replayable=recorder is not None)
+        self.replay = Replay(self.ctx, self.passes, self.optimiser, recorder(stream)) if recorder else None
         self._rates = [torch.zeros((), device=device) for _ in self.optimiser.param_groups] if recorder else None
         self.order_seed = (suite.name, "order", repetition)
         self._augment, self._fill = suite.training.augment, mean.to(device)
@@ -144,12 +146,18 @@ class Training:
             "stream": self.ctx.generator.get_state(),
             "augment": self._augment_stream.get_state(),
             "dropout": _get_rng(self.ctx.device),
+            "replayed": 0 if self.replay is None else self.replay.replayed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.net.load_state_dict(state["net"])
+        here = [{name: group.get(name) for name in HOW} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
+        for group, how in zip(self.optimiser.param_groups, here, strict=True):
+            group.update({name: value for name, value in how.items() if name in group})
+        if self.replay is not None:
+            self.replay.replayed = state["replayed"]
         self.ctx.tables = {name: table.to(self.ctx.device, copy=True) for name, table in state["tables"].items()}
         self.ctx.step = state["step"]
         self.ctx.generator.set_state(state["stream"])
@@ -200,7 +208,10 @@ def train(
         seconds = before + seconds_on(device) - start
         if checkpoint.exists:  # the evaluation may be interrupted too
             checkpoint.save(_progress(run, losses, total, seconds))
+        run.optimiser.zero_grad(set_to_none=True)
         net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
+    if run.replay is not None and run.replay.obstacle:
+        print(f"{spec_of(method)}: steps were not replayed: {run.replay.obstacle}", file=sys.stderr)
     seen = run.ctx.steps * run.batch_size
     return Trained(
         net=net.eval(),
@@ -230,8 +241,9 @@ def _resume(run: Training, state: dict[str, Any] | None) -> tuple[list[float], T
 
 def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:
     """A few steps that count for nothing: the first run would otherwise pay for loading kernels."""
-    with torch.random.fork_rng():
-        run = Training(CE(), suite, data, repetition=0)
+    device = data.train.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        run = Training(CE(), suite, data, repetition=0, eager=True)
         for _ in range(min(steps, run.ctx.steps)):
             run.step()
 
@@ -265,7 +277,7 @@ def make_optimiser(method: Method, suite: Suite, net: Net, replayable: bool = Fa
         on_device = replayable and next(net.parameters()).is_cuda
         return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True, capturable=on_device)
     nesterov = recipe.nesterov is not False
-    return torch.optim.SGD(groups, rate, 0.9, weight_decay=decay, nesterov=nesterov, fused=replayable)
+    return torch.optim.SGD(groups, rate, 0.9, weight_decay=decay, nesterov=nesterov, fused=replayable or None)
 
 
 def lr_factor(settings: Recipe, progress: float) -> float:

@@ -140,7 +140,9 @@ def _settle(place: int, jobs: int, device: torch.device) -> torch.device:
         gpus = torch.cuda.device_count()
         device = torch.device("cuda", place % gpus)
         torch.cuda.set_device(device)
-        torch.cuda.set_per_process_memory_fraction(1 / -(-jobs // gpus), device)
+        sharing = -(-jobs // gpus)
+        if sharing > 1:  # each process also holds half a gigabyte that does not count
+            torch.cuda.set_per_process_memory_fraction(0.9 / sharing, device)
     return device
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def reached_outputs(weight: Tensor, size: tuple[int, int], stride: tuple[int, in
     return (positions[:, None] + channels).flatten(1).repeat(weight.shape[1], 1)
 
 
-@lru_cache(maxsize=32)
+@cache  # for good: recorded steps know these tensors by their place
 @torch.inference_mode(False)
 def _joined(
     kernel: tuple[int, int],

@@ -8,7 +8,7 @@ class MarginbenchError(Exception):
     """Wrong input: the message names the file, the key and what would be right."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return `ValueError: the first line of its text` for an error message or a table."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

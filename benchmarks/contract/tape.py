@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from marginbench.benchmarks.replay import CannotRecordError
+
 _aten = torch.ops.aten
 _WAITS = {
     getattr(_aten, name)
@@ -28,10 +30,6 @@ _WAITS = {
     )
 }
 """What makes the host wait for the device, or copies from the host."""
-
-
-class CannotRecordError(RuntimeError):
-    """The step looks at its results."""
 
 
 class Tape:
