@@ -4,7 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,10 @@ Redo = Literal["nothing", "failed", "everything"]
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 @dataclass(frozen=True)
 class Job:
     """What a process must know to do the cells of a plan, beside the cells and the data."""
@@ -41,9 +45,11 @@ class Job:
     deadline: float | None = None  # seconds for each run
     checkpoint_every: float = 300.0  # seconds
     eager: bool = False  # on CUDA, do every step instead of replaying a recorded one
+    began: str = field(default_factory=_now)  # UTC; what others finished later is not repeated
 
     def repeats(self, record: Record) -> bool:
-        return self.redo == "everything" or (self.redo == "failed" and record.status == "failed")
+        chosen = self.redo == "everything" or (self.redo == "failed" and record.status == "failed")
+        return chosen and record.finished <= self.began
 
 
 def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
@@ -103,7 +109,7 @@ def record_run(
         error=error,
         suite=suite.model_dump(mode="json", exclude={"methods", "seeds"}),
         environment=environment(data.train.device),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=_now(),
         **results,
     )
     write_record(folder, record, arrays)

@@ -15,6 +15,8 @@ import pytest
 from support import Run
 
 from marginbench.benchmarks import load, run_all
+from marginbench.benchmarks.engine import prepare
+from marginbench.benchmarks.execute import Redo, execute
 from marginbench.benchmarks.limits import Deadline
 from marginbench.benchmarks.locks import holders, lock
 from marginbench.benchmarks.plan import make_plan, shard
@@ -49,6 +51,19 @@ def test_two_run_alls_on_one_folder_share_the_work(tiny: Path, tmp_path: Path) -
     done = {line.split("]")[1].split("ETA")[0] for line in finished(progress)}
     assert len(done) == 6, done
     assert not list((tmp_path / "tiny" / "runs").glob("*.lock")), outs
+
+
+@pytest.mark.parametrize("redo", ["everything", "failed"])
+def test_what_others_repeated_meanwhile_is_not_repeated_again(tiny: Path, tmp_path: Path, redo: Redo) -> None:
+    late = None if redo == "everything" else 0.0
+    (before,) = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=late).records
+    assert before.status == ("done" if redo == "everything" else "failed")
+    plan = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo)
+    assert len(plan.todo) == 1
+    time.sleep(1.1)  # records know their second
+    meanwhile = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo, deadline=late)
+    assert meanwhile.repeated == 1
+    assert execute(plan.todo[0], plan.job, plan.data) == meanwhile.records[0] != before
 
 
 def test_runs_that_another_process_is_at_are_left_to_it(tiny: Path, tmp_path: Path, run: Run) -> None:
