@@ -128,10 +128,11 @@ class Training:
         epoch, position = divmod(self.ctx.step, self.steps_per_epoch)
         if epoch != self._order_epoch:  # drawn on the CPU: the same order on every device
             stream = seeds.generator("cpu", *self.order_seed, epoch)
-            self._order = upload(torch.randperm(len(self.split), generator=stream), self.ctx.device)
+            self._order = torch.randperm(len(self.split), generator=stream)
             self._order_epoch = epoch
-        index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        x = self.split.images(index)
+        here = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        index = upload(here, self.ctx.device)
+        x = self.split.images(here if self.split.x.device.type == "cpu" else index)  # images may be on either side
         if self._augment is not None:
             x = self._augment(x, self._fill, self._augment_stream)
         return Batch(x, self.split.y[index], index)
