@@ -23,6 +23,7 @@ from marginbench.methods import (
     param,
     rows,
 )
+from marginbench.methods.baselines.ce import CE
 from marginbench.methods.method import Norm
 
 BUILT_IN = [key for key in rows() if get(key).__module__.startswith("marginbench.")]
@@ -35,6 +36,18 @@ def test_method_keeps_the_contract(key: str, check: str) -> None:
     if result.status == "skipped" and check != "replays":  # of the built-in rows, all can be replayed
         pytest.skip(result.reason)
     assert result.status == "passed", result.reason
+
+
+class ReadsProgress(CE):
+    """L = a_t CE(z, y), right, but never twice the same step."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        return Loss(super().loss(net, batch, ctx).total * (1 + ctx.progress))
+
+
+def test_a_method_that_cannot_be_replayed_is_no_failure() -> None:
+    result = run_check("replays", ReadsProgress())
+    assert result.status == "skipped" and "Context.schedule" in result.reason
 
 
 @pytest.mark.xdist_group("lmt")
