@@ -40,9 +40,12 @@ def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
     methods = choose_methods(None, suite, ())
     wanted = {(method.info.key, method.info.revision) for method in methods}
     assert {(record.identity["method"], record.identity["revision"]) for record in records} == wanted
-    plan = make_plan(suite, methods, range(suite.seeds), records[0].identity["data"])
-    assert {record.id for record in records} == {cell.id for cell in plan}, "a method has other fields: run it again"
-    assert len(records) == len(plan)
+    seeds = max(suite.seeds, *(record.repetition + 1 for record in records))  # there may be more than the suite asks for
+    plan = make_plan(suite, methods, range(seeds), records[0].identity["data"])
+    needed = {cell.id for cell in plan if cell.repetition < suite.seeds}
+    found = {record.id for record in records}
+    assert needed <= found <= {cell.id for cell in plan}, "a method has other fields: run it again"
+    assert len(records) == len(found)
     for record in records:
         assert record.status == "done" and "contradiction" not in record.doubts, record.method
 
