@@ -40,7 +40,7 @@ def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
     methods = choose_methods(None, suite, ())
     wanted = {(method.info.key, method.info.revision) for method in methods}
     assert {(record.identity["method"], record.identity["revision"]) for record in records} == wanted
-    seeds = max(suite.seeds, *(record.repetition + 1 for record in records))  # there may be more than the suite asks for
+    seeds = max(suite.seeds, *(record.repetition + 1 for record in records))  # the suite asks for fewer
     plan = make_plan(suite, methods, range(seeds), records[0].identity["data"])
     needed = {cell.id for cell in plan if cell.repetition < suite.seeds}
     found = {record.id for record in records}
