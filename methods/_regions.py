@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from marginbench.methods._bounds import Affine, Path
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods._path import affine_head, path_of
 from marginbench.methods._rows import Dense, Line, Point, Rows, entry, lengths, walk
+from marginbench.methods._sketch import too_wide
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
@@ -34,14 +36,20 @@ class Region:
 def region_of(net: Net, x: Tensor, dtype: torch.dtype | None = None) -> Region:
     """The region of x [B, C, H, W]: differentiable in the weights, the pattern of the ReLUs taken as constant.
 
-    Jacobians are pushed forward from the pixels; those of units that see a small part of the image are pulled back.
     Batch norm in training mode is a fixed map, with the statistics of x.
 
     Raises:
         MarginbenchError: an unknown layer, or a head that is not linear.
     """
-    *path, last = path_of(net, tuple(x.shape[1:]), dtype, x)
-    scale, rest, start = entry([*path, [*last, affine_head(net, dtype)]], x.flatten(1).to(dtype))
+    return region_along(path_of(net, tuple(x.shape[1:]), dtype, x), affine_head(net, dtype), x.flatten(1).to(dtype))
+
+
+def region_along(path: Path, head: Affine, x: Tensor) -> Region:
+    """The region of x [B, n] in the network of this path and head.
+
+    Jacobians are pushed forward from the pixels; those of units that see a small part of the image are pulled back.
+    """
+    scale, rest, start = entry([*path[:-1], [*path[-1], head]], x)
     units: list[Tensor] = []
     unit_rows: list[Rows] = []
 
@@ -83,9 +91,13 @@ def region_radii(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
         return NotApplicable("the weights are not finite")
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         try:
-            region = region_of(net, x, torch.float64)
+            path = path_of(net, tuple(x.shape[1:]), torch.float64, x)
         except MarginbenchError as error:
             return NotApplicable(str(error))
+        pixels = x.flatten(1).double()
+        if (reason := too_wide(path, pixels.shape[1])) is not None:
+            return reason
+        region = region_along(path, affine_head(net, torch.float64), pixels)
         predicted = net(x).argmax(1)
         slack = LOGIT_ROUNDING * region.logits.abs().amax(1, keepdim=True)
         others = ~class_mask(predicted, region.logits.shape[1])

@@ -8,6 +8,7 @@ from torch import Tensor
 from marginbench.methods._bounds import Ball, Path
 from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods._path import path_of, specification
+from marginbench.methods._sketch import too_wide
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
@@ -15,7 +16,9 @@ from marginbench.methods.net import Net
 Margins = Callable[[Path, Ball, Tensor, Tensor], Tensor]
 
 
-def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings: int = 20) -> Radii | NotApplicable:
+def certified_radii(
+    net: Net, x: Tensor, norm: Norm, margins: Margins, *, all_rows: bool = False, halvings: int = 20
+) -> Radii | NotApplicable:
     """The largest radii found at which `margins` proves that the predicted class cannot change.
 
     Bounds are computed in float64; the gap is lowered by 1e-5 of the largest logit, since the network computes its
@@ -24,6 +27,7 @@ def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings:
     Args:
         x: [B, C, H, W] images in [0, 1].
         margins: (path, ball, rows, constants) to lower bounds [B, K] of z_p - z_j, p the predicted class.
+        all_rows: it writes out the rows of all hidden units on the pixels, which wide networks have too many of.
         halvings: of the interval from 0 to the diameter of the box; the last one's length is the resolution.
     """
     if not all(bool(p.isfinite().all()) for p in net.parameters()):
@@ -33,12 +37,14 @@ def certified_radii(net: Net, x: Tensor, norm: Norm, margins: Margins, halvings:
             path = path_of(net, tuple(x.shape[1:]), torch.float64)
         except MarginbenchError as error:
             return NotApplicable(str(error))
+        pixels = x.flatten(1).double()
+        if all_rows and (reason := too_wide(path, pixels.shape[1])) is not None:
+            return reason
         logits = net(x)
         predicted = logits.argmax(1)
         slack = LOGIT_ROUNDING * logits.double().abs().amax(1, keepdim=True)
         rows, constants = specification(net, predicted, torch.float64)
         itself = class_mask(predicted, logits.shape[1])
-        pixels = x.flatten(1).double()
 
         def lower(radius: Tensor, of: Tensor) -> Tensor:
             ball = Ball(pixels[of], radius[:, None], norm)

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from marginbench.methods._bounds import Affine, Ball, Path, Relaxation, parallel
-from marginbench.methods._path import path_of
-from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.method import NotApplicable
-from marginbench.methods.net import Net
 
 WIDE = 50_000_000  # pixels times hidden units from which norms are estimated; ResNet-20 on CIFAR-10 has 580 million
 PROJECTIONS = 50  # of the authors' code of Wong, Schmidt, Metzen, Kolter (NeurIPS 2018)
@@ -34,27 +31,29 @@ def push(path: Path, value: Tensor, directions: Tensor, relu: Relu) -> tuple[Ten
     return value, directions
 
 
-def is_wide(path: Path, x: Tensor) -> bool:
-    """Whether images x [B, n] have too many pixels for rows of all hidden units."""
+def is_wide(path: Path, pixels: int) -> bool:
+    """Whether rows of all hidden units on so many pixels are too many."""
+    return pixels * _count_units(path, pixels)[0] > WIDE
+
+
+def _count_units(path: Path, size: int) -> tuple[int, int]:
+    """The hidden units of a path from `size` values on, and how many values are behind it."""
     units = 0
+    for depth, block in enumerate(path):
+        if depth:
+            units += size
+        for part in block:
+            if isinstance(part, Affine):
+                size = len(part.bias)
+            else:
+                (first, size), (second, _) = (_count_units(inner, size) for inner in part.paths)
+                units += first + second
+    return units, size
 
-    def count(value: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal units
-        units += value.shape[1]
-        return value, directions
 
-    with torch.no_grad():
-        push(path, x[:1], x[:1, None], count)
-    return x.shape[1] * units > WIDE
-
-
-def too_wide(net: Net, x: Tensor) -> NotApplicable | None:
-    """Why nothing exact is known about all hidden units of a network at images x [B, C, H, W], if so."""
-    try:
-        path = path_of(net, tuple(x.shape[1:]))
-    except MarginbenchError as error:
-        return NotApplicable(str(error))
-    if not is_wide(path, x.flatten(1)):
+def too_wide(path: Path, pixels: int) -> NotApplicable | None:
+    """Why nothing exact is known about all hidden units, if so."""
+    if not is_wide(path, pixels):
         return None
     return NotApplicable(f"pixels times hidden units exceed {WIDE:,}: exact rows of all units take too much memory")
 

@@ -24,7 +24,7 @@ from marginbench.methods._bounds import Ball, linear_margins, ramp
 from marginbench.methods._path import path_of, specification
 from marginbench.methods._rows import parallel_margins
 from marginbench.methods._search import certified_radii
-from marginbench.methods._sketch import estimated_bounds, is_wide, too_wide
+from marginbench.methods._sketch import estimated_bounds, is_wide
 
 
 class ConvexPolytope(Method):
@@ -107,11 +107,11 @@ class ConvexPolytope(Method):
             ball = Ball(x, x.new_ones(1, 1) * epsilon, self.norm)
             path = path_of(net, ctx.task.input_shape, clean=batch.x)
             problem = ball, *specification(net, batch.y)
-            if is_wide(path, x):
+            if is_wide(path, x.shape[1]):
                 lower = linear_margins(path, estimated_bounds(path, ball, ctx.generator), *problem)
             else:
                 lower = parallel_margins(path, *problem)
             return Loss(F.cross_entropy(-lower, batch.y), {"clean": clean, "margin": lower.detach().mean()})
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        return too_wide(net, x) or certified_radii(net, x, norm, parallel_margins)
+        return certified_radii(net, x, norm, parallel_margins, all_rows=True)

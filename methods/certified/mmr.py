@@ -22,7 +22,6 @@ from marginbench.methods import (
 from marginbench.methods._bounds import ramp
 from marginbench.methods._path import path_of
 from marginbench.methods._regions import decision_distances, region_of, region_radii, unit_distances
-from marginbench.methods._sketch import too_wide
 
 
 class MMR(Method):
@@ -98,7 +97,7 @@ class MMR(Method):
         return Loss(risk + self.weight * rise * penalty, parts)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        return too_wide(net, x) or region_radii(net, x, norm)
+        return region_radii(net, x, norm)
 
     def _nearest(self, distances: Tensor, ctx: Context) -> Tensor:
         """[B, N] to [B, n]: the smallest."""

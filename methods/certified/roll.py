@@ -19,9 +19,9 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._path import path_of
-from marginbench.methods._regions import region_of, region_radii
-from marginbench.methods._sketch import is_wide, sampled_units, too_wide
+from marginbench.methods._path import affine_head, path_of
+from marginbench.methods._regions import region_along, region_radii
+from marginbench.methods._sketch import is_wide, sampled_units
 
 
 class Roll(Method):
@@ -86,13 +86,13 @@ class Roll(Method):
         return Loss(risk + self.weight * penalty, parts)
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        return too_wide(net, x) or region_radii(net, x, norm)
+        return region_radii(net, x, norm)
 
 
 def _units(net: Net, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
     """Pre-activations of all hidden units, and the squared norms of their gradients: [B, N] each."""
     path, pixels = path_of(net, ctx.task.input_shape, clean=x), x.flatten(1)
-    if is_wide(path, pixels):
+    if is_wide(path, pixels.shape[1]):
         return sampled_units(path, pixels, ctx.generator)
-    region = region_of(net, x)
+    region = region_along(path, affine_head(net), pixels)
     return region.units, region.unit_lengths("l2").square()
