@@ -100,9 +100,8 @@ def run_all_command(
 
         print(forecast(prepare(*chosen, data_dir, shard), jobs))
         return
-    limits = (deadline, checkpoint_every, eager)
     try:
-        outcome = run_all(*chosen, jobs, data_dir, shard, scheduler, *limits)
+        outcome = run_all(*chosen, jobs, data_dir, shard, scheduler, deadline, checkpoint_every, eager)
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
         raise typer.Exit(130) from None

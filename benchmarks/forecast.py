@@ -3,6 +3,7 @@
 import resource
 import sys
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 
@@ -14,7 +15,6 @@ from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.progress import clock
 from marginbench.benchmarks.replay import SETTLED
-from marginbench.benchmarks.store import Record
 from marginbench.benchmarks.train import Training, train
 from marginbench.benchmarks.workers import choose_jobs
 from marginbench.methods import Method, create, spec_of
@@ -44,7 +44,7 @@ def forecast(plan: Prepared, jobs: int | None) -> str:
         cells = [cell for cell in plan.cells if spec_of(cell.method) == spec]
         todo = [cell for cell in plan.todo if spec_of(cell.method) == spec]
         before = [record for record in plan.known if record.method == spec]
-        seconds, source = (_recorded(before), "records") if before else (0.0, "-")
+        seconds, source = (fmean(run.total_seconds for run in before), "records") if before else (0.0, "-")
         if todo and not before:
             print(f"[{number}/{len(specs)}] timing a few steps of {spec}", file=sys.stderr, flush=True)
             training, problem = _training_seconds(todo[0], plan)
@@ -61,11 +61,6 @@ def forecast(plan: Prepared, jobs: int | None) -> str:
     )
 
 
-def _recorded(records: list[Record]) -> float:
-    parts = ("seconds", "evaluation_seconds")
-    return sum(record.cost.get(part) or 0.0 for record in records for part in parts) / len(records)
-
-
 def _training_seconds(cell: Cell, plan: Prepared) -> tuple[float, str | None]:
     """Seconds of one training, or why there is none."""
     try:
@@ -77,8 +72,7 @@ def _training_seconds(cell: Cell, plan: Prepared) -> tuple[float, str | None]:
 def _time_steps(method: Method, plan: Prepared) -> float:
     with seeds.seeded(plan.device, "forecast"):
         run = Training(method, plan.suite, plan.data, 0)
-        before = 1 if run.replay is None else SETTLED + 1  # steps that load kernels and record
-        before = min(before, run.ctx.steps - 1)
+        before = min(1 if run.replay is None else SETTLED + 1, run.ctx.steps - 1)  # they load kernels and record
         for _ in range(before):
             run.step()
         timed, seconds, start = 0, 0.0, seconds_on(plan.device)

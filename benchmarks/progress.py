@@ -1,6 +1,7 @@
 """Progress: a live bar with ETA on a terminal, one line for each finished run elsewhere."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -25,21 +26,17 @@ class Eta:
 
     def __init__(self, cells: Sequence[Cell], workers: int, before: Iterable[Record] = ()) -> None:
         self._left = [spec_of(cell.method) for cell in cells]
-        self._times: dict[str, list[float]] = {}
+        self._times: defaultdict[str, list[float]] = defaultdict(list)
         self._workers = workers
         for record in before:
-            self._note(record)
+            self._times[record.method].append(record.total_seconds)
 
     def finished(self, record: Record) -> float:
-        self._note(record)
+        self._times[record.method].append(record.total_seconds)
         self._left.remove(record.method)
         means = {name: sum(times) / len(times) for name, times in self._times.items()}
         typical = sum(means.values()) / len(means)
         return sum(means.get(name, typical) for name in self._left) / self._workers
-
-    def _note(self, record: Record) -> None:
-        seconds = (record.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))
-        self._times.setdefault(record.method, []).append(sum(seconds))
 
 
 class Lines:

@@ -44,6 +44,11 @@ class Record(BaseModel):
         epsilon: dict[Norm, float] = self.suite["evaluation"]["epsilon"]
         return epsilon
 
+    @property
+    def total_seconds(self) -> float:
+        """Of training and evaluation, as far as they are known."""
+        return sum(self.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))
+
 
 def write_record(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write `<id>.npz`, then `<id>.json`, each to a temporary file that is renamed. Returns the JSON's path."""

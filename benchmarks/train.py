@@ -153,10 +153,10 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.net.load_state_dict(state["net"])
-        here = [{name: group.get(name) for name in HOW} for group in self.optimiser.param_groups]
+        here = [{name: group[name] for name in HOW if name in group} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
         for group, how in zip(self.optimiser.param_groups, here, strict=True):
-            group.update({name: value for name, value in how.items() if name in group})
+            group.update(how)
         if self.replay is not None:
             self.replay.replayed = state["replayed"]
         self.ctx.tables = {name: table.to(self.ctx.device, copy=True) for name, table in state["tables"].items()}

@@ -1,10 +1,15 @@
 """The script runs, and counts what it says."""
 
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from marginbench.benchmarks import train_speed
+from marginbench.benchmarks.memory import Chunks
+from marginbench.benchmarks.step_cost import noise
+from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.train import Training
 
 
 def test_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,5 +23,28 @@ def test_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         assert cells[0] == name and cells[1] == "16"
         training, share, plain, ratio, evaluation = (float(cell.rstrip("%")) for cell in cells[2:])
         assert ratio == pytest.approx(training / plain, rel=0.05, abs=0.006)
-        assert evaluation > 0 and share > 0  # no more: other work on the machine may hit either
+        assert evaluation > 0 and share > 0
     assert "images 1x8x8, batch 16, float32, cpu" in lines[-2]
+
+
+def test_rates_are_images_by_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock on which a step of training takes 3 s, one of the plain loop 6, and an evaluation 1."""
+    clock = 0.0
+
+    def takes(seconds: float) -> Callable[..., None]:
+        def work(*_: object) -> None:
+            nonlocal clock
+            clock += seconds
+
+        return work
+
+    suite = load_suite("digits")
+    monkeypatch.setattr(Training, "step", takes(3.0))
+    monkeypatch.setattr(Chunks, "rows", takes(1.0))
+    monkeypatch.setattr(train_speed, "_plain", lambda *_: takes(6.0))
+    monkeypatch.setattr(train_speed, "seconds_on", lambda _: clock)
+    data, batch = noise(1, 8, 1024), suite.training.batch_size
+    name, width, training, share, plain, ratio, evaluation = train_speed._row(suite, data, 2, 3, 0, 1.0)
+    assert (name, width, share) == (suite.network.name, suite.network.width, 0.0)  # nothing was counted
+    assert (training, plain, ratio, evaluation) == pytest.approx((batch / 3, batch / 6, 2.0, 2 * batch))
+    assert evaluation > training
