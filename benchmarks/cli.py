@@ -250,12 +250,13 @@ def doctor_command(
 ) -> None:
     """Check the evaluation on this machine.
 
-    Networks whose margins or faults are known go through every attack, certificate and doubt. Exit code 1 if one fails.
+    Networks whose margins or faults are known go through every attack, certificate and doubt, and convolutions are
+    compared in both memory layouts. Exit code 1 if a check fails.
     """
-    from marginbench.benchmarks.doctor import examine, table
+    from marginbench.benchmarks.doctor import examine, examine_layout, table
     from marginbench.benchmarks.environment import resolve_device
 
-    results = list(examine(resolve_device(device)))
+    results = [examine_layout(), *examine(resolve_device(device))]
     print(table(results, every))
     failed = sum(result.verdict != "pass" for result in results)
     print(f"\n{failed} of {len(results)} checks failed" if failed else f"\nall {len(results)} checks passed")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
+from marginbench.benchmarks import layout
 from marginbench.benchmarks.attacks import MINIMUM_NORM, PRESETS
 from marginbench.benchmarks.canaries import CANARIES, Canary
 from marginbench.benchmarks.certificates import CERTIFICATES
@@ -46,6 +47,15 @@ def examine(device: torch.device, canaries: Sequence[Callable[[], Canary]] = CAN
         for norm, exact in canary.exact.items():
             yield from _bounds(canary, found.arrays, norm, exact.numpy())
         yield _doubts(canary, set(found.doubts))
+
+
+def examine_layout() -> Result:
+    """Compare the memory layouts of convolutions on this processor, in a process of its own."""
+    problem = layout.examine()
+    verdict = f"FAIL: {problem}" if problem else "pass"
+    return Result(
+        "memory layout", "gradients of convolutions", "-", None, len(problem.split("; ")) * bool(problem), verdict
+    )
 
 
 def table(results: list[Result], every: bool = False) -> str:

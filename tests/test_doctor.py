@@ -1,5 +1,6 @@
 """The doctor finds nothing wrong here, and names what is wrong with a broken attack or certificate."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from marginbench.benchmarks.attacks import ATTACKS
 from marginbench.benchmarks.canaries import linear, masked, planted
 from marginbench.benchmarks.certificates import CERTIFICATES
-from marginbench.benchmarks.doctor import Result, examine, table
+from marginbench.benchmarks.doctor import Result, examine, examine_layout, table
 
 CPU = torch.device("cpu")
 
@@ -58,3 +59,18 @@ def test_a_certificate_that_is_too_large_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_missing_doubt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("marginbench.benchmarks.doubts.DOUBTS", {})
     assert "none of zero_gradient" in " ".join(faults(list(examine(CPU, [masked]))).values())
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "ALL"])
+def test_no_network_meets_a_convolution_that_is_wrong_in_its_layout(
+    monkeypatch: pytest.MonkeyPatch, instructions: str
+) -> None:
+    """oneDNN as on a processor without AVX-512, where one kind of convolution corrupts memory, and as on this one."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
+    result = examine_layout()
+    assert result.verdict == "pass" and result.wrong == 0
+
+
+def test_a_process_that_crashes_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    assert examine_layout().verdict == "FAIL: the process ended with 1: no message"

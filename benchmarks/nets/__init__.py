@@ -87,4 +87,15 @@ def make_net(name: str, width: int, shape: Shape, num_classes: int, mean: Tensor
     with torch.no_grad():
         features = body(torch.zeros(1, *shape)).shape[1]
     net = Net(Normalise(mean, std), body.train(), nn.Linear(features, num_classes))
-    return net.to(memory_format=torch.channels_last) if architecture.channels_last else net
+    channels_last = architecture.channels_last and not any(map(corrupts_memory, net.modules()))
+    return net.to(memory_format=torch.channels_last) if channels_last else net
+
+
+def corrupts_memory(layer: nn.Module) -> bool:
+    """Whether the layer's backward pass may write out of bounds in channels_last.
+
+    With torch 2.15, on processors with AVX2 and without AVX-512, those of 1x1 convolutions with stride 2 and 2 to 6
+    input channels do ("free(): invalid size"); a network that has one keeps its weights contiguous.
+    """
+    narrow = isinstance(layer, nn.Conv2d) and 1 < layer.in_channels < 8
+    return narrow and layer.kernel_size == (1, 1) and max(layer.stride) > 1
