@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.data import Split
 from marginbench.methods import NORMS, Norm
-from marginbench.methods._perturb import random_start
+from marginbench.methods.maths.perturb import random_start
 
 FLAT = 1e-6  # relative spread of the maxima below which they are all the same
 WORST_FIT = 1e-3  # p of the Kolmogorov-Smirnov test below which the fit counts for nothing

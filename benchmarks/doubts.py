@@ -15,7 +15,7 @@ from marginbench.benchmarks.memory import ROWS, Chunks
 from marginbench.benchmarks.recheck import unconfirmed
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.methods import NORMS, Net, Norm, logit_margin
-from marginbench.methods._perturb import pgd
+from marginbench.methods.maths.perturb import pgd
 
 PROBE = 64  # points on which networks are probed again
 SCALE, SHIFT = 100.0, 50.0

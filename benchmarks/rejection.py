@@ -21,7 +21,7 @@ from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.data import Split
 from marginbench.benchmarks.memory import ROWS, Chunks, logits_of
 from marginbench.methods import NORMS, Norm
-from marginbench.methods._perturb import backtracking, random_start
+from marginbench.methods.maths.perturb import backtracking, random_start
 
 
 def rejection_arrays(

@@ -17,6 +17,7 @@ from marginbench.methods.method import Claim, Info, Method
 from marginbench.methods.spec import configure, parse_spec
 
 ENTRY_POINTS = "marginbench.methods"
+MATHS = "maths"  # the folder that holds no methods
 PLUGIN = "marginbench_plugin_"  # begins the module names of plug-in files
 HOOKS = {
     name: list(inspect.signature(function).parameters)
@@ -123,7 +124,7 @@ def _scan() -> None:
     package = importlib.import_module("marginbench.methods")
     for found in pkgutil.walk_packages(package.__path__, prefix="marginbench.methods."):
         family, _, stem = found.name.removeprefix("marginbench.methods.").partition(".")
-        if stem and not found.ispkg and not stem.startswith("_"):
+        if stem and not found.ispkg and family != MATHS:
             for cls in _register_module(importlib.import_module(found.name), found.name):
                 if (cls.info.family, cls.info.key) != (family, stem):
                     raise MarginbenchError(

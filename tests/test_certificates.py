@@ -17,7 +17,7 @@ from marginbench.benchmarks import certificates, run_all
 from marginbench.benchmarks.certificates import CERTIFICATES, _ball, _compat, _fold, _search, crown
 from marginbench.benchmarks.nets import make_net
 from marginbench.methods import NORMS, MarginbenchError, NotApplicable, Residual
-from marginbench.methods._transpose import conv_transpose2d
+from marginbench.methods.maths.transpose import conv_transpose2d
 
 SHAPE = (1, 8, 8)
 certify = crown.certified_radius

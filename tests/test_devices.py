@@ -16,8 +16,9 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data import Split
 from marginbench.benchmarks.suite import Network
 from marginbench.benchmarks.train import Training
-from marginbench.methods import Batch, Context, Loss, Method, Net, _sketch, create, rows
+from marginbench.methods import Batch, Context, Loss, Method, Net, create, rows
 from marginbench.methods.baselines.ce import CE
+from marginbench.methods.maths.bounds import sketch as _sketch
 from marginbench.methods.method import Reads
 
 META = torch.device("meta")

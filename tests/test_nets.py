@@ -15,8 +15,8 @@ from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.suite import Network, Suite, load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import MarginbenchError, Net, NotApplicable, Residual, Subsample, create, rows
-from marginbench.methods._estimate import estimate, keep_vectors
-from marginbench.methods._lipschitz import layer_bound
+from marginbench.methods.maths.estimate import estimate, keep_vectors
+from marginbench.methods.maths.lipschitz import layer_bound
 
 CLASSES = 3
 GREY, RGB, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 224, 224)

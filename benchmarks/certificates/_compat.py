@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from marginbench.methods._lipschitz import pair
-from marginbench.methods._transpose import conv_transpose2d
+from marginbench.methods.maths.lipschitz import pair
+from marginbench.methods.maths.transpose import conv_transpose2d
 
 
 def load_auto_lirpa() -> ModuleType:

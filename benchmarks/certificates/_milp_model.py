@@ -14,7 +14,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csc_array
 from torch import Tensor, nn
 
-from marginbench.methods._bounds import (
+from marginbench.methods.maths.bounds.linear import (
     Affine,
     Ball,
     Blocks,

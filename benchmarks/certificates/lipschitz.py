@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.methods import Norm, NotApplicable
-from marginbench.methods._lipschitz import lipschitz_radius
+from marginbench.methods.maths.lipschitz import lipschitz_radius
 
 
 def global_radius(

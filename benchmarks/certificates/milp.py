@@ -16,7 +16,7 @@ from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates._fold import fold_affine
 from marginbench.benchmarks.certificates.crown import ROUNDING, SLACK
 from marginbench.methods import Norm, NotApplicable
-from marginbench.methods._bounds import Ball, Blocks
+from marginbench.methods.maths.bounds.linear import Ball, Blocks
 
 FIRST_RADIUS = 0.05  # where no adversarial example is known; it is doubled until there is one, or the box is covered
 WEIGHTS = 2**20  # of the network written out as matrices

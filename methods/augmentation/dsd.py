@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, Task, param
-from marginbench.methods._masks import add_masks, magnitude_mask, masked_weights
+from marginbench.methods.maths.masks import add_masks, magnitude_mask, masked_weights
 
 
 class DSD(Method):

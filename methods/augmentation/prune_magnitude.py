@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from marginbench.methods import Context, Info, Method, Net, Task, param
-from marginbench.methods._masks import add_masks, magnitude_mask, masked_weights
+from marginbench.methods.maths.masks import add_masks, magnitude_mask, masked_weights
 
 
 class PruneMagnitude(Method):

@@ -20,11 +20,11 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._bounds import Ball, linear_margins, ramp
-from marginbench.methods._path import path_of, specification
-from marginbench.methods._rows import parallel_margins
-from marginbench.methods._search import certified_radii
-from marginbench.methods._sketch import estimated_bounds, is_wide
+from marginbench.methods.maths.bounds.linear import Ball, linear_margins, ramp
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.rows import parallel_margins
+from marginbench.methods.maths.bounds.search import certified_radii
+from marginbench.methods.maths.bounds.sketch import estimated_bounds, is_wide
 
 
 class ConvexPolytope(Method):
@@ -57,7 +57,7 @@ class ConvexPolytope(Method):
             "epsilon defaults to the suite's, in pixels; its ramp is a share of the training",
             "15 to 30 times the cost of cross-entropy on the digits, most of it in the bounds of the hidden units",
             "batch norm in training has the statistics of the clean batch, as in the authors' code, and gradients flow"
-            " through them; layers that methods/_path.py does not know, such as max pooling, are refused",
+            " through them; layers that methods/maths/bounds/path.py does not know, such as max pooling, are refused",
             "exact bounds cost as the square of the depth: every layer's units are traced back to the pixels. A"
             " ResNet-20 of width 4 on 8x8 pixels takes 30 times as long as with intervals",
         ),

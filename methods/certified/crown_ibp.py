@@ -20,7 +20,7 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._bounds import (
+from marginbench.methods.maths.bounds.linear import (
     Ball,
     Path,
     adaptive,
@@ -29,8 +29,8 @@ from marginbench.methods._bounds import (
     linear_margins,
     ramp,
 )
-from marginbench.methods._path import path_of, specification
-from marginbench.methods._search import certified_radii
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.search import certified_radii
 
 
 class CrownIBP(Method):
@@ -63,7 +63,7 @@ class CrownIBP(Method):
             "clean accuracy is given away: at the end the bound is that of intervals, which is loose. The"
             " preset crown_ibp_linear keeps the linear bounds to the end and gives away less on the digits",
             "batch norm in training has the statistics of the clean batch, through which gradients flow; layers that"
-            " methods/_path.py does not know, such as max pooling, are refused",
+            " methods/maths/bounds/path.py does not know, such as max pooling, are refused",
         ),
     )
 

@@ -20,15 +20,9 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._bounds import (
-    Ball,
-    Path,
-    interval_bounds,
-    interval_margins,
-    ramp,
-)
-from marginbench.methods._path import path_of, specification
-from marginbench.methods._search import certified_radii
+from marginbench.methods.maths.bounds.linear import Ball, Path, interval_bounds, interval_margins, ramp
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.search import certified_radii
 
 
 class IBP(Method):
@@ -58,7 +52,7 @@ class IBP(Method):
             " epochs bear a short one",
             "clean accuracy is given away: intervals are loose, and the weights that keep them narrow fit less",
             "batch norm in training has the statistics of the clean batch, through which gradients flow; layers that"
-            " methods/_path.py does not know, such as max pooling, are refused",
+            " methods/maths/bounds/path.py does not know, such as max pooling, are refused",
         ),
     )
 

@@ -22,8 +22,8 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._estimate import advance, estimate, keep_vectors
-from marginbench.methods._lipschitz import is_plain, lipschitz_radius
+from marginbench.methods.maths.estimate import advance, estimate, keep_vectors
+from marginbench.methods.maths.lipschitz import is_plain, lipschitz_radius
 
 
 class LMT(Method):
@@ -60,7 +60,7 @@ class LMT(Method):
             " which is zero when no example of the batch is penalised",
             "the certificate is for the predicted class, with exact norms of dense layers and Fourier bounds of"
             " convolutions instead of 5000 power iterations plus an error term",
-            "batch norm counts with its running statistics; the layers known are in methods/_lipschitz.py",
+            "batch norm counts with its running statistics; the layers known are in methods/maths/lipschitz.py",
         ),
     )
 

@@ -19,9 +19,9 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._bounds import ramp
-from marginbench.methods._path import path_of
-from marginbench.methods._regions import decision_distances, region_of, region_radii, unit_distances
+from marginbench.methods.maths.bounds.linear import ramp
+from marginbench.methods.maths.bounds.path import path_of
+from marginbench.methods.maths.bounds.regions import decision_distances, region_of, region_radii, unit_distances
 
 
 class MMR(Method):
@@ -52,7 +52,7 @@ class MMR(Method):
             "without adversarial training, which the paper adds in some of its experiments (MMR+AT)",
             "V is computed in full: n forward passes per image, but for units that see a small part of it",
             "batch norm in training is the affine map that the statistics of the batch make of it, the same for all"
-            " images; layers that methods/_path.py does not know, such as max pooling, are refused",
+            " images; layers that methods/maths/bounds/path.py does not know, such as max pooling, are refused",
         ),
     )
 

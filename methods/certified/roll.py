@@ -19,9 +19,9 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods._path import affine_head, path_of
-from marginbench.methods._regions import region_along, region_radii
-from marginbench.methods._sketch import is_wide, sampled_units
+from marginbench.methods.maths.bounds.path import affine_head, path_of
+from marginbench.methods.maths.bounds.regions import region_along, region_radii
+from marginbench.methods.maths.bounds.sketch import is_wide, sampled_units
 
 
 class Roll(Method):
@@ -50,7 +50,7 @@ class Roll(Method):
             " networks, or back from units that see few pixels; where pixels times hidden units are above 50 million,"
             " 50 random pixels stand for all, the same for a batch, as in 4.2, equation 10",
             "batch norm in training is the affine map that the statistics of the batch make of it, the same for all"
-            " images; layers that methods/_path.py does not know, such as max pooling, are refused",
+            " images; layers that methods/maths/bounds/path.py does not know, such as max pooling, are refused",
         ),
     )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, cross_entropy, param
-from marginbench.methods._perturb import deepfool, eval_mode, l2_norms
+from marginbench.methods.maths.perturb import deepfool, eval_mode, l2_norms
 
 _LARGEST = 50.0  # limit of the growing shrinkage functions
 

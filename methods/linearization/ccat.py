@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Norm, as_float, class_mask, param
-from marginbench.methods._perturb import backtracking, eval_mode, l2_norms, random_start
+from marginbench.methods.maths.perturb import backtracking, eval_mode, l2_norms, random_start
 
 
 class CCAT(Method):

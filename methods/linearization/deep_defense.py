@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, cross_entropy, param
-from marginbench.methods._perturb import TINY, deepfool, eval_mode, l2_norms
+from marginbench.methods.maths.perturb import TINY, deepfool, eval_mode, l2_norms
 
 
 class DeepDefense(Method):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Norm, as_float, cross_entropy, param
-from marginbench.methods._perturb import eval_mode, pgd, random_start
+from marginbench.methods.maths.perturb import eval_mode, pgd, random_start
 
 
 class PGDAT(Method):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, cross_entropy, param
-from marginbench.methods._layers import changed_outputs, weighted_layers
-from marginbench.methods._perturb import l2_norms, scale_examples
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.maths.layers import changed_outputs, weighted_layers
+from marginbench.methods.maths.perturb import l2_norms, scale_examples
 
 
 class AllLayerMargin(Method):

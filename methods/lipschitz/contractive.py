@@ -24,8 +24,8 @@ from marginbench.methods import (
     logit_margin,
     param,
 )
-from marginbench.methods._lipschitz import flat, is_plain, layer_bound, leaves, lipschitz_radius
-from marginbench.methods._perturb import eval_mode
+from marginbench.methods.maths.lipschitz import flat, is_plain, layer_bound, leaves, lipschitz_radius
+from marginbench.methods.maths.perturb import eval_mode
 
 
 class Contractive(Method):

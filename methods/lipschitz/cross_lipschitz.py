@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, cross_entropy, param
-from marginbench.methods._jacobian import jacobian_rows, vjp
+from marginbench.methods.maths.jacobian import jacobian_rows, vjp
 
 
 class CrossLipschitz(Method):

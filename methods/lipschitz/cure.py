@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, cross_entropy, param
-from marginbench.methods._jacobian import input_gradient
-from marginbench.methods._perturb import eval_mode, l2_norms, steepest
+from marginbench.methods.maths.jacobian import input_gradient
+from marginbench.methods.maths.perturb import eval_mode, l2_norms, steepest
 
 
 class CURE(Method):

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, cross_entropy, param
-from marginbench.methods._jacobian import input_gradient
+from marginbench.methods.maths.jacobian import input_gradient
 
 
 class InputGradReg(Method):

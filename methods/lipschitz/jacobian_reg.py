@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, class_mask, cross_entropy, param
-from marginbench.methods._jacobian import jacobian_rows, unit_vectors, vjp
+from marginbench.methods.maths.jacobian import jacobian_rows, unit_vectors, vjp
 
 
 class JacobianReg(Method):

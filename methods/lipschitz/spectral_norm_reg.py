@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, as_float, cross_entropy, param
-from marginbench.methods._layers import Weighted, input_sizes, weighted_layers
-from marginbench.methods._operator_norm import apply, power_iterate
+from marginbench.methods.maths.layers import Weighted, input_sizes, weighted_layers
+from marginbench.methods.maths.operator_norm import apply, power_iterate
 
 _WARM_UP = 20  # power iterations before the first step
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, as_float, cross_entropy, param
-from marginbench.methods._angles import UnitRowHead, multiply_target_angle
+from marginbench.methods.maths.angles import UnitRowHead, multiply_target_angle
 
 
 class ASoftmax(Method):

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, cross_entropy, param
-from marginbench.methods._angles import CosineHead, subtract_target
+from marginbench.methods.maths.angles import CosineHead, subtract_target
 
 
 class AMSoftmax(Method):

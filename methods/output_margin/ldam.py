@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, param
-from marginbench.methods._angles import CosineHead, subtract_target
+from marginbench.methods.maths.angles import CosineHead, subtract_target
 
 
 class LDAM(Method):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, cross_entropy, param
-from marginbench.methods._angles import CosineHead, add_angle_monotone
+from marginbench.methods.maths.angles import CosineHead, add_angle_monotone
 
 
 class SVSoftmax(Method):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, as_float, cross_entropy, param
-from marginbench.methods._angles import unit_rows
+from marginbench.methods.maths.angles import unit_rows
 
 
 class Triplet(Method):

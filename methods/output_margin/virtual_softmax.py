@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, as_float, cross_entropy
-from marginbench.methods._angles import bias_free
+from marginbench.methods.maths.angles import bias_free
 
 
 class VirtualSoftmax(Method):

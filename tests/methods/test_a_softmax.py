@@ -5,7 +5,7 @@ import torch
 from support import EXACT, a_batch, a_context, a_net, assert_same, reference, stage
 
 from marginbench.methods import MarginbenchError, create
-from marginbench.methods._angles import unit_rows
+from marginbench.methods.maths.angles import unit_rows
 
 
 @pytest.mark.parametrize("annealing", [0.0, 5.0])

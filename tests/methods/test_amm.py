@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, MarginbenchError, Task, create
-from marginbench.methods._perturb import deepfool
+from marginbench.methods.maths.perturb import deepfool
 
 DEFAULTS: dict[str, Any] = {
     "shrinkage": "exp", "aggregation": "avg", "weight": 4.0, "c": 2.0, "d": 1.0, "top_share": 0.2,

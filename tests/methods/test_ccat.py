@@ -6,7 +6,7 @@ from support import TASK, a_context, assert_same, reference, stage
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, MarginbenchError, create
-from marginbench.methods._perturb import random_start
+from marginbench.methods.maths.perturb import random_start
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

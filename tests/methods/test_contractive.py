@@ -6,7 +6,7 @@ from support import EXACT, TASK, a_batch, a_context, a_net, assert_same, referen
 from torch import nn
 
 from marginbench.methods import MarginbenchError, NotApplicable, Radii, Residual, create
-from marginbench.methods._lipschitz import flat, layer_bound, walk
+from marginbench.methods.maths.lipschitz import flat, layer_bound, walk
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

@@ -8,14 +8,10 @@ from support import TASK, a_batch, a_context, a_net, assert_same, reference, sta
 from torch.nn import functional as F
 
 from marginbench.methods import Task, create
-from marginbench.methods import _path as shared
-from marginbench.methods._bounds import (
-    Ball,
-    linear_margins,
-    parallel,
-)
-from marginbench.methods._path import path_of, specification
-from marginbench.methods._rows import parallel_bounds, parallel_margins
+from marginbench.methods.maths.bounds import path as shared
+from marginbench.methods.maths.bounds.linear import Ball, linear_margins, parallel
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.rows import parallel_bounds, parallel_margins
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])

@@ -9,7 +9,7 @@ from support import EXACT, reference, stage
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.train import Training, train
 from marginbench.methods import Batch, Context, MarginbenchError, Method, Net, create
-from marginbench.methods._masks import masked_weights
+from marginbench.methods.maths.masks import masked_weights
 
 
 def run(method: Method, net: Net, batch: Batch, ctx: Context, optimiser: torch.optim.Optimizer, steps: int) -> None:

@@ -6,17 +6,11 @@ from support import TASK, a_batch, a_context, a_net, assert_same, reference, sta
 from torch import Tensor, nn
 
 from marginbench.methods import MarginbenchError, Net, NotApplicable, Radii, create
-from marginbench.methods import _path as shared
-from marginbench.methods._bounds import (
-    Ball,
-    adaptive,
-    interval_bounds,
-    interval_margins,
-    linear_margins,
-)
-from marginbench.methods._path import path_of, specification
-from marginbench.methods._rows import parallel_bounds
-from marginbench.methods._search import largest_positive
+from marginbench.methods.maths.bounds import path as shared
+from marginbench.methods.maths.bounds.linear import Ball, adaptive, interval_bounds, interval_margins, linear_margins
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.rows import parallel_bounds
+from marginbench.methods.maths.bounds.search import largest_positive
 
 
 def ball(x: Tensor, epsilon: float, norm: str = "linf") -> Ball:

@@ -7,7 +7,7 @@ from support import EXACT, a_batch, a_context, a_net, assert_same, reference, st
 from marginbench.methods import (
     create,
 )
-from marginbench.methods._jacobian import jacobian_rows, unit_vectors, vjp
+from marginbench.methods.maths.jacobian import jacobian_rows, unit_vectors, vjp
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

@@ -8,7 +8,7 @@ from support import EXACT, TASK, a_net, assert_same, gradients, reference, stage
 from torch import Tensor, nn
 
 from marginbench.methods import Batch, MarginbenchError, create
-from marginbench.methods._angles import multiply_angle
+from marginbench.methods.maths.angles import multiply_angle
 
 
 @pytest.mark.parametrize("annealing", [0.0, 2.0])

@@ -18,8 +18,8 @@ from marginbench.methods import (
     create,
     logit_margin,
 )
-from marginbench.methods._lipschitz import feature_bound, flat, lipschitz_radius
-from marginbench.methods._operator_norm import (
+from marginbench.methods.maths.lipschitz import feature_bound, flat, lipschitz_radius
+from marginbench.methods.maths.operator_norm import (
     circular_norm,
     convolution_matrix,
     convolution_norm,
@@ -28,7 +28,7 @@ from marginbench.methods._operator_norm import (
     power_step,
     reached_outputs,
 )
-from marginbench.methods._perturb import pgd
+from marginbench.methods.maths.perturb import pgd
 
 
 def attacked(net: nn.Module, x: Tensor, epsilon: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from marginbench.methods import (
     Radii,
     create,
 )
-from marginbench.methods._layers import weighted_layers
+from marginbench.methods.maths.layers import weighted_layers
 
 
 def layer_matrices(net: Net) -> list[Tensor]:

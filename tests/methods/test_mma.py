@@ -12,7 +12,7 @@ from marginbench.methods import (
     Task,
     create,
 )
-from marginbench.methods._perturb import eval_mode, random_start
+from marginbench.methods.maths.perturb import eval_mode, random_start
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -6,9 +6,9 @@ from support import TASK, a_batch, a_context, a_net, assert_same, reference, sta
 from torch import Tensor, nn
 
 from marginbench.methods import MarginbenchError, Net, NotApplicable, Radii, Task, create
-from marginbench.methods import _path as shared
-from marginbench.methods._regions import region_of, unit_distances
-from marginbench.methods._rows import Patches
+from marginbench.methods.maths.bounds import path as shared
+from marginbench.methods.maths.bounds.regions import region_of, unit_distances
+from marginbench.methods.maths.bounds.rows import Patches
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from marginbench.methods._perturb import pgd, project, random_start
+from marginbench.methods.maths.perturb import pgd, project, random_start
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

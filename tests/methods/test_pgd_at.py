@@ -6,7 +6,7 @@ from support import EXACT, TASK, a_batch, a_context, a_net, assert_same, referen
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, MarginbenchError, Net, Task, create
-from marginbench.methods._perturb import random_start
+from marginbench.methods.maths.perturb import random_start
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -10,7 +10,7 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import Batch, Context, MarginbenchError, Method, Net, create
-from marginbench.methods._masks import magnitude_mask, masked_weights
+from marginbench.methods.maths.masks import magnitude_mask, masked_weights
 
 
 def run(method: Method, net: Net, batch: Batch, ctx: Context, steps: int = 10) -> None:

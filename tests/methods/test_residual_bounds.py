@@ -25,11 +25,11 @@ from marginbench.methods import (
     Task,
     create,
 )
-from marginbench.methods import _path as shared
-from marginbench.methods._bounds import Ball, adaptive, interval_bounds, interval_margins, linear_margins
-from marginbench.methods._path import path_of, specification
-from marginbench.methods._regions import region_of
-from marginbench.methods._rows import parallel_bounds, parallel_margins
+from marginbench.methods.maths.bounds import path as shared
+from marginbench.methods.maths.bounds.linear import Ball, adaptive, interval_bounds, interval_margins, linear_margins
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.regions import region_of
+from marginbench.methods.maths.bounds.rows import parallel_bounds, parallel_margins
 
 TASK = Task(input_shape=(2, 6, 8), class_counts=(4,) * 4, epsilon={"l2": 0.1, "linf": 0.02})
 ROWS = ("ibp", "crown_ibp", "crown_ibp_linear", "convex_polytope", "mmr", "roll", "contractive")

@@ -7,13 +7,14 @@ import torch
 from support import TASK, a_batch, a_context, a_net
 from torch import Tensor, nn
 
-from marginbench.methods import Net, Norm, NotApplicable, Radii, Residual, _sketch, create
-from marginbench.methods._bounds import Ball, Path
-from marginbench.methods._path import path_of
-from marginbench.methods._regions import region_of
-from marginbench.methods._rows import parallel_bounds
-from marginbench.methods._sketch import estimated_bounds, is_wide, sampled_units
+from marginbench.methods import Net, Norm, NotApplicable, Radii, Residual, create
 from marginbench.methods.certified import roll
+from marginbench.methods.maths.bounds import sketch as _sketch
+from marginbench.methods.maths.bounds.linear import Ball, Path
+from marginbench.methods.maths.bounds.path import path_of
+from marginbench.methods.maths.bounds.regions import region_of
+from marginbench.methods.maths.bounds.rows import parallel_bounds
+from marginbench.methods.maths.bounds.sketch import estimated_bounds, is_wide, sampled_units
 
 
 def a_residual_net() -> Net:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from marginbench.methods._transpose import FEW, conv_transpose2d
+from marginbench.methods.maths.transpose import FEW, conv_transpose2d
 
 
 @pytest.mark.parametrize("outputs", [1, 3, FEW + 1])

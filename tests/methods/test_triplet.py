@@ -6,7 +6,7 @@ from support import EXACT, assert_same, gradients, reference, stage
 from torch import Tensor
 
 from marginbench.methods import Batch, MarginbenchError, Method, create
-from marginbench.methods._angles import unit_rows
+from marginbench.methods.maths.angles import unit_rows
 
 
 def term(method: Method, features: Tensor, y: Tensor) -> Tensor:

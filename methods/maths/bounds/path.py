@@ -8,10 +8,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods._bounds import Affine, Path, Sum
-from marginbench.methods._lipschitz import flat, is_plain, normalises, pair, zero_padded
-from marginbench.methods._operator_norm import convolution_matrix, reached_outputs
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.maths.bounds.linear import Affine, Path, Sum
+from marginbench.methods.maths.lipschitz import flat, is_plain, normalises, pair, zero_padded
+from marginbench.methods.maths.operator_norm import convolution_matrix, reached_outputs
 from marginbench.methods.net import Net, Residual, Subsample
 
 DENSE = 2**17  # convolutions with at most so many entries are written out as matrices

@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods._layers import Weighted, weighted_layers
-from marginbench.methods._lipschitz import batch_norm_bound, flat, layer_bound, leaves, normalises
-from marginbench.methods._operator_norm import apply, power_step
-from marginbench.methods._perturb import eval_mode
+from marginbench.methods.maths.layers import Weighted, weighted_layers
+from marginbench.methods.maths.lipschitz import batch_norm_bound, flat, layer_bound, leaves, normalises
+from marginbench.methods.maths.operator_norm import apply, power_step
+from marginbench.methods.maths.perturb import eval_mode
 from marginbench.methods.net import Net, Residual
 
 _WARM_UP = 20  # power iterations before the first step

@@ -7,8 +7,8 @@ from typing import TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods._operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.maths.operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.method import NotApplicable, Radii
 from marginbench.methods.net import Residual, Subsample
 

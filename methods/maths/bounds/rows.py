@@ -8,8 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods._bounds import Affine, Ball, Path, Power, Relaxation, Sum, parallel, power_times, times
-from marginbench.methods._operator_norm import convolution_matrix
+from marginbench.methods.maths.bounds.linear import (
+    Affine,
+    Ball,
+    Path,
+    Power,
+    Relaxation,
+    Sum,
+    parallel,
+    power_times,
+    times,
+)
+from marginbench.methods.maths.operator_norm import convolution_matrix
 from marginbench.methods.method import Norm
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from marginbench.methods._bounds import Affine, Path
-from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
-from marginbench.methods._path import affine_head, path_of
-from marginbench.methods._rows import Dense, Line, Point, Rows, entry, lengths, walk
-from marginbench.methods._sketch import too_wide
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.maths.bounds.linear import Affine, Path
+from marginbench.methods.maths.bounds.path import affine_head, path_of
+from marginbench.methods.maths.bounds.rows import Dense, Line, Point, Rows, entry, lengths, walk
+from marginbench.methods.maths.bounds.sketch import too_wide
+from marginbench.methods.maths.lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 

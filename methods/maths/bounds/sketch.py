@@ -1,6 +1,6 @@
 """Norms of the gradients of all hidden units at the cost of a few passes: random directions pushed through the network.
 
-For networks on which rows for every unit on every pixel (methods/_rows.py) take too much memory.
+For networks on which rows for every unit on every pixel (methods/maths/bounds/rows.py) take too much memory.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from marginbench.methods._bounds import Affine, Ball, Path, Relaxation, parallel
+from marginbench.methods.maths.bounds.linear import Affine, Ball, Path, Relaxation, parallel
 from marginbench.methods.method import NotApplicable
 
 WIDE = 50_000_000  # pixels times hidden units from which norms are estimated; ResNet-20 on CIFAR-10 has 580 million

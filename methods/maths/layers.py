@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods._perturb import eval_mode
+from marginbench.methods.maths.perturb import eval_mode
 from marginbench.methods.net import Net
 
 Weighted = nn.Linear | nn.Conv2d

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from marginbench.methods._bounds import Ball, Path
-from marginbench.methods._lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
-from marginbench.methods._path import path_of, specification
-from marginbench.methods._sketch import too_wide
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.maths.bounds.linear import Ball, Path
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.sketch import too_wide
+from marginbench.methods.maths.lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 
