@@ -14,13 +14,13 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten, upper_bound
 from marginbench.benchmarks.data import Dataset
-from marginbench.benchmarks.environment import resolve_device, seconds_on
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.machine.device import resolve_device, seconds_on
+from marginbench.benchmarks.machine.memory import ROWS
+from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.margins import REFERENCES
-from marginbench.benchmarks.memory import ROWS
-from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.suite import Suite, load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import NORMS, Net, Norm, create

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from marginbench.benchmarks.records.record import Record, read_record, record_paths
 from marginbench.benchmarks.stats import mean_and_interval
-from marginbench.benchmarks.store import Record, read_record, record_paths
 from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from marginbench.benchmarks.board import numbers
-from marginbench.benchmarks.metrics import NORM_TEXT
+from marginbench.benchmarks.records.metrics import NORM_TEXT
+from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.stats import mean_and_interval
-from marginbench.benchmarks.store import Record
 from marginbench.methods import Info, MarginbenchError, create, rows
 from marginbench.methods.method import Claim
 

@@ -193,8 +193,8 @@ def leaderboard_command(
 ) -> None:
     """Make tables from records."""
     from marginbench.benchmarks.board import leaderboard, read_records
+    from marginbench.benchmarks.machine.files import write_atomically
     from marginbench.benchmarks.render import render, show
-    from marginbench.benchmarks.store import write_atomically
 
     records = read_records(folders)
     table = leaderboard(records, sort)
@@ -254,7 +254,7 @@ def doctor_command(
     compared in both memory layouts. Exit code 1 if a check fails.
     """
     from marginbench.benchmarks.doctor import examine, examine_layout, table
-    from marginbench.benchmarks.environment import resolve_device
+    from marginbench.benchmarks.machine.device import resolve_device
 
     results = [examine_layout(), *examine(resolve_device(device))]
     print(table(results, every))

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginbench.benchmarks.data import Dataset, data_folder
-from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.execute import Job, execute
+from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.plan import Cell, make_plan
-from marginbench.benchmarks.store import Record, read_arrays, write_record
+from marginbench.benchmarks.records.record import Record, read_arrays, write_record
 from marginbench.benchmarks.workers import get_ready, plugin_files
 from marginbench.methods import MarginbenchError, create, spec_of
 from marginbench.methods.registry import forget_plugins

@@ -12,11 +12,12 @@ from marginbench.benchmarks.board import read_records
 from marginbench.benchmarks.certificates import missing
 from marginbench.benchmarks.cluster import on_cluster
 from marginbench.benchmarks.data import Dataset, data_folder
-from marginbench.benchmarks.environment import resolve_device
 from marginbench.benchmarks.execute import Job, Redo
+from marginbench.benchmarks.machine.device import resolve_device
+from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plan import Cell, choose_methods, make_plan, shard, write_plan
 from marginbench.benchmarks.progress import Eta, reporting
-from marginbench.benchmarks.store import Record, ensure_writable, read_record, record_paths
+from marginbench.benchmarks.records.record import Record, read_record, record_paths
 from marginbench.benchmarks.suite import Suite, load_suite
 from marginbench.benchmarks.tables import write_tables
 from marginbench.benchmarks.workers import choose_jobs, run_here, run_in_workers

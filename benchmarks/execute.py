@@ -13,17 +13,18 @@ import numpy as np
 
 from marginbench.benchmarks.certificates import Certify
 from marginbench.benchmarks.data import Dataset
-from marginbench.benchmarks.environment import environment
-from marginbench.benchmarks.limits import Checkpoint, Deadline, DeadlineError
+from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.locks import lock
+from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
+from marginbench.benchmarks.machine.files import UnwritableError, digest
 from marginbench.benchmarks.margins import evaluate
-from marginbench.benchmarks.memory import logits_of
-from marginbench.benchmarks.metrics import summarise
 from marginbench.benchmarks.plan import Cell
-from marginbench.benchmarks.seeds import digest
-from marginbench.benchmarks.store import SCHEMA, Record, UnwritableError, read_record, write_record
+from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.records.provenance import environment
+from marginbench.benchmarks.records.record import SCHEMA, Record, read_record, write_record
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import DivergedError, train
+from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.methods import Net, spec_of
 from marginbench.methods.errors import one_line
 

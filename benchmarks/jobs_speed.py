@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from marginbench.benchmarks.environment import CORES
+from marginbench.benchmarks.machine.device import CORES
 
 COMMAND = [sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()"]
 

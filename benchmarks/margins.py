@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks import doubts, seeds
+from marginbench.benchmarks import doubts
 from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data import Dataset
-from marginbench.benchmarks.environment import no_tf32
-from marginbench.benchmarks.limits import Deadline
-from marginbench.benchmarks.memory import ROWS, Chunks
-from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.machine.deadline import Deadline
+from marginbench.benchmarks.machine.device import no_tf32
+from marginbench.benchmarks.machine.memory import ROWS, Chunks
+from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.rejection import rejection_arrays
 from marginbench.benchmarks.smoothing import smoothing_arrays
 from marginbench.benchmarks.suite import Evaluation

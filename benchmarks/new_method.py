@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
-from marginbench.benchmarks.store import write_atomically
+from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.methods import MarginbenchError, rows
 
 

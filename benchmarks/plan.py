@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marginbench.benchmarks.seeds import digest
-from marginbench.benchmarks.store import SCHEMA, write_atomically
+from marginbench.benchmarks.machine.files import digest, write_atomically
+from marginbench.benchmarks.records.record import SCHEMA
 from marginbench.benchmarks.suite import Suite
 from marginbench.methods import MarginbenchError, Method, create, rows, spec_of
 from marginbench.methods.errors import suggest

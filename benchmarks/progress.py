@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from marginbench.benchmarks.plan import Cell
-from marginbench.benchmarks.store import Record
+from marginbench.benchmarks.records.record import Record
 from marginbench.methods import spec_of
 
 

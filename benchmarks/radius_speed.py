@@ -16,10 +16,10 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from marginbench.benchmarks import seeds
 from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates import _compat, crown
-from marginbench.benchmarks.environment import resolve_device, seconds_on
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, create

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.methods import Batch, Context
 from marginbench.methods.errors import one_line
 from marginbench.methods.method import Reads

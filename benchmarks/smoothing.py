@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks import seeds
 from marginbench.benchmarks.data import Split
-from marginbench.benchmarks.memory import Chunks
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.machine.memory import Chunks
 
 ABSTAIN = -1
 BLOCK = 200  # noisy copies of an image that are drawn at once: on one CPU core they stay in its cache

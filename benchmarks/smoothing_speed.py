@@ -14,7 +14,7 @@ import time
 import torch
 
 from marginbench.benchmarks.data import Split
-from marginbench.benchmarks.environment import resolve_device
+from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.nets import NETWORKS, make_net
 from marginbench.benchmarks.smoothing import BLOCK, OTHER_ROWS, ROWS, smoothing_arrays
 from marginbench.methods import Net

@@ -7,7 +7,7 @@ from pathlib import Path
 from marginbench.benchmarks.locks import Holder, holders
 from marginbench.benchmarks.plan import PLANS, read_plans
 from marginbench.benchmarks.progress import clock
-from marginbench.benchmarks.store import read_record
+from marginbench.benchmarks.records.record import read_record
 from marginbench.methods import MarginbenchError
 
 

@@ -18,8 +18,8 @@ from marginbench.benchmarks.attacks.foreign import check_factory, versioned
 from marginbench.benchmarks.certificates import CERTIFICATES
 from marginbench.benchmarks.data import Dataset, load_data
 from marginbench.benchmarks.data.augment import Augment
+from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.nets import NETWORKS
-from marginbench.benchmarks.seeds import digest
 from marginbench.methods import NORMS, MarginbenchError, Norm, Task
 from marginbench.methods.errors import suggest
 

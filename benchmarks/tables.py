@@ -7,8 +7,9 @@ import pandas as pd
 
 from marginbench.benchmarks.board import leaderboard
 from marginbench.benchmarks.claims import render_claims
+from marginbench.benchmarks.machine.files import write_atomically
+from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.render import FORMATS, render
-from marginbench.benchmarks.store import Record, write_atomically
 
 
 def contents(records: Sequence[Record]) -> dict[str, str]:

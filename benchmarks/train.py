@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks import seeds
 from marginbench.benchmarks.data import Dataset, Split
-from marginbench.benchmarks.data.upload import upload
-from marginbench.benchmarks.environment import seconds_on
-from marginbench.benchmarks.limits import Checkpoint, Deadline
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.machine.deadline import Deadline
+from marginbench.benchmarks.machine.device import seconds_on
+from marginbench.benchmarks.machine.passes import PassCounter
+from marginbench.benchmarks.machine.upload import upload
 from marginbench.benchmarks.nets import make_net
-from marginbench.benchmarks.passes import PassCounter
 from marginbench.benchmarks.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.suite import Training as Recipe
+from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.methods import Batch, Context, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
 

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from marginbench.benchmarks.data import Dataset
-from marginbench.benchmarks.environment import resolve_device, seconds_on
-from marginbench.benchmarks.memory import ROWS, Chunks
+from marginbench.benchmarks.machine.device import resolve_device, seconds_on
+from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.nets import NETWORKS
 from marginbench.benchmarks.step_cost import Flops, noise
 from marginbench.benchmarks.suite import Network, Suite, load_suite

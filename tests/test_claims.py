@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from marginbench.benchmarks.claims import LEGEND, claims, render_claims
-from marginbench.benchmarks.store import Record
+from marginbench.benchmarks.records.record import Record
 from marginbench.methods import MarginbenchError, create, register
 
 

@@ -20,9 +20,9 @@ from marginbench.benchmarks.compare import (
     mcnemar,
     student,
 )
-from marginbench.benchmarks.metrics import per_point, summarise
-from marginbench.benchmarks.seeds import digest
-from marginbench.benchmarks.store import SCHEMA, Record, write_record
+from marginbench.benchmarks.machine.files import digest
+from marginbench.benchmarks.records.metrics import per_point, summarise
+from marginbench.benchmarks.records.record import SCHEMA, Record, write_record
 from marginbench.methods import MarginbenchError
 
 EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}

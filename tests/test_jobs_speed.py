@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from marginbench.benchmarks import jobs_speed
-from marginbench.benchmarks.environment import CORES
+from marginbench.benchmarks.machine.device import CORES
 
 
 def test_the_ways_are_compared_with_a_job_for_each_core(

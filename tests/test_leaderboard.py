@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from marginbench.benchmarks.board import COLUMNS, leaderboard, load, read_records
-from marginbench.benchmarks.metrics import summarise
+from marginbench.benchmarks.machine.files import digest
+from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, write_record
 from marginbench.benchmarks.render import FORMATS, render
-from marginbench.benchmarks.seeds import digest
 from marginbench.benchmarks.stats import mean_and_interval
-from marginbench.benchmarks.store import SCHEMA, Record, read_arrays, read_record, write_record
 from marginbench.methods import MarginbenchError
 
 EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.limits import Checkpoint, Deadline, DeadlineError
+from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.train import Trained, Training, train
+from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.methods import create
 from marginbench.methods.errors import MarginbenchError
 

@@ -17,10 +17,11 @@ from support import Run
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.engine import prepare
 from marginbench.benchmarks.execute import Redo, execute
-from marginbench.benchmarks.limits import Deadline
 from marginbench.benchmarks.locks import holders, lock
+from marginbench.benchmarks.machine.deadline import Deadline
+from marginbench.benchmarks.machine.files import UnwritableError, write_atomically
 from marginbench.benchmarks.plan import make_plan, shard
-from marginbench.benchmarks.store import Record, UnwritableError, write_atomically
+from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.tables import write_tables
 from marginbench.methods import MarginbenchError, create
@@ -153,7 +154,7 @@ def test_a_checkpoint_that_cannot_be_written_is_no_failure_of_the_method(
             saved.append(path)
             write_atomically(path, content)
 
-        patch.setattr("marginbench.benchmarks.limits.write_atomically", write)
+        patch.setattr("marginbench.benchmarks.training.checkpoint.write_atomically", write)
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, checkpoint_every=0.0)
     runs = tmp_path / "tiny" / "runs"
     assert [path.suffix for path in runs.iterdir()] == [".ckpt"], "the one before is kept"

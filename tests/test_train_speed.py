@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from marginbench.benchmarks import train_speed
-from marginbench.benchmarks.memory import Chunks
+from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.step_cost import noise
 from marginbench.benchmarks.suite import load_suite
 from marginbench.benchmarks.train import Training

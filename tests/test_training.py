@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from marginbench.benchmarks import seeds
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data import load_data
-from marginbench.benchmarks.passes import PassCounter
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.suite import Training as Recipe
 from marginbench.benchmarks.suite import load_suite, suite_names

@@ -19,8 +19,8 @@ from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
 from marginbench.benchmarks.certificates._search import largest_verified
-from marginbench.benchmarks.environment import no_tf32
-from marginbench.benchmarks.memory import Chunks, out_of_memory
+from marginbench.benchmarks.machine.device import no_tf32
+from marginbench.benchmarks.machine.memory import Chunks, out_of_memory
 from marginbench.methods import MarginbenchError, Norm, NotApplicable
 
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]

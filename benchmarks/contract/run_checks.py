@@ -16,7 +16,7 @@ from marginbench.benchmarks.contract.fixtures import (
     stage,
 )
 from marginbench.benchmarks.contract.tape import Tape
-from marginbench.benchmarks.seeds import seeded
+from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.train import Trained, Training, train
 from marginbench.methods import NORMS, Batch, Method, Norm, NotApplicable
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.data.arrays import hashed_order, long_tail, take
 from marginbench.benchmarks.data.sources import find
-from marginbench.benchmarks.data.upload import upload
+from marginbench.benchmarks.machine.upload import upload
 from marginbench.methods import MarginbenchError
 
 VARIABLE = "MARGINBENCH_DATA"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.benchmarks.data.autoaugment import autoaugment
-from marginbench.benchmarks.data.upload import upload
+from marginbench.benchmarks.machine.upload import upload
 from marginbench.methods.errors import suggest
 
 TRIES = 10  # windows drawn for each random resized crop

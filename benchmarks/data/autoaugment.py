@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.benchmarks.data.upload import upload
+from marginbench.benchmarks.machine.upload import upload
 
 Values = Tensor  # [B, 6]: rows of a 2x3 matrix, or a magnitude in the first column
 AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")  # one group, with a matrix for each image

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from marginbench.benchmarks.data.arrays import Arrays, hashed_order
-from marginbench.benchmarks.environment import cores
+from marginbench.benchmarks.machine.device import cores
 from marginbench.methods import MarginbenchError
 
 Samples = list[tuple[str, int]]  # path and label of each image

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
-
-from marginbench.benchmarks.data import Split
+from torch import Tensor
 
 ROWS = 1000  # images at once, where nothing speaks for another number
 T = TypeVar("T")
@@ -45,12 +43,6 @@ class Chunks:
     def rows(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """`function` of x [N, ...], which works row by row: [N, ...]."""
         return torch.cat(self.map(lambda part: function(x[part]), len(x)))
-
-
-@torch.no_grad()
-def logits_of(net: nn.Module, split: Split) -> Tensor:
-    """[N, K] logits of all images of a split."""
-    return torch.cat(Chunks(ROWS).map(lambda part: net(split.images(part)), len(split)))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,10 +1,8 @@
 """Records: per run one .npz with per-point arrays, then one .json, which is the commit mark."""
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.methods import MarginbenchError, Norm
 
 SCHEMA = 1
@@ -61,44 +60,6 @@ def write_record(folder: Path, record: Record, arrays: Mapping[str, np.ndarray])
     path = folder / f"{record.id}.json"
     write_atomically(path, (json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n").encode())
     return path
-
-
-class UnwritableError(MarginbenchError):
-    """A full disk, or a folder that is not ours: no fault of the run that had something to write."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside `path`, flush it to disk, rename it.
-
-    Raises:
-        UnwritableError: the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UnwritableError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def ensure_writable(folder: Path) -> None:
-    """Make the folder, and a file in it.
-
-    Raises:
-        MarginbenchError: that fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MarginbenchError(f"--out: {folder} cannot be made ({error.strerror}); choose another --out") from None
-    probe = folder / ".writable"
-    write_atomically(probe, b"")
-    probe.unlink(missing_ok=True)  # another process may do the same
 
 
 def read_record(path: Path) -> Record:

@@ -1,18 +1,11 @@
 """Seeds from names: adding a method changes nobody else's draw, and no clock or position enters."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON (sorted keys, no spaces) of a value, as 64 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+from marginbench.benchmarks.machine.files import digest
 
 
 def derive_seed(*names: str | int) -> int:

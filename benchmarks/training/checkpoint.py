@@ -1,4 +1,4 @@
-"""What bounds a run in time: checkpoints, from which it goes on after an interruption, and a deadline."""
+"""Checkpoints, from which a training continues after an interruption."""
 
 import io
 import pickle
@@ -9,32 +9,7 @@ from typing import Any
 
 import torch
 
-from marginbench.benchmarks.store import write_atomically
-
-
-class DeadlineError(RuntimeError):
-    """A run took longer than it may."""
-
-
-@dataclass
-class Deadline:
-    """Seconds that one run may take, counted from here; none by default."""
-
-    seconds: float | None = None
-    began: float = field(default_factory=time.monotonic)
-    stopped: bool = False  # a check found it over
-
-    @property
-    def over(self) -> bool:
-        return self.seconds is not None and time.monotonic() - self.began > self.seconds
-
-    def check(self, where: str) -> None:
-        """Raises:
-        DeadlineError: the time is over.
-        """
-        if self.over:
-            self.stopped = True
-            raise DeadlineError(f"its {self.seconds:g} s were over {where}")
+from marginbench.benchmarks.machine.files import write_atomically
 
 
 @dataclass

@@ -1,0 +1,54 @@
+"""Files written whole or not at all, and the hash that names what is in them."""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from marginbench.methods import MarginbenchError
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON (sorted keys, no spaces) of a value, as 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class UnwritableError(MarginbenchError):
+    """A full disk, or a folder that is not ours: no fault of the run that had something to write."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary file beside `path`, flush it to disk, rename it.
+
+    Raises:
+        UnwritableError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UnwritableError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def ensure_writable(folder: Path) -> None:
+    """Make the folder, and a file in it.
+
+    Raises:
+        MarginbenchError: that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarginbenchError(f"--out: {folder} cannot be made ({error.strerror}); choose another --out") from None
+    probe = folder / ".writable"
+    write_atomically(probe, b"")
+    probe.unlink(missing_ok=True)  # another process may do the same
