@@ -15,7 +15,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten, upper_bound
-from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates.milp import exact_margins
-from marginbench.benchmarks.data import Dataset, Split
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.data.dataset import Dataset, Split
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.methods import NORMS, Net, Norm, NotApplicable
 
 SHAPE = (1, 8, 8)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.data.dataset import Split
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import random_start
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from marginbench.benchmarks.data import Dataset, data_folder
+from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.execute import Job, execute
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.plan import Cell, make_plan

@@ -11,7 +11,7 @@ import torch
 from marginbench.benchmarks.board import read_records
 from marginbench.benchmarks.certificates import missing
 from marginbench.benchmarks.cluster import on_cluster
-from marginbench.benchmarks.data import Dataset, data_folder
+from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.execute import Job, Redo
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates.milp import exact_margins
-from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import cores
-from marginbench.benchmarks.nets import NETWORKS, Architecture
+from marginbench.benchmarks.nets.networks import NETWORKS, Architecture
 from marginbench.benchmarks.suite import Network, Suite, load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import Net, NotApplicable, create

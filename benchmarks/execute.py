@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from marginbench.benchmarks.certificates import Certify
-from marginbench.benchmarks.data import Dataset
 from marginbench.benchmarks.data.batches import logits_of
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.locks import lock
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.machine.files import UnwritableError, digest

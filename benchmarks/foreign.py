@@ -23,17 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.adapter import Copied, adapt
-from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.doubts import are_probabilities
 from marginbench.benchmarks.execute import measure, record_run
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.machine.seeds import seeded
-from marginbench.benchmarks.nets import Normalise
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, record_paths
 from marginbench.benchmarks.suite import Data, Suite, load_suite
 from marginbench.benchmarks.tables import write_tables
-from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, rows
+from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
 from marginbench.methods.errors import one_line, suggest
 
 PROBE = 64  # images on which a model is checked before it is evaluated

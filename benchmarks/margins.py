@@ -18,7 +18,7 @@ from marginbench.benchmarks import doubts
 from marginbench.benchmarks.attacks import upper_bound
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
-from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import changes_class
-from marginbench.benchmarks.data import Split
 from marginbench.benchmarks.data.batches import logits_of
+from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import backtracking, random_start

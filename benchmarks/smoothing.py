@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.memory import Chunks
 

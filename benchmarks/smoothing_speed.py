@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine.device import resolve_device
-from marginbench.benchmarks.nets import NETWORKS, make_net
+from marginbench.benchmarks.nets.networks import NETWORKS, make_net
 from marginbench.benchmarks.smoothing import BLOCK, OTHER_ROWS, ROWS, smoothing_arrays
 from marginbench.methods import Net
 

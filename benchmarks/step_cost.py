@@ -18,7 +18,7 @@ from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.suite import load_suite

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS
 from marginbench.benchmarks.attacks.foreign import check_factory, versioned
 from marginbench.benchmarks.certificates import CERTIFICATES
-from marginbench.benchmarks.data import Dataset, load_data
 from marginbench.benchmarks.data.augment import Augment
+from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest
-from marginbench.benchmarks.nets import NETWORKS
+from marginbench.benchmarks.nets.networks import NETWORKS
 from marginbench.methods import NORMS, MarginbenchError, Norm, Task
 from marginbench.methods.errors import suggest
 

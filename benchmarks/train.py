@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import seconds_on
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.upload import upload
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.suite import Training as Recipe

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
-from marginbench.benchmarks.nets import NETWORKS
+from marginbench.benchmarks.nets.networks import NETWORKS
 from marginbench.benchmarks.step_cost import Flops, noise
 from marginbench.benchmarks.suite import Network, Suite, load_suite
 from marginbench.benchmarks.suite import Training as Recipe

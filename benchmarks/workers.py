@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from marginbench.benchmarks.data import Dataset
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.execute import Job, execute
 from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memory
 from marginbench.benchmarks.plan import Cell, make_plan

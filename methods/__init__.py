@@ -22,7 +22,7 @@ from marginbench.methods.method import (
     logit_margin,
     param,
 )
-from marginbench.methods.net import Net, Residual, Subsample
+from marginbench.methods.net import Net, Normalise, Residual, Subsample
 from marginbench.methods.registry import create, get, load_plugin, names, register, rows
 from marginbench.methods.spec import spec_of
 
@@ -36,6 +36,7 @@ __all__ = [
     "Method",
     "Net",
     "Norm",
+    "Normalise",
     "NotApplicable",
     "Radii",
     "Residual",

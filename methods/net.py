@@ -36,6 +36,21 @@ class Net(nn.Module):
         return nn.Sequential(self.normalise, *self.body, make_layer() if make_layer else self.head)
 
 
+class Normalise(nn.Module):
+    """(x - mean) / std per channel: the first layer, so that every radius is in pixels of [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.view(1, -1, 1, 1))
+        self.register_buffer("std", std.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
 class Residual(nn.Module):
     """shortcut(x) + branch(x): bodies with residual sums are made of these, so that bounds can see the sum."""
 

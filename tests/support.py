@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.methods import (
     Batch,
     Context,

@@ -15,7 +15,7 @@ from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, is_adversa
 from marginbench.benchmarks.attacks.foreign import load_factory
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.margins import evaluate
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suite import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS, distance, is_adversarial, tighten
-from marginbench.benchmarks.data import load_data
+from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import NORMS, Net, Norm, create

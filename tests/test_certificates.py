@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks import certificates, run_all
 from marginbench.benchmarks.certificates import CERTIFICATES, _ball, _compat, _fold, _search, crown
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.methods import NORMS, MarginbenchError, NotApplicable, Residual
 from marginbench.methods.maths.transpose import conv_transpose2d
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from support import Run
 
-from marginbench.benchmarks.data import Split, data_folder, load_data
 from marginbench.benchmarks.data.arrays import long_tail, take
+from marginbench.benchmarks.data.dataset import Split, data_folder, load_data
 from marginbench.benchmarks.suite import load_suite
 from marginbench.methods import MarginbenchError
 

@@ -6,7 +6,7 @@ import pytest
 
 from marginbench.benchmarks import exact_speed
 from marginbench.benchmarks.exact_speed import Point, report
-from marginbench.benchmarks.nets import NETWORKS
+from marginbench.benchmarks.nets.networks import NETWORKS
 
 
 def cells(line: str) -> list[str]:

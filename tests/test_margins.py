@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from marginbench.benchmarks import margins
 from marginbench.benchmarks.attacks import ATTACKS, PRESETS
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.doubts import DOUBTS
 from marginbench.benchmarks.margins import Evaluated, evaluate
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.benchmarks.train import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create

@@ -12,7 +12,7 @@ from marginbench.benchmarks.certificates import CERTIFICATES, Exact, crown
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.margins import evaluate
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.train import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 

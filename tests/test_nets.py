@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates import crown, lipschitz
-from marginbench.benchmarks.data import Dataset, Split
+from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.nets import NETWORKS, make_net
+from marginbench.benchmarks.nets.networks import NETWORKS, make_net
 from marginbench.benchmarks.suite import Network, Suite, load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import MarginbenchError, Net, NotApplicable, Residual, Subsample, create, rows

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks import rejection
-from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.rejection import rejection_arrays, threshold, thresholded
 from marginbench.methods import NORMS, Norm
 

@@ -9,8 +9,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from marginbench.benchmarks import smoothing
-from marginbench.benchmarks.data import Split
-from marginbench.benchmarks.nets import make_net
+from marginbench.benchmarks.data.dataset import Split
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.smoothing import lower_bound, radius_ceiling, smoothed, smoothing_arrays
 
 SIGMA = 0.25

@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.data import load_data
+from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.plan import choose_methods, make_plan

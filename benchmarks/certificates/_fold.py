@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.nets import Normalise
+from marginbench.methods import Normalise
 
 AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise)
 RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)  # dropout: identity in eval mode

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.data import Split
+from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
-from marginbench.benchmarks.nets import Normalise
 from marginbench.methods import (
     Batch,
     Context,
     MarginbenchError,
     Net,
     Norm,
+    Normalise,
     NotApplicable,
     Radii,
     Residual,

@@ -1,0 +1,132 @@
+"""Data sets as uint8 tensors that live on the device."""
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.data.arrays import hashed_order, long_tail, take
+from marginbench.benchmarks.data.sources import find
+from marginbench.benchmarks.machine.upload import upload
+from marginbench.methods import MarginbenchError
+
+VARIABLE = "MARGINBENCH_DATA"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images [N, C, H, W] uint8 and labels [N] int64; `levels` is the pixel value that means 1.
+
+    Labels are on the device. So are the images, unless the device has no room for them.
+    """
+
+    x: Tensor
+    y: Tensor
+    levels: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.y.device
+
+    def images(self, index: Tensor | slice) -> Tensor:
+        """Images as float32 in [0, 1], on the device."""
+        x = self.x[index.to(self.x.device) if isinstance(index, Tensor) else index]
+        return upload(x, self.device).float() / self.levels
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Split":
+        """On the device; images that would take more than half of a GPU's free memory stay on the host."""
+        room = device.type != "cuda" or self.x.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+        return replace(self, x=self.x.to(device) if room else self.x, y=self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train, validation and test split. Choices are made on validation; test is for the tables alone."""
+
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    fingerprint: str  # SHA-256 of all arrays, in their order
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.x.shape[1:]
+        return channels, height, width
+
+    def to(self, device: torch.device) -> "Dataset":
+        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **splits)
+
+
+def data_folder(chosen: str | Path | None = None) -> Path:
+    """The folder of data sets: the one chosen, else $MARGINBENCH_DATA, else marginbench in the user's cache."""
+    if chosen is not None:
+        return Path(chosen).expanduser()
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).expanduser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "marginbench"
+
+
+def load_data(
+    name: str,
+    validation: int,
+    folder: Path,
+    data_dir: str | Path | None = None,
+    *,
+    train_size: int | None = None,
+    imbalance: float | None = None,
+    size: int | None = None,
+) -> Dataset:
+    """Load a data set and split its training images.
+
+    The training images are put into an order given by hashing, the same on every machine: the first are the
+    validation split, the next the training split. Nothing here touches the test images.
+
+    Args:
+        name: `digits`, a set that torchvision knows, `imagenet`, an .npz file, or an image folder; see `sources.find`.
+        validation: images held out of the training set.
+        folder: where the suite file is.
+        data_dir: folder of data sets. Default: see `data_folder`.
+        train_size: images to train on. Default: all that are left.
+        imbalance: leaves a long-tailed training split, in which the first class has this many times the images of the
+            last; see `long_tail`. Of the first `train_size` images where both are given.
+        size: height and width to which the images of a folder are brought.
+
+    Raises:
+        MarginbenchError: unknown name, missing or malformed data, or a split that cannot be made.
+    """
+    found = find(name, folder, data_folder(data_dir), size)
+    labels, count = found.y_train, len(found.y_train)
+    if not 0 < validation < count:
+        raise MarginbenchError(f"data.validation={validation}: must lie between 1 and {count - 1}")
+    order = np.arange(count) if found.digests else hashed_order("validation", count)
+    held_out, kept = order[:validation], order[validation:]
+    if train_size is not None:
+        if train_size > len(kept):
+            raise MarginbenchError(f"data.train_size={train_size}: must lie between 1 and {len(kept)}")
+        kept = kept[:train_size]
+    if imbalance is not None:
+        kept = kept[long_tail(labels[kept], imbalance)]
+    lost = np.setdiff1d(labels, labels[kept])
+    if len(lost) and (train_size or imbalance):
+        raise MarginbenchError(f"data: with this train_size or imbalance no training image of class {lost[0]} is left")
+
+    fingerprint = hashlib.sha256()
+    splits = []
+    for part, rows in (("train", kept), ("train", held_out), ("test", slice(None))):
+        x, y = (take(getattr(found, f"{letter}_{part}"), rows) for letter in "xy")
+        for array, content in ((x, take(found.digests[part], rows) if found.digests else x), (y, y)):
+            fingerprint.update(f"{array.dtype}{array.shape}".encode())
+            fingerprint.update(content.data)
+        splits.append(Split(torch.from_numpy(x), torch.from_numpy(y), found.levels))
+    train, valid, test = splits
+    return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest())
