@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from marginbench.benchmarks.engine import run_all as run_all
     from marginbench.benchmarks.foreign import evaluate_model as evaluate_model
     from marginbench.benchmarks.margins import evaluate as evaluate
-    from marginbench.benchmarks.records.record import read_arrays
+    from marginbench.benchmarks.records.record import read_arrays as read_arrays
 
 _PUBLIC = {
     "run_all": "engine",
@@ -27,7 +27,7 @@ _PUBLIC = {
     "evaluate": "margins",
     "evaluate_model": "foreign",
     "compare_rows": "compare",
-    "read_arrays": "store",
+    "read_arrays": "records.record",
 }
 
 

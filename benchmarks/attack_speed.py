@@ -14,7 +14,9 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, tighten, upper_bound
+from marginbench.benchmarks.attacks.from_file import foreign
+from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS, upper_bound
+from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on

@@ -8,7 +8,7 @@ import torch
 from tabulate import tabulate
 
 from marginbench.benchmarks import layout
-from marginbench.benchmarks.attacks import MINIMUM_NORM, PRESETS
+from marginbench.benchmarks.attacks.presets import MINIMUM_NORM, PRESETS
 from marginbench.benchmarks.canaries import CANARIES, Canary
 from marginbench.benchmarks.certificates import CERTIFICATES
 from marginbench.benchmarks.margins import evaluate

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX, MINIMUM_NORM, upper_bound
+from marginbench.benchmarks.attacks.presets import ATTACKS, BLACK_BOX, MINIMUM_NORM, upper_bound
 from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.certificates import Certify
 from marginbench.benchmarks.machine.memory import ROWS, Chunks

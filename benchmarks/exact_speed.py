@@ -22,7 +22,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks import upper_bound
+from marginbench.benchmarks.attacks.presets import upper_bound
 from marginbench.benchmarks.certificates.milp import exact_margins
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine import seeds

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks import doubts
-from marginbench.benchmarks.attacks import upper_bound
+from marginbench.benchmarks.attacks.presets import upper_bound
 from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data.dataset import Dataset

@@ -16,7 +16,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from marginbench.benchmarks.attacks import upper_bound
+from marginbench.benchmarks.attacks.presets import upper_bound
 from marginbench.benchmarks.certificates import _compat, crown
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
-from marginbench.benchmarks.attacks import ATTACKS, PRESETS
-from marginbench.benchmarks.attacks.foreign import check_factory, versioned
+from marginbench.benchmarks.attacks.from_file import check_factory, versioned
+from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
 from marginbench.benchmarks.certificates import CERTIFICATES
 from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.data.dataset import Dataset, load_data

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks import ATTACKS, PRESETS, foreign, is_adversarial, tighten
-from marginbench.benchmarks.attacks.foreign import load_factory
+from marginbench.benchmarks.attacks.from_file import foreign, load_factory
+from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
+from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.nets.networks import make_net

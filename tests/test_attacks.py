@@ -16,8 +16,10 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marginbench.benchmarks.attacks import ATTACKS, BLACK_BOX, distance, foreign, is_adversarial, tighten
 from marginbench.benchmarks.attacks._wrap import Logits
+from marginbench.benchmarks.attacks.from_file import foreign
+from marginbench.benchmarks.attacks.presets import ATTACKS, BLACK_BOX
+from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
 from marginbench.methods import NORMS, Norm
 
 SHAPE = (1, 6, 6)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.attacks import ATTACKS, PRESETS, distance, is_adversarial, tighten
+from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
+from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.suite import Suite
 from marginbench.benchmarks.train import train

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks import margins
-from marginbench.benchmarks.attacks import ATTACKS, PRESETS
+from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.doubts import DOUBTS

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks import ATTACKS
+from marginbench.benchmarks.attacks.presets import ATTACKS
 from marginbench.benchmarks.certificates import CERTIFICATES, Exact, crown
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.machine.memory import Chunks

@@ -8,7 +8,8 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks import ATTACKS, tighten
+from marginbench.benchmarks.attacks.presets import ATTACKS
+from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.certificates import Exact
 from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates.crown import certified_radius

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from marginbench.benchmarks.attacks import upper_bound
+from marginbench.benchmarks.attacks.presets import upper_bound
 from marginbench.benchmarks.contract.fixtures import (
     CLASSES,
     NotTestedError,
