@@ -10,7 +10,7 @@ from tabulate import tabulate
 from marginbench.benchmarks import layout
 from marginbench.benchmarks.attacks.presets import MINIMUM_NORM, PRESETS
 from marginbench.benchmarks.canaries import CANARIES, Canary
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.methods import Net, Norm, NotApplicable, Radii

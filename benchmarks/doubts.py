@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.presets import ATTACKS, BLACK_BOX, MINIMUM_NORM, upper_bound
 from marginbench.benchmarks.attacks.ray import changes_class
-from marginbench.benchmarks.certificates import Certify
+from marginbench.benchmarks.certificates.listed import Certify
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.recheck import unconfirmed
 from marginbench.benchmarks.suite import Evaluation

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from marginbench.benchmarks.board import read_records
-from marginbench.benchmarks.certificates import missing
+from marginbench.benchmarks.certificates.listed import missing
 from marginbench.benchmarks.cluster import on_cluster
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.execute import Job, Redo

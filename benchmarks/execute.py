@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from marginbench.benchmarks.certificates import Certify
+from marginbench.benchmarks.certificates.listed import Certify
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.locks import lock

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks import doubts
 from marginbench.benchmarks.attacks.presets import upper_bound
-from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine import seeds

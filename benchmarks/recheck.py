@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import CERTIFICATES, Certify, Exact
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certify, Exact
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii
 from marginbench.methods.errors import one_line
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from marginbench.benchmarks.attacks.from_file import check_factory, versioned
 from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.attacks.presets import ATTACKS
 from marginbench.benchmarks.canaries import linear, masked, planted
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.doctor import Result, examine, examine_layout, table
 
 CPU = torch.device("cpu")

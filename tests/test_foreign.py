@@ -14,7 +14,7 @@ from support import Run
 from torch import Tensor, nn
 
 from marginbench.benchmarks import evaluate_model
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.execute import measure
 from marginbench.benchmarks.foreign import adapt, fingerprint, load_model, load_weights

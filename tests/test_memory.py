@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.presets import ATTACKS
-from marginbench.benchmarks.certificates import CERTIFICATES, Exact, crown
+from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, Exact
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.margins import evaluate

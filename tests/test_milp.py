@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.presets import ATTACKS
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.certificates import Exact
 from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates.crown import certified_radius
+from marginbench.benchmarks.certificates.listed import Exact
 from marginbench.benchmarks.certificates.milp import exact_margins
 from marginbench.methods import NotApplicable
 

@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.margins import Evaluated, evaluate
 from marginbench.benchmarks.recheck import LEAST, unconfirmed

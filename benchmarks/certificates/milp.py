@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import changes_class, tighten
-from marginbench.benchmarks.certificates import Exact
 from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates._fold import fold_affine
 from marginbench.benchmarks.certificates.crown import ROUNDING, SLACK
+from marginbench.benchmarks.certificates.listed import Exact
 from marginbench.methods import Norm, NotApplicable
 from marginbench.methods.maths.bounds.linear import Ball, Blocks
 

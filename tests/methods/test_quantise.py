@@ -6,7 +6,7 @@ from support import EXACT, a_batch, a_context, a_net, assert_same, gradients, re
 from torch import nn
 from torch.nn import functional as F
 
-from marginbench.benchmarks.certificates import CERTIFICATES
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import MarginbenchError, NotApplicable, create
