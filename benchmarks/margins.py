@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from marginbench.benchmarks import doubts
 from marginbench.benchmarks.attacks.presets import upper_bound
 from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certify, Exact
-from marginbench.benchmarks.clever import clever_arrays
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.rejection import rejection_arrays
-from marginbench.benchmarks.smoothing import smoothing_arrays
+from marginbench.benchmarks.probes.clever import clever_arrays
+from marginbench.benchmarks.probes.rejection import rejection_arrays
+from marginbench.benchmarks.probes.smoothing import smoothing_arrays
 from marginbench.benchmarks.suite import Evaluation
 from marginbench.methods import NORMS, Net, NotApplicable, Radii, logit_margin
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from marginbench.benchmarks.board import newest_versions
 from marginbench.benchmarks.doubts import explanation
+from marginbench.benchmarks.probes.smoothing import radius_ceiling
 from marginbench.benchmarks.records.metrics import NORM_TEXT
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.smoothing import radius_ceiling
 from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.errors import suggest
 

@@ -16,7 +16,7 @@ import torch
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.nets.networks import NETWORKS, make_net
-from marginbench.benchmarks.smoothing import BLOCK, OTHER_ROWS, ROWS, smoothing_arrays
+from marginbench.benchmarks.probes.smoothing import BLOCK, OTHER_ROWS, ROWS, smoothing_arrays
 from marginbench.methods import Net
 
 SIGMA = 0.25

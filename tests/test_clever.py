@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from marginbench.benchmarks.canaries import linear, masked
-from marginbench.benchmarks.clever import clever_arrays, max_of
+from marginbench.benchmarks.probes.clever import clever_arrays, max_of
 from marginbench.methods import NORMS, Norm
 
 RADIUS: dict[Norm, float] = {"linf": 0.2, "l2": 0.4}

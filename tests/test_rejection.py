@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks import rejection
 from marginbench.benchmarks.data.dataset import Split
-from marginbench.benchmarks.rejection import rejection_arrays, threshold, thresholded
+from marginbench.benchmarks.probes import rejection
+from marginbench.benchmarks.probes.rejection import rejection_arrays, threshold, thresholded
 from marginbench.methods import NORMS, Norm
 
 EPSILON: dict[Norm, float] = {"linf": 0.1, "l2": 0.3}

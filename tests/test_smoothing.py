@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from marginbench.benchmarks import smoothing
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.benchmarks.smoothing import lower_bound, radius_ceiling, smoothed, smoothing_arrays
+from marginbench.benchmarks.probes import smoothing
+from marginbench.benchmarks.probes.smoothing import lower_bound, radius_ceiling, smoothed, smoothing_arrays
 
 SIGMA = 0.25
 PIXELS = 16

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from marginbench.benchmarks.rejection import thresholded
-from marginbench.benchmarks.smoothing import smoothed
+from marginbench.benchmarks.probes.rejection import thresholded
+from marginbench.benchmarks.probes.smoothing import smoothed
 from marginbench.methods import NORMS, Norm
 
 NORM_TEXT: dict[str, str] = {"l2": "L2", "linf": "L∞"}  # in tables
