@@ -23,7 +23,7 @@ from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.margins import REFERENCES
-from marginbench.benchmarks.suite import Suite, load_suite
+from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import NORMS, Net, Norm, create
 

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from marginbench.benchmarks.records.metrics import NORM_TEXT
-from marginbench.benchmarks.suite import comment, load_suite, suite_names
+from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
 from marginbench.methods import NORMS, get, names
 
 _LIMITS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}

@@ -12,7 +12,7 @@ from marginbench.benchmarks.attacks.presets import MINIMUM_NORM, PRESETS
 from marginbench.benchmarks.canaries import CANARIES, Canary
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.margins import evaluate
-from marginbench.benchmarks.suite import Evaluation
+from marginbench.benchmarks.suites.schema import Evaluation
 from marginbench.methods import Net, Norm, NotApplicable, Radii
 
 SETTINGS = Evaluation(

@@ -13,7 +13,7 @@ from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.certificates.listed import Certify
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.recheck import unconfirmed
-from marginbench.benchmarks.suite import Evaluation
+from marginbench.benchmarks.suites.schema import Evaluation
 from marginbench.methods import NORMS, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import pgd
 

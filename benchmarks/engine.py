@@ -18,7 +18,7 @@ from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plan import Cell, choose_methods, make_plan, shard, write_plan
 from marginbench.benchmarks.progress import Eta, reporting
 from marginbench.benchmarks.records.record import Record, read_record, record_paths
-from marginbench.benchmarks.suite import Suite, load_suite
+from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables import write_tables
 from marginbench.benchmarks.workers import choose_jobs, run_here, run_in_workers
 from marginbench.methods import MarginbenchError

@@ -22,7 +22,7 @@ from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.provenance import environment
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_record, write_record
-from marginbench.benchmarks.suite import Suite
+from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.train import DivergedError, train
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.methods import Net, spec_of

@@ -26,7 +26,7 @@ from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.probes.clever import clever_arrays
 from marginbench.benchmarks.probes.rejection import rejection_arrays
 from marginbench.benchmarks.probes.smoothing import smoothing_arrays
-from marginbench.benchmarks.suite import Evaluation
+from marginbench.benchmarks.suites.schema import Evaluation
 from marginbench.methods import NORMS, Net, NotApplicable, Radii, logit_margin
 
 REFERENCES = 2000  # training images that the blend attack may walk towards

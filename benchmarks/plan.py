@@ -11,7 +11,7 @@ from typing import Any
 
 from marginbench.benchmarks.machine.files import digest, write_atomically
 from marginbench.benchmarks.records.record import SCHEMA
-from marginbench.benchmarks.suite import Suite
+from marginbench.benchmarks.suites.schema import Suite
 from marginbench.methods import MarginbenchError, Method, create, rows, spec_of
 from marginbench.methods.errors import suggest
 from marginbench.methods.spec import configure, parse_value

@@ -20,7 +20,7 @@ from marginbench.benchmarks.attacks.presets import upper_bound
 from marginbench.benchmarks.certificates import _compat, crown
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, create
 

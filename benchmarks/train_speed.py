@@ -26,8 +26,8 @@ from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.nets.networks import NETWORKS
 from marginbench.benchmarks.step_cost import Flops, noise
-from marginbench.benchmarks.suite import Network, Suite, load_suite
-from marginbench.benchmarks.suite import Training as Recipe
+from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
+from marginbench.benchmarks.suites.schema import Training as Recipe
 from marginbench.benchmarks.train import Training, make_optimiser
 from marginbench.methods import create
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
 from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
 from marginbench.benchmarks.data.dataset import load_data
-from marginbench.benchmarks.suite import Suite
+from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.train import train
 from marginbench.methods import NORMS, Net, Norm, create
 

@@ -19,7 +19,7 @@ from torchvision.transforms.functional import InterpolationMode, resized_crop
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.augment import Augment, Crop, Cutout, Flip, RandomResizedCrop
 from marginbench.benchmarks.data.autoaugment import autoaugment
-from marginbench.benchmarks.suite import Suite, load_suite
+from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.train import Training
 from marginbench.methods import create
 

@@ -18,7 +18,7 @@ from support import Run
 from marginbench.benchmarks.board import load
 from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.records.record import read_arrays
-from marginbench.benchmarks.suite import comment, load_suite, suite_names
+from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
 from marginbench.methods import rows
 
 

@@ -15,7 +15,7 @@ import pytest
 from marginbench.benchmarks import cluster, load, run_all
 from marginbench.benchmarks.execute import Job
 from marginbench.benchmarks.new_method import write_template
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, load_plugin
 from marginbench.methods.registry import forget_plugins
 

@@ -16,7 +16,7 @@ from support import Run
 
 from marginbench.benchmarks.data.arrays import long_tail, take
 from marginbench.benchmarks.data.dataset import Split, data_folder, load_data
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError
 
 Arrays = dict[str, np.ndarray]

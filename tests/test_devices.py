@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Split
-from marginbench.benchmarks.suite import Network
+from marginbench.benchmarks.suites.schema import Network
 from marginbench.benchmarks.train import Training
 from marginbench.methods import Batch, Context, Loss, Method, Net, create, rows
 from marginbench.methods.baselines.ce import CE

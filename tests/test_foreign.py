@@ -21,7 +21,7 @@ from marginbench.benchmarks.foreign import adapt, fingerprint, load_model, load_
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.records.record import read_arrays
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Normalise, NotApplicable
 
 MODELS = '''

@@ -8,7 +8,7 @@ import pytest
 
 from marginbench.benchmarks.board import read_records
 from marginbench.benchmarks.plan import choose_methods, make_plan
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables import contents
 
 ROOT = Path(__file__).parents[1]

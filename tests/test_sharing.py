@@ -22,7 +22,7 @@ from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.files import UnwritableError, write_atomically
 from marginbench.benchmarks.plan import make_plan, shard
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables import write_tables
 from marginbench.methods import MarginbenchError, create
 

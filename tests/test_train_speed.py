@@ -8,7 +8,7 @@ import pytest
 from marginbench.benchmarks import train_speed
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.step_cost import noise
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.train import Training
 
 

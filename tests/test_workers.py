@@ -10,7 +10,7 @@ from marginbench.benchmarks.new_method import write_template
 from marginbench.benchmarks.plan import Cell, make_plan
 from marginbench.benchmarks.progress import Eta
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.suite import load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.workers import choose_jobs, plugin_files, share_of
 from marginbench.methods import MarginbenchError, create, load_plugin
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from marginbench.benchmarks.data.dataset import Dataset, Split
-from marginbench.benchmarks.suite import Suite
+from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.train import Training
 from marginbench.methods import Batch, Context, Method, Net
 

@@ -1,0 +1,4 @@
+"""What is compared: data, network, budget, radii, estimators. A TOML file each.
+
+Imports all that suites name: attacks, certificates, probes, data, nets. Read `digits.toml` first, then `schema.py`.
+"""
