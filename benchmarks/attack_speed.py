@@ -24,7 +24,7 @@ from marginbench.benchmarks.machine.memory import ROWS
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.margins import REFERENCES
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import NORMS, Net, Norm, create
 
 

@@ -29,7 +29,7 @@ from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import cores
 from marginbench.benchmarks.nets.networks import NETWORKS, Architecture
 from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, NotApplicable, create
 from marginbench.methods.spec import split_specs
 

@@ -23,8 +23,8 @@ from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.provenance import environment
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_record, write_record
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.train import DivergedError, train
 from marginbench.benchmarks.training.checkpoint import Checkpoint
+from marginbench.benchmarks.training.loop import DivergedError, train
 from marginbench.methods import Net, spec_of
 from marginbench.methods.errors import one_line
 

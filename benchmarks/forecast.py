@@ -14,8 +14,8 @@ from marginbench.benchmarks.machine.device import cores, seconds_on
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.progress import clock
-from marginbench.benchmarks.replay import SETTLED
-from marginbench.benchmarks.train import Training, train
+from marginbench.benchmarks.training.loop import Training, train
+from marginbench.benchmarks.training.replay import SETTLED
 from marginbench.benchmarks.workers import choose_jobs
 from marginbench.methods import Method, create, spec_of
 from marginbench.methods.errors import one_line

@@ -21,7 +21,7 @@ from marginbench.benchmarks.certificates import _compat, crown
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, create
 
 STEPS = 12

@@ -22,7 +22,7 @@ from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.train import Training
+from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import create, spec_of
 from marginbench.methods.spec import split_specs
 

@@ -28,7 +28,7 @@ from marginbench.benchmarks.nets.networks import NETWORKS
 from marginbench.benchmarks.step_cost import Flops, noise
 from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
 from marginbench.benchmarks.suites.schema import Training as Recipe
-from marginbench.benchmarks.train import Training, make_optimiser
+from marginbench.benchmarks.training.loop import Training, make_optimiser
 from marginbench.methods import create
 
 PRODUCT = 2048  # rows and columns of the matrices that measure the peak

@@ -19,7 +19,7 @@ from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memor
 from marginbench.benchmarks.plan import Cell, make_plan
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.train import warm_up
+from marginbench.benchmarks.training.loop import warm_up
 from marginbench.methods import MarginbenchError, create, load_plugin, spec_of
 from marginbench.methods.registry import PLUGIN
 

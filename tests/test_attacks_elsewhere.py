@@ -15,7 +15,7 @@ from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
 from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import NORMS, Net, Norm, create
 
 EPSILON: dict[Norm, float] = {"l2": 0.4, "linf": 0.08}

@@ -20,7 +20,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.augment import Augment, Crop, Cutout, Flip, RandomResizedCrop
 from marginbench.benchmarks.data.autoaugment import autoaugment
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.train import Training
+from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import create
 
 FILL = torch.tensor([0.5, 0.4, 0.3])

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.suites.schema import Network
-from marginbench.benchmarks.train import Training
+from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import Batch, Context, Loss, Method, Net, create, rows
 from marginbench.methods.baselines.ce import CE
 from marginbench.methods.maths.bounds import sketch as _sketch

@@ -6,7 +6,7 @@ import pytest
 
 from marginbench.benchmarks import forecast
 from marginbench.benchmarks.engine import prepare
-from marginbench.benchmarks.train import Training
+from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import create
 
 

@@ -16,7 +16,7 @@ from marginbench.benchmarks.doubts import DOUBTS
 from marginbench.benchmarks.margins import Evaluated, evaluate
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suites.schema import Evaluation
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 
 SETTINGS = Evaluation(

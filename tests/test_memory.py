@@ -14,7 +14,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 
 CPU = "[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"

@@ -13,7 +13,7 @@ from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.nets.networks import NETWORKS, make_net
 from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import MarginbenchError, Net, NotApplicable, Residual, Subsample, create, rows
 from marginbench.methods.maths.estimate import estimate, keep_vectors
 from marginbench.methods.maths.lipschitz import layer_bound

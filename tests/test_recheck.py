@@ -12,7 +12,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.margins import Evaluated, evaluate
 from marginbench.benchmarks.recheck import LEAST, unconfirmed
 from marginbench.benchmarks.suites.schema import Evaluation
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 
 SETTINGS = Evaluation(

@@ -12,9 +12,9 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.data.augment import Augment
-from marginbench.benchmarks.replay import SETTLED, CannotRecordError
 from marginbench.benchmarks.suites.schema import Network, Suite
-from marginbench.benchmarks.train import Training, train
+from marginbench.benchmarks.training.loop import Training, train
+from marginbench.benchmarks.training.replay import SETTLED, CannotRecordError
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, create, cross_entropy
 
 STEPS = 40

@@ -9,7 +9,7 @@ from marginbench.benchmarks import train_speed
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.step_cost import noise
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.train import Training
+from marginbench.benchmarks.training.loop import Training
 
 
 def test_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.suites.schema import Training as Recipe
 from marginbench.benchmarks.suites.schema import load_suite, suite_names
-from marginbench.benchmarks.train import DivergedError, Training, lr_factor, make_optimiser, train
+from marginbench.benchmarks.training.loop import DivergedError, Training, lr_factor, make_optimiser, train
 from marginbench.methods import create
 
 

@@ -8,7 +8,7 @@ import torch
 
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.train import Training
+from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import Batch, Context, Method, Net
 
 CLASSES = 5  # a number that is no other dimension of the network, so that class axes can be told

@@ -17,7 +17,7 @@ from marginbench.benchmarks.contract.fixtures import (
 )
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.machine.seeds import seeded
-from marginbench.benchmarks.train import Trained, Training, train
+from marginbench.benchmarks.training.loop import Trained, Training, train
 from marginbench.methods import NORMS, Batch, Method, Norm, NotApplicable
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from marginbench.benchmarks.replay import CannotRecordError
+from marginbench.benchmarks.training.replay import CannotRecordError
 
 _aten = torch.ops.aten
 _WAITS = {
@@ -33,7 +33,7 @@ _WAITS = {
 
 
 class Tape:
-    """Records on the CPU. See `marginbench.benchmarks.replay.Recorder`."""
+    """Records on the CPU. See `marginbench.benchmarks.training.replay.Recorder`."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator

@@ -7,7 +7,7 @@ import torch
 from support import EXACT, reference, stage
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.train import Training, train
+from marginbench.benchmarks.training.loop import Training, train
 from marginbench.methods import Batch, Context, MarginbenchError, Method, Net, create
 from marginbench.methods.maths.masks import masked_weights
 

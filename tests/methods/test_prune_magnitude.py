@@ -8,7 +8,7 @@ from support import EXACT, a_context, reference, stage
 from torch import Tensor
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Batch, Context, MarginbenchError, Method, Net, create
 from marginbench.methods.maths.masks import magnitude_mask, masked_weights
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.train import train
+from marginbench.benchmarks.training.loop import train
 from marginbench.methods import MarginbenchError, NotApplicable, create
 
 

@@ -17,10 +17,10 @@ from marginbench.benchmarks.machine.device import seconds_on
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.upload import upload
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.benchmarks.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.suites.schema import Training as Recipe
 from marginbench.benchmarks.training.checkpoint import Checkpoint
+from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
 from marginbench.methods import Batch, Context, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
 
