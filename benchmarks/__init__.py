@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from marginbench.benchmarks.board import load as load
     from marginbench.benchmarks.compare import compare_rows as compare_rows
     from marginbench.benchmarks.engine import run_all as run_all
+    from marginbench.benchmarks.evaluation.sandwich import evaluate as evaluate
     from marginbench.benchmarks.foreign import evaluate_model as evaluate_model
-    from marginbench.benchmarks.margins import evaluate as evaluate
     from marginbench.benchmarks.records.record import read_arrays as read_arrays
 
 _PUBLIC = {
     "run_all": "engine",
     "load": "board",
     "leaderboard": "board",
-    "evaluate": "margins",
+    "evaluate": "evaluation.sandwich",
     "evaluate_model": "foreign",
     "compare_rows": "compare",
     "read_arrays": "records.record",

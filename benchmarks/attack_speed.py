@@ -18,11 +18,11 @@ from marginbench.benchmarks.attacks.from_file import foreign
 from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS, upper_bound
 from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.evaluation.sandwich import REFERENCES
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.margins import REFERENCES
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import NORMS, Net, Norm, create

@@ -253,7 +253,7 @@ def doctor_command(
     Networks whose margins or faults are known go through every attack, certificate and doubt, and convolutions are
     compared in both memory layouts. Exit code 1 if a check fails.
     """
-    from marginbench.benchmarks.doctor import examine, examine_layout, table
+    from marginbench.benchmarks.evaluation.doctor import examine, examine_layout, table
     from marginbench.benchmarks.machine.device import resolve_device
 
     results = [examine_layout(), *examine(resolve_device(device))]

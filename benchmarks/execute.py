@@ -14,10 +14,10 @@ import numpy as np
 from marginbench.benchmarks.certificates.listed import Certify
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.locks import lock
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.machine.files import UnwritableError, digest
-from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.provenance import environment

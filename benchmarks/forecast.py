@@ -8,10 +8,10 @@ from statistics import fmean
 import torch
 
 from marginbench.benchmarks.engine import Prepared
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.locks import holders
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import cores, seconds_on
-from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.progress import clock
 from marginbench.benchmarks.training.loop import Training, train

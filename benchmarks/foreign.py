@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.adapter import Copied, adapt
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.doubts import are_probabilities
+from marginbench.benchmarks.evaluation.doubts import are_probabilities
 from marginbench.benchmarks.execute import measure, record_run
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable

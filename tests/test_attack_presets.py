@@ -15,7 +15,7 @@ from marginbench.benchmarks.attacks.from_file import foreign, load_factory
 from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
 from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.margins import evaluate
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable

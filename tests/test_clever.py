@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from marginbench.benchmarks.canaries import linear, masked
+from marginbench.benchmarks.evaluation.canaries import linear, masked
 from marginbench.benchmarks.probes.clever import clever_arrays, max_of
 from marginbench.methods import NORMS, Norm
 

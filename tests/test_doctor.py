@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.presets import ATTACKS
-from marginbench.benchmarks.canaries import linear, masked, planted
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
-from marginbench.benchmarks.doctor import Result, examine, examine_layout, table
+from marginbench.benchmarks.evaluation.canaries import linear, masked, planted
+from marginbench.benchmarks.evaluation.doctor import Result, examine, examine_layout, table
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_a_certificate_that_is_too_large_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_doubt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marginbench.benchmarks.doubts.DOUBTS", {})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubts.DOUBTS", {})
     assert "none of zero_gradient" in " ".join(faults(list(examine(CPU, [masked]))).values())
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks import margins
 from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
-from marginbench.benchmarks.doubts import DOUBTS
-from marginbench.benchmarks.margins import Evaluated, evaluate
+from marginbench.benchmarks.evaluation import sandwich as margins
+from marginbench.benchmarks.evaluation.doubts import DOUBTS
+from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suites.schema import Evaluation
 from marginbench.benchmarks.training.loop import train

@@ -11,8 +11,8 @@ from marginbench.benchmarks.attacks.presets import ATTACKS
 from marginbench.benchmarks.certificates import crown
 from marginbench.benchmarks.certificates.listed import CERTIFICATES, Exact
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.machine.memory import Chunks
-from marginbench.benchmarks.margins import evaluate
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create
@@ -82,7 +82,7 @@ def test_an_attack_that_needs_too_much_memory_gets_fewer_points(monkeypatch: pyt
         return fmn(net, x, y, norm, **options)
 
     monkeypatch.setitem(ATTACKS, "fmn", hungry)
-    monkeypatch.setattr("marginbench.benchmarks.doubts.DOUBTS", {})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubts.DOUBTS", {})
     found = evaluate(net, lambda net, x, norm: NotApplicable("none"), small_data(), settings, "test")
     assert max(most) <= 10 and len(found.arrays["label"]) == min(settings.points, len(small_data().test))
     correct = found.arrays["label"] == found.arrays["prediction"]
@@ -103,7 +103,7 @@ def test_work_that_is_repeated_because_memory_ran_out_is_counted_once(monkeypatc
         return NotApplicable("none")
 
     monkeypatch.setitem(CERTIFICATES, "milp", solver)
-    monkeypatch.setattr("marginbench.benchmarks.doubts.DOUBTS", {})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubts.DOUBTS", {})
     whole, parts = (
         evaluate(net, certify, small_data(), settings, "test")
         for certify in (lambda net, x, norm: NotApplicable("none"), hungry)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.margins import Evaluated, evaluate
-from marginbench.benchmarks.recheck import LEAST, unconfirmed
+from marginbench.benchmarks.evaluation.recheck import LEAST, unconfirmed
+from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.suites.schema import Evaluation
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create

@@ -1,6 +1,6 @@
 """Do convolutions compute the same in either memory layout here? A process of its own, which may crash: see `doctor`.
 
-python -m marginbench.benchmarks.layout
+python -m marginbench.benchmarks.evaluation.layout
 """
 
 import copy
@@ -65,7 +65,7 @@ def _gradients(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def examine() -> str:
     """What is wrong with the layouts on this machine, or nothing."""
-    command = [sys.executable, "-m", "marginbench.benchmarks.layout"]
+    command = [sys.executable, "-m", "marginbench.benchmarks.evaluation.layout"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from marginbench.benchmarks import layout
 from marginbench.benchmarks.attacks.presets import MINIMUM_NORM, PRESETS
-from marginbench.benchmarks.canaries import CANARIES, Canary
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
-from marginbench.benchmarks.margins import evaluate
+from marginbench.benchmarks.evaluation import layout
+from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.schema import Evaluation
 from marginbench.methods import Net, Norm, NotApplicable, Radii
 

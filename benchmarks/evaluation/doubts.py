@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks.presets import ATTACKS, BLACK_BOX, MINIMUM_NORM, upper_bound
 from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.certificates.listed import Certify
+from marginbench.benchmarks.evaluation.recheck import unconfirmed
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
-from marginbench.benchmarks.recheck import unconfirmed
 from marginbench.benchmarks.suites.schema import Evaluation
 from marginbench.methods import NORMS, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import pgd

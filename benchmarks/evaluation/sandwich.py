@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks import doubts
 from marginbench.benchmarks.attacks.presets import upper_bound
 from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certify, Exact
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.evaluation import doubts
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
