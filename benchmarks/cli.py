@@ -89,7 +89,7 @@ def run_all_command(
     """
     _load_plugins(plugin)
     from marginbench.benchmarks.engine import prepare, run_all
-    from marginbench.benchmarks.render import show
+    from marginbench.benchmarks.tables.render import show
     from marginbench.methods.spec import split_specs
 
     specs = split_specs(methods) if methods is not None else None
@@ -164,7 +164,7 @@ def evaluate_command(
     there is none. The images are those of the test split: a model that was trained on them is not measured by them.
     """
     from marginbench.benchmarks.foreign import evaluate_model, parse_numbers
-    from marginbench.benchmarks.render import show
+    from marginbench.benchmarks.tables.render import show
 
     numbers = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
     outcome = evaluate_model(
@@ -192,9 +192,9 @@ def leaderboard_command(
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
 ) -> None:
     """Make tables from records."""
-    from marginbench.benchmarks.board import leaderboard, read_records
     from marginbench.benchmarks.machine.files import write_atomically
-    from marginbench.benchmarks.render import render, show
+    from marginbench.benchmarks.tables.leaderboard import leaderboard, read_records
+    from marginbench.benchmarks.tables.render import render, show
 
     records = read_records(folders)
     table = leaderboard(records, sort)
@@ -220,7 +220,7 @@ def compare_command(
 
     Paired, network by network and test point by test point: marginbench compare mma ce results/reference
     """
-    from marginbench.benchmarks.compare import compare_rows, render_comparison
+    from marginbench.benchmarks.tables.compare import compare_rows, render_comparison
 
     table = compare_rows(a, b, *(folders or [Path("results/local")]))
     sys.stdout.write(render_comparison(table) if form == "md" else table.to_csv(index=False))
@@ -235,8 +235,8 @@ def claims_command(
 
     For each method: what is said to grow, the difference to cross-entropy, and whether it shows.
     """
-    from marginbench.benchmarks.board import read_records
-    from marginbench.benchmarks.claims import claims, render_claims
+    from marginbench.benchmarks.tables.claims import claims, render_claims
+    from marginbench.benchmarks.tables.leaderboard import read_records
 
     records = read_records(folders)
     _refuse_nothing(records, folders)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from marginbench.benchmarks.board import read_records
 from marginbench.benchmarks.certificates.listed import missing
 from marginbench.benchmarks.cluster import on_cluster
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
@@ -19,7 +18,8 @@ from marginbench.benchmarks.plan import Cell, choose_methods, make_plan, shard, 
 from marginbench.benchmarks.progress import Eta, reporting
 from marginbench.benchmarks.records.record import Record, read_record, record_paths
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.tables import write_tables
+from marginbench.benchmarks.tables.files import write_tables
+from marginbench.benchmarks.tables.leaderboard import read_records
 from marginbench.benchmarks.workers import choose_jobs, run_here, run_in_workers
 from marginbench.methods import MarginbenchError
 

@@ -31,7 +31,7 @@ from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, record_paths
 from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
-from marginbench.benchmarks.tables import write_tables
+from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
 from marginbench.methods.errors import one_line, suggest
 

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from marginbench.benchmarks.claims import LEGEND, claims, render_claims
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables.claims import LEGEND, claims, render_claims
 from marginbench.methods import MarginbenchError, create, register
 
 

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from support import Run
 
-from marginbench.benchmarks.board import load
 from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.records.record import read_arrays
 from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
+from marginbench.benchmarks.tables.leaderboard import load
 from marginbench.methods import rows
 
 

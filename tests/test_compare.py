@@ -11,7 +11,10 @@ import pytest
 from scipy import stats
 from support import Run
 
-from marginbench.benchmarks.compare import (
+from marginbench.benchmarks.machine.files import digest
+from marginbench.benchmarks.records.metrics import per_point, summarise
+from marginbench.benchmarks.records.record import SCHEMA, Record, write_record
+from marginbench.benchmarks.tables.compare import (
     COLUMNS,
     bootstrap,
     compare_column,
@@ -20,9 +23,6 @@ from marginbench.benchmarks.compare import (
     mcnemar,
     student,
 )
-from marginbench.benchmarks.machine.files import digest
-from marginbench.benchmarks.records.metrics import per_point, summarise
-from marginbench.benchmarks.records.record import SCHEMA, Record, write_record
 from marginbench.methods import MarginbenchError
 
 EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}

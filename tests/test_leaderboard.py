@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from marginbench.benchmarks.board import COLUMNS, leaderboard, load, read_records
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, write_record
-from marginbench.benchmarks.render import FORMATS, render
-from marginbench.benchmarks.stats import mean_and_interval
+from marginbench.benchmarks.tables.leaderboard import COLUMNS, leaderboard, load, read_records
+from marginbench.benchmarks.tables.render import FORMATS, render
+from marginbench.benchmarks.tables.statistics import mean_and_interval
 from marginbench.methods import MarginbenchError
 
 EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}

@@ -6,10 +6,10 @@ from types import ModuleType
 
 import pytest
 
-from marginbench.benchmarks.board import read_records
 from marginbench.benchmarks.plan import choose_methods, make_plan
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.tables import contents
+from marginbench.benchmarks.tables.files import contents
+from marginbench.benchmarks.tables.leaderboard import read_records
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())
@@ -59,7 +59,7 @@ def test_every_doubt_is_explained_beside_the_results() -> None:
 
 def test_every_claim_that_does_not_show_is_explained_beside_the_results() -> None:
     """Of the claims about images; feature margins and accuracies are what the table is for."""
-    from marginbench.benchmarks.claims import findings
+    from marginbench.benchmarks.tables.claims import findings
 
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     for finding in findings(read_records([ROOT / "results" / "reference" / "digits"])):

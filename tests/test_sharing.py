@@ -23,7 +23,7 @@ from marginbench.benchmarks.machine.files import UnwritableError, write_atomical
 from marginbench.benchmarks.plan import make_plan, shard
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.tables import write_tables
+from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, create
 
 METHODS = "ce,arcface(s=8),svm,ce_wd,mixup,input_grad_reg"

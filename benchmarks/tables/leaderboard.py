@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from marginbench.benchmarks.records.record import Record, read_record, record_paths
-from marginbench.benchmarks.stats import mean_and_interval
+from marginbench.benchmarks.tables.statistics import mean_and_interval
 from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
 

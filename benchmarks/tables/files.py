@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from marginbench.benchmarks.board import leaderboard
-from marginbench.benchmarks.claims import render_claims
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.render import FORMATS, render
+from marginbench.benchmarks.tables.claims import render_claims
+from marginbench.benchmarks.tables.leaderboard import leaderboard
+from marginbench.benchmarks.tables.render import FORMATS, render
 
 
 def contents(records: Sequence[Record]) -> dict[str, str]:

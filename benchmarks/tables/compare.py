@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from marginbench.benchmarks.board import newest_versions
 from marginbench.benchmarks.records.metrics import NORM_TEXT, per_point
 from marginbench.benchmarks.records.record import Record, read_arrays, read_record, record_paths
-from marginbench.benchmarks.stats import MIN_FOR_INTERVAL, mean_and_interval, standard_error
+from marginbench.benchmarks.tables.leaderboard import newest_versions
+from marginbench.benchmarks.tables.statistics import MIN_FOR_INTERVAL, mean_and_interval, standard_error
 from marginbench.methods import NORMS, MarginbenchError, create, spec_of
 from marginbench.methods.errors import suggest
 

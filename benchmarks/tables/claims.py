@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from marginbench.benchmarks.board import numbers
 from marginbench.benchmarks.records.metrics import NORM_TEXT
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.stats import mean_and_interval
+from marginbench.benchmarks.tables.leaderboard import numbers
+from marginbench.benchmarks.tables.statistics import mean_and_interval
 from marginbench.methods import Info, MarginbenchError, create, rows
 from marginbench.methods.method import Claim
 
