@@ -12,16 +12,16 @@ if __name__ != "marginbench.benchmarks":
     raise ImportError("import marginbench.benchmarks, not benchmarks")
 
 if TYPE_CHECKING:
-    from marginbench.benchmarks.engine import run_all as run_all
     from marginbench.benchmarks.evaluation.sandwich import evaluate as evaluate
     from marginbench.benchmarks.foreign import evaluate_model as evaluate_model
     from marginbench.benchmarks.records.record import read_arrays as read_arrays
+    from marginbench.benchmarks.runs.run_all import run_all as run_all
     from marginbench.benchmarks.tables.compare import compare_rows as compare_rows
     from marginbench.benchmarks.tables.leaderboard import leaderboard as leaderboard
     from marginbench.benchmarks.tables.leaderboard import load as load
 
 _PUBLIC = {
-    "run_all": "engine",
+    "run_all": "runs.run_all",
     "load": "tables.leaderboard",
     "leaderboard": "tables.leaderboard",
     "evaluate": "evaluation.sandwich",

@@ -88,7 +88,7 @@ def run_all_command(
     many, may share the output folder.
     """
     _load_plugins(plugin)
-    from marginbench.benchmarks.engine import prepare, run_all
+    from marginbench.benchmarks.runs.run_all import prepare, run_all
     from marginbench.benchmarks.tables.render import show
     from marginbench.methods.spec import split_specs
 
@@ -96,7 +96,7 @@ def run_all_command(
     redo: Literal["nothing", "failed", "everything"] = "everything" if fresh else "failed" if retry else "nothing"
     chosen = (suite, specs, seeds, device, out, settings or (), redo)
     if dry_run:
-        from marginbench.benchmarks.forecast import forecast
+        from marginbench.benchmarks.runs.forecast import forecast
 
         print(forecast(prepare(*chosen, data_dir, shard), jobs))
         return
@@ -121,7 +121,7 @@ def status_command(
     ] = None,
 ) -> None:
     """Say what is done, running, failed and left."""
-    from marginbench.benchmarks.status import status
+    from marginbench.benchmarks.runs.status import status
 
     print(status(folders or [Path("results/local")]))
 

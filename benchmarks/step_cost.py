@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
-from marginbench.benchmarks.plan import choose_methods
+from marginbench.benchmarks.runs.plan import choose_methods
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import create, spec_of

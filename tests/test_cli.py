@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from support import Run
 
-from marginbench.benchmarks.plan import choose_methods
 from marginbench.benchmarks.records.record import read_arrays
+from marginbench.benchmarks.runs.plan import choose_methods
 from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
 from marginbench.benchmarks.tables.leaderboard import load
 from marginbench.methods import rows
@@ -285,7 +285,7 @@ def test_ctrl_c_says_how_to_go_on(run: Run, tiny: Path, tmp_path: Path, monkeypa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("marginbench.benchmarks.execute.train", interrupt)
+    monkeypatch.setattr("marginbench.benchmarks.runs.execute.train", interrupt)
     code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out")
     assert code == 130 and "finished runs are kept" in err
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from marginbench.benchmarks import cluster, load, run_all
-from marginbench.benchmarks.execute import Job
+from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.new_method import write_template
+from marginbench.benchmarks.runs import cluster
+from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, load_plugin
 from marginbench.methods.registry import forget_plugins
@@ -125,7 +126,7 @@ def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
     """As worker processes of one machine do: it keeps freed memory, which takes a third off small evaluations."""
     calls: list[str] = []
     for name in ("keep_freed_memory", "warm_up"):
-        monkeypatch.setattr(f"marginbench.benchmarks.workers.{name}", lambda *_, name=name: calls.append(name))
+        monkeypatch.setattr(f"marginbench.benchmarks.runs.workers.{name}", lambda *_, name=name: calls.append(name))
     monkeypatch.setattr(cluster, "_ready", {})
     job = Job(load_suite(str(tiny)), tmp_path)
     for repetition in range(2):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from marginbench.benchmarks import forecast
-from marginbench.benchmarks.engine import prepare
+from marginbench.benchmarks.runs import forecast
+from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import create
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from marginbench.benchmarks import locks
-from marginbench.benchmarks.locks import holder, holders, lock
+from marginbench.benchmarks.runs import locks
+from marginbench.benchmarks.runs.locks import holder, holders, lock
 from marginbench.methods import MarginbenchError
 
 HOLD = """

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from marginbench.benchmarks.plan import choose_methods, make_plan
+from marginbench.benchmarks.runs.plan import choose_methods, make_plan
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.leaderboard import read_records

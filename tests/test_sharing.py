@@ -15,13 +15,13 @@ import pytest
 from support import Run
 
 from marginbench.benchmarks import load, run_all
-from marginbench.benchmarks.engine import prepare
-from marginbench.benchmarks.execute import Redo, execute
-from marginbench.benchmarks.locks import holders, lock
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.files import UnwritableError, write_atomically
-from marginbench.benchmarks.plan import make_plan, shard
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.execute import Redo, execute
+from marginbench.benchmarks.runs.locks import holders, lock
+from marginbench.benchmarks.runs.plan import make_plan, shard
+from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, create
@@ -131,11 +131,11 @@ def test_a_record_that_cannot_be_written_leaves_the_checkpoint(
         raise MarginbenchError("no space left")
 
     with monkeypatch.context() as patch, pytest.raises(MarginbenchError, match="no space left"):
-        patch.setattr("marginbench.benchmarks.execute.write_record", full)
+        patch.setattr("marginbench.benchmarks.runs.execute.write_record", full)
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, checkpoint_every=0.0)
     runs = tmp_path / "tiny" / "runs"
     assert list(runs.glob("*.ckpt")) and not list(runs.glob("*.json"))
-    monkeypatch.setattr("marginbench.benchmarks.workers.warm_up", lambda *_: None)
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.warm_up", lambda *_: None)
     monkeypatch.setattr("marginbench.benchmarks.training.loop.Training.step", None)  # no step is left to do
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert outcome.repeated == 1 and outcome.records[0].status == "done"
@@ -173,7 +173,7 @@ def test_a_run_that_fails_leaves_no_checkpoint(
             deadline.seconds = 0.0
         raise ValueError("for a reason of its own")
 
-    monkeypatch.setattr("marginbench.benchmarks.execute.evaluate", fail)
+    monkeypatch.setattr("marginbench.benchmarks.runs.execute.evaluate", fail)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=3600.0, checkpoint_every=0.0)
     assert (outcome.records[0].error or "").startswith("ValueError: for a reason of its own")
     assert not list(outcome.runs.glob("*.ckpt"))
@@ -190,7 +190,7 @@ def test_the_tables_hold_what_another_process_wrote_meanwhile(
             shutil.copy(path, folder / "runs")
         return write_tables(records, folder)
 
-    monkeypatch.setattr("marginbench.benchmarks.engine.write_tables", slow)
+    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.write_tables", slow)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert sorted(outcome.table["method"]) == ["ce", "svm"]
     assert "svm" in (tmp_path / "tiny" / "leaderboard.md").read_text()

@@ -13,7 +13,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.plan import choose_methods, make_plan
+from marginbench.benchmarks.runs.plan import choose_methods, make_plan
 from marginbench.benchmarks.suites.schema import Training as Recipe
 from marginbench.benchmarks.suites.schema import load_suite, suite_names
 from marginbench.benchmarks.training.loop import DivergedError, Training, lr_factor, make_optimiser, train

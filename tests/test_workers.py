@@ -7,11 +7,11 @@ import torch
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.new_method import write_template
-from marginbench.benchmarks.plan import Cell, make_plan
-from marginbench.benchmarks.progress import Eta
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.plan import Cell, make_plan
+from marginbench.benchmarks.runs.progress import Eta
+from marginbench.benchmarks.runs.workers import choose_jobs, plugin_files, share_of
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.workers import choose_jobs, plugin_files, share_of
 from marginbench.methods import MarginbenchError, create, load_plugin
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_a_method_of_this_session_needs_one_process(tiny: Path, monkeypatch: pyt
 
 
 def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marginbench.benchmarks.workers.cores", lambda: 4)
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.cores", lambda: 4)
     assert choose_jobs(None, cells=100, device=CPU) > 1
     assert choose_jobs(None, cells=6, device=CPU) == 1  # a short plan: starting workers does not pay
     assert choose_jobs(None, cells=100, device=torch.device("cuda")) == 1

@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from marginbench.benchmarks.locks import Holder, holders
-from marginbench.benchmarks.plan import PLANS, read_plans
-from marginbench.benchmarks.progress import clock
 from marginbench.benchmarks.records.record import read_record
+from marginbench.benchmarks.runs.locks import Holder, holders
+from marginbench.benchmarks.runs.plan import PLANS, read_plans
+from marginbench.benchmarks.runs.progress import clock
 from marginbench.methods import MarginbenchError
 
 

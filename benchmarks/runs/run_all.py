@@ -9,18 +9,18 @@ import pandas as pd
 import torch
 
 from marginbench.benchmarks.certificates.listed import missing
-from marginbench.benchmarks.cluster import on_cluster
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
-from marginbench.benchmarks.execute import Job, Redo
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
-from marginbench.benchmarks.plan import Cell, choose_methods, make_plan, shard, write_plan
-from marginbench.benchmarks.progress import Eta, reporting
 from marginbench.benchmarks.records.record import Record, read_record, record_paths
+from marginbench.benchmarks.runs.cluster import on_cluster
+from marginbench.benchmarks.runs.execute import Job, Redo
+from marginbench.benchmarks.runs.plan import Cell, choose_methods, make_plan, shard, write_plan
+from marginbench.benchmarks.runs.progress import Eta, reporting
+from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.benchmarks.tables.leaderboard import read_records
-from marginbench.benchmarks.workers import choose_jobs, run_here, run_in_workers
 from marginbench.methods import MarginbenchError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.plan import Cell
 from marginbench.methods import spec_of
 
 

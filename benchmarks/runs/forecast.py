@@ -7,16 +7,16 @@ from statistics import fmean
 
 import torch
 
-from marginbench.benchmarks.engine import Prepared
 from marginbench.benchmarks.evaluation.sandwich import evaluate
-from marginbench.benchmarks.locks import holders
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import cores, seconds_on
-from marginbench.benchmarks.plan import Cell
-from marginbench.benchmarks.progress import clock
+from marginbench.benchmarks.runs.locks import holders
+from marginbench.benchmarks.runs.plan import Cell
+from marginbench.benchmarks.runs.progress import clock
+from marginbench.benchmarks.runs.run_all import Prepared
+from marginbench.benchmarks.runs.workers import choose_jobs
 from marginbench.benchmarks.training.loop import Training, train
 from marginbench.benchmarks.training.replay import SETTLED
-from marginbench.benchmarks.workers import choose_jobs
 from marginbench.methods import Method, create, spec_of
 from marginbench.methods.errors import one_line
 

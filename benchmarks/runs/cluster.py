@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
-from marginbench.benchmarks.execute import Job, execute
 from marginbench.benchmarks.machine.device import resolve_device
-from marginbench.benchmarks.plan import Cell, make_plan
 from marginbench.benchmarks.records.record import Record, read_arrays, write_record
-from marginbench.benchmarks.workers import get_ready, plugin_files
+from marginbench.benchmarks.runs.execute import Job, execute
+from marginbench.benchmarks.runs.plan import Cell, make_plan
+from marginbench.benchmarks.runs.workers import get_ready, plugin_files
 from marginbench.methods import MarginbenchError, create, spec_of
 from marginbench.methods.registry import forget_plugins
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.execute import Job, execute
 from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memory
-from marginbench.benchmarks.plan import Cell, make_plan
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.execute import Job, execute
+from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import warm_up
 from marginbench.methods import MarginbenchError, create, load_plugin, spec_of

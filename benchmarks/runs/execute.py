@@ -15,13 +15,13 @@ from marginbench.benchmarks.certificates.listed import Certify
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.evaluation.sandwich import evaluate
-from marginbench.benchmarks.locks import lock
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.machine.files import UnwritableError, digest
-from marginbench.benchmarks.plan import Cell
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.provenance import environment
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_record, write_record
+from marginbench.benchmarks.runs.locks import lock
+from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.loop import DivergedError, train
