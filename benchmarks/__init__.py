@@ -13,7 +13,7 @@ if __name__ != "marginbench.benchmarks":
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.evaluation.sandwich import evaluate as evaluate
-    from marginbench.benchmarks.foreign import evaluate_model as evaluate_model
+    from marginbench.benchmarks.models.evaluate import evaluate_model as evaluate_model
     from marginbench.benchmarks.records.record import read_arrays as read_arrays
     from marginbench.benchmarks.runs.run_all import run_all as run_all
     from marginbench.benchmarks.tables.compare import compare_rows as compare_rows
@@ -25,7 +25,7 @@ _PUBLIC = {
     "load": "tables.leaderboard",
     "leaderboard": "tables.leaderboard",
     "evaluate": "evaluation.sandwich",
-    "evaluate_model": "foreign",
+    "evaluate_model": "models.evaluate",
     "compare_rows": "tables.compare",
     "read_arrays": "records.record",
 }

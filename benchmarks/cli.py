@@ -163,7 +163,7 @@ def evaluate_command(
     An nn.Sequential is certified through its layers; of other modules the table says why there is no certificate, if
     there is none. The images are those of the test split: a model that was trained on them is not measured by them.
     """
-    from marginbench.benchmarks.foreign import evaluate_model, parse_numbers
+    from marginbench.benchmarks.models.evaluate import evaluate_model, parse_numbers
     from marginbench.benchmarks.tables.render import show
 
     numbers = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}

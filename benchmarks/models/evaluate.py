@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.adapter import Copied, adapt
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.evaluation.doubts import are_probabilities
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.models.adapter import Copied, adapt
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, record_paths
 from marginbench.benchmarks.runs.execute import measure, record_run
 from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
