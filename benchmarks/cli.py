@@ -301,7 +301,7 @@ def new_method_command(
     folder: Annotated[Path, typer.Option("--dir", help="Where to write it.")] = Path(),
 ) -> None:
     """Write a method file to start from."""
-    from marginbench.benchmarks.new_method import write_template
+    from marginbench.benchmarks.contract.new_method import write_template
 
     path = write_template(name, folder)
     print(f"wrote {path}\ncheck it:  marginbench check {path}")
@@ -316,7 +316,7 @@ def check_command(
 
     Says what fails and why; exit code 1 if something does.
     """
-    from marginbench.benchmarks.contract import check
+    from marginbench.benchmarks.contract.check import check
     from marginbench.methods import create, load_plugin, spec_of
 
     specs = [cls.info.key for cls in load_plugin(Path(target))] if target.endswith(".py") else [target]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from marginbench.benchmarks import load, run_all
-from marginbench.benchmarks.new_method import write_template
+from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.runs import cluster
 from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.suites.schema import load_suite

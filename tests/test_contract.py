@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.contract import CHECKS, run_check
+from marginbench.benchmarks.contract.check import CHECKS, run_check
 from marginbench.methods import (
     Batch,
     Context,

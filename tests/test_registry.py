@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from marginbench.benchmarks.new_method import write_template
+from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.methods import MarginbenchError, create, get, load_plugin, names, rows, spec_of
 from marginbench.methods import registry as registry_module
 from marginbench.methods.errors import one_line

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from marginbench.benchmarks import load, run_all
-from marginbench.benchmarks.new_method import write_template
+from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.progress import Eta

@@ -22,7 +22,7 @@ def write_template(name: str, folder: Path) -> Path:
         raise MarginbenchError(f"{path}: exists already; choose another name or --dir")
     if name in rows():
         raise MarginbenchError(f"method name {name!r} is taken: see `marginbench methods {name}`")
-    template = resources.files("marginbench.benchmarks").joinpath("template.txt").read_text(encoding="utf-8")
+    template = resources.files("marginbench.benchmarks.contract").joinpath("template.txt").read_text(encoding="utf-8")
     words = name.split("_")
     text = template.format(
         name=name,
