@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from marginbench.benchmarks import exact_speed
-from marginbench.benchmarks.exact_speed import Point, report
 from marginbench.benchmarks.nets.networks import NETWORKS
+from marginbench.benchmarks.speed import exact as exact_speed
+from marginbench.benchmarks.speed.exact import Point, report
 
 
 def cells(line: str) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from marginbench.benchmarks import jobs_speed
 from marginbench.benchmarks.machine.device import CORES
+from marginbench.benchmarks.speed import jobs as jobs_speed
 
 
 def test_the_ways_are_compared_with_a_job_for_each_core(

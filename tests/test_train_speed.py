@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from marginbench.benchmarks import train_speed
 from marginbench.benchmarks.machine.memory import Chunks
-from marginbench.benchmarks.step_cost import noise
+from marginbench.benchmarks.speed import training as train_speed
+from marginbench.benchmarks.speed.steps import noise
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.training.loop import Training
 

@@ -1,6 +1,6 @@
 """How fast the attacks are, as ratios measured in one run, and how close they come.
 
-    python -m marginbench.benchmarks.attack_speed [--suite digits] [--points 1000] [--rival-points 120]
+    python -m marginbench.benchmarks.speed.attacks [--suite digits] [--points 1000] [--rival-points 120]
 
 A network is trained with cross-entropy on the suite's data. The first table is the batched DeepFool beside that of
 torchattacks on the same test points, both tightened on their rays; the two take turns in small parts, so that a busy

@@ -1,6 +1,6 @@
 """What worker processes gain: the same runs by one job on one core, one on all cores, and one job for each core.
 
-    python -m marginbench.benchmarks.jobs_speed [--suite digits] [--methods ce,svm,cure,focal] [--seeds 3] [--rounds 1]
+    python -m marginbench.benchmarks.speed.jobs [--suite digits] [--methods ce,svm,cure,focal] [--seeds 3] [--rounds 1]
 
 Each is a `marginbench run-all` of its own, start included, into an empty folder, one after the other in each round; the
 machine should have nothing else to do. One job on all cores uses them by threads.

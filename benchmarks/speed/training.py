@@ -1,6 +1,6 @@
 """Images per second in training and evaluation, network by network, beside a plain DataLoader loop.
 
-    python -m marginbench.benchmarks.train_speed [--networks cnn,resnet20] [--size 32] [--batch 128] [--precision bf16]
+    python -m marginbench.benchmarks.speed.training [--networks cnn,resnet20] [--size 32] [--batch 128] [--precision bf16]
 
 Training is cross-entropy with crop and flip, as the suites do it: images on the device, augmentation in batches. The
 plain loop has the same network, optimiser and precision, and torchvision's crop and flip of one image after the other
@@ -25,7 +25,7 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.nets.networks import NETWORKS
-from marginbench.benchmarks.step_cost import Flops, noise
+from marginbench.benchmarks.speed.steps import Flops, noise
 from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
 from marginbench.benchmarks.suites.schema import Training as Recipe
 from marginbench.benchmarks.training.loop import Training, make_optimiser

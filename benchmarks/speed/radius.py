@@ -1,6 +1,6 @@
 """How fast the radius search of CROWN is beside a plain bisection, as ratios measured in one run.
 
-    python -m marginbench.benchmarks.radius_speed [--suite digits] [--methods ce,arcface] [--points 120]
+    python -m marginbench.benchmarks.speed.radius [--suite digits] [--methods ce,arcface] [--points 120]
 
 Networks are trained on the suite's data. The search is `certified_radius` with its defaults. The bisection takes 12
 steps on the same bounds, in the same chunks, from the bracket between 0 and the nearest adversarial example of FMN;

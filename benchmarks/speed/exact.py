@@ -1,6 +1,6 @@
 """How long exact L-infinity margins take, and how far the attacks were from them.
 
-    python -m marginbench.benchmarks.exact_speed [--points 100] [--time-limit 60] [--methods SPEC,...] [--jobs 2]
+    python -m marginbench.benchmarks.speed.exact [--points 100] [--time-limit 60] [--methods SPEC,...] [--jobs 2]
 
 A 64-32-16-10 ReLU network is trained on the digits with each method, with the budget of the suite `digits_exact`.
 DeepFool and FMN start the search on the first test images that the network classifies correctly, and the margin of

@@ -1,6 +1,6 @@
 """Cost of a training step of each method, relative to cross-entropy, beside the passes that it counts.
 
-    python -m marginbench.benchmarks.step_cost [--suite digits] [--methods SPEC,...] [--size 28] [--batch 128]
+    python -m marginbench.benchmarks.speed.steps [--suite digits] [--methods SPEC,...] [--size 28] [--batch 128]
 
 Methods take turns within each round, so that a busy machine slows all of them alike; the ratio is the median over
 rounds. `passes` is what the counted passes should cost if a backward pass costs two forward passes, of which an

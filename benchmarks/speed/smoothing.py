@@ -1,6 +1,6 @@
 """Speed of the certificate of the smoothed classifier, beside that of the network alone.
 
-    python -m marginbench.benchmarks.smoothing_speed [--images 100] [--samples 10000] [--share 10] [--size 28]
+    python -m marginbench.benchmarks.speed.smoothing [--images 100] [--samples 10000] [--share 10] [--size 28]
 
 Both pass as many images through the network, in batches of the same size: the certificate n0 + n noisy copies of each
 image, the network alone one fixed batch again and again, under torch.no_grad. They take turns, so that a busy machine
