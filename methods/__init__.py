@@ -1,57 +1,13 @@
-"""Training methods. `from marginbench.methods import Method, Info, param` is all that a new one needs."""
+"""Training methods. `from marginbench.methods import Method, Info, param` is all that a new one needs.
+
+Imports nothing of the benchmark. Read `method.py` first, then any file in a family's folder.
+"""
+
+import lazy_loader
 
 if __name__ != "marginbench.methods":
     # `import methods` from the repository's root would build a second registry
     raise ImportError("import marginbench.methods, not methods")
 
-from marginbench.methods.errors import MarginbenchError
-from marginbench.methods.method import (
-    NORMS,
-    Batch,
-    Context,
-    Info,
-    Loss,
-    Method,
-    Norm,
-    NotApplicable,
-    Radii,
-    Task,
-    as_float,
-    class_mask,
-    cross_entropy,
-    logit_margin,
-    param,
-)
-from marginbench.methods.net import Net, Normalise, Residual, Subsample
-from marginbench.methods.registry import create, get, load_plugin, names, register, rows
-from marginbench.methods.spec import spec_of
-
-__all__ = [
-    "NORMS",
-    "Batch",
-    "Context",
-    "Info",
-    "Loss",
-    "MarginbenchError",
-    "Method",
-    "Net",
-    "Norm",
-    "Normalise",
-    "NotApplicable",
-    "Radii",
-    "Residual",
-    "Subsample",
-    "Task",
-    "as_float",
-    "class_mask",
-    "create",
-    "cross_entropy",
-    "get",
-    "load_plugin",
-    "logit_margin",
-    "names",
-    "param",
-    "register",
-    "rows",
-    "spec_of",
-]
+# The public names stand in __init__.pyi. They are imported on first use: tables need facts and no torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,10 +2,25 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MarginbenchError(Exception):
     """Wrong input: the message names the file, the key and what would be right."""
+
+
+class ParameterError(MarginbenchError):
+    """A wrong argument of a public function. The command line translates the parameter into its option.
+
+    Args:
+        parameter: its name, as in `data_dir`, where the command line has --data-dir.
+        value: what was given.
+        problem: what would be right, in words that fit both; starts with a small letter.
+    """
+
+    def __init__(self, parameter: str, value: Any, problem: str) -> None:
+        super().__init__(f"{parameter}={value!r}: {problem}")
+        self.parameter, self.value, self.problem = parameter, value, problem
 
 
 def one_line(error: BaseException) -> str:

@@ -5,56 +5,18 @@ places where its paper differs from plain cross-entropy training. A method that 
 cross-entropy. The benchmark owns data, network, optimiser, schedule and seeds.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from marginbench.methods.context import Context, Task
+from marginbench.methods.facts import Info, Norm
 from marginbench.methods.net import Net
-
-T = TypeVar("T")
-Norm = Literal["l2", "linf"]
-NORMS: tuple[Norm, ...] = get_args(Norm)
-
-Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_update", "pretrained"]
-"""What a method asks of the trainer beyond one forward and one backward pass.
-
-`input_grad`: differentiates with respect to the input; `second_order`: through such a gradient;
-`inner_attack`: searches perturbations of the input; `index`: keeps state per training example;
-`own_update`: replaces the optimiser step; `pretrained`: starts from a trained network.
-"""
-
-Claim = Literal["accuracy", "feature_margin", "input_margin", "certified_radius", "rejection", "smoothed_radius"]
-"""What is said to grow, by the method's paper or by a survey.
-
-`accuracy` on clean images; `feature_margin`, the distance from the decision planes behind the last layer;
-`input_margin`, the distance of the nearest adversarial image; `certified_radius`; `rejection`, robustness where images
-of low confidence may be refused; `smoothed_radius`, certified for the vote over noisy copies of an image.
-"""
-
-
-@dataclass(frozen=True)
-class Info:
-    """The facts about a method. `marginbench check` compares the declared ones with what it observes."""
-
-    key: str  # the name of the file
-    title: str
-    family: str  # the name of the folder
-    paper: str  # authors, title, venue, arXiv number
-    section: str  # where in the paper the objective stands
-    year: int
-    neutral: Mapping[str, Any] | str  # fields at which it equals cross-entropy, or why there are none
-    revision: int = 1  # raise it when behaviour changes: older records then show as stale
-    claims: tuple[Claim, ...] = ()  # the leaderboard is compared with them, column by column
-    needs: frozenset[Need] = frozenset()
-    deviations: tuple[str, ...] = ()  # from the paper, in words
-    eager: str = ""  # why a recorded step must not be replayed, if so: see Context
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own
 
 
 def param(default: Any, doc: str, *, unit: str, source: str, search: tuple[Any, ...], **limits: Any) -> Any:
@@ -64,23 +26,6 @@ def param(default: Any, doc: str, *, unit: str, source: str, search: tuple[Any, 
     """
     extra: dict[str, Any] = {"unit": unit, "source": source, "search": list(search)}
     return Field(default=default, description=doc, json_schema_extra=extra, **limits)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a method may know about the data and the evaluation before training starts."""
-
-    input_shape: tuple[int, int, int]  # channels, height, width
-    class_counts: tuple[int, ...]  # training examples per class
-    epsilon: Mapping[Norm, float]  # the suite's radii, in pixels of [0, 1]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_counts)
-
-    @property
-    def num_train(self) -> int:
-        return sum(self.class_counts)
 
 
 @dataclass(frozen=True)
@@ -113,114 +58,6 @@ class NotApplicable:
     """Why there is no certificate; the tables show the reason."""
 
     reason: str
-
-
-class Reads:
-    """What a step read of the schedule: while the stages are the same, it is the same step but for the numbers.
-
-    Args:
-        slots: for each number a scalar tensor, which stays where it is; more are added as a step reads more numbers.
-        frozen: the numbers are in their slots already, and leave them as they are.
-    """
-
-    def __init__(self, slots: list[Tensor], frozen: bool = False) -> None:
-        self.stages: list[tuple[Callable[[], Any], Any]] = []  # with what they were
-        self._numbers: list[Callable[[], float]] = []
-        self._slots, self._frozen = slots, frozen
-
-    def note(self, number: Callable[[], float], value: float, device: torch.device) -> Tensor:
-        """Put a number into its slot and return that."""
-        position = len(self._numbers)
-        self._numbers.append(number)
-        if position == len(self._slots):
-            assert not self._frozen, "a recorded step reads more numbers than the one before it"
-            self._slots.append(torch.zeros((), device=device))
-        if not self._frozen:
-            self._slots[position].fill_(value)
-        return self._slots[position]
-
-    def fill(self, ctx: "Context") -> None:
-        """Put the numbers of this step into their slots."""
-        for number, slot in zip(self._numbers, self._slots, strict=False):  # other stages may read more
-            slot.fill_(ctx.unnoticed(number))
-
-
-class Context:
-    """Where training stands, with the state and randomness that belong to one run.
-
-    `generator` is the only source of randomness a hook may use (dropout layers excepted).
-
-    On a GPU a step is recorded once and then replayed, with its numbers as they were. A hook that
-    reads `step`, `epoch` or `progress` is recorded anew when they change; `stage` and `schedule` spare it that.
-    """
-
-    def __init__(self, task: Task, steps: int, epochs: int, generator: torch.Generator) -> None:
-        self.task = task
-        self.steps = steps
-        self.epochs = epochs
-        self.generator = generator
-        self.tables: dict[str, Tensor] = {}
-        self._step = 0
-        self._reads: Reads | None = None  # where to note what hooks read of it
-
-    @property
-    def device(self) -> torch.device:
-        return self.generator.device
-
-    @property
-    def step(self) -> int:
-        return self.stage(lambda: self._step)
-
-    @step.setter
-    def step(self, value: int) -> None:
-        self._step = value
-
-    @property
-    def epoch(self) -> int:
-        return self.stage(lambda: self._step * self.epochs // self.steps)
-
-    @property
-    def progress(self) -> float:
-        """Share of the training done, 0 at the first step, below 1 at the last."""
-        return self.stage(lambda: self._step / self.steps)
-
-    def stage(self, value: Callable[[], T]) -> T:
-        """Return value(), which may read the context: something that steps agree on for long, a phase or a count."""
-        answer = self.unnoticed(value)
-        if self._reads is not None:
-            self._reads.stages.append((value, answer))
-        return answer
-
-    def schedule(self, number: Callable[[], float]) -> float | Tensor:
-        """Return number(), which may read the context: a factor that changes from step to step, for arithmetic alone.
-
-        It comes as a float32 scalar tensor where the step may be replayed: comparing it would wait for the device.
-        """
-        answer = self.unnoticed(number)
-        return answer if self._reads is None else self._reads.note(number, answer, self.device)
-
-    @contextmanager
-    def noting(self, reads: Reads | None) -> Iterator[None]:
-        """A block in which what is read of the schedule is noted, or nothing is."""
-        before, self._reads = self._reads, reads
-        try:
-            yield
-        finally:
-            self._reads = before
-
-    def unnoticed(self, value: Callable[[], T]) -> T:
-        """Return value() without noting what it reads."""
-        with self.noting(None):
-            return value()
-
-    def table(self, name: str, init: float) -> Tensor:
-        """Return the [num_train] float32 tensor `name`, one entry per training example, made on first use.
-
-        It is saved with checkpoints. Read and write it at `batch.index`.
-        """
-        if name not in self.tables:
-            self.tables[name] = torch.full((self.task.num_train,), init, device=self.device)
-        return self.tables[name]
 
 
 def as_float(tensor: Tensor) -> Tensor:

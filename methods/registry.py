@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import TypeVar, get_args
 
 from marginbench.methods.errors import MarginbenchError, one_line, suggest
-from marginbench.methods.method import Claim, Info, Method
+from marginbench.methods.facts import Claim, Info
+from marginbench.methods.method import Method
 from marginbench.methods.spec import configure, parse_spec
 
 ENTRY_POINTS = "marginbench.methods"

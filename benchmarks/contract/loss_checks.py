@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from marginbench.benchmarks.contract.fixtures import CLASSES, NotTestedError, Stage, require, stage
 from marginbench.methods import Batch, Loss, Method, create, spec_of
-from marginbench.methods.method import Need
+from marginbench.methods.facts import Need
 from marginbench.methods.spec import configure
 
 

@@ -1,6 +1,6 @@
 """Images per second in training and evaluation, network by network, beside a plain DataLoader loop.
 
-    python -m marginbench.benchmarks.speed.training [--networks cnn,resnet20] [--size 32] [--batch 128] [--precision bf16]
+    python -m marginbench.benchmarks.speed.training [--networks cnn,resnet20] [--size 32] [--batch 128]
 
 Training is cross-entropy with crop and flip, as the suites do it: images on the device, augmentation in batches. The
 plain loop has the same network, optimiser and precision, and torchvision's crop and flip of one image after the other

@@ -16,7 +16,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables.leaderboard import numbers
 from marginbench.benchmarks.tables.statistics import mean_and_interval
 from marginbench.methods import Info, MarginbenchError, create, rows
-from marginbench.methods.method import Claim
+from marginbench.methods.facts import Claim
 
 BASELINE = "ce"
 COLUMNS: Mapping[Claim, tuple[str, ...]] = {

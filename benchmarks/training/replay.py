@@ -17,8 +17,8 @@ from torch import Tensor
 
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.methods import Batch, Context
+from marginbench.methods.context import Reads
 from marginbench.methods.errors import one_line
-from marginbench.methods.method import Reads
 
 Step = Callable[[Batch], Tensor]  # one training step, which returns its loss
 SETTLED = 3  # steps alike before one is recorded: in them libraries load kernels and optimisers make their state

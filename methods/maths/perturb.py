@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods.method import Norm, as_float
+from marginbench.methods.facts import Norm
+from marginbench.methods.method import as_float
 
 TINY = 1e-12  # keeps 0/0 at 0
 _FLAT = 1e-10  # squared gradient norm below which no boundary is in sight

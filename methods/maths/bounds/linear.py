@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods.method import Norm
+from marginbench.methods.facts import Norm
 
 TINY = 1e-12
 Interval = tuple[Tensor, Tensor]

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.facts import Norm
 from marginbench.methods.maths.bounds.linear import Affine, Path
 from marginbench.methods.maths.bounds.path import affine_head, path_of
 from marginbench.methods.maths.bounds.rows import Dense, Line, Point, Rows, entry, lengths, walk
 from marginbench.methods.maths.bounds.sketch import too_wide
 from marginbench.methods.maths.lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
-from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
+from marginbench.methods.method import NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 
 TINY = 1e-12

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from marginbench.methods.facts import Norm
 from marginbench.methods.maths.bounds.linear import (
     Affine,
     Ball,
@@ -20,7 +21,6 @@ from marginbench.methods.maths.bounds.linear import (
     times,
 )
 from marginbench.methods.maths.operator_norm import convolution_matrix
-from marginbench.methods.method import Norm
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.facts import Norm
 from marginbench.methods.maths.bounds.linear import Ball, Path
 from marginbench.methods.maths.bounds.path import path_of, specification
 from marginbench.methods.maths.bounds.sketch import too_wide
 from marginbench.methods.maths.lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
-from marginbench.methods.method import Norm, NotApplicable, Radii, class_mask
+from marginbench.methods.method import NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 
 Margins = Callable[[Path, Ball, Tensor, Tensor], Tensor]

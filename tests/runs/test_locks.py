@@ -16,7 +16,7 @@ from marginbench.methods import MarginbenchError
 HOLD = """
 import sys, time
 from pathlib import Path
-from marginbench.benchmarks.locks import lock
+from marginbench.benchmarks.runs.locks import lock
 with lock(Path(sys.argv[1]), "run", "ce", 2) as got:
     print(got, flush=True)
     time.sleep(60)

@@ -196,7 +196,7 @@ def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_the_folders_cannot_be_imported_a_second_time() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     for folder in ("methods", "benchmarks"):
         code = f"import sys; sys.path.insert(0, {str(root)!r}); import {folder}"
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks import certificates, run_all
+from marginbench.benchmarks import run_all
 from marginbench.benchmarks.certificates import _ball, _compat, _fold, _search, crown
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.nets.networks import make_net
@@ -445,7 +445,7 @@ def test_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_without_auto_lirpa_says_so_before_it_starts(
     there: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(certificates, "find_spec", lambda name: object() if there else None)
+    monkeypatch.setattr(listed, "find_spec", lambda name: object() if there else None)
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     advice = "warning: nothing will be certified by crown: install auto-LiRPA: pip install --no-deps auto-lirpa"
     assert (advice in capsys.readouterr().err) is not there

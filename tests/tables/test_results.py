@@ -11,7 +11,7 @@ from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.leaderboard import read_records
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())
 
 

@@ -18,8 +18,8 @@ from marginbench.benchmarks.suites.schema import Network
 from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import Batch, Context, Loss, Method, Net, create, rows
 from marginbench.methods.baselines.ce import CE
+from marginbench.methods.context import Reads
 from marginbench.methods.maths.bounds import sketch as _sketch
-from marginbench.methods.method import Reads
 
 META = torch.device("meta")
 

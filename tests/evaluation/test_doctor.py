@@ -44,7 +44,7 @@ def test_an_attack_that_cheats_is_not_a_bound(monkeypatch: pytest.MonkeyPatch) -
     def shorter(net: Any, x: Tensor, points: Tensor, y: Tensor, norm: str) -> tuple[Tensor, Tensor]:
         return points, 0.5 * (points - x).flatten(1).norm(dim=1)
 
-    monkeypatch.setattr("marginbench.benchmarks.attacks.ray.tighten", shorter)
+    monkeypatch.setattr("marginbench.benchmarks.attacks.presets.tighten", shorter)
     assert "not a bound" in " ".join(faults(list(examine(CPU, [linear]))).values())
 
 

@@ -184,7 +184,7 @@ def test_width_defaults_to_the_networks_own() -> None:
 
 
 def test_an_unknown_network_is_one_clear_line(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "benchmarks/suites/smoke.toml").read_text()
+    text = (Path(__file__).parents[2] / "benchmarks/suites/smoke.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(text.replace('name = "cnn"\nwidth = 8', 'name = "resnet21"'))
     with pytest.raises(MarginbenchError, match=r"network\.name='resnet21': input should be .*'resnet20'") as error:

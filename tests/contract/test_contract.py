@@ -24,7 +24,7 @@ from marginbench.methods import (
     rows,
 )
 from marginbench.methods.baselines.ce import CE
-from marginbench.methods.method import Norm
+from marginbench.methods.facts import Norm
 
 BUILT_IN = [key for key in rows() if get(key).__module__.startswith("marginbench.")]
 

@@ -1,0 +1,16 @@
+from .data.dataset import Dataset as Dataset
+from .data.dataset import Split as Split
+from .data.dataset import load_data as load_data
+from .evaluation.sandwich import evaluate as evaluate
+from .models.evaluate import evaluate_model as evaluate_model
+from .records.record import Record as Record
+from .records.record import read_arrays as read_arrays
+from .runs.run_all import run_all as run_all
+from .suites.schema import Evaluation as Evaluation
+from .suites.schema import Suite as Suite
+from .suites.schema import load_suite as load_suite
+from .tables.compare import compare_rows as compare_rows
+from .tables.leaderboard import leaderboard as leaderboard
+from .tables.leaderboard import load as load
+
+__version__: str

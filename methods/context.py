@@ -1,0 +1,138 @@
+"""What hooks are told about the task and about where training stands, with a note of what a step has read."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from marginbench.methods.facts import Norm
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know about the data and the evaluation before training starts."""
+
+    input_shape: tuple[int, int, int]  # channels, height, width
+    class_counts: tuple[int, ...]  # training examples per class
+    epsilon: Mapping[Norm, float]  # the suite's radii, in pixels of [0, 1]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_counts)
+
+    @property
+    def num_train(self) -> int:
+        return sum(self.class_counts)
+
+
+class Reads:
+    """What a step read of the schedule: while the stages are the same, it is the same step but for the numbers.
+
+    Args:
+        slots: for each number a scalar tensor, which stays where it is; more are added as a step reads more numbers.
+        frozen: the numbers are in their slots already, and leave them as they are.
+    """
+
+    def __init__(self, slots: list[Tensor], frozen: bool = False) -> None:
+        self.stages: list[tuple[Callable[[], Any], Any]] = []  # with what they were
+        self._numbers: list[Callable[[], float]] = []
+        self._slots, self._frozen = slots, frozen
+
+    def note(self, number: Callable[[], float], value: float, device: torch.device) -> Tensor:
+        """Put a number into its slot and return that."""
+        position = len(self._numbers)
+        self._numbers.append(number)
+        if position == len(self._slots):
+            assert not self._frozen, "a recorded step reads more numbers than the one before it"
+            self._slots.append(torch.zeros((), device=device))
+        if not self._frozen:
+            self._slots[position].fill_(value)
+        return self._slots[position]
+
+    def fill(self, ctx: "Context") -> None:
+        """Put the numbers of this step into their slots."""
+        for number, slot in zip(self._numbers, self._slots, strict=False):  # other stages may read more
+            slot.fill_(ctx.unnoticed(number))
+
+
+class Context:
+    """Where training stands, with the state and randomness that belong to one run.
+
+    `generator` is the only source of randomness a hook may use (dropout layers excepted).
+
+    On a GPU a step is recorded once and then replayed, with its numbers as they were. A hook that
+    reads `step`, `epoch` or `progress` is recorded anew when they change; `stage` and `schedule` spare it that.
+    """
+
+    def __init__(self, task: Task, steps: int, epochs: int, generator: torch.Generator) -> None:
+        self.task = task
+        self.steps = steps
+        self.epochs = epochs
+        self.generator = generator
+        self.tables: dict[str, Tensor] = {}
+        self._step = 0
+        self._reads: Reads | None = None  # where to note what hooks read of it
+
+    @property
+    def device(self) -> torch.device:
+        return self.generator.device
+
+    @property
+    def step(self) -> int:
+        return self.stage(lambda: self._step)
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step = value
+
+    @property
+    def epoch(self) -> int:
+        return self.stage(lambda: self._step * self.epochs // self.steps)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done, 0 at the first step, below 1 at the last."""
+        return self.stage(lambda: self._step / self.steps)
+
+    def stage(self, value: Callable[[], T]) -> T:
+        """Return value(), which may read the context: something that steps agree on for long, a phase or a count."""
+        answer = self.unnoticed(value)
+        if self._reads is not None:
+            self._reads.stages.append((value, answer))
+        return answer
+
+    def schedule(self, number: Callable[[], float]) -> float | Tensor:
+        """Return number(), which may read the context: a factor that changes from step to step, for arithmetic alone.
+
+        It comes as a float32 scalar tensor where the step may be replayed: comparing it would wait for the device.
+        """
+        answer = self.unnoticed(number)
+        return answer if self._reads is None else self._reads.note(number, answer, self.device)
+
+    @contextmanager
+    def noting(self, reads: Reads | None) -> Iterator[None]:
+        """A block in which what is read of the schedule is noted, or nothing is."""
+        before, self._reads = self._reads, reads
+        try:
+            yield
+        finally:
+            self._reads = before
+
+    def unnoticed(self, value: Callable[[], T]) -> T:
+        """Return value() without noting what it reads."""
+        with self.noting(None):
+            return value()
+
+    def table(self, name: str, init: float) -> Tensor:
+        """Return the [num_train] float32 tensor `name`, one entry per training example, made on first use.
+
+        It is saved with checkpoints. Read and write it at `batch.index`.
+        """
+        if name not in self.tables:
+            self.tables[name] = torch.full((self.task.num_train,), init, device=self.device)
+        return self.tables[name]
