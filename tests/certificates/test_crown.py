@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks import run_all
-from marginbench.benchmarks.certificates import _ball, _compat, _fold, _search, crown
+from marginbench.benchmarks.certificates import _ball, _compat, _fold, _search, crown, listed
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.methods import NORMS, MarginbenchError, NotApplicable, Residual
