@@ -1,0 +1,89 @@
+"""Things found by name: attacks, certificates, networks, transforms. A decorator adds one, from any file."""
+
+import hashlib
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from marginbench.methods.errors import MarginbenchError, suggest
+
+BUILT_IN = "marginbench."  # begins the names of our own modules
+T = TypeVar("T")
+
+
+class _Origin(NamedTuple):
+    module: str
+    file: str  # the module's name where there is no file
+    source: str | None
+
+
+class Registry(dict[str, T]):
+    """Name to thing. Each remembers the module that it comes from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._origins: dict[str, _Origin] = {}
+        REGISTRIES.append(self)
+
+    def add(self, name: str, thing: T, maker: Any = None) -> None:
+        """Add a thing. A file that is loaded again replaces what it has added before.
+
+        Args:
+            maker: the function or class whose module the thing belongs to. Default: the thing itself.
+
+        Raises:
+            MarginbenchError: another file has the name already.
+        """
+        origin = _origin((thing if maker is None else maker).__module__)
+        known = self._origins.get(name)
+        if known is not None and known.file != origin.file:
+            raise MarginbenchError(
+                f"{origin.file}: the name {name!r} is already taken by {known.file}: choose another name"
+            )
+        self[name] = thing
+        self._origins[name] = origin
+
+    def find(self, name: str, what: str) -> T:
+        """The thing of this name; `what` says what it is, as in "attack".
+
+        Raises:
+            MarginbenchError: there is none.
+        """
+        if name not in self:
+            raise MarginbenchError(f"unknown {what} {name!r}: {suggest(name, self)}")
+        return self[name]
+
+    def source(self, name: str) -> str | None:
+        """The first 16 hexadecimal digits of the SHA-256 of its file, for records; None for what is built in.
+
+        Editing an outside file makes records stale; built-in things change with a revision or a schema. What was
+        defined without a file, in a notebook, has no source either.
+        """
+        return self._origins[name].source
+
+    def added_by(self, module: str) -> list[str]:
+        """The names that the module has added."""
+        return [name for name, origin in self._origins.items() if origin.module == module]
+
+    def forget(self, prefix: str) -> None:
+        """Remove what comes from modules whose names begin with `prefix`: another version of them may follow."""
+        for name in [name for name, origin in self._origins.items() if origin.module.startswith(prefix)]:
+            del self[name], self._origins[name]
+
+
+REGISTRIES: list[Registry[Any]] = []  # all of them, for whoever loads or forgets a plug-in
+
+
+def import_all(package: str) -> None:
+    """Import the modules of a package, whose decorators then add what they define."""
+    folder = importlib.import_module(package)
+    for found in pkgutil.iter_modules(folder.__path__, prefix=f"{package}."):
+        importlib.import_module(found.name)
+
+
+def _origin(module: str) -> _Origin:
+    file = str(getattr(sys.modules.get(module), "__file__", None) or module)
+    outside = not module.startswith(BUILT_IN) and Path(file).is_file()
+    return _Origin(module, file, hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if outside else None)

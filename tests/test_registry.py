@@ -1,0 +1,81 @@
+"""Things found by name."""
+
+import hashlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from marginbench.benchmarks.machine.seeds import derive_seed
+from marginbench.benchmarks.registry import Registry, import_all
+from marginbench.methods import MarginbenchError
+
+MAKE = "def make():\n    pass\n"
+
+
+@pytest.fixture(autouse=True)
+def registries_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marginbench.benchmarks.registry.REGISTRIES", [])
+
+
+def module(name: str, path: Path, monkeypatch: pytest.MonkeyPatch, source: str = MAKE) -> ModuleType:
+    """A module of that name from a file with that source."""
+    path.write_text(source)
+    made = ModuleType(name)
+    made.__file__ = str(path)
+    exec(path.read_text(), vars(made))
+    monkeypatch.setitem(sys.modules, name, made)
+    return made
+
+
+def test_a_name_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = module("first", tmp_path / "first.py", monkeypatch)
+    second = module("second", tmp_path / "second.py", monkeypatch)
+    registry: Registry[object] = Registry()
+    registry.add("mine", first.make)
+    with pytest.raises(MarginbenchError, match=r"second\.py: the name 'mine' is already taken by .*first\.py"):
+        registry.add("mine", second.make)
+    again = module("first_again", tmp_path / "first.py", monkeypatch)
+    registry.add("mine", again.make)
+    assert registry.find("mine", "thing") is again.make
+
+
+def test_an_unknown_name_is_answered_with_a_suggestion() -> None:
+    registry: Registry[object] = Registry()
+    registry.add("seed", derive_seed)
+    with pytest.raises(MarginbenchError, match="unknown thing 'sed': did you mean 'seed'"):
+        registry.find("sed", "thing")
+
+
+def test_only_outside_files_have_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[object] = Registry()
+    registry.add("built_in", derive_seed)
+    path = tmp_path / "outside.py"
+    registry.add("outside", 1, maker=module("outside", path, monkeypatch).make)
+    assert registry.source("built_in") is None
+    before = registry.source("outside")
+    assert before == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    registry.add("outside", 1, maker=module("outside", path, monkeypatch, f"edited = True\n{MAKE}").make)
+    assert registry.source("outside") not in (None, before)
+
+
+def test_what_a_plugin_added_is_known_and_can_be_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[object] = Registry()
+    registry.add("built_in", derive_seed)
+    registry.add("outside", module("plugin_x", tmp_path / "x.py", monkeypatch).make)
+    assert (registry.added_by("plugin_x"), registry.added_by("plugin_y")) == (["outside"], [])
+    registry.forget("plugin_")
+    assert list(registry) == ["built_in"]
+
+
+def test_all_modules_of_a_package_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "some_package"
+    folder.mkdir()
+    for name in ("__init__", "a", "b"):
+        (folder / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    import_all("some_package")
+    assert {"some_package.a", "some_package.b"} <= set(sys.modules)
+    for name in ("some_package", "some_package.a", "some_package.b"):
+        monkeypatch.delitem(sys.modules, name)
