@@ -2,24 +2,22 @@
 
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import pkgutil
 import sys
-import zlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, get_args
 
-from marginbench.methods.errors import MarginbenchError, one_line, suggest
+from marginbench.methods.errors import MarginbenchError, suggest
 from marginbench.methods.facts import Claim, Info
 from marginbench.methods.method import Method
 from marginbench.methods.spec import configure, parse_spec
+from marginbench.methods.userfile import USER_MODULE, load_user_file
 
 ENTRY_POINTS = "marginbench.methods"
 MATHS = "maths"  # the folder that holds no methods
-PLUGIN = "marginbench_plugin_"  # begins the module names of plug-in files
 HOOKS = {
     name: list(inspect.signature(function).parameters)
     for name, function in vars(Method).items()
@@ -87,36 +85,20 @@ def create(spec: str) -> Method:
     return configure(cls, {**cls.info.presets.get(key, {}), **fields})
 
 
-def load_plugin(path: Path) -> list[type[Method]]:
-    """Import a file and register the methods that it defines.
+def load_plugin(path: str | Path) -> list[type[Method]]:
+    """Load a file and register the methods that it defines.
 
     Raises:
-        MarginbenchError: no such file, it does not import, or it defines no method.
+        MarginbenchError: no such file, its code fails, or it defines no method.
     """
     _scan()  # a plug-in must not take the key of a built-in method
-    path = path.resolve()
-    if not path.is_file():
-        raise MarginbenchError(f"plug-in {path}: no such file")
-    name = f"{PLUGIN}{path.stem}_{zlib.crc32(str(path).encode()):08x}"  # files of one name in two folders are two
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise MarginbenchError(f"plug-in {path}: not a Python file, its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise MarginbenchError(f"plug-in {path}, line {error.lineno}: {error.msg}") from None
-    except MarginbenchError:
-        raise
-    except Exception as error:
-        raise MarginbenchError(f"plug-in {path}: {one_line(error)}") from error
-    return _register_module(module, str(path))
+    module = load_user_file(path, "plug-in")
+    return _register_module(module, str(module.__file__))
 
 
 def forget_plugins() -> None:
     """Take the methods of plug-in files out of the registry: other versions of them may follow, from other files."""
-    for key in [key for key, cls in _methods.items() if cls.__module__.startswith(PLUGIN)]:
+    for key in [key for key, cls in _methods.items() if cls.__module__.startswith(USER_MODULE)]:
         del _methods[key]
 
 

@@ -4,17 +4,14 @@ Such a model gets the estimators, columns and doubts of a suite. It has one row,
 training. Its row is right only if it has not seen the test images of the data.
 """
 
-import contextlib
 import copy
 import hashlib
 import importlib
 import pickle
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,7 +30,8 @@ from marginbench.benchmarks.runs.execute import measure, record_run
 from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
-from marginbench.methods.errors import one_line, suggest
+from marginbench.methods.errors import one_line
+from marginbench.methods.userfile import load_function, source_digest, user_code
 
 PROBE = 64  # images on which a model is checked before it is evaluated
 NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the state dict
@@ -154,51 +152,13 @@ def load_model(spec: str) -> tuple[nn.Module, str]:
     Raises:
         MarginbenchError: file or factory missing, one of them raises, or what comes back is no module.
     """
-    file, _, factory = spec.rpartition(":")
-    if not file.endswith(".py") or not factory.isidentifier():
-        raise MarginbenchError(f"model {spec!r}: write FILE.py:FACTORY, as in net.py:make_net")
-    path = Path(file).resolve()
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise MarginbenchError(f"model {path}: {error.strerror}") from None
-    with _imports_from(path.parent):
-        module = _execute(path, source)
-        make = getattr(module, factory, None)
-        if not callable(make):
-            here = [n for n, v in vars(module).items() if callable(v) and v.__module__ == module.__name__]
-            raise MarginbenchError(f"model {path}: no function or class {factory!r}: {suggest(factory, here)}")
-        try:
-            with seeded(torch.device("cpu"), "factory"):
-                model = make()
-        except Exception as error:
-            raise MarginbenchError(f"model {spec}: {factory}() raises {one_line(error)}") from error
+    make, path = load_function(spec, "model")
+    with user_code(path, "model"), seeded(torch.device("cpu"), "factory"):
+        model = make()
     if not isinstance(model, nn.Module):
-        raise MarginbenchError(f"model {spec}: {factory}() returns {type(model).__name__}, not a torch.nn.Module")
-    return model, hashlib.sha256(source).hexdigest()
-
-
-@contextlib.contextmanager
-def _imports_from(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-def _execute(path: Path, source: bytes) -> ModuleType:
-    """Run exactly the source that was hashed: no cached bytecode."""
-    module = ModuleType(f"marginbench_model_{path.stem}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look there
-    try:
-        exec(compile(source, path, "exec"), vars(module))
-    except SyntaxError as error:
-        raise MarginbenchError(f"model {path}, line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise MarginbenchError(f"model {path}: {one_line(error)}") from error
-    return module
+        name = spec.rpartition(":")[2]
+        raise MarginbenchError(f"model {path}: {name}() returns {type(model).__name__}, not a torch.nn.Module")
+    return model, source_digest(path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

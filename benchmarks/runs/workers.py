@@ -21,7 +21,7 @@ from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import warm_up
 from marginbench.methods import MarginbenchError, create, load_plugin, spec_of
-from marginbench.methods.registry import PLUGIN
+from marginbench.methods.userfile import USER_MODULE
 
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
 WORTHWHILE = 4  # cells per worker below which loading the libraries anew takes longer than it saves
@@ -93,7 +93,7 @@ def plugin_files(cells: Sequence[Cell]) -> list[Path]:
                 f"method {cls.info.key!r} is defined in this session, where other processes cannot see it: use jobs=1,"
                 " or write it to a file and load_plugin that"
             )
-        if cls.__module__.startswith(PLUGIN):
+        if cls.__module__.startswith(USER_MODULE):
             files.add(Path(str(sys.modules[cls.__module__].__file__)))
     return sorted(files)
 

@@ -292,14 +292,14 @@ def test_a_failure_in_the_evaluation_is_a_row_that_is_tried_again(tiny: Path) ->
 
 
 WRONG = [
-    (("none.py:mlp",), ["none.py", "No such file"]),
-    (("models.py",), ["FILE.py:FACTORY"]),
+    (("none.py:mlp",), ["none.py", "no such file"]),
+    (("models.py",), ["FILE.py:NAME"]),
     (("models.py:mlpp",), ["'mlpp'", "did you mean 'mlp'"]),
     (("models.py:CONSTANT",), ["'CONSTANT'", "known: "]),
     (("broken.py:mlp",), ["broken.py, line 1"]),
     (("fails.py:mlp",), ["fails.py", "ModuleNotFoundError: No module named 'nowhere'"]),
-    (("models.py:raises",), ["raises() raises ValueError: no"]),
-    (("models.py:wants",), ["wants() raises TypeError", "'width'"]),
+    (("models.py:raises",), ["models.py, line ", "ValueError: no"]),
+    (("models.py:wants",), ["TypeError: wants() missing", "'width'"]),
     (("models.py:number",), ["returns int, not a torch.nn.Module"]),
     (("models.py:image_out",), ["[1, 1, 8, 8] give [1, 1, 8, 8]", "[1, 10]"]),
     (("models.py:Squeezed",), ["[1, 1, 8, 8] give [10]"]),

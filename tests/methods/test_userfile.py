@@ -1,0 +1,124 @@
+"""The one loader of users' files: what it executes, under which name, and how it tells of an error."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from marginbench.methods import MarginbenchError
+from marginbench.methods.userfile import forget_user_file, load_function, load_user_file, source_digest, user_code
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+DATACLASS = """from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Point:
+    x: int = 1
+"""
+
+
+def test_dataclasses_and_pickle_find_the_module(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", DATACLASS)
+    point = load_user_file(path, "attack").Point(2)
+    assert pickle.loads(pickle.dumps(point)) == point
+    code = (
+        "import pickle, sys; from marginbench.methods.userfile import load_user_file;"
+        f"load_user_file({str(path)!r}, 'attack'); print(pickle.loads(bytes.fromhex({pickle.dumps(point).hex()!r})).x)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "2\n"  # another process that loads the file has the same module
+
+
+def test_a_file_is_executed_once_until_it_is_edited_or_forgotten(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", "things = [1]\n")
+    first = load_user_file(str(path), "plug-in")
+    assert load_user_file(path, "attack") is first
+    write(path, "things = [2]\n")  # same size, and perhaps same time: cached bytecode would be the old one
+    second = load_user_file(path, "plug-in")
+    assert (first.things, second.things) == ([1], [2])
+    forget_user_file(path)
+    assert load_user_file(path, "plug-in") is not second
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_one_content_in_two_folders_is_two_modules(tmp_path: Path) -> None:
+    one, two = (load_user_file(write(tmp_path / f / "mine.py", "x = 1\n"), "model") for f in "ab")
+    assert one.__name__ != two.__name__
+
+
+def test_each_file_imports_the_neighbours_of_its_own_folder(tmp_path: Path) -> None:
+    text = "import neighbour_n, pack_n.inner\nnumbers = neighbour_n.X, pack_n.inner.X\ndef late():\n    import late_n\n"
+    for folder, number in (("a", 1), ("b", 2), ("a", 1)):
+        for name in ("neighbour_n.py", "pack_n/__init__.py", "pack_n/inner.py", "late_n.py"):
+            write(tmp_path / folder / name, f"X = {number}\n")
+        path = write(tmp_path / folder / "mine.py", text)
+        forget_user_file(path)
+        module = load_user_file(path, "model")
+        assert module.numbers == (number, number)
+        with pytest.raises(ModuleNotFoundError):
+            module.late()
+        with user_code(path, "model"):
+            module.late()
+        assert number == sys.modules["late_n"].X and str(path.parent) not in sys.path
+
+
+BROKEN = {
+    "x = 1\n\ny = foo\n": "plug-in {}, line 3: NameError: name 'foo' is not defined",
+    "def f():\n    return 1 / 0\nf()\n": "plug-in {}, line 2: ZeroDivisionError: division by zero",
+    "x = 1\ndef f(:\n": "plug-in {}, line 2: SyntaxError: invalid syntax",
+    "import sys\nsys.exit(3)\n": "plug-in {}, line 2: SystemExit: 3",
+    "import json\njson.loads('{{')\n": "plug-in {}, line 2: JSONDecodeError: Expecting property name",
+    "\nimport broken_n\n": "plug-in {}, line 2 (broken_n.py, line 4): NameError",
+    "\nimport typo_n\n": "plug-in {}, line 2 (typo_n.py, line 1): SyntaxError",
+    "import marginbench.methods as m\nraise m.MarginbenchError('bad key')\n": "plug-in {}, line 2: bad key",
+    "x = '\0'\n": "plug-in {}",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_an_error_names_the_file_and_the_line(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "broken_n.py", "\n\n\nfoo\n")
+    write(tmp_path / "typo_n.py", "def f(:\n")
+    path, loaded = write(tmp_path / "mine.py", text), set(sys.modules)
+    with pytest.raises(MarginbenchError) as error:
+        load_user_file(path, "plug-in")
+    assert str(error.value).startswith(BROKEN[text].format(path)) and "\n" not in str(error.value)
+    assert not [name for name in set(sys.modules) - loaded if "mine" in name], "half a module must not stay"
+
+
+def test_an_error_is_not_wrapped_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", "")
+    with pytest.raises(MarginbenchError, match=r"^class A in .*mine\.py: no info$"), user_code(path, "plug-in"):
+        raise MarginbenchError(f"class A in {path}: no info")
+
+
+def test_a_function_is_named_with_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", "from math import sqrt\nCONSTANT = 1\ndef make_net(): return 7\n")
+    function, found = load_function(f"{path}:make_net", "network")
+    assert function() == 7 and found == path
+    cases = {
+        f"{path}:make_ne": r"network .*py: no function or class 'make_ne': did you mean 'make_net'\? known: make_net$",
+        f"{path}:CONSTANT": "no function or class 'CONSTANT'",
+        str(path): "write FILE.py:NAME, as in my_network.py:make",
+        f"{path}:": "write FILE.py:NAME",
+        f"{tmp_path}/none.py:make": "network .*none.py: no such file",
+    }
+    for spec, words in cases.items():
+        with pytest.raises(MarginbenchError, match=words):
+            load_function(spec, "network")
+    with pytest.raises(MarginbenchError, match=r"its name must end in \.py"):
+        load_user_file(tmp_path, "plug-in")
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", "")
+    assert source_digest(str(path)) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
