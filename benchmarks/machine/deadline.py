@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 
 
 class DeadlineError(RuntimeError):
-    """A run took longer than it may."""
+    """A run exceeded its time limit."""
 
 
 @dataclass
 class Deadline:
-    """Seconds that one run may take, counted from here; none by default."""
+    """Seconds that one run may take, counted from now; unlimited by default."""
 
     seconds: float | None = None
     began: float = field(default_factory=time.monotonic)
-    stopped: bool = False  # a check found it over
+    stopped: bool = False  # a check found that the time was up
 
     @property
     def over(self) -> bool:
@@ -22,7 +22,7 @@ class Deadline:
 
     def check(self, where: str) -> None:
         """Raises:
-        DeadlineError: the time is over.
+        DeadlineError: the time is up.
         """
         if self.over:
             self.stopped = True

@@ -12,7 +12,7 @@ import torch
 from marginbench.methods import MarginbenchError
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-"""Their numbers, as they were before this process kept to some of them."""
+"""The cores available when the process started, before it was confined to some of them."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -35,8 +35,8 @@ def resolve_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks of up to 32 MiB for reuse.
 
-    By default it gives them back to the system, which clears the pages anew at the next allocation: on small networks
-    that took a third of the evaluation. Does nothing with another C library.
+    By default it returns them to the system, which clears the pages at the next allocation: with small networks that
+    took a third of the evaluation's time. Has no effect with another C library.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -45,12 +45,12 @@ def keep_freed_memory() -> None:
 
 
 def cores() -> int:
-    """How many processor cores marginbench may use, all its processes together."""
+    """The number of processor cores that all processes of marginbench may use together."""
     return len(CORES)
 
 
 def seconds_on(device: torch.device) -> float:
-    """A clock that waits until the device has done what it was asked."""
+    """Seconds on a clock that is read once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -58,7 +58,7 @@ def seconds_on(device: torch.device) -> float:
 
 @contextlib.contextmanager
 def no_tf32() -> Iterator[None]:
-    """A block in which float32 means float32. By default CUDA's convolutions keep ten bits of the factors."""
+    """A block without TF32, which by default rounds the factors of CUDA's convolutions to ten bits."""
     backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [backend.allow_tf32 for backend in backends]
     try:

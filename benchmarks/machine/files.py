@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the hash that names what is in them."""
+"""Files that are written whole or not at all, and the hash that identifies their content."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ def digest(value: Any) -> str:
 
 
 class UnwritableError(MarginbenchError):
-    """A full disk, or a folder that is not ours: no fault of the run that had something to write."""
+    """A full disk, or a folder without permission: not the fault of the run that wanted to write."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""As many rows at once as memory holds."""
+"""As many rows at once as fit into memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-ROWS = 1000  # images at once, where nothing speaks for another number
+ROWS = 1000  # images at once, unless there is a reason for another number
 T = TypeVar("T")
 _CPU = ("can't allocate memory", "not enough memory")  # torch raises a plain RuntimeError there
 
 
 @dataclass
 class Chunks:
-    """Calls a function on slices of at most `size` rows, fewer from then on when memory runs out."""
+    """Calls a function on slices of at most `size` rows; on fewer, from then on, once memory runs out."""
 
     size: int
 
@@ -22,7 +22,7 @@ class Chunks:
         """`function` on consecutive slices that cover range(total).
 
         Raises:
-            RuntimeError: memory does not even hold one row; whatever else `function` raises.
+            RuntimeError: not even one row fits into memory; or whatever else `function` raises.
         """
         results: list[T] = []
         start = 0
@@ -35,16 +35,16 @@ class Chunks:
             else:
                 start += self.size
                 continue
-            self.size = -(-min(self.size, total - start) // 2)  # out of the handler: its traceback holds tensors
+            self.size = -(-min(self.size, total - start) // 2)  # not in the handler: its traceback keeps tensors
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         return results
 
     def rows(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """`function` of x [N, ...], which works row by row: [N, ...]."""
+        """`function(x)` for x [N, ...] and a function that treats rows independently: [N, ...]."""
         return torch.cat(self.map(lambda part: function(x[part]), len(x)))
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
+    """Whether the device or the host ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _CPU)

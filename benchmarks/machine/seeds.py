@@ -1,4 +1,4 @@
-"""Seeds from names: adding a method changes nobody else's draw, and no clock or position enters."""
+"""Seeds derived from names: no clock or position enters, so that adding a method changes no other method's draws."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device, without waiting for what the device is at.
+    """Copy a host tensor to a device without synchronising.
 
-    From ordinary memory CUDA copies only when all earlier work is done; from pinned memory it need not.
+    From pageable memory CUDA copies only after all earlier work has finished; from pinned memory it does not wait.
     """
     if device.type != "cuda" or tensor.device == device:
         return tensor.to(device)
