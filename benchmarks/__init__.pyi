@@ -3,6 +3,7 @@ from .data.dataset import Split as Split
 from .data.dataset import load_data as load_data
 from .evaluation.sandwich import evaluate as evaluate
 from .models.evaluate import evaluate_model as evaluate_model
+from .plugins import load_plugin as load_plugin
 from .records.record import Record as Record
 from .records.record import read_arrays as read_arrays
 from .runs.run_all import run_all as run_all

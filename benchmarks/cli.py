@@ -317,7 +317,8 @@ def check_command(
     Says what fails and why; exit code 1 if something does.
     """
     from marginbench.benchmarks.contract.check import check
-    from marginbench.methods import create, load_plugin, spec_of
+    from marginbench.benchmarks.plugins import load_plugin
+    from marginbench.methods import create, spec_of
 
     specs = [cls.info.key for cls in load_plugin(Path(target))] if target.endswith(".py") else [target]
     failed = 0
@@ -339,7 +340,7 @@ def _refuse_nothing(records: Sequence[Any], folders: Sequence[Path]) -> None:
 
 
 def _load_plugins(paths: list[Path] | None) -> None:
-    from marginbench.methods import load_plugin
+    from marginbench.benchmarks.plugins import load_plugin
 
     for path in paths or ():
         load_plugin(path)

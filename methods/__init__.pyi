@@ -22,7 +22,6 @@ from .net import Residual as Residual
 from .net import Subsample as Subsample
 from .registry import create as create
 from .registry import get as get
-from .registry import load_plugin as load_plugin
 from .registry import names as names
 from .registry import register as register
 from .registry import rows as rows

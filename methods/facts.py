@@ -41,3 +41,4 @@ class Info:
     deviations: tuple[str, ...] = ()  # from the paper, in words
     eager: str = ""  # why a recorded step must not be replayed, if so: see Context
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own
+    contract: int = 1  # the `CONTRACT` of marginbench.methods.method when the file was written

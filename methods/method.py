@@ -18,6 +18,15 @@ from marginbench.methods.context import Context, Task
 from marginbench.methods.facts import Info, Norm
 from marginbench.methods.net import Net
 
+CONTRACT = 1
+"""The number of this contract: raised when a hook gains an argument. Methods say for which one they were written.
+
+The new argument comes last, with a default in `Method` for those who call `super()`, and enters `ADDED`; methods of
+older contracts are then called without it.
+"""
+ADDED: Mapping[tuple[str, str], int] = {}
+"""(hook, argument) to the contract that added it."""
+
 
 def param(default: Any, doc: str, *, unit: str, source: str, search: tuple[Any, ...], **limits: Any) -> Any:
     """Declare a hyper-parameter: default, meaning, unit, source of the default, and values worth searching.

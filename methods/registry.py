@@ -1,31 +1,26 @@
-"""Finds methods: files in the family folders, the entry-point group `marginbench.methods`, plug-in files."""
+"""Finds methods: files in the family folders and the entry-point group `marginbench.methods`; plug-ins add theirs."""
 
 import importlib
 import importlib.metadata
 import inspect
+import logging
 import pkgutil
 import sys
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache, wraps
 from types import ModuleType
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from marginbench.methods.errors import MarginbenchError, suggest
+from marginbench.methods.errors import MarginbenchError, one_line, suggest
 from marginbench.methods.facts import Claim, Info
-from marginbench.methods.method import Method
+from marginbench.methods.method import ADDED, CONTRACT, Method
 from marginbench.methods.spec import configure, parse_spec
-from marginbench.methods.userfile import USER_MODULE, load_user_file
 
 ENTRY_POINTS = "marginbench.methods"
 MATHS = "maths"  # the folder that holds no methods
-HOOKS = {
-    name: list(inspect.signature(function).parameters)
-    for name, function in vars(Method).items()
-    if inspect.isfunction(function) and not name.startswith("_")
-}
-
 _methods: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type[Method])
+logger = logging.getLogger(__name__)
 
 
 def register(cls: M) -> M:
@@ -35,6 +30,7 @@ def register(cls: M) -> M:
         MarginbenchError: facts missing, hook misspelt or with other arguments, or the key already taken.
     """
     _validate(cls)
+    _adapt(cls)
     for key in (cls.info.key, *cls.info.presets):
         known = _find(key)
         if known is not None and _file(known) != _file(cls):
@@ -85,21 +81,50 @@ def create(spec: str) -> Method:
     return configure(cls, {**cls.info.presets.get(key, {}), **fields})
 
 
-def load_plugin(path: str | Path) -> list[type[Method]]:
-    """Load a file and register the methods that it defines.
+def load_methods(module: ModuleType) -> list[type[Method]]:
+    """Register the methods that a module defines, all or, if one is refused, none of them.
 
     Raises:
-        MarginbenchError: no such file, its code fails, or it defines no method.
+        MarginbenchError: as `register`.
     """
-    _scan()  # a plug-in must not take the key of a built-in method
-    module = load_user_file(path, "plug-in")
-    return _register_module(module, str(module.__file__))
+    found = [
+        cls
+        for cls in vars(module).values()
+        if isinstance(cls, type) and issubclass(cls, Method) and cls.__module__ == module.__name__
+    ]
+    before = dict(_methods)
+    try:
+        return [register(cls) for cls in found]
+    except MarginbenchError:
+        _methods.clear()
+        _methods.update(before)
+        raise
 
 
-def forget_plugins() -> None:
-    """Take the methods of plug-in files out of the registry: other versions of them may follow, from other files."""
-    for key in [key for key, cls in _methods.items() if cls.__module__.startswith(USER_MODULE)]:
+def forget(prefix: str) -> None:
+    """Take the methods of modules whose names begin with `prefix` out of the registry."""
+    for key in [key for key, cls in _methods.items() if cls.__module__.startswith(prefix)]:
         del _methods[key]
+
+
+def load_installed(group: str, add: Callable[[Any], object]) -> None:
+    """Call `add` with what every entry point of the group names. Where that fails, a warning names the package."""
+    for entry in importlib.metadata.entry_points(group=group):
+        try:
+            add(entry.load())
+        except (Exception, SystemExit) as error:  # another package's: it must not stop what is done without it
+            package = entry.dist.name if entry.dist else "of unknown name"
+            reason = str(error) if isinstance(error, MarginbenchError) else one_line(error)
+            logger.warning("plug-in %s of package %s is disabled: %s", entry.value, package, reason)
+
+
+def hook_arguments(contract: int) -> dict[str, list[str]]:
+    """The hooks, and what they are called with under a contract."""
+    return {
+        name: [key for key in inspect.signature(hook).parameters if ADDED.get((name, key), 1) <= contract]
+        for name, hook in vars(Method).items()
+        if inspect.isfunction(hook) and not name.startswith("_")
+    }
 
 
 @cache
@@ -108,32 +133,38 @@ def _scan() -> None:
     for found in pkgutil.walk_packages(package.__path__, prefix="marginbench.methods."):
         family, _, stem = found.name.removeprefix("marginbench.methods.").partition(".")
         if stem and not found.ispkg and family != MATHS:
-            for cls in _register_module(importlib.import_module(found.name), found.name):
+            for cls in load_methods(importlib.import_module(found.name)):
                 if (cls.info.family, cls.info.key) != (family, stem):
                     raise MarginbenchError(
                         f"{_file(cls)}: folder and file name say {family}/{stem},"
                         f" Info says {cls.info.family}/{cls.info.key}"
                     )
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            target = entry.load()
-        except Exception as error:
-            raise MarginbenchError(f"entry point {entry.value!r} of group {ENTRY_POINTS}: {error}") from error
-        if isinstance(target, ModuleType):
-            _register_module(target, entry.value)
-        else:
-            register(target)
+    load_installed(ENTRY_POINTS, _register_target)
 
 
-def _register_module(module: ModuleType, where: str) -> list[type[Method]]:
-    found = [
-        cls
-        for cls in vars(module).values()
-        if isinstance(cls, type) and issubclass(cls, Method) and cls.__module__ == module.__name__
-    ]
-    if not found:
-        raise MarginbenchError(f"{where}: defines no subclass of marginbench.methods.Method")
-    return [register(cls) for cls in found]
+def _register_target(target: Any) -> None:
+    if not isinstance(target, ModuleType):
+        register(target)
+    elif not load_methods(target):
+        raise MarginbenchError(f"{target.__name__} defines no subclass of marginbench.methods.Method")
+
+
+def _adapt(cls: type[Method]) -> None:
+    """Let hooks of an older contract be called with the arguments of the newest: they get those that they know."""
+    for name, known in hook_arguments(cls.info.contract).items():
+        hook, newest = vars(cls).get(name), inspect.signature(getattr(Method, name))
+        if hook is not None and len(known) < len(newest.parameters) and "adapted" not in vars(hook):
+            setattr(cls, name, _dropping(hook, newest, known))
+
+
+def _dropping(hook: Callable[..., Any], newest: inspect.Signature, known: list[str]) -> Callable[..., Any]:
+    @wraps(hook)
+    def adapted(*args: Any, **options: Any) -> Any:
+        given = newest.bind(*args, **options).arguments
+        return hook(*(given[name] for name in known))
+
+    vars(adapted)["adapted"] = True  # a class may be registered again
+    return adapted
 
 
 def _validate(cls: type[Method]) -> None:
@@ -144,16 +175,7 @@ def _validate(cls: type[Method]) -> None:
         raise MarginbenchError(f"{where}: set `info: ClassVar[Info] = Info(key=..., title=..., ...)`")
     if not cls.__doc__:
         raise MarginbenchError(f"{where}: the docstring must give the objective, with shapes")
-    for name, value in vars(cls).items():
-        if name.startswith(("_", "model_")) or not inspect.isfunction(value):
-            continue
-        if name not in HOOKS:
-            raise MarginbenchError(f"{where}: {name!r} is not a hook ({suggest(name, HOOKS)}); helpers start with _")
-        arguments = list(inspect.signature(value).parameters)
-        if arguments != HOOKS[name]:
-            raise MarginbenchError(
-                f"{where}: {name}({', '.join(arguments)}) should be {name}({', '.join(HOOKS[name])})"
-            )
+    _validate_hooks(cls, where)
     for name, field in cls.model_fields.items():
         extra = field.json_schema_extra
         if not isinstance(extra, dict) or "unit" not in extra or field.is_required():
@@ -163,6 +185,26 @@ def _validate(cls: type[Method]) -> None:
             raise MarginbenchError(f"{where}: unknown claim {claim!r}: {suggest(claim, get_args(Claim))}")
     for fields in (*cls.info.presets.values(), {} if isinstance(cls.info.neutral, str) else cls.info.neutral):
         configure(cls, dict(fields))
+
+
+def _validate_hooks(cls: type[Method], where: str) -> None:
+    contract = cls.info.contract
+    if not 1 <= contract <= CONTRACT:
+        raise MarginbenchError(
+            f"{where}: written for contract {contract}, this version of marginbench has {CONTRACT}: update marginbench,"
+            " or set Info.contract to the one that the hooks follow"
+        )
+    hooks = hook_arguments(contract)
+    for name, value in vars(cls).items():
+        if name.startswith(("_", "model_")) or not inspect.isfunction(value):
+            continue
+        if name not in hooks:
+            raise MarginbenchError(f"{where}: {name!r} is not a hook ({suggest(name, hooks)}); helpers start with _")
+        arguments = list(inspect.signature(value).parameters)
+        if arguments != hooks[name]:
+            raise MarginbenchError(
+                f"{where}: {name}({', '.join(arguments)}) should be {name}({', '.join(hooks[name])})"
+            )
 
 
 def _file(cls: type[Method]) -> str:

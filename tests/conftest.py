@@ -1,6 +1,7 @@
 """The command line as a function, and a suite small enough for tests: digits, two epochs, 30 points, cheap attacks."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
@@ -8,6 +9,7 @@ import pytest
 from support import Run
 
 from marginbench.benchmarks import cli
+from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.methods import names
 from marginbench.methods import registry as registry_module
 
@@ -44,10 +46,12 @@ crown = {}
 
 
 @pytest.fixture(autouse=True)
-def plugins_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def plugins_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it."""
     names()  # scan first
     monkeypatch.setattr(registry_module, "_methods", dict(registry_module._methods))
+    yield
+    forget_plugins()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.methods import MarginbenchError, rows
+from marginbench.methods.method import CONTRACT
 
 
 def write_template(name: str, folder: Path) -> Path:
@@ -29,6 +30,7 @@ def write_template(name: str, folder: Path) -> Path:
         title=" ".join(words).capitalize(),
         class_name="".join(word.capitalize() for word in words),
         year=datetime.now(UTC).year,
+        contract=CONTRACT,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,12 +18,12 @@ import numpy as np
 
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.device import resolve_device
+from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.benchmarks.records.record import Record, read_arrays, write_record
 from marginbench.benchmarks.runs.execute import Job, execute
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.workers import get_ready, plugin_files
 from marginbench.methods import MarginbenchError, create, spec_of
-from marginbench.methods.registry import forget_plugins
 
 TIMEOUT = 15  # seconds to find the scheduler
 PAUSE = 0.2  # seconds between two looks at what is finished

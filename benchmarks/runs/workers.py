@@ -15,12 +15,13 @@ import torch
 
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memory
+from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.execute import Job, execute
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import warm_up
-from marginbench.methods import MarginbenchError, create, load_plugin, spec_of
+from marginbench.methods import MarginbenchError, create, spec_of
 from marginbench.methods.userfile import USER_MODULE
 
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites

@@ -3,12 +3,20 @@
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.new_method import write_template
-from marginbench.methods import MarginbenchError, create, get, load_plugin, names, rows, spec_of
+from marginbench.benchmarks.plugins import forget_plugins, load_installed_plugins, load_plugin, loaded_files
+from marginbench.benchmarks.registry import REGISTRIES, Registry
+from marginbench.benchmarks.training.loop import train
+from marginbench.methods import Loss, MarginbenchError, Method, create, get, names, rows, spec_of
 from marginbench.methods import registry as registry_module
 from marginbench.methods.errors import one_line
 from marginbench.methods.spec import split_specs
@@ -101,7 +109,10 @@ def test_a_preset_is_a_named_spec(tmp_path: Path) -> None:
 
 BROKEN = {
     "syntax error": ("def f(:\n", "line 1"),
-    "no method": ("x = 1\n", "defines no subclass"),
+    "no method": (
+        "x = 1\n",
+        "no subclass of marginbench.methods.Method, and adds by decorator neither an attack",
+    ),
     "import error": ("import no_such_module\n", "no_such_module"),
     "error of two lines": ("raise ValueError('no\\nluck')\n", "ValueError: no"),
     "no info": (
@@ -201,3 +212,113 @@ def test_the_folders_cannot_be_imported_a_second_time() -> None:
         code = f"import sys; sys.path.insert(0, {str(root)!r}); import {folder}"
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert f"import marginbench.{folder}" in answer.stderr
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, folder: Path, package: str, group: str, text: str) -> None:
+    """A package with one module, of the same name, that an entry point of the group names."""
+    (folder / f"{package}.py").write_text(text)
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{package} = {package}\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+
+
+@pytest.fixture
+def scanned_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry_module, "_methods", {})
+    caches = registry_module._scan, load_installed_plugins
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("scanned_again")
+@pytest.mark.parametrize("group", ["marginbench.methods", "marginbench.plugins"])
+def test_a_broken_entry_point_is_a_warning_and_disables_itself_alone(
+    group: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    second = HEAD.replace("class A", "class B").replace("KEY", "arcface")
+    installed(monkeypatch, tmp_path, "good_package", group, HEAD.replace("KEY", "good_package"))
+    installed(monkeypatch, tmp_path, "broken_package", group, "import no_such_module\n")
+    installed(monkeypatch, tmp_path, "greedy_package", group, HEAD.replace("KEY", "half") + second)
+    installed(monkeypatch, tmp_path, "empty_package", group, "x = 1\n")
+    load_installed_plugins()
+    assert {"good_package", "arcface"} <= set(names()) and "half" not in names()
+    assert get("arcface").__module__ == "marginbench.methods.output_margin.arcface"
+    warnings = sorted(record.getMessage() for record in caplog.records)
+    assert len(warnings) == 3
+    for text, package, word in zip(
+        warnings, ("broken", "empty", "greedy"), ("no_such_module", "no subclass", "'arcface' is already"), strict=True
+    ):
+        assert f"of package {package}_package is disabled" in text and word in text
+
+
+def test_a_plugin_file_may_hold_other_things_than_methods(tmp_path: Path) -> None:
+    things: Registry[Any] = Registry()
+    path = tmp_path / "door.py"
+    path.write_text(
+        "from marginbench.benchmarks.registry import REGISTRIES\ndef f(): pass\nREGISTRIES[-1].add('mine', f)\n"
+    )
+    try:
+        assert load_plugin(str(path)) == [] and things.added_by(things["mine"].__module__) == ["mine"]
+        assert loaded_files() == [path]
+        forget_plugins()
+        assert not things and loaded_files() == []
+        load_plugin(path)  # the file is executed again
+        assert list(things) == ["mine"]
+    finally:
+        REGISTRIES.remove(things)
+
+
+@pytest.fixture
+def second_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later version, in which `loss` is given one more argument."""
+
+    def loss(self: Method, net: Any, batch: Any, ctx: Any, stage: str = "none") -> Loss:
+        return old(self, net, batch, ctx)
+
+    def update(self: Method, net: Any, batch: Any, ctx: Any, optimiser: Any) -> Loss:
+        optimiser.zero_grad()
+        loss = self.loss(net, batch, ctx, stage="late")  # type: ignore[call-arg]
+        loss.total.backward()
+        optimiser.step()
+        return loss
+
+    old = Method.loss
+    monkeypatch.setattr(Method, "loss", loss)
+    monkeypatch.setattr(Method, "update", update)
+    monkeypatch.setattr(registry_module, "CONTRACT", 2)
+    monkeypatch.setattr(registry_module, "ADDED", {("loss", "stage"): 2})
+
+
+OLD = """    def loss(self, net, batch, ctx):
+        loss = super().loss(net, batch, ctx)
+        return type(loss)(2 * loss.total)
+"""
+NEW = OLD.replace("ctx):", "ctx, stage):").replace("2 *", "{'late': 2}[stage] *")
+
+
+def test_a_plugin_outlives_a_hook_that_gains_an_argument(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    def trained(name: str, text: str) -> list[Tensor]:
+        (tmp_path / f"{name}.py").write_text(text.replace("KEY", name))
+        load_plugin(tmp_path / f"{name}.py")
+        (cls,) = load_plugin(tmp_path / f"{name}.py")  # twice: adapted once
+        return list(train(cls(), small_suite(epochs=2), small_data(), 0).net.parameters())
+
+    before = trained("today", HEAD + OLD)
+    request.getfixturevalue("second_contract")
+    new = HEAD.replace("neutral={}", "neutral={}, contract=2")
+    for found in (trained("old", HEAD + OLD), trained("new", new + NEW)):
+        assert all(torch.equal(a, b) for a, b in zip(before, found, strict=True))
+    for text, words in (
+        (HEAD + NEW, r"loss\(self, net, batch, ctx, stage\) should be loss\(self, net, batch, ctx\)"),
+        (new + OLD, r"should be loss\(self, net, batch, ctx, stage\)"),
+        (new.replace("contract=2", "contract=3"), "written for contract 3, this version of marginbench has 2"),
+        (new.replace("contract=2", "contract=0"), "written for contract 0"),
+    ):
+        with pytest.raises(MarginbenchError, match=words):
+            trained("wrong", text)

@@ -14,11 +14,11 @@ import pytest
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
+from marginbench.benchmarks.plugins import forget_plugins, load_plugin
 from marginbench.benchmarks.runs import cluster
 from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.methods import MarginbenchError, load_plugin
-from marginbench.methods.registry import forget_plugins
+from marginbench.methods import MarginbenchError
 
 pytestmark = pytest.mark.xdist_group("cluster")
 METHODS = ["ce", "svm", "mixup", "ce_wd"]

@@ -7,12 +7,13 @@ import torch
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
+from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.progress import Eta
 from marginbench.benchmarks.runs.workers import choose_jobs, plugin_files, share_of
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.methods import MarginbenchError, create, load_plugin
+from marginbench.methods import MarginbenchError, create
 
 CPU = torch.device("cpu")
 

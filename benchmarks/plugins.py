@@ -1,0 +1,65 @@
+"""Plug-ins: files of users and entry points of other packages, which add methods, attacks, networks and more."""
+
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from marginbench.benchmarks.registry import REGISTRIES
+from marginbench.methods import MarginbenchError, Method, names
+from marginbench.methods.registry import forget, load_installed, load_methods
+from marginbench.methods.userfile import USER_MODULE, forget_user_file, load_user_file
+
+ENTRY_POINTS = "marginbench.plugins"
+KINDS = "an attack, a certificate, a probe, a doubt, a network or a transform"
+
+_loaded: list[Path] = []
+
+
+def load_plugin(path: str | Path) -> list[type[Method]]:
+    """Load a file: what it defines can then be named like what is built in. Returns its methods, if any.
+
+    A method is a subclass of `marginbench.methods.Method`; other things are added by a decorator in the file. A file
+    that was edited replaces what it defined before.
+
+    Raises:
+        MarginbenchError: no such file, its code fails, a name in it is taken, or it defines nothing.
+    """
+    load_installed_plugins()
+    module = load_user_file(path, "plug-in")
+    methods = _take(module)
+    file = Path(str(module.__file__))
+    if file not in _loaded:
+        _loaded.append(file)
+    return methods
+
+
+@cache
+def load_installed_plugins() -> None:
+    """Load what other packages offer: modules named by entry points of the group `marginbench.plugins`."""
+    names()  # first: no plug-in must take the key of a built-in method
+    load_installed(ENTRY_POINTS, _take)
+
+
+def loaded_files() -> list[Path]:
+    """The plug-in files of this process, in the order in which they were loaded: other processes need them too."""
+    return list(_loaded)
+
+
+def forget_plugins() -> None:
+    """Remove what came from plug-in files: other versions of them may follow, from other files."""
+    forget(USER_MODULE)
+    for registry in REGISTRIES:
+        registry.forget(USER_MODULE)
+    for file in _loaded:
+        forget_user_file(file)
+    _loaded.clear()
+
+
+def _take(module: ModuleType) -> list[type[Method]]:
+    methods = load_methods(module)
+    if not methods and not any(registry.added_by(module.__name__) for registry in REGISTRIES):
+        raise MarginbenchError(
+            f"plug-in {module.__file__}: defines no subclass of marginbench.methods.Method, and adds by decorator"
+            f" neither {KINDS.replace(' or ', ' nor ')}"
+        )
+    return methods
