@@ -5,14 +5,10 @@ training. Its row is right only if it has not seen the test images of the data.
 """
 
 import copy
-import hashlib
-import importlib
-import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,21 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.evaluation.doubts import are_probabilities
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
-from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.adapter import Copied, adapt
+from marginbench.benchmarks.models.check import check_model
+from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
 from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, record_paths
 from marginbench.benchmarks.runs.execute import measure, record_run
 from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
-from marginbench.methods.errors import one_line
-from marginbench.methods.userfile import load_function, source_digest, user_code
-
-PROBE = 64  # images on which a model is checked before it is evaluated
-NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the state dict
 
 
 @dataclass(frozen=True)
@@ -141,114 +132,6 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise MarginbenchError(f"{option} {text!r}: write one number per channel, as in 0.49,0.48,0.45") from None
-
-
-def load_model(spec: str) -> tuple[nn.Module, str]:
-    """Call the factory that `FILE.py:FACTORY` names. Returns the module, and the SHA-256 of the file.
-
-    The file may import modules of its own folder; they do not enter the hash. Weights drawn by the factory are the
-    same in each call: torch's global generators are seeded meanwhile.
-
-    Raises:
-        MarginbenchError: file or factory missing, one of them raises, or what comes back is no module.
-    """
-    make, path = load_function(spec, "model")
-    with user_code(path, "model"), seeded(torch.device("cpu"), "factory"):
-        model = make()
-    if not isinstance(model, nn.Module):
-        name = spec.rpartition(":")[2]
-        raise MarginbenchError(f"model {path}: {name}() returns {type(model).__name__}, not a torch.nn.Module")
-    return model, source_digest(path)
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict into the model; nothing but tensors is ever unpickled.
-
-    Raises:
-        MarginbenchError: no such file, not a state dict, code in the pickle, or a state dict of another network.
-    """
-    state = _read_state(path)
-    try:
-        report = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # names shapes that differ, below a headline
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise MarginbenchError(f"weights {path}: do not fit the model: {lines[-1]}") from None
-    kinds = (("no key", report.missing_keys), ("unexpected key", report.unexpected_keys))
-    wrong = [f"{kind} {keys[0]!r} (the first of {len(keys)})" for kind, keys in kinds if keys]
-    if wrong:
-        raise MarginbenchError(f"weights {path}: do not fit the model: {', '.join(wrong)}")
-
-
-def _read_state(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise MarginbenchError(f"weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = importlib.import_module("safetensors.torch").load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise MarginbenchError(
-            f"weights {path}: needs a package: pip install safetensors; or save the state dict with torch.save"
-        ) from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported \w+:? .*?(?= was not|\. | by default|$)", str(error), re.MULTILINE)
-        reason = found[0] if found else "not a state dict saved with torch.save"
-        raise MarginbenchError(
-            f"weights {path}: refused, it is more than tensors ({reason}) and unpickling runs code:"
-            " save model.state_dict() with torch.save"
-        ) from None
-    except Exception as error:  # damaged files fail in many ways
-        raise MarginbenchError(f"weights {path}: not a readable file of weights ({one_line(error)})") from None
-    if isinstance(state, Mapping):
-        state = next((state[key] for key in NESTED if isinstance(state.get(key), Mapping)), state)
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise MarginbenchError(f"weights {path}: holds no tensors by name: save model.state_dict() with torch.save")
-    return state
-
-
-def check_model(model: nn.Module, data: Dataset, where: str) -> None:
-    """Try the model on a few test images.
-
-    Raises:
-        MarginbenchError: it fails on them, or what it returns is not one row of logits per image, of which attacks
-            can take gradients. Probabilities are refused too: their gradients vanish where the network is sure, so
-            that attacks fail and the margins look larger than they are.
-    """
-    few = data.test.images(slice(PROBE))
-    for x in (few[:1], few):
-        shape = list(x.shape)
-        with torch.enable_grad():
-            try:
-                logits = model(x.clone().requires_grad_())
-            except Exception as error:
-                raise MarginbenchError(f"{where}: fails on images {shape}: {one_line(error)}") from error
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            kind = str(logits.dtype) if isinstance(logits, Tensor) else type(logits).__name__
-            raise MarginbenchError(f"{where}: returns {kind}; needed is one tensor of float logits [B, K]")
-        if logits.ndim != 2 or len(logits) != len(x):
-            raise MarginbenchError(
-                f"{where}: images {shape} give {list(logits.shape)}; needed are logits [{len(x)}, {data.num_classes}]"
-            )
-        if logits.shape[1] != data.num_classes:
-            raise MarginbenchError(f"{where}: gives {logits.shape[1]} logits; the data have {data.num_classes} classes")
-        if not logits.requires_grad:
-            raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
-    if are_probabilities(logits.detach()):
-        raise MarginbenchError(
-            f"{where}: returns probabilities (rows sum to 1), whose gradients vanish: return the logits before softmax"
-        )
-
-
-def fingerprint(net: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers: names, types, shapes, bytes."""
-    tensors = {**dict(net.named_buffers()), **net.state_dict()}
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        if isinstance(tensor, Tensor):
-            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _certify(net: Net, x: Tensor, norm: Norm) -> NotApplicable:

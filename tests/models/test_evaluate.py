@@ -17,7 +17,8 @@ from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.machine.seeds import seeded
-from marginbench.benchmarks.models.evaluate import adapt, fingerprint, load_model, load_weights
+from marginbench.benchmarks.models.adapter import adapt
+from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.records.record import read_arrays
 from marginbench.benchmarks.runs.execute import measure

@@ -1,0 +1,44 @@
+"""Is a model from elsewhere what attacks and certificates need: logits, with gradients, one row per image?"""
+
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.evaluation.doubts import are_probabilities
+from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import one_line
+
+PROBE = 64  # images on which a model is checked before it is evaluated
+
+
+def check_model(model: nn.Module, data: Dataset, where: str) -> None:
+    """Try the model on a few test images.
+
+    Raises:
+        MarginbenchError: it fails on them, or what it returns is not one row of logits per image, of which attacks
+            can take gradients. Probabilities are refused too: their gradients vanish where the network is sure, so
+            that attacks fail and the margins look larger than they are.
+    """
+    few = data.test.images(slice(PROBE))
+    for x in (few[:1], few):
+        shape = list(x.shape)
+        with torch.enable_grad():
+            try:
+                logits = model(x.clone().requires_grad_())
+            except Exception as error:
+                raise MarginbenchError(f"{where}: fails on images {shape}: {one_line(error)}") from error
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            kind = str(logits.dtype) if isinstance(logits, Tensor) else type(logits).__name__
+            raise MarginbenchError(f"{where}: returns {kind}; needed is one tensor of float logits [B, K]")
+        if logits.ndim != 2 or len(logits) != len(x):
+            raise MarginbenchError(
+                f"{where}: images {shape} give {list(logits.shape)}; needed are logits [{len(x)}, {data.num_classes}]"
+            )
+        if logits.shape[1] != data.num_classes:
+            raise MarginbenchError(f"{where}: gives {logits.shape[1]} logits; the data have {data.num_classes} classes")
+        if not logits.requires_grad:
+            raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
+    if are_probabilities(logits.detach()):
+        raise MarginbenchError(
+            f"{where}: returns probabilities (rows sum to 1), whose gradients vanish: return the logits before softmax"
+        )
