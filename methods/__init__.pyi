@@ -19,6 +19,7 @@ from .method import param as param
 from .net import Net as Net
 from .net import Normalise as Normalise
 from .net import Residual as Residual
+from .net import Scale as Scale
 from .net import Subsample as Subsample
 from .registry import create as create
 from .registry import get as get

@@ -51,6 +51,17 @@ class Normalise(nn.Module):
         return (x - self.mean) / self.std
 
 
+class Scale(nn.Module):
+    """factor * x, with a number that is not trained."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
 class Residual(nn.Module):
     """shortcut(x) + branch(x): bodies with residual sums are made of these, so that bounds can see the sum."""
 

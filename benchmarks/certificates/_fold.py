@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods import Normalise
+from marginbench.methods import Normalise, Scale
 
-AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise)
+AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise, Scale)
 RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)  # dropout: identity in eval mode
 
 

@@ -18,6 +18,7 @@ from marginbench.methods import (
     NotApplicable,
     Radii,
     Residual,
+    Scale,
     Task,
     as_float,
     cross_entropy,
@@ -74,7 +75,7 @@ class Contractive(Method):
         for layer in [layer for layer in net.body.modules() if is_plain(layer, nn.Sequential)]:
             for i, part in enumerate(layer):
                 if is_plain(part, Residual):
-                    layer[i] = nn.Sequential(part, Halve(net.head.weight))
+                    layer[i] = nn.Sequential(part, Scale(0.5))
         with torch.no_grad():
             _contract(net, task)
         return net
@@ -95,21 +96,6 @@ class Contractive(Method):
         if norm != "l2":
             return NotApplicable("the layers are contractions in l2 only")
         return lipschitz_radius(net.decision_net(), x)
-
-
-class Halve(nn.Module):
-    """x / 2, in the form (x - mean) / std in which bounds know the normalisation of pixels."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, like: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", like.new_zeros(1, 1, 1, 1))
-        self.register_buffer("std", like.new_full((1, 1, 1, 1), 2.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
 
 
 def _contract(net: Net, task: Task) -> None:

@@ -1,6 +1,6 @@
 """Lipschitz constants for training: differentiable, from power iterations that go on from step to step.
 
-They approach the true norms from below, and are no bounds; those are in `_lipschitz`.
+They approach the true norms from below, and are no bounds; those are in `lipschitz.py`.
 """
 
 import math
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.methods.maths.layers import Weighted, weighted_layers
-from marginbench.methods.maths.lipschitz import batch_norm_bound, flat, layer_bound, leaves, normalises
+from marginbench.methods.maths.lipschitz import batch_norm_bound, flat, layer_bound, leaves
 from marginbench.methods.maths.operator_norm import apply, power_step
 from marginbench.methods.maths.perturb import eval_mode
-from marginbench.methods.net import Net, Residual
+from marginbench.methods.net import Net, Normalise, Residual, Scale
 
 _WARM_UP = 20  # power iterations before the first step
 
@@ -52,8 +52,8 @@ def estimate(part: nn.Module) -> Tensor | float:
         return batch_norm_bound(part).to(part.running_mean)
     if isinstance(part, nn.AvgPool2d | nn.MaxPool2d):
         return part.get_buffer("bound")
-    if normalises(part):
-        return 1 / part.get_buffer("std").min()
+    if isinstance(part, Normalise | Scale):
+        return 1 / part.std.min() if isinstance(part, Normalise) else abs(part.factor)
     return math.prod(map(estimate, part.children()), start=1.0)
 
 

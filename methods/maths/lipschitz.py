@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.maths.operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.method import NotApplicable, Radii
-from marginbench.methods.net import Residual, Subsample
+from marginbench.methods.net import Normalise, Residual, Scale, Subsample
 
 LOGIT_ROUNDING = 1e-5  # of the largest |logit|: float32 forward passes of these networks differ by about 1e-6
 RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
@@ -72,7 +72,7 @@ def feature_bound(body: Iterable[nn.Module], x: Tensor) -> Tensor:
         MarginbenchError: no bound is known for a layer; the message names it.
     """
     bound = torch.ones((), dtype=torch.float64, device=x.device)
-    for layer, inputs in walk(body, x):
+    for layer, inputs in with_inputs(body, x):
         bound = bound * layer_bound(layer, inputs)
     return bound
 
@@ -86,7 +86,7 @@ def flat(*layers: nn.Module) -> Iterator[nn.Module]:
             yield layer
 
 
-def walk(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
+def with_inputs(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
     """Every layer with its input, starting from x."""
     for layer in body:
         yield layer, x
@@ -94,8 +94,8 @@ def walk(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tens
 
 
 def leaves(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
-    """As `walk`, with both paths of every residual sum instead of the sum itself."""
-    for layer, inputs in walk(body, x):
+    """As `with_inputs`, with both paths of every residual sum instead of the sum itself."""
+    for layer, inputs in with_inputs(body, x):
         if is_plain(layer, Residual):
             yield from leaves(flat(layer.shortcut), inputs)
             yield from leaves(flat(layer.branch), inputs)
@@ -138,8 +138,10 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
         bound = feature_bound(flat(layer.shortcut), x) + feature_bound(flat(layer.branch), x)
     elif is_plain(layer, Subsample):
         bound = convolution_norm(layer.kernel, size, (2, 2), (0, 0))
-    elif normalises(layer):
-        bound = 1 / layer.get_buffer("std").double().min()
+    elif is_plain(layer, Normalise):
+        bound = 1 / layer.std.double().min()
+    elif is_plain(layer, Scale):
+        bound = abs(layer.factor)
     if bound is None:
         raise MarginbenchError(f"no Lipschitz bound is known for the layer {layer}")
     return bound
@@ -161,11 +163,6 @@ def batch_norm_bound(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
 def zero_padded(layer: nn.Conv2d) -> bool:
     """Whether it is one undilated convolution padded with zeros."""
     return layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-
-
-def normalises(layer: nn.Module) -> bool:
-    """Whether it is (x - mean) / std: told by its two buffers, as its class belongs to the benchmark."""
-    return {name for name, _ in layer.named_buffers()} == {"mean", "std"} and not list(layer.parameters())
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:

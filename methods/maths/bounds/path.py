@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.maths.bounds.linear import Affine, Path, Sum
-from marginbench.methods.maths.lipschitz import flat, is_plain, normalises, pair, zero_padded
+from marginbench.methods.maths.lipschitz import flat, is_plain, pair, zero_padded
 from marginbench.methods.maths.operator_norm import convolution_matrix, reached_outputs
-from marginbench.methods.net import Net, Residual, Subsample
+from marginbench.methods.net import Net, Normalise, Residual, Scale, Subsample
 
 DENSE = 2**17  # convolutions with at most so many entries are written out as matrices
 
@@ -106,9 +106,12 @@ def _sum(layer: Residual, stage: _Stage) -> tuple[Sum, _Stage]:
 
 def _diagonal(layer: nn.Module, stage: _Stage) -> tuple[Affine, tuple[int, ...]] | None:
     """The layer, if it treats each value alone, and the shape behind it."""
-    if normalises(layer):
-        mean, std = (layer.get_buffer(name).to(stage.like)[0].expand(stage.shape).flatten() for name in ("mean", "std"))
+    if is_plain(layer, Normalise):
+        mean, std = (part.to(stage.like)[0].expand(stage.shape).flatten() for part in (layer.mean, layer.std))
         return Affine(1 / std, -mean / std), stage.shape
+    if is_plain(layer, Scale):
+        factor = stage.like.new_full((math.prod(stage.shape),), layer.factor)
+        return Affine(factor, torch.zeros_like(factor)), stage.shape
     if is_batch_norm(layer) and layer.running_mean is not None:
         pixels = math.prod(stage.shape[1:])
         scale, shift = (part.repeat_interleave(pixels) for part in _batch_norm(layer, stage))

@@ -12,13 +12,18 @@ from marginbench.methods import (
     Batch,
     MarginbenchError,
     Net,
+    Normalise,
     NotApplicable,
     Radii,
     Residual,
+    Scale,
     create,
     logit_margin,
 )
-from marginbench.methods.maths.lipschitz import feature_bound, flat, lipschitz_radius
+from marginbench.methods.maths.bounds.linear import Ball
+from marginbench.methods.maths.bounds.path import path_of, specification
+from marginbench.methods.maths.bounds.rows import parallel_margins
+from marginbench.methods.maths.lipschitz import feature_bound, flat, layer_bound, lipschitz_radius
 from marginbench.methods.maths.operator_norm import (
     circular_norm,
     convolution_matrix,
@@ -237,3 +242,26 @@ def test_convolution_as_a_matrix() -> None:
     torch.testing.assert_close(x.flatten(1) @ matrix.T, F.conv2d(x, weight, None, *geometry[1:]).flatten(1))
     missed = torch.ones_like(matrix.T).scatter(1, reached_outputs(weight, *geometry), 0)
     assert bool((missed * matrix.T == 0).all()) and bool(missed.any())
+
+
+def test_a_scale_is_known_by_its_type() -> None:
+    x, y = torch.rand(6, 1, 4, 4), torch.zeros(6, dtype=torch.int64)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), Scale(-0.5), nn.Linear(8, 8), nn.ReLU())
+    net = Net(Normalise(torch.tensor([0.5]), torch.tensor([0.25])), body, nn.Linear(8, 3)).requires_grad_(False)
+    assert layer_bound(Scale(-0.5), x) == 0.5
+    assert layer_bound(net.normalise, x) == 4
+    ball = Ball(x.flatten(1), torch.full((1, 1), 1e-6), "linf")
+    z = net(x)
+    margins = parallel_margins(path_of(net, (1, 4, 4)), ball, *specification(net, y))
+    torch.testing.assert_close(margins, z[:, :1] - z, atol=1e-3, rtol=0)
+    assert isinstance(lipschitz_radius(net.decision_net(), x), Radii)
+
+
+class Shifted(Normalise):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+def test_a_normalisation_with_a_forward_of_its_own_is_not_known() -> None:
+    with pytest.raises(MarginbenchError, match="no Lipschitz bound is known"):
+        layer_bound(Shifted(torch.tensor([0.5]), torch.tensor([0.25])), torch.rand(1, 1, 4, 4))
