@@ -123,14 +123,14 @@ def adapt(model: nn.Module, normalise: nn.Module, x: Tensor) -> Net:
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, nn.Sequential) and _is_plain(module):
+    if isinstance(module, nn.Sequential) and _is_unhooked(module):
         for child in module:  # a module that stands in two places comes twice
             yield from _layers(child)
     else:
         yield module
 
 
-def _is_plain(module: nn.Sequential) -> bool:
+def _is_unhooked(module: nn.Sequential) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks
     return type(module).forward is nn.Sequential.forward and not hooks
 

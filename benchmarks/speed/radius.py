@@ -73,7 +73,7 @@ def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tupl
     stream = seeds.generator(x.device, "radius_speed")
     upper = upper_bound("fmn", net, x, y, norm, epsilon=epsilon, reference=x[:0], generator=stream)
     upper = upper.where(upper.isfinite(), 1.0 if norm == "linf" else x[0].numel() ** 0.5)  # where FMN has failed
-    _search(net, x[:2], y[:2], norm, upper[:2])  # warm-up: imports, memory
+    _search_radius(net, x[:2], y[:2], norm, upper[:2])  # warm-up: imports, memory
     seconds = {"search": 0.0, "bisection": 0.0}
     low, high = torch.zeros_like(upper), upper.clone()
     start = seconds_on(x.device)
@@ -89,7 +89,7 @@ def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tupl
                 low, high = torch.where(verified, middle, low), torch.where(verified, high, middle)
         seconds["bisection"] += seconds_on(x.device) - start
         start = seconds_on(x.device)
-        radius, counts = _search(net, x, y, norm, upper)
+        radius, counts = _search_radius(net, x, y, norm, upper)
         seconds["search"] += (seconds_on(x.device) - start) / TURNS
     keep = low > 0
     difference = (radius - low)[keep] / low[keep]
@@ -113,7 +113,7 @@ def _prepare(net: Net, x: Tensor, y: Tensor, norm: Norm) -> crown._Bounds:
         return crown._Bounds(library, net.decision_net(), x, y, norm, slack, ("adaptive",), "auto", None, 1)
 
 
-def _search(net: Net, x: Tensor, y: Tensor, norm: Norm, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _search_radius(net: Net, x: Tensor, y: Tensor, norm: Norm, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Radii [B], and how many times CROWN was computed for each image."""
     counts = torch.zeros(len(x), device=x.device)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, cross_entropy, param
-from marginbench.methods.maths.perturb import deepfool, eval_mode, l2_norms
+from marginbench.methods.maths.perturb import differentiable_deepfool, eval_mode, l2_norms
 
 _LARGEST = 50.0  # limit of the growing shrinkage functions
 
@@ -83,7 +83,7 @@ class AMM(Method):
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         risk = cross_entropy(net(batch.x), batch)
         with eval_mode(net):
-            r, correct, crossed = deepfool(
+            r, correct, crossed = differentiable_deepfool(
                 net, batch.x, batch.y, steps=self.steps, rivals=self.rivals, overshoot=self.overshoot
             )
         n = l2_norms(r)

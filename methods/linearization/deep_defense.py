@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, cross_entropy, param
-from marginbench.methods.maths.perturb import TINY, deepfool, eval_mode, l2_norms
+from marginbench.methods.maths.perturb import TINY, differentiable_deepfool, eval_mode, l2_norms
 
 
 class DeepDefense(Method):
@@ -63,7 +63,7 @@ class DeepDefense(Method):
         if ctx.stage(lambda: ctx.progress < self.pretrained):
             return Loss(risk)
         with eval_mode(net):
-            delta, correct, _ = deepfool(
+            delta, correct, _ = differentiable_deepfool(
                 net, batch.x, batch.y, steps=self.steps, rivals=self.rivals, overshoot=self.overshoot
             )
         rho = l2_norms(delta) / (l2_norms(batch.x) + TINY)

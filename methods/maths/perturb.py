@@ -139,7 +139,7 @@ def backtracking(
     return delta
 
 
-def deepfool(
+def differentiable_deepfool(
     net: nn.Module, x: Tensor, y: Tensor, *, steps: int, rivals: int, overshoot: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiable DeepFool in L2: from x across the nearest boundary of the label, from wrong images back to it.

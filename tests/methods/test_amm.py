@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, MarginbenchError, Task, create
-from marginbench.methods.maths.perturb import deepfool
+from marginbench.methods.maths.perturb import differentiable_deepfool
 
 DEFAULTS: dict[str, Any] = {
     "shrinkage": "exp", "aggregation": "avg", "weight": 4.0, "c": 2.0, "d": 1.0, "top_share": 0.2,
@@ -73,7 +73,7 @@ def test_failed_images_do_not_count() -> None:
 def test_deepfool_changes_sides_and_overshoots() -> None:
     net = a_net(create("amm"))
     batch = a_batch(net, count=100)
-    r, correct, crossed = deepfool(net, batch.x, batch.y, steps=8, rivals=3, overshoot=0.02)
+    r, correct, crossed = differentiable_deepfool(net, batch.x, batch.y, steps=8, rivals=3, overshoot=0.02)
     assert torch.equal(correct, net(batch.x).argmax(1) == batch.y)
     assert torch.equal(crossed, (net(batch.x + r).argmax(1) == batch.y) != correct)
     assert crossed.double().mean() > 0.8

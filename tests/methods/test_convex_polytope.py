@@ -11,7 +11,7 @@ from marginbench.methods import Task, create
 from marginbench.methods.maths.bounds import path as shared
 from marginbench.methods.maths.bounds.linear import Ball, linear_margins, parallel
 from marginbench.methods.maths.bounds.path import path_of, specification
-from marginbench.methods.maths.bounds.rows import parallel_bounds, parallel_margins
+from marginbench.methods.maths.bounds.rows import parallel_margins, parallel_relaxations
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])
@@ -36,7 +36,7 @@ def test_convex_polytope_is_exact_without_unstable_units(norm: str) -> None:
     y = net(x).argmax(1)
     ball = Ball(x.flatten(1), x.new_full((1, 1), 1e-4), norm)  # type: ignore[arg-type]
     blocks = path_of(net, TASK.input_shape)
-    found = linear_margins(blocks, parallel_bounds(blocks, ball), ball, *specification(net, y))
+    found = linear_margins(blocks, parallel_relaxations(blocks, ball)[0], ball, *specification(net, y))
     for i in range(len(x)):
         image = x[i : i + 1].clone().requires_grad_()
         z = net(image)[0]
@@ -73,7 +73,7 @@ def test_both_ways_to_the_margins_agree(
     for epsilon in (0.0, 0.01, 0.05, 0.3):  # few and many units without a sign
         ball = Ball(x.flatten(1), x.new_full((1, 1), epsilon), norm)  # type: ignore[arg-type]
         problem = (ball, *specification(net, torch.arange(4)))
-        wanted = linear_margins(blocks, parallel_bounds(blocks, ball), *problem)
+        wanted = linear_margins(blocks, parallel_relaxations(blocks, ball)[0], *problem)
         assert_same(parallel_margins(blocks, *problem).sum(), wanted.sum(), net)
         torch.testing.assert_close(parallel_margins(blocks, *problem), wanted)
 
@@ -85,7 +85,7 @@ def test_hidden_bounds_are_those_of_their_own_rows(norm: str, monkeypatch: pytes
     net = a_net(create("convex_polytope"), "cnn7", task=task)
     x = torch.rand(2, *task.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     blocks, ball = path_of(net, task.input_shape), Ball(x.flatten(1), x.new_full((1, 1), 0.02), norm)  # type: ignore[arg-type]
-    relaxations = parallel_bounds(blocks, ball)
+    relaxations = parallel_relaxations(blocks, ball)[0]
     for depth, found in enumerate(relaxations):
         eye = torch.eye(found.upper.shape[1], dtype=torch.float64).expand(2, -1, -1)
         before = (blocks[: depth + 1], relaxations[:depth], ball)

@@ -9,7 +9,7 @@ from marginbench.methods import MarginbenchError, Net, NotApplicable, Radii, cre
 from marginbench.methods.maths.bounds import path as shared
 from marginbench.methods.maths.bounds.linear import Ball, adaptive, interval_bounds, interval_margins, linear_margins
 from marginbench.methods.maths.bounds.path import path_of, specification
-from marginbench.methods.maths.bounds.rows import parallel_bounds
+from marginbench.methods.maths.bounds.rows import parallel_relaxations
 from marginbench.methods.maths.bounds.search import largest_positive
 
 
@@ -24,7 +24,7 @@ def all_margins(net: Net, x: Tensor, y: Tensor, epsilon: float) -> dict[str, Ten
     return {
         "ibp": interval_margins(features, *problem),
         "crown_ibp": linear_margins(blocks, [adaptive(b) for b in before], around, *problem),
-        "convex_polytope": linear_margins(blocks, parallel_bounds(blocks, around), around, *problem),
+        "convex_polytope": linear_margins(blocks, parallel_relaxations(blocks, around)[0], around, *problem),
     }
 
 

@@ -9,7 +9,7 @@ from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.facts import Norm
 from marginbench.methods.maths.bounds.linear import Affine, Path
 from marginbench.methods.maths.bounds.path import affine_head, path_of
-from marginbench.methods.maths.bounds.rows import Dense, Line, Point, Rows, entry, lengths, walk
+from marginbench.methods.maths.bounds.rows import Dense, Line, Point, Rows, entry, follow, lengths
 from marginbench.methods.maths.bounds.sketch import too_wide
 from marginbench.methods.maths.lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
 from marginbench.methods.method import NotApplicable, Radii, class_mask
@@ -59,7 +59,7 @@ def region_along(path: Path, head: Affine, x: Tensor) -> Region:
         unit_rows.append(rows)
         return Line((point.value > 0).to(point.value.dtype))
 
-    end = walk(rest, start, relu)
+    end = follow(rest, start, relu)
     logit_rows, _ = end.rows()
     assert isinstance(logit_rows, Dense)
     values = torch.cat(units, 1) if units else end.value[:, :0]

@@ -246,7 +246,7 @@ def _extended(path: Path, part: Affine | Sum) -> Path:
 Relu = Callable[[Point, Rows, Tensor | float], Line]  # of a point, its rows on the pixels and how far errors move them
 
 
-def walk(path: Path, point: Point, relu: Relu) -> Point:
+def follow(path: Path, point: Point, relu: Relu) -> Point:
     """The end of a path from a point on, `relu` being asked at every ReLU for the line that takes its place."""
     for depth, block in enumerate(path):
         if depth:
@@ -256,7 +256,7 @@ def walk(path: Path, point: Point, relu: Relu) -> Point:
             if isinstance(part, Affine):
                 point = point.behind(part)
             else:
-                point = point.behind_sum(part, [walk(inner, point, relu) for inner in part.paths])
+                point = point.behind_sum(part, [follow(inner, point, relu) for inner in part.paths])
     return point
 
 
@@ -285,23 +285,18 @@ def lengths(rows: Rows, reach: Tensor, norm: Norm) -> Tensor:
     return roots
 
 
-def parallel_bounds(path: Path, ball: Ball) -> list[Relaxation]:
-    """The relaxations of all ReLUs, each from bounds through all layers before it.
+def parallel_margins(path: Path, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
+    """`linear_margins` with the relaxations of `parallel_relaxations`, at less cost."""
+    _, end, scale = parallel_relaxations(path, ball)
+    return times(rows, end.value) + constants - _spread(ball, scale, *end.rows(rows))
+
+
+def parallel_relaxations(path: Path, ball: Ball) -> tuple[list[Relaxation], Point, Tensor]:
+    """The relaxations of all ReLUs, each from bounds through all layers before it; the path's end; the pixels' scale.
 
     A pair of parallel lines is one line through their middle and an error of half their distance. The centre of the
     ball goes forward through the middle lines; how far values can be from there is pulled back.
     """
-    return _relaxed(path, ball)[0]
-
-
-def parallel_margins(path: Path, ball: Ball, rows: Tensor, constants: Tensor) -> Tensor:
-    """`linear_margins` with `parallel_bounds`, at less cost."""
-    _, end, scale = _relaxed(path, ball)
-    return times(rows, end.value) + constants - _spread(ball, scale, *end.rows(rows))
-
-
-def _relaxed(path: Path, ball: Ball) -> tuple[list[Relaxation], Point, Tensor]:
-    """The relaxations, the end of the path, and the scale of the pixels."""
     relaxations: list[Relaxation] = []
     scale, rest, start = entry(path, ball.centre())
 
@@ -310,7 +305,7 @@ def _relaxed(path: Path, ball: Ball) -> tuple[list[Relaxation], Point, Tensor]:
         relaxations.append(parallel((point.value - spread, point.value + spread)))
         return Line(relaxations[-1].upper, relaxations[-1].intercept / 2)
 
-    return relaxations, walk(rest, start, relu), scale
+    return relaxations, follow(rest, start, relu), scale
 
 
 def _spread(ball: Ball, scale: Tensor, rows: Rows, moved: Tensor | float) -> Tensor:

@@ -59,7 +59,7 @@ def too_wide(path: Path, pixels: int) -> NotApplicable | None:
 
 
 def estimated_bounds(path: Path, ball: Ball, generator: torch.Generator, count: int = PROJECTIONS) -> list[Relaxation]:
-    """`parallel_bounds`, with their norms estimated by `count` projections (Wong et al., NeurIPS 2018, section 3.2).
+    """`parallel_relaxations`, with norms estimated by `count` projections (Wong et al., NeurIPS 2018, section 3.2).
 
     A unit moves by eps ||nu||_q within the ball, and by sum_k |nu_k| e_k with the errors e_k of the ReLUs before it. A
     sum of Cauchy variables with factors a_i has the median of absolute values sum_i |a_i|, one of normal variables

@@ -13,7 +13,7 @@ from marginbench.methods.maths.bounds import sketch as _sketch
 from marginbench.methods.maths.bounds.linear import Ball, Path
 from marginbench.methods.maths.bounds.path import path_of
 from marginbench.methods.maths.bounds.regions import region_of
-from marginbench.methods.maths.bounds.rows import parallel_bounds
+from marginbench.methods.maths.bounds.rows import parallel_relaxations
 from marginbench.methods.maths.bounds.sketch import estimated_bounds, is_wide, sampled_units
 
 
@@ -41,7 +41,7 @@ def a_path(name: str) -> tuple[Net, Path, Tensor]:
 def test_many_projections_give_the_exact_bounds(name: str, norm: Norm, epsilon: float) -> None:
     _, path, x = a_path(name)
     ball = Ball(x.flatten(1), x.new_full((1, 1), epsilon), norm)
-    exact = parallel_bounds(path, ball)
+    exact = parallel_relaxations(path, ball)[0]
     found = estimated_bounds(path, ball, torch.Generator().manual_seed(0), count=20_001)
     assert len(found) == len(exact)
     unstable = 0
