@@ -20,11 +20,12 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods.maths.bounds.linear import Ball, linear_margins, ramp
+from marginbench.methods.maths.bounds.linear import linear_margins
 from marginbench.methods.maths.bounds.path import path_of, specification
 from marginbench.methods.maths.bounds.rows import parallel_margins
 from marginbench.methods.maths.bounds.search import certified_radii
 from marginbench.methods.maths.bounds.sketch import estimated_bounds, is_wide
+from marginbench.methods.maths.bounds.training import ball_of, radius_param, ramp, share_param
 
 
 class ConvexPolytope(Method):
@@ -66,32 +67,9 @@ class ConvexPolytope(Method):
     norm: Norm = param(
         "linf", "norm of the ball", unit="-", source="section 3; l2: second paper", search=("linf", "l2")
     )
-    epsilon: float | None = param(
-        None,
-        "radius to be certified; none: the suite's epsilon in that norm",
-        unit="pixels of [0, 1]",
-        source="section 4: the radius evaluated",
-        search=(None,),
-        ge=0,
-    )
-    start: float = param(
-        0.1,
-        "share of epsilon at the first step",
-        unit="1",
-        source="authors' code: 0.01 of 0.1",
-        search=(0.1,),
-        ge=0,
-        le=1,
-    )
-    ramp_end: float = param(
-        0.5,
-        "where the ramp ends",
-        unit="share of training",
-        source="authors' code: 10 of 20 epochs",
-        search=(0.5, 0.8),
-        ge=0,
-        le=1,
-    )
+    epsilon: float | None = radius_param("section 4: the radius evaluated")
+    start: float = share_param(0.1, "share of epsilon at the first step", "authors' code: 0.01 of 0.1", 0.1, unit="1")
+    ramp_end: float = share_param(0.5, "where the ramp ends", "authors' code: 10 of 20 epochs", 0.5, 0.8)
 
     def build(self, net: Net, task: Task) -> Net:
         path_of(net, task.input_shape)  # refuses layers without bounds
@@ -99,15 +77,13 @@ class ConvexPolytope(Method):
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         share = self.start + (1 - self.start) * ctx.schedule(lambda: ramp(ctx.progress, 0.0, self.ramp_end))
-        epsilon = share * (ctx.task.epsilon[self.norm] if self.epsilon is None else self.epsilon)
         with torch.no_grad():  # the pass is for the log, and for the running statistics of batch norm
             clean = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
-            x = batch.x.flatten(1)
-            ball = Ball(x, x.new_ones(1, 1) * epsilon, self.norm)
+            ball = ball_of(batch, share, self.epsilon, self.norm, ctx.task)
             path = path_of(net, ctx.task.input_shape, clean=batch.x)
             problem = ball, *specification(net, batch.y)
-            if is_wide(path, x.shape[1]):
+            if is_wide(path, batch.x[0].numel()):
                 lower = linear_margins(path, estimated_bounds(path, ball, ctx.generator), *problem)
             else:
                 lower = parallel_margins(path, *problem)

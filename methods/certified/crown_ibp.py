@@ -18,7 +18,6 @@ from marginbench.methods import (
     Radii,
     Task,
     cross_entropy,
-    param,
 )
 from marginbench.methods.maths.bounds.linear import (
     Ball,
@@ -27,10 +26,10 @@ from marginbench.methods.maths.bounds.linear import (
     interval_bounds,
     interval_margins,
     linear_margins,
-    ramp,
 )
 from marginbench.methods.maths.bounds.path import path_of, specification
 from marginbench.methods.maths.bounds.search import certified_radii
+from marginbench.methods.maths.bounds.training import ball_of, radius_param, ramp, share_param
 
 
 class CrownIBP(Method):
@@ -67,26 +66,11 @@ class CrownIBP(Method):
         ),
     )
 
-    epsilon: float | None = param(
-        None,
-        "radius to be certified; none: the suite's L-infinity epsilon",
-        unit="pixels of [0, 1]",
-        source="section 4: the radius evaluated, or somewhat more",
-        search=(None,),
-        ge=0,
-    )
-    beta_end: float = param(
-        0.0, "weight of the linear bounds at the end", unit="1", source="section 4", search=(0.0, 1.0), ge=0, le=1
-    )
-    kappa_end: float = param(
-        0.0, "share of the clean loss at the end", unit="1", source="section 4", search=(0.0, 0.5), ge=0, le=1
-    )
-    ramp_start: float = param(
-        0.05, "where the ramps start", unit="share of training", source="code, CIFAR-10", search=(0.05,), ge=0, le=1
-    )
-    ramp_end: float = param(
-        0.6, "where they end", unit="share of training", source="code, large", search=(0.3, 0.6, 0.8), ge=0, le=1
-    )
+    epsilon: float | None = radius_param()
+    beta_end: float = share_param(0.0, "weight of the linear bounds at the end", "section 4", 0.0, 1.0, unit="1")
+    kappa_end: float = share_param(0.0, "share of the clean loss at the end", "section 4", 0.0, 0.5, unit="1")
+    ramp_start: float = share_param(0.05, "where the ramps start", "authors' code, CIFAR-10", 0.05)
+    ramp_end: float = share_param(0.6, "where they end", "authors' code, large models", 0.3, 0.6, 0.8)
 
     def build(self, net: Net, task: Task) -> Net:
         path_of(net, task.input_shape)  # refuses layers without bounds
@@ -95,12 +79,10 @@ class CrownIBP(Method):
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         share = ctx.schedule(lambda: self._share(ctx.progress))
         linear = ctx.stage(lambda: self._share(ctx.progress) * (1 - self.beta_end) < 1)
-        epsilon = share * (ctx.task.epsilon["linf"] if self.epsilon is None else self.epsilon)
         kappa, beta = 1 - share * (1 - self.kappa_end), 1 - share * (1 - self.beta_end)
         clean = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
-            x = batch.x.flatten(1)
-            ball = Ball(x, x.new_ones(1, 1) * epsilon, "linf")
+            ball = ball_of(batch, share, self.epsilon, "linf", ctx.task)
             problem = path_of(net, ctx.task.input_shape, clean=batch.x), ball, *specification(net, batch.y)
             ibp, crown = _bounds(*problem, linear=linear)
             robust = F.cross_entropy(-(beta * crown + (1 - beta) * ibp), batch.y)

@@ -18,11 +18,11 @@ from marginbench.methods import (
     Radii,
     Task,
     cross_entropy,
-    param,
 )
-from marginbench.methods.maths.bounds.linear import Ball, Path, interval_bounds, interval_margins, ramp
+from marginbench.methods.maths.bounds.linear import Ball, Path, interval_bounds, interval_margins
 from marginbench.methods.maths.bounds.path import path_of, specification
 from marginbench.methods.maths.bounds.search import certified_radii
+from marginbench.methods.maths.bounds.training import ball_of, radius_param, ramp, share_param
 
 
 class IBP(Method):
@@ -56,22 +56,11 @@ class IBP(Method):
         ),
     )
 
-    epsilon: float | None = param(
-        None,
-        "radius to be certified; none: the suite's L-infinity epsilon",
-        unit="pixels of [0, 1]",
-        source="section 4: the radius evaluated, or somewhat more",
-        search=(None,),
-        ge=0,
-    )
-    kappa_end: float = param(
-        0.5, "share of the clean loss at the end", unit="1", source="section 4", search=(0.0, 0.5), ge=0, le=1
-    )
-    ramp_start: float = param(
-        0.05, "where the ramp starts", unit="share of training", source="code: 0.033", search=(0.05,), ge=0, le=1
-    )
-    ramp_end: float = param(
-        0.6, "where it ends", unit="share of training", source="see deviations", search=(0.3, 0.6, 0.8), ge=0, le=1
+    epsilon: float | None = radius_param()
+    kappa_end: float = share_param(0.5, "share of the clean loss at the end", "section 4", 0.0, 0.5, unit="1")
+    ramp_start: float = share_param(0.05, "where the ramp starts", "chosen near the authors' code: 0.033", 0.05)
+    ramp_end: float = share_param(
+        0.6, "where it ends", "chosen: the authors' 0.2 is for longer training", 0.3, 0.6, 0.8
     )
 
     def build(self, net: Net, task: Task) -> Net:
@@ -80,12 +69,10 @@ class IBP(Method):
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         share = ctx.schedule(lambda: ramp(ctx.progress, self.ramp_start, self.ramp_end))
-        epsilon = share * (ctx.task.epsilon["linf"] if self.epsilon is None else self.epsilon)
         kappa = 1 - share * (1 - self.kappa_end)
         clean = cross_entropy(net(batch.x), batch)
         with torch.autocast(batch.x.device.type, enabled=False):
-            x = batch.x.flatten(1)
-            ball = Ball(x, x.new_ones(1, 1) * epsilon, "linf")
+            ball = ball_of(batch, share, self.epsilon, "linf", ctx.task)
             lower = _margins(path_of(net, ctx.task.input_shape, clean=batch.x), ball, *specification(net, batch.y))
             robust = F.cross_entropy(-lower, batch.y)
         parts = {"clean": clean.detach(), "robust": robust.detach()}

@@ -19,9 +19,9 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
-from marginbench.methods.maths.bounds.linear import ramp
 from marginbench.methods.maths.bounds.path import path_of
 from marginbench.methods.maths.bounds.regions import decision_distances, region_of, region_radii, unit_distances
+from marginbench.methods.maths.bounds.training import ramp
 
 
 class MMR(Method):
@@ -57,7 +57,9 @@ class MMR(Method):
     )
 
     norm: Norm = param("linf", "norm of the distances", unit="-", source="section 5", search=("linf", "l2"))
-    weight: float = param(1.0, "factor of the regulariser", unit="1", source="code", search=(0.1, 0.5, 1.0, 2.0), ge=0)
+    weight: float = param(
+        1.0, "factor of the regulariser", unit="1", source="authors' code", search=(0.1, 0.5, 1.0, 2.0), ge=0
+    )
     gamma: float | None = param(
         None,
         "distance up to which planes are pushed away; none: twice the suite's epsilon",
@@ -74,7 +76,7 @@ class MMR(Method):
         0.1,
         "where r reaches 1",
         unit="share of training",
-        source="code: 10 of 100 epochs",
+        source="authors' code: 10 of 100 epochs",
         search=(0.1, 0.5),
         ge=0,
         le=1,

@@ -250,8 +250,3 @@ def _pull(path: Path, relaxations: Iterator[Relaxation], rows: Tensor, constants
             rows, shift = _Relaxed.apply(rows, line.lower, line.upper, line.intercept)
             constants = constants + shift
     return rows, constants
-
-
-def ramp(progress: float, start: float, end: float) -> float:
-    """0 until `start`, 1 from `end` on, linear between them; all are shares of the training."""
-    return min(max(progress - start, 0) / max(end - start, TINY), 1.0)
