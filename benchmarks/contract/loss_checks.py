@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,11 @@ from marginbench.methods import Batch, Loss, Method, create, spec_of
 from marginbench.methods.facts import Need
 from marginbench.methods.spec import configure
 
+EMPTY_SOURCE = re.compile(
+    r"(\W|\b(a|choice|choose|chosen|code|default|here|me|my|none|our|own|paper|tbd|the|to|todo|unknown|yours)\b)*"
+)
+"""Words that name no source of a default."""
+
 
 def documented(method: Method) -> None:
     """Every fact that the tables print is there, and every value offered for a search is valid."""
@@ -26,8 +32,13 @@ def documented(method: Method) -> None:
     for name, field in type(method).model_fields.items():
         extra: Any = field.json_schema_extra
         require(
-            field.description and extra["unit"] and extra["source"],
-            f"{name}: meaning, unit or source is empty",
+            field.description and extra["unit"],
+            f"{name}: meaning or unit is empty",
+        )
+        require(
+            not EMPTY_SOURCE.fullmatch(extra["source"].lower()),
+            f"{name}: the source {extra['source']!r} says nothing: give the paper's section, `authors' code`, or why"
+            " the value was chosen, as in `chosen on validation images of the digits`",
         )
         require(extra["search"], f"{name}: give values worth searching")
         for value in extra["search"]:

@@ -38,7 +38,7 @@ class Cutout(Method):
         0.5,
         "side of the square",
         unit="share of the shorter side of the image",
-        source="4.1, CIFAR-10: 16 of 32 pixels",
+        source="section 4.1, CIFAR-10: 16 of 32 pixels",
         search=(0.25, 0.5, 0.625),
         ge=0,
         le=2,

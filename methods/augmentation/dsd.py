@@ -42,19 +42,37 @@ class DSD(Method):
         0.3,
         "share of the weights of each layer that is zero in the sparse phase",
         unit="1",
-        source="2: 0.25 to 0.5; 4: 0.3",
+        source="section 2: 0.25 to 0.5; section 4: 0.3",
         search=(0.25, 0.3, 0.5, 0.8),
         ge=0,
         lt=1,
     )
     prune_at: float = param(
-        0.4, "start of the sparse phase", unit="share of training", source="none", search=(0.3, 0.4), gt=0, lt=1
+        0.4,
+        "start of the sparse phase",
+        unit="share of training",
+        source="chosen: one run holds all phases, see deviations",
+        search=(0.3, 0.4),
+        gt=0,
+        lt=1,
     )
     restore_at: float = param(
-        0.7, "end of the sparse phase", unit="share of training", source="none", search=(0.6, 0.7, 0.8), gt=0, le=1
+        0.7,
+        "end of the sparse phase",
+        unit="share of training",
+        source="chosen: phases of similar length",
+        search=(0.6, 0.7, 0.8),
+        gt=0,
+        le=1,
     )
     final_rate: float = param(
-        0.1, "factor on the learning rate of the last phase", unit="1", source="2", search=(0.1, 1.0), gt=0, le=1
+        0.1,
+        "factor on the learning rate of the last phase",
+        unit="1",
+        source="section 2",
+        search=(0.1, 1.0),
+        gt=0,
+        le=1,
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -37,7 +37,12 @@ class Mixup(Method):
     )
 
     alpha: float = param(
-        1.0, "both parameters of the Beta distribution", unit="1", source="3.2", search=(0.1, 0.2, 0.4, 1.0), ge=0
+        1.0,
+        "both parameters of the Beta distribution",
+        unit="1",
+        source="section 3.2",
+        search=(0.1, 0.2, 0.4, 1.0),
+        ge=0,
     )
 
     def augment(self, batch: Batch, ctx: Context) -> Batch:

@@ -41,15 +41,23 @@ class PruneMagnitude(Method):
         0.5,
         "share of the weights of each layer that ends at zero",
         unit="1",
-        source="validation images of digits",
+        source="chosen on validation images of the digits",
         search=(0.5, 0.8, 0.9),
         ge=0,
         lt=1,
     )
     dense: float = param(
-        0.3, "share of training before the first pruning", unit="1", source="none", search=(0.3, 0.5), gt=0, lt=1
+        0.3,
+        "share of training before the first pruning",
+        unit="1",
+        source="chosen: the paper trains to the end first",
+        search=(0.3, 0.5),
+        gt=0,
+        lt=1,
     )
-    rounds: int = param(3, "n, number of prunings", unit="-", source="3.4, without a number", search=(1, 3, 10), ge=1)
+    rounds: int = param(
+        3, "n, number of prunings", unit="-", source="section 3.4, without a number", search=(1, 3, 10), ge=1
+    )
 
     def build(self, net: Net, task: Task) -> Net:
         add_masks(net)

@@ -48,10 +48,10 @@ class Quantise(Method):
     )
 
     bits: Literal[32, 8, 4, 2, 1] = param(
-        4, "b, bits per number; 32: not quantised", unit="bits", source="4.2.4: 4 to 8", search=(8, 4, 2, 1)
+        4, "b, bits per number; 32: not quantised", unit="bits", source="section 4.2.4: 4 to 8", search=(8, 4, 2, 1)
     )
     activations: bool = param(
-        True, "also quantise activations, not only weights", unit="-", source="3.1", search=(True, False)
+        True, "also quantise activations, not only weights", unit="-", source="section 3.1", search=(True, False)
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -73,14 +73,18 @@ class LMT(Method):
         ge=0,
     )
     variant: Literal["basic", "plus"] = param(
-        "basic", "penalty by one constant or per pair of classes", unit="-", source="4", search=("basic", "plus")
+        "basic",
+        "penalty by one constant or by pairs of classes",
+        unit="-",
+        source="section 4",
+        search=("basic", "plus"),
     )
-    gate: bool = param(False, "limit the penalty to the margin", unit="-", source="code", search=(False, True))
+    gate: bool = param(False, "penalise up to the margin only", unit="-", source="section 4", search=(False, True))
     ramp_end: float = param(
         0.0,
         "where c reaches its value; 0: it is constant",
         unit="share of training",
-        source="code, MNIST",
+        source="authors' code, MNIST",
         search=(0.0, 0.03125),
         ge=0,
         le=1,

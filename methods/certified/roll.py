@@ -61,12 +61,12 @@ class Roll(Method):
         2.5,
         "C, factor of the hinge",
         unit="1",
-        source="5.1: 0.25 or 1, see deviations",
+        source="section 5.1: 0.25 or 1, see deviations",
         search=(0.25, 2.5, 10.0),
         ge=0,
     )
     top: float = param(
-        1.0, "share of the units that counts", unit="1", source="5.1", search=(0.1, 0.5, 1.0), gt=0, le=1
+        1.0, "share of the units that counts", unit="1", source="section 5.1", search=(0.1, 0.5, 1.0), gt=0, le=1
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -52,7 +52,7 @@ class CCAT(Method):
     power: float = param(10.0, "rho, decay of the target", unit="1", source="section 4", search=(1.0, 4.0, 10.0), gt=0)
     steps: int = param(10, "attack steps", unit="-", source="cost; section 4 has 40", search=(10, 40), ge=1)
     step_scale: float = param(
-        2.5, "first step is this times epsilon / steps", unit="1", source="as in pgd_at", search=(2.5,), gt=0
+        2.5, "first step is this times epsilon / steps", unit="1", source="chosen: as in pgd_at", search=(2.5,), gt=0
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

@@ -47,15 +47,26 @@ class DeepDefense(Method):
         25.0, "decay with rho of correct images", unit="1", source="authors' code", search=(10.0, 25.0, 50.0), ge=0
     )
     d: float = param(5.0, "growth with rho of wrong images", unit="1", source="authors' code", search=(5.0,), ge=0)
-    steps: int = param(3, "DeepFool steps", unit="-", source="cost; authors' code: 5", search=(3, 5), ge=1)
+    steps: int = param(3, "DeepFool steps", unit="-", source="chosen for cost; authors' code: 5", search=(3, 5), ge=1)
     rivals: int = param(
-        3, "classes considered, by largest logit", unit="-", source="cost; authors' code: all", search=(3, 9), ge=1
+        3,
+        "classes considered, by largest logit",
+        unit="-",
+        source="chosen for cost; authors' code: all",
+        search=(3, 9),
+        ge=1,
     )
     overshoot: float = param(
         0.02, "share by which a boundary is overshot", unit="1", source="authors' code", search=(0.02,), ge=0
     )
     pretrained: float = param(
-        0.5, "share of all steps without the penalty", unit="1", source="chosen here", search=(0.0, 0.5), ge=0, lt=1
+        0.5,
+        "share of all steps without the penalty",
+        unit="1",
+        source="chosen: half of the budget, see deviations",
+        search=(0.0, 0.5),
+        ge=0,
+        lt=1,
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

@@ -57,7 +57,7 @@ class MMA(Method):
     )
     steps: int = param(10, "PGD steps", unit="-", source="section 4, CIFAR-10 (MNIST: 40)", search=(10,), ge=1)
     step_scale: float = param(
-        2.5, "PGD step is this times radius / steps", unit="1", source="code", search=(2.5,), gt=0
+        2.5, "PGD step is this times radius / steps", unit="1", source="authors' code", search=(2.5,), gt=0
     )
     bisections: int = param(10, "halvings along the direction", unit="-", source="authors' code", search=(10,), ge=1)
     min_radius: float = param(

@@ -63,10 +63,15 @@ class Contractive(Method):
     )
 
     output: Literal["svm", "ce"] = param(
-        "svm", "risk of the output layer", unit="-", source="paper", search=("svm", "ce")
+        "svm", "risk of the output layer", unit="-", source="abstract: a linear SVM", search=("svm", "ce")
     )
     decay: float = param(
-        1e-3, "factor of the output layer's norm", unit="1", source="-", search=(1e-4, 1e-3, 1e-2), ge=0
+        1e-3,
+        "factor of the output layer's norm",
+        unit="1",
+        source="chosen: no value in the sources at hand",
+        search=(1e-4, 1e-3, 1e-2),
+        ge=0,
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -46,7 +46,7 @@ class CrossLipschitz(Method):
         "exact",
         "exact: K backward passes; or random projections per example",
         unit="-",
-        source="4",
+        source="section 4",
         search=("exact", 1),
     )
 

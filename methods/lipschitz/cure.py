@@ -48,7 +48,7 @@ class CURE(Method):
         None,
         "final step; none: the suite's L2 epsilon",
         unit="pixels of [0, 1]",
-        source="4; authors' code: 3 after normalisation, about 0.6 in pixels",
+        source="section 4; authors' code: 3 after normalisation, about 0.6 in pixels",
         search=(None,),
         ge=0,
     )
@@ -65,13 +65,17 @@ class CURE(Method):
         0.3,
         "share of the steps with plain cross-entropy first",
         unit="1",
-        source="validation images of the digits suite",
+        source="chosen on validation images of the digits",
         search=(0.0, 0.3, 0.5),
         ge=0,
         lt=1,
     )
     form: Literal["square", "norm"] = param(
-        "square", "squared norm of the paper, or the norm of the code", unit="-", source="4", search=("square", "norm")
+        "square",
+        "squared norm of the paper, or the norm of the code",
+        unit="-",
+        source="section 4",
+        search=("square", "norm"),
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

@@ -40,12 +40,16 @@ class InputGradReg(Method):
         1.0,
         "factor of the penalty",
         unit="1",
-        source="authors' sweep, 0.2 to 195 after division by 2 B",
+        source="chosen within the authors' sweep, 0.2 to 195 after division by 2 B",
         search=(0.1, 1.0, 10.0, 100.0),
         ge=0,
     )
     target: Literal["label", "uniform"] = param(
-        "label", "distribution whose cross-entropy is smoothed", unit="-", source="paper", search=("label", "uniform")
+        "label",
+        "distribution whose cross-entropy is smoothed",
+        unit="-",
+        source="gradient regularization; uniform: beside it",
+        search=("label", "uniform"),
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

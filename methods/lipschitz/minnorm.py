@@ -36,11 +36,25 @@ class Minnorm(Method):
         ),
     )
 
-    rate: float = param(1.0, "step of the multipliers", unit="1", source="-", search=(0.1, 0.3, 1.0), gt=0)
-    decay: float = param(
-        1e-3, "factor of the squared weights", unit="1", source="about 1/N on the digits", search=(1e-4, 1e-3), ge=0
+    rate: float = param(
+        1.0,
+        "step of the multipliers",
+        unit="1",
+        source="chosen: no value in the sources at hand",
+        search=(0.1, 0.3, 1.0),
+        gt=0,
     )
-    limit: float = param(3.0, "largest multiplier", unit="1", source="-", search=(3.0, 10.0, 30.0), gt=0)
+    decay: float = param(
+        1e-3,
+        "factor of the squared weights",
+        unit="1",
+        source="chosen: about 1/N on the digits",
+        search=(1e-4, 1e-3),
+        ge=0,
+    )
+    limit: float = param(
+        3.0, "largest multiplier", unit="1", source="chosen: the paper has no limit", search=(3.0, 10.0, 30.0), gt=0
+    )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         logits = as_float(net(batch.x))

@@ -42,9 +42,9 @@ class SpectralNormReg(Method):
         ),
     )
 
-    weight: float = param(0.01, "factor of the penalty", unit="1", source="4", search=(0.001, 0.01, 0.1), ge=0)
+    weight: float = param(0.01, "factor of the penalty", unit="1", source="section 4", search=(0.001, 0.01, 0.1), ge=0)
     operator: Literal["kernel", "convolution"] = param(
-        "kernel", "the matrix of a convolution", unit="-", source="3", search=("kernel", "convolution")
+        "kernel", "the matrix of a convolution", unit="-", source="section 3", search=("kernel", "convolution")
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -37,13 +37,13 @@ class ASoftmax(Method):
         ),
     )
 
-    m: int = param(4, "factor on the angle", unit="1", source="3.4 and 4.1", search=(1, 2, 3, 4), ge=1, le=8)
-    lambda_start: float = param(1000.0, "lambda at the start", unit="1", source="code", search=(1000.0,), ge=0)
+    m: int = param(4, "factor on the angle", unit="1", source="sections 3.4 and 4.1", search=(1, 2, 3, 4), ge=1, le=8)
+    lambda_start: float = param(1000.0, "lambda at the start", unit="1", source="authors' code", search=(1000.0,), ge=0)
     gamma: float = param(
         400.0,
         "growth over the whole training",
         unit="1",
-        source="chosen for short runs; code: 3360",
+        source="chosen for short runs; authors' code: 3360",
         search=(100.0, 400.0),
         ge=0,
     )

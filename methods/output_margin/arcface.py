@@ -32,9 +32,17 @@ class ArcFace(Method):
         ),
     )
 
-    s: float = param(64.0, "scale of the logits", unit="1", source="3.1, details", search=(8.0, 16.0, 30.0, 64.0), gt=0)
+    s: float = param(
+        64.0, "scale of the logits", unit="1", source="section 3.1, details", search=(8.0, 16.0, 30.0, 64.0), gt=0
+    )
     m: float = param(
-        0.5, "margin added to the angle", unit="rad", source="3.1, details", search=(0.1, 0.2, 0.35, 0.5), ge=0, le=1.5
+        0.5,
+        "margin added to the angle",
+        unit="rad",
+        source="section 3.1, details",
+        search=(0.1, 0.2, 0.35, 0.5),
+        ge=0,
+        le=1.5,
     )
     easy_margin: bool = param(
         False, "apply the margin only where theta_y < pi/2", unit="-", source="authors' code", search=(False, True)

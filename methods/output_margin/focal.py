@@ -27,7 +27,7 @@ class Focal(Method):
     )
 
     gamma: float = param(
-        2.0, "how fast an example loses weight", unit="1", source="3.2", search=(0.5, 1.0, 2.0, 5.0), ge=0
+        2.0, "how fast an example loses weight", unit="1", source="section 3.2", search=(0.5, 1.0, 2.0, 5.0), ge=0
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

@@ -39,14 +39,16 @@ class LSoftmax(Method):
         ),
     )
 
-    m: int = param(2, "factor on the angle", unit="1", source="CIFAR-10 example", search=(1, 2, 3, 4), ge=1, le=8)
+    m: int = param(
+        2, "factor on the angle", unit="1", source="authors' CIFAR-10 example", search=(1, 2, 3, 4), ge=1, le=8
+    )
     lambda_start: float = param(
-        1000.0, "lambda at the start", unit="1", source="CIFAR-10 example", search=(1000.0,), ge=0
+        1000.0, "lambda at the start", unit="1", source="authors' CIFAR-10 example", search=(1000.0,), ge=0
     )
     gamma: float = param(
-        0.6, "growth over the whole training", unit="1", source="CIFAR-10 example", search=(0.3, 0.6), ge=0
+        0.6, "growth over the whole training", unit="1", source="authors' CIFAR-10 example", search=(0.3, 0.6), ge=0
     )
-    power: float = param(45.0, "power of the decay", unit="1", source="CIFAR-10 example", search=(45.0,), ge=0)
+    power: float = param(45.0, "power of the decay", unit="1", source="authors' CIFAR-10 example", search=(45.0,), ge=0)
     lambda_min: float = param(
         0.0, "smallest lambda", unit="1", source="authors' README", search=(0.0, 1.0, 5.0, 10.0), ge=0
     )

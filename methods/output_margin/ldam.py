@@ -52,7 +52,7 @@ class LDAM(Method):
         lt=1,
     )
     reweight_from: float = param(
-        0.8, "start of re-weighting", unit="share of the training", source="code", search=(0.8,), ge=0, le=1
+        0.8, "start of re-weighting", unit="share of the training", source="authors' code", search=(0.8,), ge=0, le=1
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -27,13 +27,17 @@ class LMDNN(Method):
     )
 
     form: Literal["C1", "C2"] = param(
-        "C1", "margin to the runner-up, or to every rival", unit="-", source="C1 and C2", search=("C1", "C2")
+        "C1",
+        "margin to the runner-up, or to every rival",
+        unit="-",
+        source="the paper's C1 and C2",
+        search=("C1", "C2"),
     )
     weight: float = param(
         1.0,
         "factor of the penalty",
         unit="1",
-        source="choice: the paper tunes it on validation data",
+        source="chosen: the paper tunes it on validation data",
         search=(0.1, 0.3, 1.0, 3.0),
         ge=0,
     )

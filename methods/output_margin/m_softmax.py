@@ -52,13 +52,18 @@ class MSoftmax(Method):
     )
 
     m: float = param(
-        1.0, "subtracted from the logit of the label", unit="logits", source="choice", search=(0.5, 1.0, 2.0, 4.0), ge=0
+        1.0,
+        "subtracted from the label's logit",
+        unit="logits",
+        source="chosen: see deviations",
+        search=(0.5, 1.0, 2.0, 4.0),
+        ge=0,
     )
     classifiers: Annotated[int, Field(ge=1)] = param(
-        1, "V; 1: no ensemble", unit="-", source="choice", search=(1, 2, 4)
+        1, "V; 1: no ensemble", unit="-", source="chosen: see deviations", search=(1, 2, 4)
     )
     diversity: float = param(
-        0.1, "weight of HSIC between two classifiers", unit="1", source="choice", search=(0.1, 1.0), ge=0
+        0.1, "weight of HSIC of two classifiers", unit="1", source="chosen: see deviations", search=(0.1, 1.0), ge=0
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -49,16 +49,26 @@ class ODM(Method):
         0.2,
         "half the width of the band",
         unit="logits",
-        source="choice",
+        source="chosen: the paper tunes it per data set",
         search=(0.2, 0.4, 0.6, 0.8),
         ge=0,
         lt=1,
     )
     mu: float = param(
-        0.2, "weight of margins above the band", unit="1", source="choice", search=(0.2, 0.4, 0.6, 0.8), ge=0
+        0.2,
+        "weight of margins above the band",
+        unit="1",
+        source="chosen: the paper tunes it per data set",
+        search=(0.2, 0.4, 0.6, 0.8),
+        ge=0,
     )
     weight_penalty: float = param(
-        1e-4, "weight of ||W||^2", unit="1", source="choice", search=(0.0, 1e-5, 1e-4, 1e-3), ge=0
+        1e-4,
+        "weight of ||W||^2",
+        unit="1",
+        source="chosen: the paper tunes it per data set",
+        search=(0.0, 1e-5, 1e-4, 1e-3),
+        ge=0,
     )
 
     def build(self, net: Net, task: Task) -> Net:

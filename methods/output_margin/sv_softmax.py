@@ -45,7 +45,11 @@ class SVSoftmax(Method):
         "sv", "loss whose rivals are emphasised", unit="-", source="section 3", search=("sv", "am", "arc")
     )
     emphasis: Literal["adaptive", "fixed"] = param(
-        "adaptive", "how rivals are emphasised", unit="-", source="MV, 7 and 8", search=("adaptive", "fixed")
+        "adaptive",
+        "how rivals are emphasised",
+        unit="-",
+        source="MV-Softmax, equations 7 and 8",
+        search=("adaptive", "fixed"),
     )
     t: float = param(1.2, "strength of the emphasis", unit="1", source="authors' code", search=(1.1, 1.2, 1.4), ge=1)
     s: float = param(32.0, "scale of the logits", unit="1", source="authors' code", search=(8.0, 16.0, 32.0), gt=0)

@@ -38,14 +38,14 @@ class SVM(Method):
         "one_vs_rest",
         "multi-class hinge loss",
         unit="-",
-        source="2.3 and 2.4",
+        source="sections 2.3 and 2.4",
         search=("one_vs_rest", "crammer_singer"),
     )
     weight_penalty: float = param(
         1e-4,
         "weight of ||W||^2",
         unit="1",
-        source="choice: the paper tunes C on validation data",
+        source="chosen: the paper tunes C on validation data",
         search=(0.0, 1e-5, 1e-4, 1e-3),
         ge=0,
     )

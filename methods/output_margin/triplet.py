@@ -41,7 +41,12 @@ class Triplet(Method):
         0.2, "margin between squared distances", unit="1", source="section 3.3", search=(0.1, 0.2, 0.5), ge=0
     )
     weight: float = param(
-        1.0, "factor of the triplet term", unit="1", source="choice", search=(0.1, 0.3, 1.0, 3.0), ge=0
+        1.0,
+        "factor of the triplet term",
+        unit="1",
+        source="chosen: the paper has no cross-entropy",
+        search=(0.1, 0.3, 1.0, 3.0),
+        ge=0,
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
