@@ -4,16 +4,19 @@ import importlib.util
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.methods import (
     Batch,
     Context,
     Method,
     Net,
+    Norm,
     Task,
     create,
 )
@@ -21,6 +24,12 @@ from marginbench.methods import (
 Run = Callable[..., tuple[int, str, str]]  # the fixture `run`
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 TASK = Task(input_shape=(1, 4, 4), class_counts=(6, 6, 6, 6), epsilon={"l2": 0.5, "linf": 0.1})
+
+
+def a_query(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, seed: int = 0, **more: Any) -> Query:
+    """A query with what most estimators do not look at filled in; `seed` is that of its generator."""
+    stream = torch.Generator(x.device).manual_seed(seed)
+    return Query(net, x, y, norm, **({"epsilon": 0.1, "reference": x[:0], "generator": stream} | more))
 
 
 def reference(key: str) -> ModuleType:

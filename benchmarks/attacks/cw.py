@@ -6,26 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks._linear import linearise, to_hyperplane, top_rivals
+from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, changes_class
+from marginbench.benchmarks.estimator import Query
 from marginbench.methods import Norm, logit_margin
 
 EDGE = 1e-5  # share of the range by which a start on its border is drawn inside, where tanh has a slope
 
 
+@attack(minimum_norm=True)
 def cw(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 40,
-    searches: int = 5,
-    learning_rate: float = 0.3,
-    kappa: float = 0.0,
-    rivals: int = 10,
+    q: Query, *, steps: int = 40, searches: int = 5, learning_rate: float = 0.3, kappa: float = 0.0, rivals: int = 10
 ) -> Tensor:
     """Adam on w in x' = (1 + tanh w) / 2, which keeps x' in the box. In L2 it minimises
 
@@ -44,7 +35,6 @@ def cw(
     negative.
 
     Args:
-        epsilon, reference, generator: unused; the signature is common to all attacks.
         steps: forward and backward passes for each value of c or r; searches: values.
         learning_rate: first step of Adam as a share of d; steps fall to 0 along a cosine.
         kappa: how far beyond the boundary f is followed, in pixels.
@@ -53,6 +43,7 @@ def cw(
     Returns:
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
+    net, x, y, norm = q.net, q.x, q.y, q.norm
     start, gap, scale = _linear_start(net, x, y, norm, rivals)
     closest = Closest(x, norm)
     low, high = torch.zeros_like(gap), torch.full_like(gap, torch.inf)

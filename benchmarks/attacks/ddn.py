@@ -3,26 +3,16 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import linearise, nearest_rival
+from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
-from marginbench.methods import Norm
+from marginbench.benchmarks.estimator import Query
 
 
-def ddn(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 50,
-    gamma: float = 0.05,
-    rivals: int = 10,
-) -> Tensor:
+@attack(minimum_norm=True)
+def ddn(q: Query, *, steps: int = 50, gamma: float = 0.05, rivals: int = 10) -> Tensor:
     """Direction and norm of the perturbation are separate: the direction follows the gradient, the norm success.
 
     With f = z_r - z_y, r the rival nearest to x in the linearised network, and a cosine schedule of alpha_k from 1 to
@@ -40,7 +30,6 @@ def ddn(
     paper has no L-infinity version.
 
     Args:
-        epsilon, reference, generator: unused; the signature is common to all attacks.
         steps: forward and backward passes.
         gamma: change of the norm per step, without unit.
         rivals: classes with the largest logits among which r is chosen, one backward pass each.
@@ -48,6 +37,7 @@ def ddn(
     Returns:
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
+    net, x, y, norm = q.net, q.x, q.y, q.norm
     original = x.flatten(1)
     rival = nearest_rival(net, x, y, norm, rivals)
     delta = torch.zeros_like(original)

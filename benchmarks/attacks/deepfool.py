@@ -1,27 +1,16 @@
 """DeepFool in the box, with refinement: to the nearest linearised boundary, then back along it."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import linearise, to_hyperplane, top_rivals
+from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
-from marginbench.methods import Norm
+from marginbench.benchmarks.estimator import Query
 
 
-def deepfool(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 8,
-    rivals: int = 10,
-    keep: int = 3,
-    overshoot: float = 0.02,
-) -> Tensor:
+@attack(minimum_norm=True)
+def deepfool(q: Query, *, steps: int = 8, rivals: int = 10, keep: int = 3, overshoot: float = 0.02) -> Tensor:
     """Cross the nearest boundary of the linearised network, exactly within [0, 1].
 
     With f_r = z_r - z_y, each step solves, for every rival r still in play,
@@ -39,7 +28,6 @@ def deepfool(
     network up to the overshoot, and four more solve it to 1e-5 where pixels are held by the box.
 
     Args:
-        epsilon, reference, generator: unused; the signature is common to all attacks.
         steps: linearisations.
         rivals: classes with the largest logits considered in the first step; one backward pass each.
         keep: the nearest of them by linearised distance, considered in the steps after it.
@@ -48,6 +36,7 @@ def deepfool(
     Returns:
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
+    net, x, y, norm = q.net, q.x, q.y, q.norm
     original = x.flatten(1)
     row = torch.arange(len(x), device=x.device)
     order = top_rivals(net, x, y, rivals)

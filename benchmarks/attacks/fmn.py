@@ -3,25 +3,16 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import linearise, nearest_rival
+from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
-from marginbench.methods import Norm
+from marginbench.benchmarks.estimator import Query
 
 
-def fmn(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 30,
-    rivals: int = 10,
-) -> Tensor:
+@attack(minimum_norm=True)
+def fmn(q: Query, *, steps: int = 30, rivals: int = 10) -> Tensor:
     """Gradient ascent on f = z_r - z_y inside a ball whose radius e follows success.
 
     r is the rival nearest to x in the linearised network. Step k, with cosine schedules of gamma_k (0.05 to
@@ -41,13 +32,13 @@ def fmn(
     logits has no effect.
 
     Args:
-        epsilon, reference, generator: unused; the signature is common to all attacks.
         steps: forward and backward passes.
         rivals: classes with the largest logits among which r is chosen, one backward pass each.
 
     Returns:
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
+    net, x, y, norm = q.net, q.x, q.y, q.norm
     original = x.flatten(1)
     rival = nearest_rival(net, x, y, norm, rivals)
     delta = torch.zeros_like(original)

@@ -1,20 +1,30 @@
-"""Attacks from elsewhere: whatever turns images and labels into adversarial images can join."""
+"""Attacks from a user's file: whatever turns images and labels into adversarial images can join.
 
-import hashlib
+    [evaluation.attacks]
+    mine = { file = "my_attack.py:make", steps = 20 }
+    theirs = { file = "my_attack.py:blind", gradient = false }
+
+The function is a `Factory`, or an attack decorated with `@attack`. `gradient`, `minimum_norm` and `control` say what is
+true of the attack, see `attack.Attack`: in the table, or as an attribute of the function or of the file.
+"""
+
 import inspect
-from collections.abc import Callable
-from functools import lru_cache
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
+from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.ray import inside_box, is_adversarial, select
-from marginbench.methods import MarginbenchError, Norm
-from marginbench.methods.errors import one_line, suggest
+from marginbench.benchmarks.estimator import Query
+from marginbench.methods import MarginbenchError
+from marginbench.methods.userfile import load_function, source_digest
 
 Factory = Callable[..., Any]
 """make(model, norm, epsilon, **settings): an attack that is called with images [B, C, H, W] and labels [B].
@@ -27,102 +37,60 @@ Factory = Callable[..., Any]
         return torchattacks.PGDL2(model, eps=epsilon, steps=steps)
 """
 
+TRAITS = ("gradient", "minimum_norm", "control")
 
-def foreign(make: Factory) -> Callable[..., Tensor]:
-    """An attack of the common signature from a factory; its further settings go to the factory.
 
-    It runs with frozen parameters, which get no gradients, in a forked random state that is seeded from
-    `generator`, and cannot change modes. What is not a number is taken from x, the rest clamped to the box; a point
+def foreign(make: Factory) -> Attack:
+    """An attack from a factory, to which settings go.
+
+    It runs with frozen parameters, which get no gradients, in a forked random state that is seeded from the query's
+    generator, and cannot change modes. What is not a number is taken from x, the rest clamped to the box; a point
     that is not adversarial becomes x.
     """
 
-    def attack(
-        net: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        norm: Norm,
-        *,
-        epsilon: float,
-        reference: Tensor,
-        generator: torch.Generator,
-        **settings: Any,
-    ) -> Tensor:
-        if len(x) == 0:
-            return x.clone()
-        with isolated(net, generator), torch.enable_grad():
-            theirs = make(Logits(net, x.device), LIBRARY_NORM[norm], epsilon, **settings)
+    def propose(q: Query, **settings: Any) -> Tensor:
+        if len(q.x) == 0:
+            return q.x.clone()
+        with isolated(q.net, q.generator), torch.enable_grad():
+            theirs = make(Logits(q.net, q.x.device), LIBRARY_NORM[q.norm], q.epsilon, **settings)
             run = theirs if callable(theirs) else theirs.forward
-            found = run(x.clone(), y.clone())
-        if not isinstance(found, Tensor) or found.shape != x.shape:
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise MarginbenchError(
-                f"attack {make.__name__!r} returned {shape}, images of shape {tuple(x.shape)} needed"
-            )
-        point = inside_box(found.detach().to(x), x)
-        return select(is_adversarial(net, point, y), point, x)
+            found = run(q.x.clone(), q.y.clone())
+        if not isinstance(found, Tensor) or found.shape != q.x.shape:
+            return found  # type: ignore[no-any-return]  # refused by `Attack.propose`
+        point = inside_box(found.detach().to(q.x), q.x)
+        return select(is_adversarial(q.net, point, q.y), point, q.x)
 
-    return attack
+    return Attack(getattr(make, "__name__", "foreign"), propose)
 
 
-def from_file(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    file: str = "",
-    **settings: Any,
-) -> Tensor:
-    """The attack of the factory that `file` names, as in `my_attack.py:make`; settings go to the factory."""
-    attack = foreign(load_factory(file))
-    return attack(net, x, y, norm, epsilon=epsilon, reference=reference, generator=generator, **settings)
+def load_attack(name: str, settings: Mapping[str, Any]) -> Attack:
+    """The attack that `settings["file"]` names, as in `my_attack.py:make`, with the other settings.
 
-
-def load_factory(file: str) -> Factory:
-    """The function that `FILE.py:FUNCTION` names.
+    Args:
+        name: the suite's for the attack.
 
     Raises:
-        MarginbenchError: no such file or function, or the file does not import.
+        MarginbenchError: no such file or function, it does not take the settings, or a trait is neither true nor false.
     """
-    path_text, _, name = file.rpartition(":")
-    path = Path(path_text)
-    if path.suffix != ".py" or not name:
-        raise MarginbenchError(f"attack file {file!r}: should be like 'my_attack.py:make'")
-    if not path.is_file():
-        raise MarginbenchError(f"attack file {path}: no such file")
-    module = _load(path, path.read_bytes())
-    factory: Factory | None = getattr(module, name, None)
-    if not callable(factory):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise MarginbenchError(f"attack file {path}: no function {name!r}: {suggest(name, known)}")
-    return factory
-
-
-@lru_cache
-def _load(path: Path, source: bytes) -> ModuleType:
-    """The module of a file with this content: one that was edited in the meantime is another one."""
-    module = ModuleType(f"marginbench_attack_{path.stem}")
-    module.__file__ = str(path)
-    try:
-        exec(compile(source, path, "exec"), vars(module))
-    except Exception as error:
-        raise MarginbenchError(f"attack file {path}: {one_line(error)}") from error
-    return module
-
-
-def check_factory(file: str, settings: dict[str, Any]) -> None:
-    """Can the factory be called with these settings?
-
-    Raises:
-        MarginbenchError: no, or there is none.
-    """
-    try:
-        inspect.signature(load_factory(file)).bind(None, "L2", 1.0, **settings)
-    except TypeError as error:
-        raise MarginbenchError(f"attack file {file}: make(model, norm, epsilon, **settings): {error}") from None
+    thing, path = load_function(str(settings["file"]), "attack")
+    module = sys.modules.get(thing.__module__)
+    found = thing if isinstance(thing, Attack) else None
+    traits = {}
+    for trait in TRAITS:
+        value = settings.get(trait, getattr(thing, trait, vars(module).get(trait)))
+        if value is not None and not isinstance(value, bool):
+            raise MarginbenchError(f"attack {path}: {trait}={value!r}: should be true or false")
+        traits |= {} if value is None else {trait: value}
+    rest = {key: value for key, value in settings.items() if key not in ("file", *TRAITS)}
+    if found is None:
+        try:
+            inspect.signature(thing).bind(None, "L2", 1.0, **rest)
+        except TypeError as error:
+            raise MarginbenchError(f"attack {path}: make(model, norm, epsilon, **settings): {error}") from None
+        found = foreign(partial(thing, **rest))
+    else:
+        found = found.configured(rest)
+    return replace(found, name=name, **traits)
 
 
 def versioned(settings: dict[str, Any]) -> dict[str, Any]:
@@ -131,5 +99,5 @@ def versioned(settings: dict[str, Any]) -> dict[str, Any]:
         return settings
     path_text, _, name = str(settings["file"]).rpartition(":")
     path = Path(path_text)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    digest = source_digest(path) if path.is_file() else None
     return {**settings, "file": f"{path.name}:{name}", "sha256": digest}

@@ -5,28 +5,19 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import top_rivals
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
+from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, inside_box, is_adversarial
-from marginbench.methods import Norm
+from marginbench.benchmarks.estimator import Query
 
 DLR_CLASSES = 4  # that the difference-of-logits-ratio loss needs
 
 
-def apgd(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 30,
-    restarts: int = 1,
-) -> Tensor:
+@attack()
+def apgd(q: Query, *, steps: int = 30, restarts: int = 1) -> Tensor:
     """torchattacks' Auto-PGD on the DLR loss at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     DLR = -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3) needs 4 classes. NOTE: with 2 or 3 classes the loss is
@@ -34,32 +25,18 @@ def apgd(
     it depends on neither shift nor scale of the logits, but it is another loss.
 
     Args:
-        epsilon: radius of the ball, in pixels of [0, 1].
-        reference: unused; the signature is common to all attacks.
-        generator: source of the seed of the random starts.
         steps: backward passes per start, plus one; restarts: random starts.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
     """
     with torch.no_grad():
-        loss = "dlr" if net(x[:1]).shape[1] >= DLR_CLASSES else "ce"
-    return _apgd(Logits(net, x.device), x, y, norm, epsilon, generator, steps, restarts, loss)
+        loss = "dlr" if q.net(q.x[:1]).shape[1] >= DLR_CLASSES else "ce"
+    return _apgd(q, Logits(q.net, q.x.device), steps, restarts, loss)
 
 
-def apgd_ce(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 30,
-    restarts: int = 1,
-    original: bool = False,
-) -> Tensor:
+@attack()
+def apgd_ce(q: Query, *, steps: int = 30, restarts: int = 1, original: bool = False) -> Tensor:
     """torchattacks' Auto-PGD on cross-entropy at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     Cross-entropy saturates: on logits that lie far apart its gradient underflows. It is therefore taken of the
@@ -67,31 +44,17 @@ def apgd_ce(
     are, as AutoAttack does; the result then depends on their scale.
 
     Args:
-        epsilon: radius of the ball, in pixels of [0, 1].
-        reference: unused; the signature is common to all attacks.
-        generator: source of the seed of the random starts.
         steps: backward passes per start, plus one; restarts: random starts.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
     """
-    model = Logits(net, x.device, standardised=not original)
-    return _apgd(model, x, y, norm, epsilon, generator, steps, restarts, "ce")
+    model = Logits(q.net, q.x.device, standardised=not original)
+    return _apgd(q, model, steps, restarts, "ce")
 
 
-def apgd_t(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 30,
-    restarts: int = 1,
-    targets: int = 3,
-) -> Tensor:
+@attack()
+def apgd_t(q: Query, *, steps: int = 30, restarts: int = 1, targets: int = 3) -> Tensor:
     """torchattacks' Auto-PGD on the targeted DLR loss at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     For each of the classes t with the largest logits other than y, until one attack succeeds, it maximises
@@ -106,16 +69,14 @@ def apgd_t(
     (`step_size[0]`). This runs the steps of its APGD with the targeted loss.
 
     Args:
-        epsilon: radius of the ball, in pixels of [0, 1].
-        reference: unused; the signature is common to all attacks.
-        generator: source of the seed of the random starts.
         steps: backward passes per start and target, plus one; restarts: random starts per target.
         targets: classes; AutoAttack has 9.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
     """
-    with isolated(net, generator), torch.no_grad():
+    net, x, y = q.net, q.x, q.y
+    with isolated(net, q.generator), torch.no_grad():
         import torchattacks
 
         model = Logits(net, x.device)
@@ -123,13 +84,13 @@ def apgd_t(
         enough = model(x[:1]).shape[1] >= DLR_CLASSES
         if not enough:
             _not_autoattack()
-        attack = torchattacks.APGD(model, norm=LIBRARY_NORM[norm], eps=epsilon, steps=steps, loss="dlr")
+        library = torchattacks.APGD(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, loss="dlr")
         found, left = x.clone(), torch.arange(len(x), device=x.device)
         for rank in (rank for rank in range(rivals.shape[1]) for _ in range(restarts)):
             if len(left) == 0:
                 break
-            attack.dlr_loss = _TargetedLoss(rivals[left, rank], ratio=enough)
-            _, robust, _, point = attack.attack_single_run(x[left], y[left])
+            library.dlr_loss = _TargetedLoss(rivals[left, rank], ratio=enough)
+            _, robust, _, point = library.attack_single_run(x[left], y[left])
             found[left[~robust]] = inside_box(point, x[left])[~robust].detach()
             left = left[robust]
         return found
@@ -151,25 +112,14 @@ class _TargetedLoss:
 
 @cache
 def _not_autoattack() -> None:
-    logging.getLogger("marginbench").warning(
+    logging.getLogger(__name__).warning(
         "apgd_t: fewer than %d classes: logit differences take the place of targeted DLR: this is not AutoAttack",
         DLR_CLASSES,
     )
 
 
-def fab_t(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    steps: int = 20,
-    restarts: int = 1,
-    targets: int = 3,
-) -> Tensor:
+@attack(minimum_norm=True)
+def fab_t(q: Query, *, steps: int = 20, restarts: int = 1, targets: int = 3) -> Tensor:
     """torchattacks' targeted FAB, a minimum-norm attack (Croce and Hein, ICML 2020, arXiv 1907.02044).
 
     For each of the classes t with the largest logits other than y, it steps to the hyperplane on which z_t and
@@ -178,43 +128,31 @@ def fab_t(
     verdict at epsilon is the same. The scale of the logits has no effect.
 
     Args:
-        epsilon: starts after the first are drawn within epsilon / 2, in pixels of [0, 1].
-        reference: unused; the signature is common to all attacks.
-        generator: source of the seed of the random starts.
-        steps: forward and backward passes per start and target; restarts: starts, the first of them x itself.
+        steps: forward and backward passes per start and target; restarts: starts, the first of them x
+            itself, the others drawn within epsilon / 2.
         targets: classes; AutoAttack has 9.
 
     Returns:
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
-    with isolated(net, generator), torch.no_grad():
+    net, x, y = q.net, q.x, q.y
+    with isolated(net, q.generator), torch.no_grad():
         import torchattacks
 
-        model, closest = Logits(net, x.device), Closest(x, norm)
+        model, closest = Logits(net, x.device), Closest(x, q.norm)
         # The norm by name: its default is Linf. Ranks from the top of all logits, so that 2 is the first rival.
-        attack = torchattacks.FAB(model, norm=LIBRARY_NORM[norm], eps=epsilon, steps=steps, multi_targeted=True)
+        library = torchattacks.FAB(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, multi_targeted=True)
         for rank in range(2, 2 + min(targets, model(x[:1]).shape[1] - 1)):
-            attack.target_class = rank
+            library.target_class = rank
             for restart in range(restarts):
-                point = attack.attack_single_run_targeted(x, y, use_rand_start=restart > 0)
+                point = library.attack_single_run_targeted(x, y, use_rand_start=restart > 0)
                 point = inside_box(point, x).detach()
                 closest.offer(point, is_adversarial(net, point, y))
         return closest.point
 
 
-def square(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    *,
-    epsilon: float,
-    reference: Tensor,
-    generator: torch.Generator,
-    n_queries: int = 100,
-    restarts: int = 1,
-    original: bool = False,
-) -> Tensor:
+@attack(gradient=False)
+def square(q: Query, *, n_queries: int = 100, restarts: int = 1, original: bool = False) -> Tensor:
     """torchattacks' Square attack at one epsilon (Andriushchenko et al., ECCV 2020, arXiv 1912.00049).
 
     It only reads logits, so hidden gradients do not stop it. The library's version needs square images, of at
@@ -225,53 +163,41 @@ def square(
     them otherwise than the original.)
 
     Args:
-        epsilon: radius of the ball, in pixels of [0, 1].
-        reference: unused; the signature is common to all attacks.
-        generator: source of the seed.
         n_queries: forward passes of each of the `restarts`.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
     """
+    x = q.x
     height, width = x.shape[2:]
-    if height != width or (norm == "l2" and height < 5):
+    if height != width or (q.norm == "l2" and height < 5):
         return x.clone()
-    with isolated(net, generator) as seed, torch.no_grad():
+    with isolated(q.net, q.generator) as seed, torch.no_grad():
         import torchattacks
 
-        attack = torchattacks.Square(
-            Logits(net, x.device, standardised=not original),
-            norm=LIBRARY_NORM[norm],
-            eps=epsilon,
+        library = torchattacks.Square(
+            Logits(q.net, x.device, standardised=not original),
+            norm=LIBRARY_NORM[q.norm],
+            eps=q.epsilon,
             n_queries=n_queries,
             n_restarts=restarts,
             resc_schedule=not original,
             seed=seed,
             loss="margin",
         )
-        return _run(attack, x, y)
+        return _run(library, q)
 
 
-def _apgd(
-    model: Logits,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    epsilon: float,
-    generator: torch.Generator,
-    steps: int,
-    restarts: int,
-    loss: str,
-) -> Tensor:
-    with isolated(model.net, generator) as seed, torch.no_grad():
+def _apgd(q: Query, model: Logits, steps: int, restarts: int, loss: str) -> Tensor:
+    with isolated(model.net, q.generator) as seed, torch.no_grad():
         import torchattacks
 
-        attack = torchattacks.APGD(
-            model, norm=LIBRARY_NORM[norm], eps=epsilon, steps=steps, n_restarts=restarts, seed=seed, loss=loss
+        library = torchattacks.APGD(
+            model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, n_restarts=restarts, seed=seed, loss=loss
         )
-        return _run(attack, x, y)
+        return _run(library, q)
 
 
-def _run(attack: Any, x: Tensor, y: Tensor) -> Tensor:
-    found: Tensor = attack.forward(x.contiguous(), y)
-    return inside_box(found, x).detach()
+def _run(library: Any, q: Query) -> Tensor:
+    found: Tensor = library.forward(q.x.contiguous(), q.y)
+    return inside_box(found, q.x).detach()

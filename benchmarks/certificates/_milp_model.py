@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csc_array
 from torch import Tensor, nn
 
 from marginbench.methods.maths.bounds.linear import (
@@ -146,6 +144,9 @@ def solve(
     seconds = deadline - time.perf_counter()
     if seconds <= 0:
         return -math.inf, None
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import
+    from scipy.sparse import csc_array
+
     whole = program.binary & (not relaxed)
     result = milp(
         cost,

@@ -8,7 +8,8 @@ import io
 import itertools
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -19,72 +20,101 @@ from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
 from marginbench.benchmarks.certificates._search import largest_verified
+from marginbench.benchmarks.certificates.certificate import Needs, certificate
+from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.memory import Chunks, out_of_memory
-from marginbench.methods import MarginbenchError, Norm, NotApplicable
+from marginbench.methods.errors import ParameterError
 
-Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]
+Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]  # auto-LiRPA's names
 Slope = Literal["adaptive", "same-slope", "zero-lb", "one-lb"]
+ConvMode = Literal["auto", "dense", "patches", "matrix"]
 
-INSTALL = "install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools"
+AUTO_LIRPA = Needs("auto_LiRPA", "install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
 SLACK = 1e-5  # relative to the largest logit; float32 bounds differ from float64 ones by less (see the tests)
 PROBE = 64  # images on which the trace is compared with the network
 ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from x + epsilon by less
 
 
-def certified_radius(
-    net: nn.Sequential,
-    x: Tensor,
-    label: Tensor,
-    norm: Norm,
-    *,
-    upper: Tensor | None = None,
-    at: Tensor | None = None,
-    method: Bound = "CROWN",
-    slopes: Sequence[Slope] | None = None,
-    conv_mode: Literal["auto", "dense", "patches", "matrix"] = "auto",
-    rounds: int = 8,
-    tolerance: float = 0.01,
-    chunk: int | None = None,
-    iterations: int = 10,
-) -> Tensor | NotApplicable:
-    """The largest radius found at which lower bounds of all z_label - z_j, j != label, are positive.
+@certificate(needs=AUTO_LIRPA)
+def ibp(q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01) -> Tensor | Answer:
+    """Interval bounds; settings as in `Search`."""
+    return certified_radius(q, Search("IBP", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
+
+
+@certificate(needs=AUTO_LIRPA)
+def crown_ibp(q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01) -> Tensor | Answer:
+    """CROWN from interval bounds of the hidden layers; settings as in `Search`."""
+    return certified_radius(q, Search("CROWN-IBP", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
+
+
+@certificate(needs=AUTO_LIRPA, exact_on_linear=True)
+def crown(q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01) -> Tensor | Answer:
+    """CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv 1811.00866); settings as in `Search`."""
+    return certified_radius(q, Search("CROWN", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
+
+
+@certificate(needs=AUTO_LIRPA)
+def alpha_crown(
+    q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01, iterations: int = 10
+) -> Tensor | Answer:
+    """CROWN with optimised slopes (Xu et al., ICLR 2021, arXiv 2011.13824); settings as in `Search`."""
+    search = Search("alpha-CROWN", None, conv_mode, rounds, tolerance, iterations=iterations)
+    return certified_radius(q, search)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which bound, and how its largest radius is sought."""
+
+    bound: Bound
+    slopes: Sequence[Slope] | None = None
+    """Lower slopes of the ReLU relaxation; the best bound of every logit difference counts, and each is a full
+    computation. By default `adaptive`, as in the CROWN paper. alpha-CROWN optimises the slopes from these on; where
+    torch passes no gradient through the edges of `clamp`, its default is `same-slope`: the others start on the edges
+    and would stay there."""
+    conv_mode: ConvMode = "auto"
+    """`dense` multiplies the network out into matrices, `patches` and `matrix` leave convolutions to auto-LiRPA; `auto`
+    is `dense` on small images and `patches` on others."""
+    rounds: int = 8  # bound computations per image at most
+    tolerance: float = 0.01  # of the search, relative
+    chunk: int | None = None
+    """Images per bound computation, fewer when memory runs out; by default as many as keep the largest matrix of
+    coefficients within 64 MiB, 128 at most; on CUDA 2 GiB and 1024."""
+    iterations: int = 10  # steps of alpha-CROWN
+    watch: Callable[[Bound, Tensor], None] | None = None
+    """Called with the bound and the indices of the images, among those predicted correctly, at every computation."""
+
+    def __post_init__(self) -> None:
+        if self.bound not in get_args(Bound):
+            raise ParameterError("bound", self.bound, f"choose one of {', '.join(get_args(Bound))}")
+        if self.conv_mode not in get_args(ConvMode):
+            raise ParameterError("conv_mode", self.conv_mode, f"choose one of {', '.join(get_args(ConvMode))}")
+
+    @property
+    def all_slopes(self) -> Sequence[Slope]:
+        """The slopes, or their default."""
+        if self.slopes is not None:
+            return self.slopes
+        return ["same-slope" if self.bound == "alpha-CROWN" and not _clamp_passes_edges() else "adaptive"]
+
+
+def certified_radius(q: Query, search: Search) -> Tensor | Answer:
+    """The largest radius found at which lower bounds of all z_y - z_j, j != y, are positive.
+
+    Distances `q.upper` of adversarial examples only choose where the search starts: a certified radius above them
+    must stay visible, since it is a contradiction. Radii `q.at` are checked without the slack for rounding: they are
+    meant for float64.
 
     Args:
-        net: a classifier, images in [0, 1] to logits [B, K], in eval mode; `Net.decision_net()` gives the tightest
-            bounds.
-        x: [B, C, H, W] or [B, D] in [0, 1], float32, or float64 as the network is.
-        label: [B] int64, the true classes.
-        norm: `linf` or `l2`, in pixels of [0, 1].
-        upper: [B] distances of adversarial examples, or infinity. They only choose where the search starts: a
-            certified radius above them must stay visible, since it is a contradiction.
-        at: [B] radii to check instead of a search; the answer is these, or 0. There is no slack for rounding then:
-            it is meant for float64.
-        method: auto-LiRPA's name of the bound.
-        slopes: lower slopes of the ReLU relaxation; the best bound of every logit difference counts, and each is
-            a full computation. By default `adaptive`, as in the CROWN paper. alpha-CROWN optimises the slopes
-            from these on; where torch passes no gradient through the edges of `clamp`, its default is
-            `same-slope`: the others start on the edges and would stay there.
-        conv_mode: `dense` multiplies the network out into matrices, `patches` and `matrix` leave convolutions to
-            auto-LiRPA; `auto` is `dense` on small images and `patches` on others.
-        rounds: bound computations per image at most.
-        tolerance: of the search, relative.
-        chunk: images per bound computation, fewer when memory runs out; by default as many as keep the largest
-            matrix of coefficients within 64 MiB, 128 at most; on CUDA 2 GiB and 1024.
-        iterations: steps of alpha-CROWN.
+        q: about the layers of `Net.decision_net()`, which gives the tightest bounds. Images may be flat, [B, D].
 
     Returns:
         [B] radii of the type of x, 0 for a wrong prediction, on the device of x; or why there are none.
-
-    Raises:
-        MarginbenchError: unknown method.
     """
-    if method not in get_args(Bound):
-        raise MarginbenchError(f"unknown bound {method!r}: choose one of {', '.join(get_args(Bound))}")
-    if slopes is None:
-        slopes = ["same-slope" if method == "alpha-CROWN" and not _clamp_passes_edges() else "adaptive"]
-    with torch.no_grad(), _precision_of(x):
-        logits = net(x)
+    x, label, at = q.x, q.y, q.at
+    with torch.no_grad(), precision_of(x):
+        logits = q.net(x)
         slack = (SLACK if at is None else 0) * logits.abs().amax(1).clamp(min=1)
         at_zero = (_specification(label, logits) @ logits.unsqueeze(-1)).squeeze(-1).amin(1) - slack
         correct = (at_zero > 0).nonzero().squeeze(1)
@@ -94,65 +124,60 @@ def certified_radius(
         try:
             library = load_auto_lirpa()
         except ImportError as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name == "auto_LiRPA"
+            missing = isinstance(error, ModuleNotFoundError) and error.name == AUTO_LIRPA.module
             reason = "" if missing else f" ({error})"
-            return NotApplicable(f"{INSTALL}{reason}")
-        x, label, at_zero, slack = x[correct], label[correct], at_zero[correct], slack[correct]
+            return Answer(reason=f"{AUTO_LIRPA.advice}{reason}")
+        at_zero, some = at_zero[correct], q.rows(correct)
         try:
-            bounds = _Bounds(library, net, x, label, norm, slack, slopes, conv_mode, chunk, iterations)
-            if at is not None:
-                at = at[correct].to(at_zero)
-                holds = bounds.margin(at, torch.arange(len(at), device=at.device), method) > 0
+            bounds = Bounds(library, some, slack[correct], search)
+            if some.at is not None:
+                at = some.at.to(at_zero)
+                holds = bounds.margin(at, torch.arange(len(at), device=at.device), search.bound) > 0
                 radius[correct] = torch.where(holds, at, 0)
                 return radius
-            cap = 1.0 if norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
-            linear = _linear_radius(bounds, at_zero, method, cap)
+            cap = 1.0 if q.norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
+            linear = _linear_radius(bounds, at_zero, search.bound, cap)
             found = largest_verified(
-                lambda epsilon, index: bounds.margin(epsilon, index, method),
+                lambda epsilon, index: bounds.margin(epsilon, index, search.bound),
                 at_zero,
                 linear,
-                torch.full_like(linear, torch.inf) if upper is None else upper[correct].to(linear),
+                torch.full_like(linear, torch.inf) if some.upper is None else some.upper.to(linear),
                 cap,
-                rounds=rounds,
-                tolerance=tolerance,
+                rounds=search.rounds,
+                tolerance=search.tolerance,
             )
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
             if out_of_memory(error):
                 raise
-            return NotApplicable(_reason(error))
+            return Answer(reason=_reason(error))
         radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
         return radius
 
 
-class _Bounds:
-    """Lower bounds of the worst logit difference; the networks are prepared once."""
+class Bounds:
+    """Lower bounds of the worst logit difference; the networks are prepared once.
 
-    def __init__(
-        self,
-        library: ModuleType,
-        net: nn.Sequential,
-        x: Tensor,
-        label: Tensor,
-        norm: Norm,
-        slack: Tensor,
-        slopes: Sequence[Slope],
-        conv_mode: str,
-        chunk: int | None,
-        iterations: int,
-    ) -> None:
-        self.library, self.norm, self.slack = library, norm, slack
-        limit = {"auto": 2**20, "dense": 2**62}.get(conv_mode, 0)
+    Args:
+        library: auto-LiRPA.
+        q: the network and images; its norm is that of the balls.
+        slack: [B], taken off the bounds.
+    """
+
+    def __init__(self, library: ModuleType, q: Query, slack: Tensor, search: Search) -> None:
+        self.library, self.norm, self.slack, self.watch = library, q.norm, slack, search.watch
+        net, x = q.layers, q.x
+        limit = {"auto": 2**20, "dense": 2**62}.get(search.conv_mode, 0)
         prepared = fold_affine(net, x, limit)
         if prepared is None:
             prepared = traceable(net, x)
         else:
             x = x.flatten(1)
         self.x = x
-        self.c = _specification(label, prepared(x))
-        self.chunks = Chunks(chunk or _chunk(prepared, x))
-        self.modules = [_bounded_module(library, prepared, x, slope, conv_mode, iterations) for slope in slopes]
+        self.c = _specification(q.y, prepared(x))
+        self.chunks = Chunks(search.chunk or _chunk(prepared, x))
+        self.modules = [_bounded_module(library, prepared, x, slope, search) for slope in search.all_slopes]
         _check_trace(self.modules[0], prepared, x)
-        if norm == "l2":
+        if q.norm == "l2":
             for module in self.modules:  # its shortcut for the first layer, an interval, ignores the box
                 module.check_IBP_first_linear = lambda node: False
 
@@ -161,6 +186,8 @@ class _Bounds:
 
         -inf instead of NaN.
         """
+        if self.watch is not None:
+            self.watch(method, index)
         parts = self.chunks.map(lambda part: self._margin(epsilon[part], index[part], method), len(index))
         margin = torch.cat(parts)
         return torch.where(margin.isfinite(), margin, -torch.inf)
@@ -189,16 +216,14 @@ def _specification(label: Tensor, logits: Tensor) -> Tensor:
     return unit[label].unsqueeze(1) - unit[others]
 
 
-def _bounded_module(
-    library: ModuleType, net: nn.Sequential, x: Tensor, slope: str, conv_mode: str, iterations: int
-) -> Any:
+def _bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, slope: str, search: Search) -> Any:
     options = {
-        "conv_mode": "matrix" if conv_mode == "matrix" else "patches",
+        "conv_mode": "matrix" if search.conv_mode == "matrix" else "patches",
         "relu": slope,  # the name in auto-LiRPA 0.3
         "activation_bound_option": slope,  # and in 0.7
         "sparse_features_alpha": False,  # 0.3 mixes up the neurons of two passes
         "sparse_spec_alpha": False,
-        "optimize_bound_args": {"iteration": iterations},
+        "optimize_bound_args": {"iteration": search.iterations},
     }
     with warnings.catch_warnings():  # tracing goes through deprecated parts of torch
         warnings.simplefilter("ignore")
@@ -228,7 +253,7 @@ def _clamp_passes_edges() -> bool:
     return bool(slope)
 
 
-def _linear_radius(bounds: _Bounds, at_zero: Tensor, method: Bound, cap: float) -> Tensor:
+def _linear_radius(bounds: Bounds, at_zero: Tensor, method: Bound, cap: float) -> Tensor:
     """[B] where the margin would vanish if it kept falling as it does near zero."""
     tiny = torch.full_like(at_zero, 1e-4 * cap)
     cheap: Bound = method if method == "IBP" else "CROWN-IBP"
@@ -269,7 +294,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _precision_of(x: Tensor) -> Iterator[None]:
+def precision_of(x: Tensor) -> Iterator[None]:
     """Float32 means float32: no TF32, no autocast. alpha-CROWN makes tensors of the default type, so that is x's."""
     default = torch.get_default_dtype()
     try:

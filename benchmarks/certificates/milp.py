@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks.ray import changes_class, tighten
 from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates._fold import fold_affine
+from marginbench.benchmarks.certificates.certificate import certificate
 from marginbench.benchmarks.certificates.crown import ROUNDING, SLACK
-from marginbench.benchmarks.certificates.listed import Exact
-from marginbench.methods import Norm, NotApplicable
+from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.methods.maths.bounds.linear import Ball, Blocks
 
 FIRST_RADIUS = 0.05  # where no adversarial example is known; it is doubled until there is one, or the box is covered
@@ -25,18 +25,9 @@ FINE = 1e-5  # pixels: bounds so close are equal
 FIRST_SHRUNK = 1  # the bounds of the first layer are exact but for the rival's constraint
 
 
+@certificate(float64=True)
 @torch.no_grad()
-def exact_margins(
-    net: nn.Sequential,
-    x: Tensor,
-    label: Tensor,
-    norm: Norm,
-    *,
-    upper: Tensor | None = None,
-    time_limit: float = 60.0,
-    gap: float = 1e-3,
-    max_units: int = 200,
-) -> Exact | NotApplicable:
+def milp(q: Query, *, time_limit: float = 60.0, gap: float = 1e-3, max_units: int = 200) -> Answer:
     """The distance of the nearest image of the box [0, 1] that some rival wins.
 
     For every rival j in turn: min eps with |x' - x|_inf <= eps, z_j(x') >= z_y(x') - slack, over x' in the box nearer
@@ -46,14 +37,10 @@ def exact_margins(
 
     What is proven is proven up to float64 and the solver's tolerances. Violated constraints only lower the minimum;
     for bounds that are not quite dual feasible `lower` is reduced by 1e-4 of the radius searched. The slack of the
-    logits is that of `crown`: the network is float32.
+    logits is that of `crown`: the network is float32. Distances `q.upper` of adversarial images are believed; radii
+    `q.at` are not checked.
 
     Args:
-        net: affine layers and ReLUs, in eval mode, from images in [0, 1] to logits [B, K]: `Net.decision_net()`.
-        x: [B, C, H, W] float32 in [0, 1].
-        label: [B] int64, the true classes; a wrong prediction has margin 0.
-        norm: `linf`; there is no answer for `l2`.
-        upper: [B] distances of adversarial images that were found, or infinity. They are believed.
         time_limit: seconds for each image. An image that is not solved by then has a wider interval; the solver
             tells what it has proven only once it has found a point of its own, otherwise the linear programs' bounds
             count.
@@ -61,41 +48,38 @@ def exact_margins(
         max_units: hidden units at most; the time grows exponentially with those that are unstable.
 
     Returns:
-        The enclosed margins, or why there are none.
+        For networks of affine layers and ReLUs, in L-infinity: `lower` [B] proven, inf where the whole box holds no
+        adversarial image, `upper` [B] of adversarial images, both 0 for a wrong prediction, and `solved` [B].
     """
-    if norm != "linf":
-        return NotApplicable("exact margins are computed in L-infinity only")
-    folded = fold_affine(net, x.double(), WEIGHTS) if len(x) else nn.Sequential()
+    if q.norm != "linf":
+        return Answer(reason="exact margins are computed in L-infinity only")
+    folded = fold_affine(q.layers, q.x.double(), WEIGHTS) if len(q.x) else nn.Sequential()
     if folded is None:
-        return NotApplicable("exact margins need a small network of affine layers and ReLUs")
+        return Answer(reason="exact margins need a small network of affine layers and ReLUs")
     blocks = model.as_blocks(folded.cpu())
     units = sum(len(block[0].bias) for block in blocks[:-1])
     if units > max_units:
-        return NotApplicable(f"exact margins: {units} hidden units are more than {max_units}")
-    bounds: list[tuple[float, float, float]] = []
-    for i in range(len(x)):
-        start = time.perf_counter()
-        known = math.inf if upper is None else float(upper[i])
-        image = _Image(net, blocks, x[i : i + 1], label[i : i + 1], known, gap, start + time_limit)
+        return Answer(reason=f"exact margins: {units} hidden units are more than {max_units}")
+    bounds: list[tuple[float, float]] = []
+    for i in range(len(q.x)):
+        image = _Image(q.rows(slice(i, i + 1)), blocks, gap, time.perf_counter() + time_limit)
         image.search()
-        bounds.append((image.lower, image.upper, time.perf_counter() - start))
-    lower, distance, seconds = torch.tensor(bounds, dtype=torch.float32).view(-1, 3).to(x.device).unbind(1)
-    return Exact(lower, distance, lower >= (1 - gap) * distance - FINE, seconds)
+        bounds.append((image.lower, image.upper))
+    lower, distance = torch.tensor(bounds, dtype=torch.float32).view(-1, 2).to(q.x.device).unbind(1)
+    return Answer(lower, distance, lower >= (1 - gap) * distance - FINE)
 
 
 class _Image:
     """The search for one image; `lower` and `upper` enclose its margin at any time."""
 
-    def __init__(
-        self, net: nn.Sequential, blocks: Blocks, x: Tensor, label: Tensor, upper: float, gap: float, deadline: float
-    ) -> None:
-        self.net, self.blocks, self.x, self.label = net, blocks, x, label
-        self.lower, self.upper, self.gap, self.deadline = 0.0, upper, gap, deadline
-        self.point = x.detach().cpu().double().flatten(1)  # [1, n]
-        logits = net(x)
-        self.y, self.classes = int(label), logits.shape[1]
+    def __init__(self, q: Query, blocks: Blocks, gap: float, deadline: float) -> None:
+        self.q, self.blocks, self.gap, self.deadline = q, blocks, gap, deadline
+        self.lower, self.upper = 0.0, math.inf if q.upper is None else float(q.upper)
+        self.point = q.x.detach().cpu().double().flatten(1)  # [1, n]
+        logits = q.net(q.x)
+        self.y, self.classes = int(q.y), logits.shape[1]
         self.slack = SLACK * float(logits.abs().amax().clamp(min=1))
-        if changes_class(logits, label):
+        if changes_class(logits, q.y):
             self.upper = 0.0
 
     def search(self) -> None:
@@ -155,7 +139,7 @@ class _Image:
     def _try(self, move: Tensor) -> None:
         """Is there an adversarial image on the ray through the solver's point?"""
         factors = 1 + torch.tensor(BEYOND, dtype=torch.float64).view(-1, 1, 1, 1)
-        candidates = (self.x.double() + (factors * move.view_as(self.x)).to(self.x.device)).to(self.x.dtype)
-        count = len(candidates)
-        distance = tighten(self.net, self.x.expand_as(candidates), candidates, self.label.expand(count), "linf")[1]
+        x, y = self.q.x, self.q.y
+        candidates = (x.double() + (factors * move.view_as(x)).to(x.device)).to(x.dtype)
+        distance = tighten(self.q.net, x.expand_as(candidates), candidates, y.expand(len(candidates)), "linf")[1]
         self.upper = min(self.upper, float(distance.min()))

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import torch
 
-from marginbench.benchmarks.attacks.presets import upper_bound
+from marginbench.benchmarks.attacks.deepfool import deepfool
+from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.contract.fixtures import (
     CLASSES,
     NotTestedError,
@@ -16,9 +17,10 @@ from marginbench.benchmarks.contract.fixtures import (
     stage,
 )
 from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.estimator import Query, ask
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.training.loop import Trained, Training, train
-from marginbench.methods import NORMS, Batch, Method, Norm, NotApplicable
+from marginbench.methods import NORMS, Batch, Method, Norm
 
 
 def same_seed_same_weights(method: Method) -> None:
@@ -130,11 +132,11 @@ def certificate_sound(method: Method) -> None:
     net, reasons = _trained(method).net, []
     for norm in NORMS:
         x, upper = _distances(method, norm)
-        answer = method.certify(net, x, norm)
-        if isinstance(answer, NotApplicable):
+        answer = ask(method.certify, net, x, norm)
+        if answer.lower is None:
             reasons.append(f"{norm}: {answer.reason}")
             continue
-        radius = answer.radius
+        radius = answer.lower
         require(radius.shape == upper.shape, f"{norm}: radius has shape {tuple(radius.shape)}, needed [B]")
         require(not bool(radius.isnan().any()) and bool((radius >= 0).all()), f"{norm}: NaN or negative radius")
         broken = int((radius > upper).sum())
@@ -158,9 +160,9 @@ def _distances(method: Method, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     x, y = x[correct], y[correct]
     require(len(x) >= 16, f"only {len(x)} of 64 test points are classified correctly")
     upper = torch.full((len(x),), torch.inf)
-    for name in ("deepfool", "fmn"):
-        stream = torch.Generator().manual_seed(0)
-        distance = upper_bound(name, net, x, y, norm, epsilon=0.1, reference=x, generator=stream)
+    for attack in (deepfool, fmn):
+        distance = attack(Query(net, x, y, norm, 0.1, x, torch.Generator().manual_seed(0))).upper
+        assert distance is not None
         upper = torch.minimum(upper, distance)
     return x, upper
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from marginbench.benchmarks.attacks.presets import MINIMUM_NORM, PRESETS
+from marginbench.benchmarks.attacks.listed import ATTACKS
+from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.evaluation import layout
 from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary
@@ -22,7 +23,6 @@ SETTINGS = Evaluation(
     certificates={name: {} for name in CERTIFICATES},
 )
 TIGHT = 1.02  # how far bounds may lie from the truth where they should reach it, median over the points
-EXACT_ON_LINEAR = MINIMUM_NORM | {"crown"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _bounds(canary: Canary, arrays: dict[str, np.ndarray], norm: Norm, exact: np
         found = values[known]
         wrong = found < truth * (1 - canary.tolerance) if kind == "upper" else found > truth * (1 + canary.tolerance)
         ratio = float(np.median(found / truth)) if known.any() else float("nan")
-        must_be_tight = canary.tight and (estimator in EXACT_ON_LINEAR or not estimator)
+        must_be_tight = canary.tight and (not estimator or _exact_on_linear(kind, estimator))
         verdict = "pass"
         if not known.any():
             verdict = "FAIL: no image with a known margin"
@@ -89,6 +89,12 @@ def _bounds(canary: Canary, arrays: dict[str, np.ndarray], norm: Norm, exact: np
             verdict = f"FAIL: should be within {TIGHT - 1:.0%} of the truth"
         text = f"{kind} bound" + f": {estimator}" * bool(estimator)
         yield Result(canary.title, text, norm, ratio, int(wrong.sum()), verdict, best=not estimator)
+
+
+def _exact_on_linear(kind: str, estimator: str) -> bool:
+    if kind == "upper" and estimator in ATTACKS:
+        return ATTACKS[estimator].gradient and ATTACKS[estimator].minimum_norm
+    return estimator in CERTIFICATES and CERTIFICATES[estimator].exact_on_linear
 
 
 def _doubts(canary: Canary, raised: set[str]) -> Result:

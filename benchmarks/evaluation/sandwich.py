@@ -5,7 +5,7 @@ does not assign to the true class. A misclassified point has margin 0. Nothing h
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,20 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.presets import upper_bound
-from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certify, Exact
+from marginbench.benchmarks.attacks.attack import Attack
+from marginbench.benchmarks.attacks.listed import configured_attacks
+from marginbench.benchmarks.certificates.certificate import Certificate
+from marginbench.benchmarks.certificates.listed import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.evaluation import doubts
+from marginbench.benchmarks.estimator import Answer, Certify, Query, ask
+from marginbench.benchmarks.evaluation.doubts import collect, explanation
+from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.probes.clever import clever_arrays
-from marginbench.benchmarks.probes.rejection import rejection_arrays
-from marginbench.benchmarks.probes.smoothing import smoothing_arrays
+from marginbench.benchmarks.probes.listed import Subject
 from marginbench.benchmarks.suites.schema import Evaluation
-from marginbench.methods import NORMS, Net, NotApplicable, Radii, logit_margin
+from marginbench.methods import NORMS, Net, Norm, logit_margin
 
 REFERENCES = 2000  # training images that the blend attack may walk towards
 
@@ -38,7 +40,8 @@ class Evaluated:
 
     arrays: dict[str, np.ndarray]
     estimators: dict[str, dict[str, Any]]
-    doubts: dict[str, str]
+    doubts: dict[str, str]  # name to what was seen
+    explanations: dict[str, str]  # name to what the doubt means
 
 
 @no_tf32()
@@ -66,6 +69,8 @@ def evaluate(
         DeadlineError: it took too long.
     """
     net = net.eval().requires_grad_(False)
+    attacks = configured_attacks(settings.attacks)
+    certificates = configured_certificates(settings.certificates)
     total = min(settings.points, len(data.test))
     reference = data.train.images(slice(REFERENCES))
     facts = _Facts({}, deadline or Deadline())
@@ -74,7 +79,8 @@ def evaluate(
         x, y = data.test.images(part), data.test.y[part]
         stream = seeds.generator(x.device, "attacks", *names, part.start)
         cost = _Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
-        return _sandwich(net, certify, x, y, settings, reference, stream, cost), cost
+        enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, stream, cost)
+        return enclosure.of(x, y), cost
 
     chunks, costs = zip(*Chunks(ROWS).map(enclose, total), strict=True)
     columns = dict.fromkeys(key for chunk in chunks for key in chunk)
@@ -84,24 +90,25 @@ def evaluate(
         facts.merge(cost)
     images = data.test.images(slice(total))
     test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
-    if settings.rejection is not None:
-        with facts.timed("rejection"):
-            stream = seeds.generator(images.device, "rejection", *names)
-            options = settings.rejection.model_dump()
-            tensors |= rejection_arrays(net, test, data.validation, settings.epsilon, stream, **options)
-    if settings.smoothing is not None:
-        with facts.timed("smoothing"):
-            seed = seeds.derive_seed("smoothing", *names)
-            tensors |= smoothing_arrays(net, test, seed, **settings.smoothing.model_dump())
-    if settings.clever is not None:
-        with facts.timed("clever"):
-            stream = seeds.generator(images.device, "clever", *names)
-            tensors |= clever_arrays(net, test, generator=stream, **settings.clever.model_dump())
-    evidence = doubts.Evidence(net, images, tensors, facts.estimators, settings, data.num_classes, certify)
+    for key, probe in settings.probes.items():
+        with facts.timed(key):
+            seed = seeds.derive_seed(key, *names)
+            tensors |= probe.measure(Subject(net, test, data.validation, settings.epsilon, seed))
+    evidence = Evidence(
+        net,
+        images,
+        tensors,
+        facts.estimators,
+        attacks,
+        certificates,
+        settings.epsilon,
+        data.num_classes,
+        certify,
+    )
     with facts.timed("doubts"):
-        found = doubts.collect(evidence)
+        found = collect(evidence)
     arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
-    return Evaluated(arrays, facts.estimators, found)
+    return Evaluated(arrays, facts.estimators, found, {name: explanation(name) for name in found})
 
 
 @dataclass
@@ -130,74 +137,69 @@ class _Facts:
         self.add(name, seconds=time.perf_counter() - start)
 
 
-def _sandwich(
-    net: Net,
-    certify: Certify,
-    x: Tensor,
-    y: Tensor,
-    settings: Evaluation,
-    reference: Tensor,
-    stream: torch.Generator,
-    facts: _Facts,
-) -> dict[str, Tensor]:
-    with torch.no_grad():
-        logits = net(x)
-    prediction = logits.argmax(1)
-    correct = prediction == y
-    out = {"label": y, "prediction": prediction, **output_margins(net, x, y, logits)}
-    x, y = x[correct], y[correct]
+@dataclass(frozen=True)
+class _Enclosure:
+    """The arrays of a chunk of images. The correct ones are asked about, in the order of the suite's tables."""
 
-    def spread(values: Tensor) -> Tensor:
-        full = torch.zeros(len(correct), device=values.device)
-        full[correct] = values.float()
-        return full
+    net: Net
+    certify: Certify
+    attacks: Mapping[str, Attack]
+    certificates: Mapping[str, Certificate]
+    epsilon: Mapping[Norm, float]
+    reference: Tensor
+    stream: torch.Generator
+    facts: _Facts
 
-    for norm in NORMS:
-        upper = torch.full((len(x),), torch.inf, device=x.device)
-        for name, options in settings.attacks.items():
-            with PassCounter(net) as passes:
-                start = facts.begin(f"{name}_{norm}")
-                common = {"epsilon": settings.epsilon[norm], "reference": reference, "generator": stream}
-                distance = upper_bound(name, net, x, y, norm, **common, **options)
-                seconds = time.perf_counter() - start
-            facts.add(f"{name}_{norm}", forward=passes.forward, backward=passes.backward, seconds=seconds)
-            out[f"upper_{norm}_{name}"] = spread(distance)
-            upper = torch.minimum(upper, distance)
+    def of(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            logits = self.net(x)
+        prediction = logits.argmax(1)
+        correct = prediction == y
+        out = {"label": y, "prediction": prediction, **output_margins(self.net, x, y, logits)}
+        for norm in NORMS:
+            q = Query(self.net, x[correct], y[correct], norm, self.epsilon[norm], self.reference, self.stream)
+            for name, values in self._bounds(q).items():
+                full = torch.zeros(len(correct), device=values.device)
+                full[correct] = values.float()
+                out[name] = full
+        return out
+
+    def _bounds(self, q: Query) -> dict[str, Tensor]:
+        """upper_NORM and lower_NORM, of all estimators and of each."""
+        out = {}
+        upper = torch.full((len(q.x),), torch.inf, device=q.x.device)
         lower = torch.zeros_like(upper)
-        for name, options in settings.certificates.items() if len(x) else ():
-            start = facts.begin(f"{name}_{norm}")
-            found = CERTIFICATES[name](net.decision_net(), x, y, norm, upper=upper, **options)
-            radius = found.lower if isinstance(found, Exact) else found
-            lower = torch.maximum(lower, _record(radius, f"{name}_{norm}", start, facts, out, spread))
-            if isinstance(found, Exact):
-                facts.add(f"{name}_{norm}", points=len(x), solved=int(found.solved.sum()))
-                out[f"upper_{norm}_{name}"] = spread(found.upper)
-                upper = torch.minimum(upper, found.upper)
-        if len(x):
-            start = facts.begin(f"own_{norm}")
-            own = certify(net, x, norm)
-            radius = own.radius if isinstance(own, Radii) else own
-            lower = torch.maximum(lower, _record(radius, f"own_{norm}", start, facts, out, spread))
-        out[f"upper_{norm}"], out[f"lower_{norm}"] = spread(upper), spread(lower)
-    return out
-
-
-def _record(
-    radius: Tensor | NotApplicable,
-    name: str,
-    start: float,
-    facts: _Facts,
-    out: dict[str, Tensor],
-    spread: Callable[[Tensor], Tensor],
-) -> Tensor:
-    if isinstance(radius, NotApplicable):
-        facts.add(name, not_applicable=radius.reason)
-        return torch.zeros(())
-    facts.add(name, seconds=time.perf_counter() - start)
-    radius = radius.float().nan_to_num(nan=0.0, posinf=torch.inf).clamp_min(0)  # NaN certifies nothing
-    estimator, norm = name.rsplit("_", 1)
-    out[f"lower_{norm}_{estimator}"] = spread(radius)
-    return radius
+        for name, attack in self.attacks.items():
+            with PassCounter(self.net) as passes:
+                start = self.facts.begin(f"{name}_{q.norm}")
+                distance = attack(q).upper
+                seconds = time.perf_counter() - start
+            self.facts.add(f"{name}_{q.norm}", forward=passes.forward, backward=passes.backward, seconds=seconds)
+            assert distance is not None
+            out[f"upper_{q.norm}_{name}"] = distance
+            upper = torch.minimum(upper, distance)
+        proofs: dict[str, Callable[[Query], Answer]] = {
+            name: lambda q, prove=certificate: prove(replace(q, net=self.net.decision_net()))
+            for name, certificate in self.certificates.items()
+        }
+        proofs["own"] = lambda q: ask(self.certify, self.net, q.x, q.norm)
+        for name, prove in proofs.items() if len(q.x) else ():
+            start = self.facts.begin(f"{name}_{q.norm}")
+            answer = prove(replace(q, upper=upper))
+            if answer.lower is None:
+                self.facts.add(f"{name}_{q.norm}", not_applicable=answer.reason)
+                continue
+            self.facts.add(f"{name}_{q.norm}", seconds=time.perf_counter() - start)
+            # NaN certifies nothing
+            radius = answer.lower.float().nan_to_num(nan=0.0, posinf=torch.inf).clamp_min(0)
+            out[f"lower_{q.norm}_{name}"] = radius
+            lower = torch.maximum(lower, radius)
+            if answer.solved is not None:
+                self.facts.add(f"{name}_{q.norm}", points=len(q.x), solved=int(answer.solved.sum()))
+            if answer.upper is not None:
+                out[f"upper_{q.norm}_{name}"] = answer.upper
+                upper = torch.minimum(upper, answer.upper)
+        return {**out, f"upper_{q.norm}": upper, f"lower_{q.norm}": lower}
 
 
 def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:

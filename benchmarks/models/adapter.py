@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from marginbench.benchmarks.certificates._fold import fold_affine
-from marginbench.benchmarks.certificates.crown import certified_radius
-from marginbench.methods import Net, NotApplicable
+from marginbench.benchmarks.certificates.crown import ibp
+from marginbench.benchmarks.estimator import Query
+from marginbench.methods import Net
 from marginbench.methods.errors import one_line
 
 
@@ -82,8 +83,9 @@ def _trace_problem(net: Net, x: Tensor) -> str | None:
             return layer.reason
     with torch.no_grad():
         label = net(x).argmax(1)
-    found = certified_radius(net.decision_net(), x, label, "linf", method="IBP", rounds=1)
-    return found.reason if isinstance(found, NotApplicable) else None
+    q = Query(net.decision_net(), x, label, "linf", 1.0, x[:0], torch.Generator(x.device))
+    found = ibp(q, rounds=1)
+    return found.reason if found.lower is None else None
 
 
 def adapt(model: nn.Module, normalise: nn.Module, x: Tensor) -> Net:

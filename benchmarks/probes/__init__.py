@@ -1,4 +1,5 @@
-"""Further measurements of a network: one file each, found by scanning.
+"""Further measurements of a network, with columns of their own: one file each, found by scanning.
 
-Imports attacks, data, machine and methods. Read `rejection.py` first.
+Imports attacks, data, records.column, registry, machine and methods. Read `base.py` first, then `clever.py`. Any file
+may add a probe: see `base.probe`.
 """

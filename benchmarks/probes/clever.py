@@ -6,12 +6,16 @@ Approach, ICLR 2018, arXiv 1801.10578. A network that hides its gradients has a 
 
 import warnings
 from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from marginbench.benchmarks.data.dataset import Split
+from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.metrics import NORM_TEXT
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import random_start
 
@@ -19,72 +23,76 @@ FLAT = 1e-6  # relative spread of the maxima below which they are all the same
 WORST_FIT = 1e-3  # p of the Kolmogorov-Smirnov test below which the fit counts for nothing
 
 
-def clever_arrays(
-    net: nn.Module,
-    test: Split,
-    radius: Mapping[Norm, float],
-    generator: torch.Generator,
-    *,
-    points: int,
-    batches: int,
-    samples: int,
-    rivals: int,
-) -> dict[str, Tensor]:
-    """Scores of the first `points` images, NaN for the others: clever_NORM [N], 0 where the class is wrong.
+@probe
+class Clever(Probe):
+    """CLEVER scores; those of images with a wrong class are 0."""
 
-    Args:
-        net: network in eval mode with frozen parameters.
-        radius: of the balls that are sampled, in pixels; no score exceeds it.
-        batches: maxima that the distribution is fitted to.
-        samples: gradients in each of them.
-        rivals: classes considered, by largest logit at the image.
-    """
-    x, y = test.images(slice(points)), test.y[:points]
-    out = {}
-    for norm in NORMS:
-        scores = torch.full((len(test),), torch.nan, device=x.device)
-        for i in range(len(x)):
-            scores[i] = _score(net, x[i], int(y[i]), norm, radius[norm], generator, batches, samples, rivals)
-        out[f"clever_{norm}"] = scores
-    return out
+    key: ClassVar[str] = "clever"
+    rank: ClassVar[int] = 3
+    columns: ClassVar[tuple[Column, ...]] = tuple(
+        Column(
+            f"clever_{norm}",
+            f"CLEVER {NORM_TEXT[norm]}",
+            meaning=f"Mean estimate of the margin in {NORM_TEXT[norm]} from sampled gradients: no bound.",
+        )
+        for norm in NORMS
+    )
 
+    radius: dict[Norm, Annotated[float, Field(gt=0)]]  # of the balls that are sampled, in pixels; no score exceeds it
+    points: Positive = 100  # the first of the test set
+    batches: Positive = 50  # maxima that the distribution is fitted to; the paper: 500
+    samples: Positive = 128  # gradients in each of them; the paper: 1024
+    rivals: Positive = 3  # classes considered, by largest logit at the image
 
-def _score(
-    net: nn.Module,
-    x: Tensor,
-    y: int,
-    norm: Norm,
-    radius: float,
-    generator: torch.Generator,
-    batches: int,
-    samples: int,
-    rivals: int,
-) -> float:
-    """min over rivals j of min(g(x) / L, radius), g = z_y - z_j and L the estimate of max ||grad g||_q in the ball."""
-    with torch.no_grad():
-        logits = net(x[None])[0]
-    gaps = logits[y] - logits
-    gaps[y] = torch.inf
-    count = min(rivals, len(logits) - 1)
-    nearest = gaps.topk(count, largest=False)[1]
-    if bool((gaps <= 0).any()):
-        return 0.0
-    maxima = np.empty((count, batches))
-    for batch in range(batches):
-        ball = x.expand(samples, *x.shape)
-        noise = random_start(ball, x.new_full((samples,), radius), norm, generator)
-        point = (ball + noise).clamp(0, 1).requires_grad_()
-        with torch.enable_grad():
-            z = net(point)
-            for row, j in enumerate(nearest.tolist()):
-                (gradient,) = torch.autograd.grad((z[:, y] - z[:, j]).sum(), point, retain_graph=row < count - 1)
-                size = gradient.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1)
-                maxima[row, batch] = float(size.max())
-    slopes = [max_of(row) for row in maxima]
-    scores = [
-        float(gaps[j]) / slope if slope > 0 else radius for j, slope in zip(nearest.tolist(), slopes, strict=True)
-    ]
-    return min(radius, *scores)
+    def measure(self, subject: Subject) -> dict[str, Tensor]:
+        """clever_NORM [N], NaN for the images behind the first `points`."""
+        test, generator = subject.test, subject.generator
+        x, y = test.images(slice(self.points)), test.y[: self.points]
+        out = {}
+        for norm in NORMS:
+            scores = torch.full((len(test),), torch.nan, device=x.device)
+            for i in range(len(x)):
+                scores[i] = self._score(subject.net, x[i], int(y[i]), norm, generator)
+            out[f"clever_{norm}"] = scores
+        return out
+
+    def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
+        """Means over the images that have a score."""
+        return {f"clever_{norm}": float(np.nanmean(arrays[f"clever_{norm}"])) for norm in NORMS}
+
+    def note(self, epsilon: Mapping[Norm, float]) -> str:
+        return (
+            f"CLEVER = mean estimate of the margin from sampled gradients, on the first {self.points} points:"
+            " no bound, from neither side."
+        )
+
+    def _score(self, net: nn.Module, x: Tensor, y: int, norm: Norm, generator: torch.Generator) -> float:
+        """min over rivals j of min(g(x) / L, radius), g = z_y - z_j, L the estimate of max ||grad g||_q in the ball."""
+        radius = self.radius[norm]
+        with torch.no_grad():
+            logits = net(x[None])[0]
+        gaps = logits[y] - logits
+        gaps[y] = torch.inf
+        count = min(self.rivals, len(logits) - 1)
+        nearest = gaps.topk(count, largest=False)[1]
+        if bool((gaps <= 0).any()):
+            return 0.0
+        maxima = np.empty((count, self.batches))
+        for batch in range(self.batches):
+            ball = x.expand(self.samples, *x.shape)
+            noise = random_start(ball, x.new_full((self.samples,), radius), norm, generator)
+            point = (ball + noise).clamp(0, 1).requires_grad_()
+            with torch.enable_grad():
+                z = net(point)
+                for row, j in enumerate(nearest.tolist()):
+                    (gradient,) = torch.autograd.grad((z[:, y] - z[:, j]).sum(), point, retain_graph=row < count - 1)
+                    size = gradient.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1)
+                    maxima[row, batch] = float(size.max())
+        slopes = [max_of(row) for row in maxima]
+        scores = [
+            float(gaps[j]) / slope if slope > 0 else radius for j, slope in zip(nearest.tolist(), slopes, strict=True)
+        ]
+        return min(radius, *scores)
 
 
 def max_of(maxima: np.ndarray) -> float:

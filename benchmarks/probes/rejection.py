@@ -12,62 +12,98 @@ where the attack seeks the x' with the largest confidence in a wrong class.
 
 import math
 from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.data.batches import logits_of
-from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
+from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.metrics import NORM_TEXT
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import backtracking, random_start
 
 
-def rejection_arrays(
-    net: nn.Module,
-    test: Split,
-    held_out: Split,
-    epsilon: Mapping[Norm, float],
-    generator: torch.Generator,
-    *,
-    tpr: float,
-    steps: int,
-    restarts: int,
-) -> dict[str, Tensor]:
-    """What `thresholded` needs, for every image of `test`; confidences are log-odds.
+@probe
+class Rejection(Probe):
+    """Robustness where images of low confidence may be refused."""
 
-    Args:
-        net: network in eval mode with frozen parameters.
-        held_out: images that choose the threshold: neither trained nor tested on.
-        epsilon: radius of the balls, in pixels.
-        tpr: share of the correct held-out images that must pass.
-        steps: forward and backward passes of each start of the attack.
-        restarts: random starts after one from the image itself, for the images not yet past the threshold.
+    key: ClassVar[str] = "rejection"
+    rank: ClassVar[int] = 1
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column(
+            "rejection_rate", "rejected %", 100, 1, ascending=True, on_page=False, meaning="Share of images refused."
+        ),
+        Column(
+            "rejection_accuracy", "accepted clean %", 100, 1, on_page=False, meaning="Accuracy of the images accepted."
+        ),
+        *(
+            Column(
+                f"rejection_robust_accuracy_{norm}",
+                f"rejecting % {NORM_TEXT[norm]} {{{norm}:g}}",
+                100,
+                1,
+                meaning=f"Robust accuracy in {NORM_TEXT[norm]} where images of low confidence may be refused.",
+            )
+            for norm in NORMS
+        ),
+    )
 
-    Returns:
-        rejection_threshold [], confidence [N], and for each norm wrong_confidence_NORM [N], of the adversarial
-        example of the largest confidence, -inf where none was found.
-    """
-    logits = logits_of(net, held_out)
-    tau = threshold(_confidence(logits)[logits.argmax(1) == held_out.y], tpr)
+    tpr: float = Field(gt=0, le=1)  # share of the correct held-out images that must be accepted
+    steps: Positive  # of each start of the attack
+    restarts: Annotated[int, Field(ge=0)] = 1  # random starts, for the images not yet past the threshold
 
-    def attacked(part: slice) -> dict[str, Tensor]:
-        x, y = test.images(part), test.y[part]
-        found = {}
+    def measure(self, subject: Subject) -> dict[str, Tensor]:
+        """Confidences of the images and of attacked ones, as log-odds.
+
+        rejection_threshold [], confidence [N], and for each norm wrong_confidence_NORM [N], of the adversarial example
+        of the largest confidence, -inf where none was found.
+        """
+        net, test, generator = subject.net, subject.test, subject.generator
+        logits = logits_of(net, subject.held_out)
+        tau = threshold(_confidence(logits)[logits.argmax(1) == subject.held_out.y], self.tpr)
+
+        def attacked(part: slice) -> dict[str, Tensor]:
+            x, y = test.images(part), test.y[part]
+            found = {}
+            for norm in NORMS:
+                epsilon = subject.epsilon[norm]
+                best = _attack(net, x, y, norm, epsilon, self.steps, None)
+                for _ in range(self.restarts):
+                    left = (best < tau).nonzero()[:, 0]
+                    again = _attack(net, x[left], y[left], norm, epsilon, self.steps, generator)
+                    best[left] = torch.maximum(best[left], again)
+                found[f"wrong_confidence_{norm}"] = best
+            return found
+
+        parts = Chunks(ROWS).map(attacked, len(test))
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {"rejection_threshold": tau, "confidence": _confidence(logits_of(net, test)), **found}
+
+    def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
+        """Accuracy of the images that are accepted, the share that is not, robust accuracies."""
+        wrong = arrays["prediction"] != arrays["label"]
+        accepted = arrays["confidence"] >= arrays["rejection_threshold"]
+        out = {
+            "rejection_rate": float(1 - accepted.mean()),
+            "rejection_accuracy": 1 - _ratio(wrong & accepted, accepted),
+        }
         for norm in NORMS:
-            best = _attack(net, x, y, norm, epsilon[norm], steps, None)
-            for _ in range(restarts):
-                left = (best < tau).nonzero()[:, 0]
-                again = _attack(net, x[left], y[left], norm, epsilon[norm], steps, generator)
-                best[left] = torch.maximum(best[left], again)
-            found[f"wrong_confidence_{norm}"] = best
-        return found
+            fooled = arrays[f"wrong_confidence_{norm}"] >= arrays["rejection_threshold"]
+            error = _ratio((wrong & accepted) | fooled, accepted | fooled)
+            out[f"rejection_robust_accuracy_{norm}"] = 1 - error
+        return out
 
-    parts = Chunks(ROWS).map(attacked, len(test))
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return {"rejection_threshold": tau, "confidence": _confidence(logits_of(net, test)), **found}
+    def note(self, epsilon: Mapping[Norm, float]) -> str:
+        return (
+            f"rejecting = robust % where images of low confidence may be refused (threshold: {self.tpr:.0%} of the"
+            " correct held-out images pass), against an attack that seeks confidence in a wrong class."
+        )
 
 
 def threshold(confidence: Tensor, tpr: float) -> Tensor:
@@ -75,18 +111,6 @@ def threshold(confidence: Tensor, tpr: float) -> Tensor:
     if len(confidence) == 0:
         return confidence.new_tensor(-torch.inf)
     return confidence.sort()[0][math.floor(len(confidence) * (1 - tpr) + 1e-9)]
-
-
-def thresholded(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The metrics: accuracy of the images that are accepted, the share that is not, robust accuracies."""
-    wrong = arrays["prediction"] != arrays["label"]
-    accepted = arrays["confidence"] >= arrays["rejection_threshold"]
-    out = {"rejection_rate": float(1 - accepted.mean()), "rejection_accuracy": 1 - _ratio(wrong & accepted, accepted)}
-    for norm in NORMS:
-        fooled = arrays[f"wrong_confidence_{norm}"] >= arrays["rejection_threshold"]
-        error = _ratio((wrong & accepted) | fooled, accepted | fooled)
-        out[f"rejection_robust_accuracy_{norm}"] = 1 - error
-    return out
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> float:

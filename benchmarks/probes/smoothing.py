@@ -15,19 +15,85 @@ give: two tables compare only at the same n and alpha.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.memory import Chunks
+from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
+from marginbench.benchmarks.records.column import Column
+from marginbench.methods import Norm
 
 ABSTAIN = -1
 BLOCK = 200  # noisy copies of an image that are drawn at once: on one CPU core they stay in its cache
 ROWS = {"cpu": BLOCK}  # noisy copies in a forward pass, by type of device
 OTHER_ROWS = 100 * BLOCK
+
+
+@probe
+class Smoothing(Probe):
+    """The smoothed classifier g; the settings are the arguments of `smoothing_arrays`."""
+
+    key: ClassVar[str] = "smoothing"
+    rank: ClassVar[int] = 2
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("smoothed_accuracy", "smoothed %", 100, 1, meaning="Accuracy of the vote over noisy copies."),
+        Column(
+            "smoothed_certified_accuracy_l2",
+            "smoothed certified % L2 {l2:g}",
+            100,
+            1,
+            meaning="Share of images for which that vote is certified to be right up to the radius.",
+        ),
+        Column("smoothed_radius_l2", "smoothed radius L2", meaning="Mean certified radius of that vote, in pixels."),
+        Column(
+            "smoothed_abstention",
+            "smoothed abstaining %",
+            100,
+            1,
+            ascending=True,
+            on_page=False,
+            meaning="Share of images for which that vote gives no answer.",
+        ),
+    )
+
+    sigma: float = Field(gt=0)  # of the noise, in pixels of [0, 1]
+    n0: Positive = 100  # noisy copies that select the class
+    n: Positive  # noisy copies that estimate its probability
+    alpha: float = Field(default=0.001, gt=0, lt=1)  # probability that a radius is wrong, at most
+    share: Positive = 1  # consecutive images that get the same noise
+
+    def measure(self, subject: Subject) -> dict[str, Tensor]:
+        """CERTIFY for every image: see `smoothing_arrays`."""
+        return smoothing_arrays(subject.net, subject.test, subject.seed, **self.model_dump())
+
+    def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
+        """The metrics of g; an image where g abstains or is wrong counts as radius 0.
+
+        Accuracy: share of images for which g certifies the true class at all; certified accuracy: with a radius of
+        epsilon or more; abstention: share without an answer; radius: mean over all images.
+        """
+        correct = arrays["smoothed_prediction"] == arrays["label"]
+        radius = np.where(correct, arrays["smoothed_radius"], 0.0)
+        return {
+            "smoothed_accuracy": float(correct.mean()),
+            "smoothed_certified_accuracy_l2": float((correct & (radius >= epsilon["l2"])).mean()),
+            "smoothed_abstention": float((arrays["smoothed_prediction"] == ABSTAIN).mean()),
+            "smoothed_radius_l2": float(radius.mean()),
+        }
+
+    def note(self, epsilon: Mapping[Norm, float]) -> str:
+        ceiling = radius_ceiling(self.sigma, self.n, self.alpha)
+        return (
+            "smoothed = of another classifier, the vote of the network over images with Gaussian noise (sigma"
+            f" {self.sigma:g}): accuracy, certified accuracy and mean radius, each radius wrong with probability"
+            f" {self.alpha:g} at most; {self.n} votes cannot certify beyond {ceiling:.3f}."
+        )
 
 
 def smoothing_arrays(
@@ -87,22 +153,6 @@ def lower_bound(count: np.ndarray, n: int, alpha: float) -> np.ndarray:
 def radius_ceiling(sigma: float, n: int, alpha: float) -> float:
     """The largest radius that n noisy copies can certify, in pixels: sigma Phi^-1(alpha^(1/n)), 0 if that is < 0."""
     return float(_radius(np.array(alpha ** (1 / n)), sigma))
-
-
-def smoothed(arrays: Mapping[str, np.ndarray], epsilon_l2: float) -> dict[str, float]:
-    """The metrics of g, from its arrays and `label`; an image where g abstains or is wrong counts as radius 0.
-
-    Accuracy: share of images for which g certifies the true class at all; certified accuracy: with a radius of
-    `epsilon_l2` pixels or more; abstention: share without an answer; radius: mean over all images.
-    """
-    correct = arrays["smoothed_prediction"] == arrays["label"]
-    radius = np.where(correct, arrays["smoothed_radius"], 0.0)
-    return {
-        "smoothed_accuracy": float(correct.mean()),
-        "smoothed_certified_accuracy_l2": float((correct & (radius >= epsilon_l2)).mean()),
-        "smoothed_abstention": float((arrays["smoothed_prediction"] == ABSTAIN).mean()),
-        "smoothed_radius_l2": float(radius.mean()),
-    }
 
 
 def _radius(lower: np.ndarray, sigma: float) -> np.ndarray:

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from marginbench.benchmarks.probes.rejection import thresholded
-from marginbench.benchmarks.probes.smoothing import smoothed
 from marginbench.methods import NORMS, Norm
 
 NORM_TEXT: dict[str, str] = {"l2": "L2", "linf": "L∞"}  # in tables
 
 
 def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
-    """Accuracies and mean margins of one run.
+    """Accuracies and mean margins of one run; probes have metrics of their own.
 
     robust accuracy at eps: share of points that are correct and whose upper bound exceeds eps;
     certified accuracy at eps: share that are correct and whose lower bound is at least eps. Means are over all
@@ -28,10 +26,7 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
         out[name] = _share(values) if values.dtype == bool else float(values.mean())
     for norm in NORMS:
         out[f"unattacked_{norm}"] = _share(np.isinf(arrays[f"upper_{norm}"][correct]))
-        if f"clever_{norm}" in arrays:
-            out[f"clever_{norm}"] = float(np.nanmean(arrays[f"clever_{norm}"]))
-    out |= thresholded(arrays) if "confidence" in arrays else {}
-    return out | (smoothed(arrays, epsilon["l2"]) if "smoothed_radius" in arrays else {})
+    return out
 
 
 def per_point(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, np.ndarray]:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from marginbench.benchmarks.certificates.listed import Certify
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.estimator import Certify
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.machine.files import UnwritableError, digest
@@ -152,7 +152,10 @@ def measure(
     start = time.perf_counter()
     evaluated = evaluate(net, certify, data, suite.evaluation, suite.name, key, repetition, deadline=deadline)
     agree = logits_of(net, data.validation).argmax(1) == data.validation.y
-    metrics = summarise(evaluated.arrays, suite.evaluation.epsilon)
+    epsilon = suite.evaluation.epsilon
+    metrics = summarise(evaluated.arrays, epsilon)
+    for probe in suite.evaluation.probes.values():
+        metrics |= probe.metrics(evaluated.arrays, epsilon)
     metrics["validation_accuracy"] = float(agree.float().mean())
     results = {
         "metrics": _finite_or_none(metrics),

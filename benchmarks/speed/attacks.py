@@ -15,9 +15,11 @@ from tabulate import tabulate
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.from_file import foreign
-from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS, upper_bound
+from marginbench.benchmarks.attacks.listed import ATTACKS, Attack
+from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.sandwich import REFERENCES
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
@@ -85,11 +87,10 @@ def _deepfools(net: Net, suite: Suite, data: Dataset, points: int, part: int = 4
     return tabulate(rows, headers, tablefmt="github", floatfmt=("", ".3f", ".1f", ".4f", ".1%"))
 
 
-def _timed(attack: object, net: Net, x: Tensor, y: Tensor, suite: Suite, norm: Norm = "l2") -> tuple[Tensor, float]:
-    assert callable(attack)
+def _timed(attack: Attack, net: Net, x: Tensor, y: Tensor, suite: Suite, norm: Norm = "l2") -> tuple[Tensor, float]:
     stream = seeds.generator(x.device, "attack_speed")
     start = seconds_on(x.device)
-    found = attack(net, x, y, norm, epsilon=suite.evaluation.epsilon[norm], reference=x[:0], generator=stream)
+    found = attack.propose(Query(net, x, y, norm, suite.evaluation.epsilon[norm], x[:0], stream))
     seconds = seconds_on(x.device) - start
     return tighten(net, x, found, y, norm)[1], seconds
 
@@ -109,8 +110,10 @@ def _preset(net: Net, suite: Suite, data: Dataset, preset: str, points: int) -> 
             start = seconds_on(x.device)
             with PassCounter(net) as passes:
                 for a, b in zip(x.split(ROWS), y.split(ROWS), strict=True):
-                    common = {"epsilon": suite.evaluation.epsilon[norm], "reference": reference, "generator": stream}
-                    parts.append(upper_bound(name, net, a, b, norm, **common, **options))
+                    q = Query(net, a, b, norm, suite.evaluation.epsilon[norm], reference, stream)
+                    upper = ATTACKS[name](q, **options).upper
+                    assert upper is not None
+                    parts.append(upper)
             seconds = seconds_on(x.device) - start
             distance, total = torch.cat(parts), total + seconds
             best = torch.minimum(best, distance)

@@ -12,6 +12,7 @@ import argparse
 import math
 import multiprocessing
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -22,19 +23,21 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.presets import upper_bound
-from marginbench.benchmarks.certificates.milp import exact_margins
+from marginbench.benchmarks.attacks.deepfool import deepfool
+from marginbench.benchmarks.attacks.fmn import fmn
+from marginbench.benchmarks.certificates.milp import milp
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import cores
 from marginbench.benchmarks.nets.networks import NETWORKS, Architecture
 from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import Net, NotApplicable, create
+from marginbench.methods import Net, create
 from marginbench.methods.spec import split_specs
 
 HIDDEN = (32, 16)
-START = ("deepfool", "fmn")
+START = (deepfool, fmn)
 TOO_FAR = 1e-3  # relative; the margins are not known better
 
 
@@ -84,10 +87,10 @@ def measure(net: Net, suite: Suite, data: Dataset, points: int, time_limit: floa
         index = (net(images).argmax(1) == data.test.y).nonzero().squeeze(1)[:points]
     x, y = images[index], data.test.y[index]
     attacked = torch.full((len(x),), torch.inf)
-    for name in START:
-        stream = seeds.generator(x.device, "exact_speed", name)
-        epsilon = suite.evaluation.epsilon["linf"]
-        distance = upper_bound(name, net, x, y, "linf", epsilon=epsilon, reference=x[:0], generator=stream)
+    for attack in START:
+        stream = seeds.generator(x.device, "exact_speed", attack.name)
+        distance = attack(Query(net, x, y, "linf", suite.evaluation.epsilon["linf"], x[:0], stream)).upper
+        assert distance is not None
         attacked = torch.minimum(attacked, distance)
     solve = partial(_solve, net.decision_net(), time_limit)
     each = index.tolist(), x.split(1), y.split(1), attacked.split(1)
@@ -99,11 +102,12 @@ def measure(net: Net, suite: Suite, data: Dataset, points: int, time_limit: floa
 
 
 def _solve(net: nn.Sequential, time_limit: float, image: int, x: Tensor, y: Tensor, attacked: Tensor) -> Point:
-    found = exact_margins(net, x, y, "linf", upper=attacked, time_limit=time_limit)
-    if isinstance(found, NotApplicable):
+    start = time.perf_counter()
+    found = milp(Query(net, x, y, "linf", 1.0, x[:0], torch.Generator(x.device), upper=attacked), time_limit=time_limit)
+    seconds = time.perf_counter() - start
+    if found.lower is None or found.upper is None or found.solved is None:
         raise SystemExit(found.reason)
-    ends = float(found.lower), float(found.upper)
-    return Point(image, float(attacked), *ends, bool(found.solved), float(found.seconds))
+    return Point(image, float(attacked), float(found.lower), float(found.upper), bool(found.solved), seconds)
 
 
 def report(runs: Mapping[str, Sequence[Point]]) -> str:

@@ -9,20 +9,20 @@ bisection, then a whole search, of which the mean counts.
 """
 
 import argparse
-from typing import Any
-from unittest import mock
+from dataclasses import replace
 
 import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.presets import upper_bound
+from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.certificates import _compat, crown
+from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import NORMS, Net, Norm, NotApplicable, create
+from marginbench.methods import NORMS, Net, Norm, create
 
 STEPS = 12
 TURNS = 3
@@ -70,26 +70,28 @@ def main() -> None:
 
 
 def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tuple[float, ...]:
-    stream = seeds.generator(x.device, "radius_speed")
-    upper = upper_bound("fmn", net, x, y, norm, epsilon=epsilon, reference=x[:0], generator=stream)
+    q = Query(net, x, y, norm, epsilon, x[:0], seeds.generator(x.device, "radius_speed"))
+    upper = fmn(q).upper
+    assert upper is not None
     upper = upper.where(upper.isfinite(), 1.0 if norm == "linf" else x[0].numel() ** 0.5)  # where FMN has failed
-    _search_radius(net, x[:2], y[:2], norm, upper[:2])  # warm-up: imports, memory
+    q = replace(q, net=net.decision_net(), upper=upper)
+    _search(q.rows(slice(2)))  # warm-up: imports, memory
     seconds = {"search": 0.0, "bisection": 0.0}
     low, high = torch.zeros_like(upper), upper.clone()
     start = seconds_on(x.device)
-    bounds = _prepare(net, x, y, norm)
+    bounds = _prepare(q)
     seconds["bisection"] += seconds_on(x.device) - start
     everything = torch.arange(len(x), device=x.device)
     for _ in range(TURNS):
         start = seconds_on(x.device)
-        with torch.no_grad(), crown._precision_of(x):
+        with torch.no_grad(), crown.precision_of(x):
             for _ in range(STEPS // TURNS):
                 middle = (low + high) / 2
                 verified = bounds.margin(middle, everything, "CROWN") > 0
                 low, high = torch.where(verified, middle, low), torch.where(verified, high, middle)
         seconds["bisection"] += seconds_on(x.device) - start
         start = seconds_on(x.device)
-        radius, counts = _search_radius(net, x, y, norm, upper)
+        radius, counts = _search(q)
         seconds["search"] += (seconds_on(x.device) - start) / TURNS
     keep = low > 0
     difference = (radius - low)[keep] / low[keep]
@@ -106,28 +108,24 @@ def _compare(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> tupl
     )
 
 
-def _prepare(net: Net, x: Tensor, y: Tensor, norm: Norm) -> crown._Bounds:
-    library = _compat.load_auto_lirpa()
-    with torch.no_grad(), crown._precision_of(x):
-        slack = crown.SLACK * net(x).abs().amax(1).clamp(min=1)
-        return crown._Bounds(library, net.decision_net(), x, y, norm, slack, ("adaptive",), "auto", None, 1)
+def _prepare(q: Query) -> crown.Bounds:
+    with torch.no_grad(), crown.precision_of(q.x):
+        slack = crown.SLACK * q.net(q.x).abs().amax(1).clamp(min=1)
+        return crown.Bounds(_compat.load_auto_lirpa(), q, slack, crown.Search("CROWN"))
 
 
-def _search_radius(net: Net, x: Tensor, y: Tensor, norm: Norm, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _search(q: Query) -> tuple[Tensor, Tensor]:
     """Radii [B], and how many times CROWN was computed for each image."""
-    counts = torch.zeros(len(x), device=x.device)
+    counts = torch.zeros(len(q.x), device=q.x.device)
 
-    class Counted(crown._Bounds):
-        def margin(self, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
-            if method == "CROWN":
-                counts[index] += 1
-            return super().margin(epsilon, index, method)
+    def watch(bound: crown.Bound, index: Tensor) -> None:
+        if bound == "CROWN":
+            counts[index] += 1
 
-    with mock.patch.object(crown, "_Bounds", Counted):
-        radius: Any = crown.certified_radius(net.decision_net(), x, y, norm, upper=upper)
-    if isinstance(radius, NotApplicable):
-        raise SystemExit(radius.reason)
-    return radius, counts
+    found = crown.certified_radius(q, crown.Search("CROWN", watch=watch))
+    if isinstance(found, Answer):
+        raise SystemExit(found.reason)
+    return found, counts
 
 
 if __name__ == "__main__":

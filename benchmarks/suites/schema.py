@@ -1,26 +1,21 @@
 """A suite says what is compared: data, network, budget, radii, estimators. One TOML file each."""
 
-import copy
-import inspect
 import itertools
-import re
 import tomllib
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from marginbench.benchmarks.attacks.from_file import check_factory, versioned
-from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
-from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.nets.networks import NETWORKS
-from marginbench.methods import NORMS, MarginbenchError, Norm, Task
+from marginbench.benchmarks.probes.listed import PROBES
+from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators
+from marginbench.methods import MarginbenchError, Task
 from marginbench.methods.errors import suggest
 
 Settings = dict[str, Any]
@@ -77,58 +72,6 @@ class Training(_Section):
         return self
 
 
-class Rejection(_Section):
-    tpr: float = Field(gt=0, le=1)  # share of the correct held-out images that must be accepted
-    steps: Positive  # of each start of the attack
-    restarts: Annotated[int, Field(ge=0)] = 1
-
-
-class Smoothing(_Section):
-    sigma: float = Field(gt=0)  # of the noise, in pixels of [0, 1]
-    n0: Positive = 100  # noisy copies that select the class
-    n: Positive  # noisy copies that estimate its probability
-    alpha: float = Field(default=0.001, gt=0, lt=1)  # probability that a radius is wrong, at most
-    share: Positive = 1  # consecutive images that get the same noise
-
-
-class Clever(_Section):
-    radius: dict[Norm, Annotated[float, Field(gt=0)]]  # of the balls that are sampled, in pixels of [0, 1]
-    points: Positive = 100  # the first of the test set
-    batches: Positive = 50  # the paper: 500
-    samples: Positive = 128  # the paper: 1024
-    rivals: Positive = 3
-
-
-class Evaluation(_Section):
-    epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
-    points: Positive  # the first of the test set
-    attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
-    certificates: dict[str, Settings]
-    rejection: Rejection | None = None  # default: no columns for it
-    smoothing: Smoothing | None = None  # likewise
-    clever: Clever | None = None  # likewise
-
-    @field_validator("epsilon")
-    @classmethod
-    def _both_norms(cls, epsilon: dict[Norm, float]) -> dict[Norm, float]:
-        if set(epsilon) != set(NORMS):
-            raise ValueError("give one radius for each norm, as in { linf = 0.1, l2 = 0.5 }")
-        return epsilon
-
-    @field_validator("attacks", mode="before")
-    @classmethod
-    def _preset(cls, attacks: Any) -> Any:
-        if not isinstance(attacks, str):
-            return attacks
-        if attacks not in PRESETS:
-            raise ValueError(f"unknown preset: {suggest(attacks, PRESETS)}; or give a table of attacks")
-        return copy.deepcopy(PRESETS[attacks])
-
-    @field_serializer("attacks")
-    def _versioned(self, attacks: dict[str, Settings]) -> dict[str, Settings]:
-        return {name: versioned(settings) for name, settings in attacks.items()}
-
-
 class Suite(_Section):
     """The whole file. Everything but `title`, `methods` and `seeds` enters the hash of a run."""
 
@@ -145,7 +88,9 @@ class Suite(_Section):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what a run depends on."""
-        return digest(self.model_dump(mode="json", exclude={"title", "methods", "seeds"}, exclude_none=True))
+        values = self.model_dump(mode="json", exclude={"title", "methods", "seeds"}, exclude_none=True)
+        sources = self.evaluation.sources()
+        return digest({**values, "sources": sources} if sources else values)
 
     def load_data(self, data_dir: str | Path | None = None) -> Dataset:
         """The data set, from a folder of data sets. Default: see `data_folder`."""
@@ -196,7 +141,10 @@ def load_suite(name: str) -> Suite:
         suite = Suite(**_with_folder(values, path.parent), folder=path.parent)
     except ValidationError as error:
         raise MarginbenchError(f"suite {path}: " + "; ".join(map(_explain, error.errors()))) from None
-    _check_estimators(path, suite)
+    try:
+        check_estimators(suite.evaluation)
+    except MarginbenchError as error:
+        raise MarginbenchError(f"suite {path}: {error}") from None
     return suite
 
 
@@ -215,43 +163,11 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         section: Any = Suite
         for part in error["loc"][:-1]:
-            annotation = section.model_fields[part].annotation
+            annotation = PROBES[part] if section is Evaluation else section.model_fields[part].annotation
             section = next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)
-        known = [name for name in section.model_fields if name != "folder"]
+        known = [name for name in section.model_fields if name not in ("folder", "probes")]
+        known += PROBES if section is Evaluation else ()
         return f"unknown key {where!r}: {suggest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"key {where!r} is missing"
     return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _check_estimators(path: Path, suite: Suite) -> None:
-    for kind, table in (("attacks", ATTACKS), ("certificates", CERTIFICATES)):
-        for name, settings in getattr(suite.evaluation, kind).items():
-            where = f"suite {path}: evaluation.{kind}.{name}"
-            if kind == "attacks" and "file" in settings:
-                _check_foreign(where, name, settings)
-                continue
-            if name not in table:
-                raise MarginbenchError(f"{where}: unknown: {suggest(name, table)}")
-            known = _defaults(table[name])
-            for key, value in settings.items():
-                if key not in known:
-                    raise MarginbenchError(f"{where}.{key}: unknown setting: {suggest(key, known)}")
-                wanted = type(known[key])
-                if type(value) is not wanted and not (wanted is float and type(value) is int):
-                    raise MarginbenchError(f"{where}.{key}={value!r}: should be like {known[key]!r}")
-
-
-def _check_foreign(where: str, name: str, settings: Settings) -> None:
-    if name in ATTACKS or not re.fullmatch("[A-Za-z0-9_]+", name):
-        raise MarginbenchError(f"{where}: choose another name: letters, digits and _, and none of {', '.join(ATTACKS)}")
-    try:
-        check_factory(str(settings["file"]), {key: value for key, value in settings.items() if key != "file"})
-    except MarginbenchError as error:
-        raise MarginbenchError(f"{where}: {error}") from None
-
-
-def _defaults(estimator: Callable[..., Any]) -> dict[str, Any]:
-    """The settings of an estimator: its keyword arguments with a default."""
-    parameters = inspect.signature(estimator).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

@@ -1,11 +1,9 @@
 """Attacks: exact on linear networks, blind to the scale of logits, and honest about failure."""
 
 import importlib
-import inspect
 import itertools
 import math
 import random
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -13,18 +11,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog, minimize
+from support import a_query
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.attacks._wrap import Logits
 from marginbench.benchmarks.attacks.from_file import foreign
-from marginbench.benchmarks.attacks.presets import ATTACKS, BLACK_BOX
+from marginbench.benchmarks.attacks.listed import ATTACKS, Attack, attack
 from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
-from marginbench.methods import NORMS, Norm
+from marginbench.benchmarks.estimator import Query
+from marginbench.methods import NORMS, MarginbenchError, Norm
 
 SHAPE = (1, 6, 6)
 EPSILON: dict[Norm, float] = {"l2": 1.0, "linf": 0.25}
-MINIMUM_NORM = ("fmn", "ddn", "cw", "fab_t")  # within 2 % of the margin of a linear network; deepfool is exact
+MINIMUM_NORM = [name for name, one in ATTACKS.items() if one.minimum_norm]
+BLACK_BOX = {name for name, one in ATTACKS.items() if not one.gradient}
 AT_EPSILON = ("apgd", "apgd_ce", "apgd_t", "square")
 
 
@@ -54,12 +55,11 @@ def predicted(net: nn.Module, x: Tensor) -> Tensor:
     return net(x).argmax(1)
 
 
-Proposal = Callable[..., Tensor]
-
-
-def propose_by(attack: Proposal, net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **settings: Any) -> Tensor:
-    common: dict[str, Any] = {"epsilon": EPSILON[norm], "reference": images(9, 40, 1.0)}
-    return attack(net, x, y, norm, generator=torch.Generator().manual_seed(3), **(common | settings))
+def propose_by(
+    attack: Attack, net: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: float | None = None, **settings: Any
+) -> Tensor:
+    q = a_query(net, x, y, norm, seed=3, epsilon=epsilon or EPSILON[norm], reference=images(9, 40, 1.0))
+    return attack.propose(q, **settings)
 
 
 def propose(name: str, net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **settings: Any) -> Tensor:
@@ -323,7 +323,7 @@ def test_black_box_attacks_use_no_gradients(name: str) -> None:
     assert (net.differentiable == 0) == (name in BLACK_BOX)
 
 
-def follows_the_norm(attack: Proposal, norm: Norm) -> bool:
+def follows_the_norm(attack: Attack, norm: Norm) -> bool:
     """Two classes, no walls near: the margin in this norm is reached within 2 %. The other norm's point is farther."""
     net, x = random_net(15, classes=2, width=None), images(15, 20, 0.2)
     y = predicted(net, x)
@@ -332,7 +332,7 @@ def follows_the_norm(attack: Proposal, norm: Norm) -> bool:
     return bool((reached <= 1.02 * margin_without_box(net, x, y, norm)).all())
 
 
-def torchattacks_fab(norm: str) -> Proposal:
+def torchattacks_fab(norm: str) -> Attack:
     """FAB of torchattacks in the norm given here, whatever it is asked for. Without a norm it is L-infinity."""
 
     def make(model: nn.Module, _norm: str, epsilon: float) -> Any:
@@ -345,19 +345,15 @@ def torchattacks_fab(norm: str) -> Proposal:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_minimum_norm_attacks_follow_the_norm(norm: Norm) -> None:
-    for name in ("deepfool", *MINIMUM_NORM):
+    for name in MINIMUM_NORM:
         assert follows_the_norm(ATTACKS[name], norm), name
     right, wrong = ("L2", "Linf") if norm == "l2" else ("Linf", "L2")
     assert follows_the_norm(torchattacks_fab(right), norm)
     assert not follows_the_norm(torchattacks_fab(wrong), norm), "FAB in the wrong norm"
-    assert not follows_the_norm(idle, norm), "an attack that returns its input"
+    assert not follows_the_norm(Attack("idle", lambda q: q.x.clone()), norm), "an attack that returns its input"
 
 
-def idle(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **_: Any) -> Tensor:
-    return x.clone()
-
-
-def ignores_other_images(attack: Proposal, norm: Norm, **settings: Any) -> bool:
+def ignores_other_images(attack: Attack, norm: Norm, **settings: Any) -> bool:
     """Are the points for the last images the same, whatever the first images of the batch are?
 
     Batches of equal shape get the same random numbers, so that attacks with random starts can be asked, too.
@@ -371,12 +367,12 @@ def ignores_other_images(attack: Proposal, norm: Norm, **settings: Any) -> bool:
     return torch.allclose(*points, atol=1e-4)
 
 
-def mean_gradient(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **_: Any) -> Tensor:
+def mean_gradient(q: Query) -> Tensor:
     """A mutant: every image moves along the mean gradient of the batch."""
-    point = x.clone().requires_grad_()
-    logits = net(point)
-    (gradient,) = torch.autograd.grad((logits.logsumexp(1) - logits.gather(1, y[:, None])[:, 0]).sum(), point)
-    return (x + gradient.mean(0, keepdim=True).sign()).clamp(0, 1)
+    point = q.x.clone().requires_grad_()
+    logits = q.net(point)
+    (gradient,) = torch.autograd.grad((logits.logsumexp(1) - logits.gather(1, q.y[:, None])[:, 0]).sum(), point)
+    return (q.x + gradient.mean(0, keepdim=True).sign()).clamp(0, 1)
 
 
 def library_apgdt(model: nn.Module, norm: str, epsilon: float) -> Any:
@@ -391,7 +387,7 @@ def test_other_images_of_the_batch_do_not_matter(norm: Norm) -> None:
     for name in ATTACKS:
         if (name, norm) != ("square", "l2"):  # draws for the images that are left, one after the other
             assert ignores_other_images(ATTACKS[name], norm, **one.get(name, {})), name
-    assert not ignores_other_images(mean_gradient, norm)
+    assert not ignores_other_images(Attack("mean", mean_gradient), norm)
 
 
 def test_the_librarys_own_targeted_apgd_depends_on_the_first_image_in_l2() -> None:
@@ -475,12 +471,28 @@ def test_logits_for_libraries_keep_the_order_and_the_modes() -> None:
     assert not any(m.training for m in net.modules())
 
 
-def test_signature_is_common() -> None:
-    first = ["net", "x", "y", "norm", "epsilon", "reference", "generator"]
-    for name, attack in ATTACKS.items():
-        parameters = list(inspect.signature(attack).parameters.values())
-        assert [p.name for p in parameters[:7]] == first, name
-        assert all(p.default is not p.empty and p.kind is p.KEYWORD_ONLY for p in parameters[7:]), name
+def test_what_is_no_attack_is_refused() -> None:
+    def positional(q: Query, steps: int = 3) -> Tensor:
+        return q.x
+
+    def without_default(q: Query, *, steps: int) -> Tensor:
+        return q.x
+
+    def nothing() -> None:
+        return None
+
+    for function in (positional, without_default, nothing):
+        with pytest.raises(MarginbenchError, match=f"{function.__name__}: write \\(q: Query, \\*"):
+            attack()(function)  # type: ignore[arg-type]
+        assert function.__name__ not in ATTACKS
+
+
+def test_points_of_another_shape_are_refused_by_name() -> None:
+    x = images(1, 3, 1.0)
+    q = a_query(Constant(3, graph=True), x, torch.zeros(3, dtype=torch.int64), "l2")
+    for function, got in ((lambda q: q.x[:, 0], r"\(3, 6, 6\)"), (lambda q: None, "NoneType")):
+        with pytest.raises(MarginbenchError, match=f"attack 'odd' returned {got}"):
+            Attack("odd", function)(q)
 
 
 def test_square_declines_images_that_the_library_cannot_treat() -> None:

@@ -1,7 +1,6 @@
 """What a suite may say about attacks: a table, a preset, an attack from a file."""
 
 import copy
-import inspect
 import random
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.from_file import foreign, load_factory
-from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
-from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
+from marginbench.benchmarks.attacks.from_file import foreign, load_attack
+from marginbench.benchmarks.attacks.listed import ATTACKS
+from marginbench.benchmarks.attacks.presets import PRESETS
+from marginbench.benchmarks.attacks.ray import is_adversarial
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suites.schema import load_suite
@@ -73,9 +75,9 @@ def test_a_preset_is_its_table(tiny: Path, name: str) -> None:
 def test_presets_name_settings_that_exist(name: str) -> None:
     for attack, settings in PRESETS[name].items():
         assert attack in ATTACKS
-        defaults = inspect.signature(ATTACKS[attack]).parameters
+        defaults = ATTACKS[attack].settings
         for key, value in settings.items():
-            assert type(value) is type(defaults[key].default), (attack, key)
+            assert type(value) is type(defaults[key]), (attack, key)
 
 
 def test_quick_is_what_the_digits_are_measured_with() -> None:
@@ -100,9 +102,9 @@ def test_exhaustive_holds_the_others_with_at_least_their_effort() -> None:
     assert set(full) == set(ATTACKS)
     for name in ("quick", "autoattack"):
         for attack, settings in PRESETS[name].items():
-            defaults = inspect.signature(ATTACKS[attack]).parameters
+            defaults = ATTACKS[attack].settings
             for key in {**settings, **full[attack]}:
-                most, less = (table.get(key, defaults[key].default) for table in (full[attack], settings))
+                most, less = (table.get(key, defaults[key]) for table in (full[attack], settings))
                 assert most >= less, (attack, key)
 
 
@@ -142,10 +144,10 @@ def test_the_fingerprint_follows_the_content_of_the_file_and_not_its_folder(tiny
     ("entry", "words"),
     [
         ('mine = { file = "no.py:make" }', "mine.*no.py: no such file"),
-        ('mine = { file = "my_attack.py" }', "should be like 'my_attack.py:make'"),
-        ('mine = { file = "my_attack.py:mak" }', "no function 'mak': did you mean 'make'"),
+        ('mine = { file = "my_attack.py" }', "write FILE.py:NAME, as in my_attack.py:make"),
+        ('mine = { file = "my_attack.py:mak" }', "no function or class 'mak': did you mean 'make'"),
         ('mine = { file = "my_attack.py:make", step = 3 }', "unexpected keyword argument 'step'"),
-        ('mine = { file = "broken.py:make" }', "broken.py: ValueError: no$"),
+        ('mine = { file = "broken.py:make" }', "broken.py, line 1: ValueError: no$"),
         ('apgd = { file = "my_attack.py:make" }', "choose another name"),
         ('"my attack" = { file = "my_attack.py:make" }', "choose another name"),
         ("mine = {}", "mine: unknown"),
@@ -160,9 +162,11 @@ def test_a_wrong_entry_is_explained(tiny: Path, entry: str, words: str) -> None:
 
 def test_an_edited_attack_file_is_loaded_again(tmp_path: Path) -> None:
     file = tmp_path / "my_attack.py"
-    for answer in (1, 2, 1):
-        file.write_text(f"def make(model, norm, epsilon):\n    return {answer}\n")  # same size, perhaps same second
-        assert load_factory(f"{file}:make")(None, "L2", 1.0) == answer
+    for answer in (1, 2, 1):  # same size, perhaps same second
+        file.write_text(f"def make(model, norm, epsilon):\n    raise TypeError({answer})\n")
+        attack = load_attack("mine", {"file": f"{file}:make"})
+        with pytest.raises(TypeError, match=f"{answer}"):
+            attack.propose(query(trained()))
 
 
 def trained() -> Net:
@@ -212,7 +216,7 @@ def test_a_rude_attack_does_no_harm(norm: Norm) -> None:
     modes, before = [m.training for m in net.modules()], x.clone()
     states = [torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()]
     attack = foreign(Rude)
-    points = [attack(net, x, y, norm, epsilon=0.1, reference=x[:0], generator=g) for g in generators(0, 0)]
+    points = [attack.propose(a_query(net, x, y, norm, seed)) for seed in (0, 0)]
     assert torch.equal(*points)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])
@@ -229,28 +233,24 @@ def test_a_rude_attack_does_no_harm(norm: Norm) -> None:
     assert torch.equal(moved, is_adversarial(net, points[0], y)), "a point that is not adversarial becomes x"
 
 
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+def query(net: nn.Module, norm: Norm = "l2", count: int = 12, seed: int = 0) -> Query:
+    """About images with the classes that the network gives them."""
+    x = small_data().test.images(slice(count))
+    with torch.no_grad():
+        return a_query(net, x, net(x).argmax(1), norm, seed)
 
 
 def test_a_random_attack_is_seeded_from_the_generator() -> None:
     def make(model: nn.Module, norm: str, epsilon: float) -> Any:
         return lambda images, labels: (images + torch.randn_like(images)).clamp(0, 1)
 
-    net, x = trained(), small_data().test.images(slice(12))
-    with torch.no_grad():
-        y = net(x).argmax(1)
-    first, same, other = (
-        foreign(make)(net, x, y, "l2", epsilon=0.1, reference=x[:0], generator=g) for g in generators(0, 0, 1)
-    )
+    first, same, other = (foreign(make).propose(query(trained(), seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
 def test_a_foreign_attack_that_fails_is_infinite_and_a_wrong_shape_is_named() -> None:
-    net, x = trained(), small_data().test.images(slice(5))
-    with torch.no_grad():
-        y = net(x).argmax(1)
+    q = query(trained(), count=5)
 
     def still(model: nn.Module, norm: str, epsilon: float) -> Any:
         return lambda images, labels: images
@@ -258,9 +258,8 @@ def test_a_foreign_attack_that_fails_is_infinite_and_a_wrong_shape_is_named() ->
     def flat(model: nn.Module, norm: str, epsilon: float) -> Any:
         return lambda images, labels: images.flatten(1)
 
-    common = {"epsilon": 0.1, "reference": x[:0], "generator": generators(0)[0]}
-    point = foreign(still)(net, x, y, "l2", **common)
-    assert torch.equal(point, x)
-    assert tighten(net, x, point, y, "l2")[1].isinf().all()
+    assert torch.equal(foreign(still).propose(q), q.x)
+    upper = foreign(still)(q).upper
+    assert upper is not None and upper.isinf().all()
     with pytest.raises(MarginbenchError, match=r"'flat' returned \(5, 64\)"):
-        foreign(flat)(net, x, y, "l2", **common)
+        foreign(flat).propose(q)

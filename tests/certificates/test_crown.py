@@ -11,17 +11,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks import run_all
-from marginbench.benchmarks.certificates import _ball, _compat, _fold, _search, crown, listed
+from marginbench.benchmarks.certificates import _ball, _compat, _fold, _search, certificate, crown
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
+from marginbench.benchmarks.estimator import Answer
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.methods import NORMS, MarginbenchError, NotApplicable, Residual
+from marginbench.methods import NORMS, MarginbenchError, Norm, Residual
 from marginbench.methods.maths.transpose import conv_transpose2d
 
 SHAPE = (1, 8, 8)
-certify = crown.certified_radius
+
+
+def certify(
+    net: nn.Sequential,
+    x: Tensor,
+    label: Tensor,
+    norm: Norm,
+    method: crown.Bound = "CROWN",
+    upper: Tensor | None = None,
+    **settings: Any,
+) -> Any:
+    return crown.certified_radius(a_query(net, x, label, norm, upper=upper), crown.Search(method, **settings))
 
 
 def network(kind: str, seed: int, classes: int = 5, width: int = 4) -> nn.Sequential:
@@ -183,9 +196,8 @@ def test_search_agrees_with_bisection() -> None:
 
 
 def bisection(net: nn.Sequential, x: Tensor, label: Tensor, norm: str) -> float:
-    bounds = crown._Bounds(
-        _compat.load_auto_lirpa(), net, x, label, norm, torch.zeros(1), ("adaptive",), "auto", None, 1
-    )
+    q = a_query(net, x, label, norm)
+    bounds = crown.Bounds(_compat.load_auto_lirpa(), q, torch.zeros(1), crown.Search("CROWN"))
     low, high = 0.0, 2.0
     for _ in range(20):
         middle = (low + high) / 2
@@ -286,7 +298,10 @@ def test_search_at_its_limits() -> None:
 def test_tighter_bounds_give_larger_radii(norm: str) -> None:
     net, x = network("cnn", 5, width=8), images(16)
     label = predicted(net, x)
-    mean = {key: CERTIFICATES[key](net, x, label, norm).mean() for key in ("ibp", "crown_ibp", "crown", "alpha_crown")}
+    mean = {
+        key: CERTIFICATES[key](a_query(net, x, label, norm)).lower.mean()
+        for key in ("ibp", "crown_ibp", "crown", "alpha_crown")
+    }
     assert mean["ibp"] < mean["crown_ibp"] < mean["crown"] < mean["alpha_crown"]
 
 
@@ -309,7 +324,7 @@ def test_slack_covers_float32(norm: str) -> None:
     for dtype in (torch.float32, torch.float64):
         n, p = net.to(dtype), x.to(dtype)
         none = torch.zeros(len(x), dtype=dtype)
-        bounds = crown._Bounds(library, n, p, label, norm, none, ("adaptive",), "auto", None, 1)
+        bounds = crown.Bounds(library, a_query(n, p, label, norm), none, crown.Search("CROWN"))
         epsilon = torch.full((len(x),), 0.05 if norm == "linf" else 0.3, dtype=dtype)
         with torch.no_grad():
             margins.append(bounds.margin(epsilon, index, "CROWN").double())
@@ -438,14 +453,14 @@ def test_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ["auto_LiRPA", *(name for name in sys.modules if name.startswith("auto_LiRPA."))]:
         monkeypatch.setitem(sys.modules, name, None)
     got = certify(net, x, predicted(net, x), "linf")
-    assert got == NotApplicable("install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
+    assert got == Answer(reason="install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_run_without_auto_lirpa_says_so_before_it_starts(
     there: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(listed, "find_spec", lambda name: object() if there else None)
+    monkeypatch.setattr(certificate, "find_spec", lambda name: object() if there else None)
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     advice = "warning: nothing will be certified by crown: install auto-LiRPA: pip install --no-deps auto-lirpa"
     assert (advice in capsys.readouterr().err) is not there
@@ -458,7 +473,7 @@ def test_unknown_layer_is_a_reason() -> None:
 
     net, x = network("mlp", 0), images(3)
     got = certify(nn.Sequential(*net, Sorted()), x, torch.full((3,), 4), "linf")
-    assert isinstance(got, NotApplicable)
+    assert isinstance(got, Answer) and got.lower is None
     assert got.reason == "auto-LiRPA does not know the operation TopK"
 
 

@@ -1,20 +1,21 @@
 """Exact margins: equal to closed forms and to brute force, and enclosed by CROWN and the attacks."""
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
+from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.presets import ATTACKS
-from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.attacks.deepfool import deepfool
+from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.certificates import _milp_model as model
-from marginbench.benchmarks.certificates.crown import certified_radius
-from marginbench.benchmarks.certificates.listed import Exact
-from marginbench.benchmarks.certificates.milp import exact_margins
-from marginbench.methods import NotApplicable
+from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.certificates.milp import milp
+from marginbench.benchmarks.estimator import Answer
 
 
 def network(widths: list[int], seed: int) -> nn.Sequential:
@@ -40,11 +41,17 @@ def predicted(net: nn.Sequential, x: Tensor) -> Tensor:
     return net(x).argmax(1)
 
 
-def exact(net: nn.Sequential, x: Tensor, label: Tensor, **settings: object) -> Exact:
-    found = exact_margins(net, x, label, "linf", **settings)
-    assert isinstance(found, Exact)
-    assert not any(values.isnan().any() for values in (found.lower, found.upper, found.seconds))
-    return found
+class Exact(NamedTuple):
+    lower: Tensor
+    upper: Tensor
+    solved: Tensor
+
+
+def exact(net: nn.Sequential, x: Tensor, label: Tensor, upper: Tensor | None = None, time_limit: float = 60.0) -> Exact:
+    found = milp(a_query(net, x, label, "linf", upper=upper), time_limit=time_limit)
+    assert found.lower is not None and found.upper is not None and found.solved is not None
+    assert not any(values.isnan().any() for values in (found.lower, found.upper))
+    return Exact(found.lower, found.upper, found.solved)
 
 
 def faults(found: Exact, truth: Tensor) -> list[str]:
@@ -166,13 +173,10 @@ def test_a_known_adversarial_distance_changes_nothing_but_time(tiny: Tiny, facto
 def test_enclosed_by_crown_and_attacks() -> None:
     net, x = network([16, 8, 6, 4], seed=2), images(4, 16)
     label = predicted(net, x)
-    generator = torch.Generator().manual_seed(0)
-    upper = torch.full((len(x),), torch.inf)
-    for name in ("deepfool", "fmn"):
-        points = ATTACKS[name](net, x, label, "linf", epsilon=0.1, reference=x, generator=generator)
-        upper = torch.minimum(upper, tighten(net, x, points, label, "linf")[1])
-    certified = certified_radius(net, x, label, "linf")
-    assert isinstance(certified, Tensor)
+    q = a_query(net, x, label, "linf")
+    upper = torch.minimum(*(attack(q).upper for attack in (deepfool, fmn)))
+    certified = crown(q).lower
+    assert certified is not None
     found = exact(net, x, label, upper=upper)
     assert found.solved.all()
     assert (certified <= found.upper).all()
@@ -246,7 +250,7 @@ def test_no_adversarial_image_in_the_box() -> None:
     found = exact(net, x, predicted(net, x))
     assert found.lower.isinf().all() and found.upper.isinf().all() and found.solved.all()
     net[-1].bias[0] = torch.nan
-    assert isinstance(exact_margins(net, x, torch.zeros(2, dtype=torch.int64), "linf"), NotApplicable)
+    assert milp(a_query(net, x, torch.zeros(2, dtype=torch.int64), "linf")).lower is None
 
 
 def test_a_wrong_prediction_has_margin_zero_and_no_image_none(tiny: Tiny) -> None:
@@ -260,11 +264,11 @@ def test_not_applicable(tiny: Tiny) -> None:
     net, x, label, _ = tiny
     other = nn.Sequential(*net[:2], nn.Sigmoid(), *net[3:])
     for answer, reason in [
-        (exact_margins(net, x, label, "l2"), "L-infinity"),
-        (exact_margins(other, x, label, "linf"), "affine layers and ReLUs"),
-        (exact_margins(net, x, label, "linf", max_units=6), "7 hidden units"),
+        (milp(a_query(net, x, label, "l2")), "L-infinity"),
+        (milp(a_query(other, x, label, "linf")), "affine layers and ReLUs"),
+        (milp(a_query(net, x, label, "linf"), max_units=6), "7 hidden units"),
     ]:
-        assert isinstance(answer, NotApplicable) and reason in answer.reason
+        assert answer == Answer(reason=answer.reason) and reason in answer.reason
 
 
 def test_bounds_hold_and_the_encoding_is_the_network() -> None:

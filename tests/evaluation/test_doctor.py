@@ -1,13 +1,14 @@
 """The doctor finds nothing wrong here, and names what is wrong with a broken attack or certificate."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.presets import ATTACKS
+from marginbench.benchmarks.attacks.listed import ATTACKS
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.evaluation.canaries import linear, masked, planted
 from marginbench.benchmarks.evaluation.doctor import Result, examine, examine_layout, table
@@ -33,7 +34,7 @@ def faults(results: list[Result]) -> dict[str, str]:
 
 
 def test_an_attack_that_returns_its_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ATTACKS, "deepfool", lambda net, x, y, norm, **rest: x)
+    monkeypatch.setitem(ATTACKS, "deepfool", replace(ATTACKS["deepfool"], function=lambda q: q.x))
     found = faults(list(examine(CPU, [linear])))
     assert "within 2%" in found["upper bound: deepfool"]
 
@@ -44,20 +45,21 @@ def test_an_attack_that_cheats_is_not_a_bound(monkeypatch: pytest.MonkeyPatch) -
     def shorter(net: Any, x: Tensor, points: Tensor, y: Tensor, norm: str) -> tuple[Tensor, Tensor]:
         return points, 0.5 * (points - x).flatten(1).norm(dim=1)
 
-    monkeypatch.setattr("marginbench.benchmarks.attacks.presets.tighten", shorter)
+    monkeypatch.setattr("marginbench.benchmarks.attacks.attack.tighten", shorter)
     assert "not a bound" in " ".join(faults(list(examine(CPU, [linear]))).values())
 
 
 @pytest.mark.parametrize("canary", [linear, planted])
 def test_a_certificate_that_is_too_large_is_named(monkeypatch: pytest.MonkeyPatch, canary: Any) -> None:
     honest = CERTIFICATES["crown"]
-    monkeypatch.setitem(CERTIFICATES, "crown", lambda *args, **rest: 1.2 * honest(*args, **rest))
+    lying = replace(honest, function=lambda q: 1.2 * honest(q).lower)
+    monkeypatch.setitem(CERTIFICATES, "crown", lying)
     found = faults(list(examine(CPU, [canary])))
     assert found["lower bound: crown"] == "FAIL: not a bound"
 
 
 def test_a_missing_doubt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubts.DOUBTS", {})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
     assert "none of zero_gradient" in " ".join(faults(list(examine(CPU, [masked]))).values())
 
 

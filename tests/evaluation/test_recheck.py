@@ -1,14 +1,19 @@
 """Certified radii are computed again in float64, and what that does not confirm is a doubt."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from support import a_query
+from torch import Tensor
 
-from marginbench.benchmarks.certificates.listed import CERTIFICATES
+from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.estimator import Answer, Query
+from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.recheck import LEAST, unconfirmed
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.suites.schema import Evaluation
@@ -52,22 +57,14 @@ def test_a_certificate_that_is_too_large_is_not_confirmed(
     """The wrong radii of the search stay below the distances of attacks: nothing else would see them."""
     honest = CERTIFICATES[name]
 
-    def stretched(net: nn.Sequential, x: Tensor, label: Tensor, norm: Norm, **options: Any) -> Tensor | NotApplicable:
-        found = honest(net, x, label, norm, **options)
-        return found if isinstance(found, NotApplicable) or options.get("at") is not None else 1.05 * found
+    def stretched(q: Query, *, iterations: int = 2) -> Tensor | Answer:
+        found = honest(q, **({"iterations": iterations} if "iterations" in honest.settings else {}))
+        exempt = q.x.dtype == torch.float64 if name == "lipschitz" else q.at is not None
+        return found if found.lower is None or exempt else 1.05 * found.lower
 
-    lying = x_float32_only(stretched) if name == "lipschitz" else stretched
-    monkeypatch.setitem(CERTIFICATES, name, lying)
+    monkeypatch.setitem(CERTIFICATES, name, Certificate(name, stretched))
     found = evaluated(trained)
     assert f"{name} in l2: " in found.doubts["not_confirmed"] and "contradiction" not in found.doubts
-
-
-def x_float32_only(certificate: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(net: nn.Sequential, x: Tensor, *arguments: Any, **options: Any) -> Any:
-        found = certificate(net, x, *arguments, **options)
-        return found if x.dtype == torch.float32 else found / 1.05
-
-    return wrapped
 
 
 def own(in_float64: Callable[[Tensor], Radii | NotApplicable]) -> Any:
@@ -120,7 +117,8 @@ def test_a_twentieth_of_the_points_is_taken_at_random(trained: Net) -> None:
 
     x = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     arrays = {"label": torch.zeros(1000, dtype=torch.long), "lower_l2_own": (torch.arange(1000) >= 200).float()}
-    assert list(unconfirmed(trained, certify, x, arrays, {})) == []
+    evidence = Evidence(trained, x, arrays, {}, {}, {}, SETTINGS.epsilon, 2, certify)
+    assert list(unconfirmed(evidence)) == []
     (points,) = (x[:, 0, 0, 0] for x in seen)
     assert len(points.unique()) == 40 and points.min() >= 200
     assert points.min() < 300 and points.max() > 900 and not torch.equal(points, points.sort()[0])
@@ -131,12 +129,10 @@ def test_a_twentieth_of_the_points_is_taken_at_random(trained: Net) -> None:
 def test_a_radius_is_checked_instead_of_searched(trained: Net, norm: Norm) -> None:
     net = trained.double().decision_net()
     x, y = small_data().test.images(slice(20)).double(), small_data().test.y[:20]
-    largest = CERTIFICATES["crown"](net, x, y, norm, tolerance=1e-4, rounds=30)
+    q = a_query(net, x, y, norm)
+    largest = crown(q, tolerance=1e-4, rounds=30).lower
+    assert largest is not None and (largest > 0).sum() > 10
+    holds, fails = (crown(replace(q, at=factor * largest)).lower for factor in (1.0, 1.01))
     trained.float()
-    assert isinstance(largest, Tensor) and (largest > 0).sum() > 10
-    net = trained.double().decision_net()
-    holds = CERTIFICATES["crown"](net, x, y, norm, at=largest)
-    fails = CERTIFICATES["crown"](net, x, y, norm, at=1.01 * largest)
-    trained.float()
-    assert isinstance(holds, Tensor) and torch.equal(holds, largest)
-    assert isinstance(fails, Tensor) and (fails == 0).all()
+    assert holds is not None and torch.equal(holds, largest)
+    assert fails is not None and (fails == 0).all()

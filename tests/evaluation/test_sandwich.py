@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
+from marginbench.benchmarks.attacks.listed import ATTACKS, Attack
+from marginbench.benchmarks.attacks.presets import PRESETS
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
+from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import sandwich as margins
 from marginbench.benchmarks.evaluation.doubts import DOUBTS
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
@@ -122,11 +125,8 @@ def test_a_certificate_of_nan_certifies_nothing(trained: Net) -> None:
 
 
 def test_an_attack_that_does_nothing_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    def idle(net: Net, x: Tensor, y: Tensor, norm: Norm, **_: Any) -> Tensor:
-        return x
-
     for name in ("deepfool", "fmn", "apgd"):
-        monkeypatch.setitem(ATTACKS, name, idle)
+        monkeypatch.setitem(ATTACKS, name, Attack(name, lambda q: q.x))
     result = evaluated(trained)
     assert np.isinf(result.arrays["upper_l2_deepfool"][result.arrays["prediction"] == result.arrays["label"]]).all()
     assert {"no_backward", "black_box_wins"} <= set(result.doubts)
@@ -167,18 +167,18 @@ def test_logits_that_drown_in_a_shift_are_seen(trained: Net) -> None:
 def test_an_attack_on_cross_entropy_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient of cross-entropy underflows once logits are scaled up: the attack then stands still."""
 
-    def ascend(net: Net, x: Tensor, y: Tensor, norm: Norm, **_: Any) -> Tensor:
-        point = x.clone()
+    def ascend(q: Query) -> Tensor:
+        point = q.x.clone()
         for _step in range(20):
             point.requires_grad_()
             with torch.enable_grad():
-                loss = nn.functional.cross_entropy(net(point), y, reduction="sum")
+                loss = nn.functional.cross_entropy(q.net(point), q.y, reduction="sum")
                 (grad,) = torch.autograd.grad(loss, point)
             step = grad / (grad.flatten(1).norm(dim=1)[:, None, None, None] + 1e-12)
             point = (point.detach() + 0.2 * step).clamp(0, 1)
         return point
 
-    monkeypatch.setitem(ATTACKS, "fmn", ascend)
+    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", ascend))
     assert "fmn" in evaluated(trained).doubts["scale_dependence"]
 
 
@@ -242,10 +242,8 @@ def test_a_network_that_looks_at_its_batch_is_seen(trained: Net) -> None:
 
 
 def test_a_missing_certificate_says_why(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: Any, **__: Any) -> NotApplicable:
-        return NotApplicable("install it")
-
-    monkeypatch.setitem(margins.CERTIFICATES, "crown", absent)
+    absent = Certificate("crown", lambda q: Answer(reason="install it"))
+    monkeypatch.setitem(CERTIFICATES, "crown", absent)
     result = evaluated(trained)
     assert result.estimators["crown_l2"]["not_applicable"] == "install it"
     assert "lower_l2_crown" not in result.arrays
@@ -338,10 +336,10 @@ def test_a_certificate_that_the_milp_refutes_is_a_contradiction(
     found = exactly(few_units, certificates={}).arrays
     claimed = torch.from_numpy(0.95 * found["upper_linf_blend"][found["prediction"] == found["label"]])
 
-    def liar(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **_: Any) -> Tensor:
-        return claimed if norm == "linf" else torch.zeros(len(x))
+    def liar(q: Query) -> Tensor:
+        return claimed if q.norm == "linf" else torch.zeros(len(q.x))
 
-    monkeypatch.setitem(margins.CERTIFICATES, "crown", liar)
+    monkeypatch.setitem(CERTIFICATES, "crown", Certificate("crown", liar))
     assert "contradiction" not in exactly(few_units, certificates={"crown": {}}).doubts
     result = exactly(few_units, certificates={key: {} for key in order})
     assert result.doubts["contradiction"] == f"{len(claimed)} points"
@@ -351,12 +349,12 @@ def test_the_milp_hides_no_weak_gradient_attack(few_units: Small, monkeypatch: p
     """An attack that fails in L-infinity stays behind the black-box attacks, however near the program's images are."""
     honest = ATTACKS["fmn"]
 
-    def lame(net: Net, x: Tensor, y: Tensor, norm: Norm, **rest: Any) -> Tensor:
-        return x if norm == "linf" else honest(net, x, y, norm, **rest)
+    def lame(q: Query) -> Tensor:
+        return q.x if q.norm == "linf" else honest.propose(q)
 
     attacks: dict[str, Any] = {"fmn": {}, "blend": {}, "noise": {}}
     assert exactly(few_units, attacks=attacks).doubts == {}
-    monkeypatch.setitem(ATTACKS, "fmn", lame)
+    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", lame))
     result = exactly(few_units, attacks=attacks)
     assert np.isfinite(result.arrays["upper_linf"]).all()
     assert {"black_box_wins", "noise_wins", "no_backward"} <= set(result.doubts)
@@ -364,7 +362,7 @@ def test_the_milp_hides_no_weak_gradient_attack(few_units: Small, monkeypatch: p
 
 def test_the_milp_is_no_black_box_attack(few_units: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may come nearer than gradients do: that is what it is for."""
-    monkeypatch.setitem(ATTACKS, "fmn", ATTACKS["blend"])  # far off
+    monkeypatch.setitem(ATTACKS, "fmn", replace(ATTACKS["blend"], gradient=True))  # far off
     result = exactly(few_units, attacks={"fmn": {}})
     upper, far = result.arrays["upper_linf"], result.arrays["upper_linf_fmn"]
     assert (upper < 0.9 * far).any() and "black_box_wins" not in result.doubts

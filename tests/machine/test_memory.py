@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.presets import ATTACKS
+from marginbench.benchmarks.attacks.listed import ATTACKS, Attack
 from marginbench.benchmarks.certificates import crown
-from marginbench.benchmarks.certificates.listed import CERTIFICATES, Exact
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.nets.networks import make_net
@@ -55,18 +57,19 @@ def test_radii_do_not_change_when_memory_runs_out(monkeypatch: pytest.MonkeyPatc
     net = make_net("cnn", 2, (1, 8, 8), 3, torch.tensor([0.4]), torch.tensor([0.3])).eval().decision_net()
     x = torch.rand(9, 1, 8, 8)
     label = net(x).argmax(1)
-    whole = crown.certified_radius(net, x, label, "linf")
-    bound, most = crown._Bounds._margin, []
+    q = a_query(net, x, label, "linf")
+    whole = crown.crown(q).lower
+    bound, most = crown.Bounds._margin, []
 
-    def small(self: crown._Bounds, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
+    def small(self: crown.Bounds, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
         if len(index) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         most.append(len(index))
         return bound(self, epsilon, index, method)
 
-    monkeypatch.setattr(crown._Bounds, "_margin", small)
-    parts = crown.certified_radius(net, x, label, "linf")
-    assert not isinstance(whole, NotApplicable) and not isinstance(parts, NotApplicable)
+    monkeypatch.setattr(crown.Bounds, "_margin", small)
+    parts = crown.crown(q).lower
+    assert whole is not None and parts is not None
     assert max(most) == 2 and torch.allclose(whole, parts, rtol=1e-4) and (whole > 0).all()
 
 
@@ -75,14 +78,14 @@ def test_an_attack_that_needs_too_much_memory_gets_fewer_points(monkeypatch: pyt
     settings = small_suite().evaluation.model_copy(update={"attacks": {"fmn": {}}, "certificates": {}})
     fmn, most = ATTACKS["fmn"], []
 
-    def hungry(net: Net, x: Tensor, y: Tensor, norm: Norm, **options: object) -> Tensor:
-        if len(x) > 10:
+    def hungry(q: Query) -> Tensor:
+        if len(q.x) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        most.append(len(x))
-        return fmn(net, x, y, norm, **options)
+        most.append(len(q.x))
+        return fmn.propose(q)
 
-    monkeypatch.setitem(ATTACKS, "fmn", hungry)
-    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubts.DOUBTS", {})
+    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", hungry))
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
     found = evaluate(net, lambda net, x, norm: NotApplicable("none"), small_data(), settings, "test")
     assert max(most) <= 10 and len(found.arrays["label"]) == min(settings.points, len(small_data().test))
     correct = found.arrays["label"] == found.arrays["prediction"]
@@ -94,16 +97,16 @@ def test_work_that_is_repeated_because_memory_ran_out_is_counted_once(monkeypatc
     changes: dict[str, Any] = {"attacks": {"fmn": {}}, "certificates": {"milp": {}}}
     settings = small_suite().evaluation.model_copy(update=changes)
 
-    def solver(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, *, upper: Tensor) -> Exact:
-        return Exact(torch.zeros(len(x)), upper, torch.ones(len(x)).bool(), torch.zeros(len(x)))
+    def solver(q: Query) -> Answer:
+        return Answer(torch.zeros(len(q.x)), q.upper, torch.ones(len(q.x)).bool())
 
     def hungry(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
         if len(x) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return NotApplicable("none")
 
-    monkeypatch.setitem(CERTIFICATES, "milp", solver)
-    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubts.DOUBTS", {})
+    monkeypatch.setitem(CERTIFICATES, "milp", Certificate("milp", solver))
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
     whole, parts = (
         evaluate(net, certify, small_data(), settings, "test")
         for certify in (lambda net, x, norm: NotApplicable("none"), hungry)

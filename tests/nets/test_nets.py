@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import a_query
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marginbench.benchmarks.certificates import crown, lipschitz
+from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.certificates.lipschitz import lipschitz
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.nets.networks import NETWORKS, make_net
 from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import MarginbenchError, Net, NotApplicable, Residual, Subsample, create, rows
+from marginbench.methods import MarginbenchError, Net, Residual, Subsample, create, rows
 from marginbench.methods.maths.estimate import estimate, keep_vectors
 from marginbench.methods.maths.lipschitz import layer_bound
 
@@ -236,8 +238,8 @@ def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, st
 )
 def test_lipschitz_radii_hold(name: str) -> None:
     net, x, y = trained(name)
-    radius = lipschitz.global_radius(net.decision_net(), x, y, "l2")
-    assert isinstance(radius, Tensor) and (radius > 0).all()
+    radius = lipschitz(a_query(net.decision_net(), x, y, "l2")).lower
+    assert radius is not None and (radius > 0).all()
     net, x = net.double(), x.double()
     start = least_gap(net, x, y)
     for share in (1.0, 1e3):  # far outside, the attack must be able to do harm
@@ -250,16 +252,17 @@ def test_lipschitz_radii_hold(name: str) -> None:
     ("name", "layer"), [("mobilenet", "groups=4"), ("mobilenet_v2", "ReLU6"), ("resnet50", "Bottleneck")]
 )
 def test_where_no_lipschitz_bound_is_known_the_layer_is_named(name: str, layer: str) -> None:
-    answer = lipschitz.global_radius(build(name).eval().decision_net(), images(name, 2), torch.zeros(2).long(), "l2")
-    assert isinstance(answer, NotApplicable) and layer in answer.reason
+    net = build(name).eval().decision_net()
+    answer = lipschitz(a_query(net, images(name, 2), torch.zeros(2).long(), "l2"))
+    assert answer.lower is None and layer in answer.reason
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["resnet20", "preact_resnet18"])
 def test_crown_bounds_residual_networks(name: str, norm: str) -> None:
     net, x, y = trained(name)
-    radius = crown.certified_radius(net.decision_net(), x[:2], y[:2], norm)
-    assert isinstance(radius, Tensor) and (radius > 1e-3).all()
+    radius = crown(a_query(net.decision_net(), x[:2], y[:2], norm)).lower
+    assert radius is not None and (radius > 1e-3).all()
     net, x = net.double(), x[:2].double()
     assert (least_gap(net, attacked(net, x, y[:2], radius.double(), norm), y[:2]) > 0).all()
 

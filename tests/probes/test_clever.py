@@ -4,18 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from marginbench.benchmarks.evaluation.canaries import linear, masked
-from marginbench.benchmarks.probes.clever import clever_arrays, max_of
+from marginbench.benchmarks.evaluation.canaries import Canary, linear, masked
+from marginbench.benchmarks.probes.base import Subject
+from marginbench.benchmarks.probes.clever import Clever, max_of
 from marginbench.methods import NORMS, Norm
 
 RADIUS: dict[Norm, float] = {"linf": 0.2, "l2": 0.4}
 
 
-def scores(canary: object, points: int = 12) -> dict[str, torch.Tensor]:
-    stream = torch.Generator().manual_seed(0)
-    settings = {"points": points, "batches": 12, "samples": 8, "rivals": 3}
-    net, test = canary.net.requires_grad_(False), canary.data.test  # type: ignore[attr-defined]
-    return clever_arrays(net, test, RADIUS, stream, **settings)
+def scores(canary: Canary, points: int = 12) -> dict[str, torch.Tensor]:
+    probe = Clever(radius=RADIUS, points=points, batches=12, samples=8, rivals=3)
+    return probe.measure(Subject(canary.net.requires_grad_(False), canary.data.test, canary.data.test, RADIUS, seed=0))
 
 
 def test_on_a_linear_network_it_is_the_margin() -> None:

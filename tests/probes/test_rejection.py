@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.probes import rejection
-from marginbench.benchmarks.probes.rejection import rejection_arrays, threshold, thresholded
+from marginbench.benchmarks.probes.base import Subject
+from marginbench.benchmarks.probes.rejection import Rejection, threshold
 from marginbench.methods import NORMS, Norm
 
 EPSILON: dict[Norm, float] = {"linf": 0.1, "l2": 0.3}
@@ -34,8 +35,8 @@ def linear() -> nn.Sequential:
 
 def run(net: nn.Module, steps: int = 30, tpr: float = 0.9) -> tuple[dict[str, Tensor], Split, Split]:
     test, held_out = a_split(40, 1, net), a_split(50, 2, net)
-    stream = torch.Generator().manual_seed(0)
-    return rejection_arrays(net, test, held_out, EPSILON, stream, tpr=tpr, steps=steps, restarts=1), test, held_out
+    probe = Rejection(tpr=tpr, steps=steps, restarts=1)
+    return probe.measure(Subject(net, test, held_out, EPSILON, seed=0)), test, held_out
 
 
 def test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear: nn.Sequential) -> None:
@@ -79,7 +80,7 @@ def test_metrics_by_hand() -> None:
         "wrong_confidence_l2": np.array([1.0, 2.0, 4.0, -np.inf, 3.0, 1.9]),
         "wrong_confidence_linf": np.full(6, -np.inf),
     }
-    metrics = thresholded(arrays)
+    metrics = Rejection(tpr=0.9, steps=1).metrics(arrays, EPSILON)
     assert metrics["rejection_rate"] == pytest.approx(3 / 6)
     assert metrics["rejection_accuracy"] == pytest.approx(2 / 3)
     assert metrics["rejection_robust_accuracy_l2"] == pytest.approx(1 - 3 / 4)
@@ -90,7 +91,7 @@ def test_without_rejection_it_is_robust_accuracy(linear: nn.Sequential) -> None:
     found, test, _ = run(linear, tpr=1.0)
     arrays = {name: value.numpy() for name, value in found.items()}
     arrays |= {"rejection_threshold": np.array(-1e9), "label": test.y.numpy(), "prediction": test.y.numpy()}
-    metrics = thresholded(arrays)
+    metrics = Rejection(tpr=0.9, steps=1).metrics(arrays, EPSILON)
     for norm in NORMS:
         safe = np.isinf(arrays[f"wrong_confidence_{norm}"]).mean()
         assert metrics[f"rejection_robust_accuracy_{norm}"] == pytest.approx(safe)

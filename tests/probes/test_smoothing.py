@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.probes import smoothing
-from marginbench.benchmarks.probes.smoothing import lower_bound, radius_ceiling, smoothed, smoothing_arrays
+from marginbench.benchmarks.probes.smoothing import Smoothing, lower_bound, radius_ceiling, smoothing_arrays
 
 SIGMA = 0.25
 PIXELS = 16
@@ -208,7 +208,8 @@ def test_metrics_by_hand() -> None:
         "smoothed_prediction": np.array([0, 0, 0, -1, 2]),
         "smoothed_radius": np.array([0.5, 0.1, 0.9, 0.0, 0.3]),
     }
-    assert smoothed(arrays, 0.3) == pytest.approx(
+    probe = Smoothing(sigma=0.25, n=1)
+    assert probe.metrics(arrays, {"l2": 0.3, "linf": 0.1}) == pytest.approx(
         {
             "smoothed_accuracy": 3 / 5,
             "smoothed_certified_accuracy_l2": 2 / 5,

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from support import a_query
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.presets import ATTACKS, PRESETS
+from marginbench.benchmarks.attacks.listed import ATTACKS
+from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.suites.schema import Suite
@@ -54,9 +56,9 @@ def network() -> tuple[Net, Tensor, Tensor]:
 
 def ours(name: str, norm: Norm, **settings: Any) -> Tensor:
     net, x, y = network()
-    stream = torch.Generator().manual_seed(0)
-    found = ATTACKS[name](net, x, y, norm, epsilon=EPSILON[norm], reference=x[:0], generator=stream, **settings)
-    return tighten(net, x, found, y, norm)[1]
+    found = ATTACKS[name](a_query(net, x, y, norm, epsilon=EPSILON[norm]), **settings).upper
+    assert found is not None
+    return found
 
 
 def foolbox_distances(norm: Norm) -> dict[str, Tensor]:

@@ -1,0 +1,65 @@
+"""An attack as the benchmark sees it: a function that proposes points, what is true of it, and its registry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
+from marginbench.benchmarks.registry import Registry
+from marginbench.methods import MarginbenchError
+
+Propose = Callable[..., Tensor]
+"""(q, *, settings) -> [B, C, H, W] float32 in [0, 1]: a point for each image, the image itself where it has failed.
+
+Random state, parameters, modes and inputs must be afterwards as they were.
+"""
+
+
+@dataclass(frozen=True)
+class Attack(Estimator):
+    """A function that proposes points. Only `tighten` decides what they are worth."""
+
+    gradient: bool = True  # it uses gradients: a network that hides them can stop it
+    minimum_norm: bool = False  # it may go anywhere in the box
+    control: bool = False  # it draws blindly: an attack that uses gradients must not lose to it
+
+    def propose(self, q: Query, **settings: Any) -> Tensor:
+        """The points [B, C, H, W] themselves.
+
+        Raises:
+            MarginbenchError: they are not images like those of the query.
+        """
+        found = self.function(q, **settings)
+        if not isinstance(found, Tensor) or found.shape != q.x.shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")
+        return found
+
+    def __call__(self, q: Query, **settings: Any) -> Answer:
+        """How near the attack comes, tightened on the ray; `upper` is inf where it fails."""
+        if len(q.x) == 0:  # not every network can be asked about no images
+            return Answer(upper=q.x.new_zeros(0))
+        return Answer(upper=tighten(q.net, q.x, self.propose(q, **settings), q.y, q.norm)[1])
+
+
+ATTACKS: Registry[Attack] = Registry()
+
+
+def attack(*, gradient: bool = True, minimum_norm: bool = False, control: bool = False) -> Callable[[Propose], Attack]:
+    """A decorator: the function is an attack, which suites may list by its name. For the traits see `Attack`.
+
+    Raises:
+        MarginbenchError: another file has an attack of that name, or the function has arguments beside the query that
+            are not settings.
+    """
+
+    def add(function: Propose) -> Attack:
+        check_signature(function)
+        found = Attack(function.__name__, function, gradient, minimum_norm, control)
+        ATTACKS.add(found.name, found, function)
+        return found
+
+    return add

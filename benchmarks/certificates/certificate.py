@@ -1,0 +1,75 @@
+"""A certificate as the benchmark sees it: a function that gives radii, what is true of it, and its registry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
+from marginbench.benchmarks.registry import Registry
+from marginbench.methods import MarginbenchError
+
+Prove = Callable[..., Tensor | Answer]
+"""(q, *, settings) -> [B] certified radii in pixels, 0 where nothing is certified, or an `Answer`.
+
+An `Answer` says why there are no radii (`reason`), or also gives distances of adversarial images that were found.
+"""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A package that does not come with marginbench."""
+
+    module: str
+    advice: str  # how to get it
+
+    @property
+    def missing(self) -> bool:
+        return find_spec(self.module) is None
+
+
+@dataclass(frozen=True)
+class Certificate(Estimator):
+    """A function that gives certified radii, for the layers of `Net.decision_net()`."""
+
+    needs: Needs | None = None
+    float64: bool = False  # it works in float64 as it is: the evaluation need not compute its radii again
+    exact_on_linear: bool = False  # on a linear network its radii are the margins, up to the tolerance of a search
+
+    def __call__(self, q: Query, **settings: Any) -> Answer:
+        """The answer; radii alone are its `lower`.
+
+        Raises:
+            MarginbenchError: not one radius for each image.
+        """
+        found = self.function(q, **settings)
+        answer = found if isinstance(found, Answer) else Answer(lower=found)
+        for values in (answer.lower, answer.upper, answer.solved):
+            if values is not None and not (isinstance(values, Tensor) and values.shape == q.y.shape):
+                shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise MarginbenchError(f"certificate {self.name!r} returned {shape}, shape {tuple(q.y.shape)} needed")
+        return answer
+
+
+CERTIFICATES: Registry[Certificate] = Registry()
+
+
+def certificate(
+    *, needs: Needs | None = None, float64: bool = False, exact_on_linear: bool = False
+) -> Callable[[Prove], Certificate]:
+    """A decorator: the function is a certificate, which suites may list by its name. For the traits see `Certificate`.
+
+    Raises:
+        MarginbenchError: another file has a certificate of that name, or the function has arguments beside the query
+            that are not settings.
+    """
+
+    def add(function: Prove) -> Certificate:
+        check_signature(function)
+        found = Certificate(function.__name__, function, needs, float64, exact_on_linear)
+        CERTIFICATES.add(found.name, found, function)
+        return found
+
+    return add

@@ -1,0 +1,91 @@
+"""What a doubt looks at, and the registry of doubts."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.attacks.attack import Attack
+from marginbench.benchmarks.certificates.certificate import Certificate
+from marginbench.benchmarks.estimator import Certify, Query
+from marginbench.benchmarks.registry import Registry
+from marginbench.methods import MarginbenchError, Net, Norm
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One evaluated network: what was asked, and what came out."""
+
+    net: Net  # in eval mode, with frozen parameters
+    x: Tensor  # [N, C, H, W] float32
+    arrays: Mapping[str, Tensor]  # per image, [N], as in the record
+    estimators: Mapping[str, Mapping[str, Any]]  # NAME_NORM to passes and seconds, as in the record
+    attacks: Mapping[str, Attack]  # by the suite's names
+    certificates: Mapping[str, Certificate]
+    epsilon: Mapping[Norm, float]
+    num_classes: int
+    certify: Certify  # the network's own certificate
+
+    @property
+    def y(self) -> Tensor:
+        """[N] int64, the true classes."""
+        return self.arrays["label"]
+
+    @property
+    def correct(self) -> Tensor:
+        """[N] bool."""
+        return self.arrays["prediction"] == self.y
+
+    def query(self, norm: Norm, index: Tensor | slice = slice(None)) -> Query:
+        """About some of the images; the randomness is the same at every call."""
+        stream = torch.Generator(self.x.device).manual_seed(0)
+        return Query(self.net, self.x[index], self.y[index], norm, self.epsilon[norm], self.x, stream)
+
+    def nearest(self, norm: Norm, names: Iterable[str]) -> Tensor:
+        """Smallest distances [N] that these attacks found; what certificates found hides no weak attack."""
+        infinite = torch.full_like(self.arrays[f"upper_{norm}"], torch.inf)
+        return torch.stack([infinite, *(self.arrays[f"upper_{norm}_{name}"] for name in names)]).amin(0)
+
+    def with_gradient(self) -> list[str]:
+        """The names of the attacks that use gradients: the white-box attacks."""
+        return [name for name, attack in self.attacks.items() if attack.gradient]
+
+    def without_gradient(self) -> list[str]:
+        """The names of the others: the black-box attacks."""
+        return [name for name, attack in self.attacks.items() if not attack.gradient]
+
+
+Doubt = Callable[[Evidence], str | None]
+"""What was seen, in few words, or None where there is nothing to doubt. The docstring explains it below the tables."""
+
+DOUBTS: Registry[Doubt] = Registry()
+
+
+def doubt(check: Doubt) -> Doubt:
+    """A decorator: every evaluation asks the function, and reports what it sees under the function's name.
+
+    Raises:
+        MarginbenchError: another file has a doubt of that name, or it does not explain itself.
+    """
+    name = getattr(check, "__name__", "")
+    if not inspect.getdoc(check):
+        raise MarginbenchError(f"{check.__module__}.{name}: a doubt has a docstring, which the tables print")
+    DOUBTS.add(name, check)
+    return check
+
+
+def collect(evidence: Evidence) -> dict[str, str]:
+    """All doubts about one run: name to what was seen."""
+    found = {name: check(evidence) for name, check in DOUBTS.items()}
+    return {name: seen for name, seen in found.items() if seen is not None}
+
+
+def explanation(name: str) -> str:
+    """What a doubt means, for the legend of a table."""
+    check = DOUBTS.get(name)
+    if check is None:
+        return "a doubt that this version does not know"
+    return " ".join((inspect.getdoc(check) or "").split())

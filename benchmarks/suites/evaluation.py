@@ -1,0 +1,154 @@
+"""The section [evaluation] of a suite: radii, points, attacks, certificates, and probes under their own keys."""
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+from marginbench.benchmarks.attacks.from_file import versioned
+from marginbench.benchmarks.attacks.listed import ATTACKS, configured_attacks
+from marginbench.benchmarks.attacks.presets import PRESETS
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, configured_certificates
+from marginbench.benchmarks.probes.listed import PROBES, Probe
+from marginbench.methods import NORMS, MarginbenchError, Norm
+from marginbench.methods.errors import suggest
+
+Settings = dict[str, Any]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Evaluation(BaseModel):
+    """A section [evaluation.KEY] for the key of a probe adds that measurement and its columns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
+    points: Positive  # the first of the test set
+    attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
+    certificates: dict[str, Settings]
+    probes: dict[str, Any] = {}
+    """Key to `Probe`, in the order of their columns. In files and dumps each is a section of its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections(cls, values: Any) -> Any:
+        """Sections of probes become probes."""
+        if not isinstance(values, dict):
+            return values
+        rest = {key: value for key, value in values.items() if key not in PROBES}
+        probes = {key: _probe(key, values[key]) for key in probe_keys() if values.get(key) is not None}
+        return {**rest, "probes": probes} if probes else rest
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Probes as sections; None for those that there are not."""
+        out: dict[str, Any] = handler(self)
+        out.pop("probes", None)
+        sections = {key: self.probes.get(key) for key in probe_keys()}
+        for key, probe in sections.items():
+            if probe is not None:
+                out[key] = probe.model_dump(mode=info.mode, exclude_none=info.exclude_none)
+            elif not info.exclude_none:
+                out[key] = None
+        return out
+
+    @field_validator("probes")
+    @classmethod
+    def _are_probes(cls, probes: dict[str, Any]) -> dict[str, Any]:
+        if not all(isinstance(probe, Probe) for probe in probes.values()):
+            raise ValueError(f"write a section [evaluation.KEY] for each: {', '.join(probe_keys())}")
+        return probes
+
+    @field_validator("epsilon")
+    @classmethod
+    def _both_norms(cls, epsilon: dict[Norm, float]) -> dict[Norm, float]:
+        if set(epsilon) != set(NORMS):
+            raise ValueError("give one radius for each norm, as in { linf = 0.1, l2 = 0.5 }")
+        return epsilon
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _preset(cls, attacks: Any) -> Any:
+        if not isinstance(attacks, str):
+            return attacks
+        if attacks not in PRESETS:
+            raise ValueError(f"unknown preset: {suggest(attacks, PRESETS)}; or give a table of attacks")
+        return copy.deepcopy(PRESETS[attacks])
+
+    @field_serializer("attacks")
+    def _versioned(self, attacks: dict[str, Settings]) -> dict[str, Settings]:
+        return {name: versioned(settings) for name, settings in attacks.items()}
+
+    def sources(self) -> dict[str, str]:
+        """Hashes of the files that named attacks, certificates and probes come from, without those built in."""
+        named = {"attacks": (ATTACKS, self.attacks), "certificates": (CERTIFICATES, self.certificates)}
+        tables: dict[str, tuple[Any, Mapping[str, Any]]] = {**named, "probes": (PROBES, self.probes)}
+        found = {
+            f"{kind}.{name}": registry.source(name)
+            for kind, (registry, table) in tables.items()
+            for name in table
+            if name in registry
+        }
+        return {name: source for name, source in found.items() if source is not None}
+
+
+def probe_keys() -> list[str]:
+    """The keys of all probes, in the order of their columns."""
+    return sorted(PROBES, key=lambda key: (PROBES[key].rank, key))
+
+
+def _probe(key: str, values: Any) -> Any:
+    if isinstance(values, Probe):
+        return values
+    try:
+        return PROBES[key].model_validate(values)
+    except ValidationError as error:  # with the key in its place
+        details = [
+            InitErrorDetails(type=one["type"], loc=(key, *one["loc"]), input=one["input"], ctx=one.get("ctx", {}))
+            for one in error.errors()
+        ]
+        raise ValidationError.from_exception_data("Evaluation", details) from None
+
+
+def check_estimators(evaluation: Evaluation) -> None:
+    """Do all attacks and certificates exist, and take their settings?
+
+    Raises:
+        MarginbenchError: one does not; the message begins with its key.
+    """
+    for name, settings in evaluation.attacks.items():
+        if "file" not in settings:
+            _check("attacks", name, settings, ATTACKS, configured_attacks)
+        elif name in ATTACKS or not re.fullmatch("[A-Za-z0-9_]+", name):
+            problem = f"choose another name: letters, digits and _, and none of {', '.join(ATTACKS)}"
+            raise MarginbenchError(f"evaluation.attacks.{name}: {problem}")
+        else:
+            try:
+                configured_attacks({name: settings})
+            except MarginbenchError as error:
+                raise MarginbenchError(f"evaluation.attacks.{name}: {error}") from None
+    for name, settings in evaluation.certificates.items():
+        _check("certificates", name, settings, CERTIFICATES, configured_certificates)
+
+
+def _check(kind: str, name: str, settings: Settings, known: Mapping[str, Any], configured: Callable[..., Any]) -> None:
+    if name not in known:
+        raise MarginbenchError(f"evaluation.{kind}.{name}: unknown: {suggest(name, known)}")
+    try:
+        configured({name: settings})
+    except MarginbenchError as error:
+        raise MarginbenchError(f"evaluation.{kind}.{error}") from None
