@@ -14,8 +14,8 @@ from .probes.listed import Probe as Probe
 from .probes.listed import Subject as Subject
 from .probes.listed import probe as probe
 from .records.column import Column as Column
+from .records.reader import read_arrays as read_arrays
 from .records.record import Record as Record
-from .records.record import read_arrays as read_arrays
 from .runs.run_all import run_all as run_all
 from .suites.schema import Evaluation as Evaluation
 from .suites.schema import Suite as Suite

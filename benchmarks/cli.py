@@ -19,6 +19,9 @@ app = typer.Typer(
 )
 
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that defines a method; repeatable.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at a record that cannot be read, and check the files of all arrays.")
+]
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 
 
@@ -105,7 +108,7 @@ def run_all_command(
     except KeyboardInterrupt:
         print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
         raise typer.Exit(130) from None
-    show(outcome.table, outcome.records)
+    show(outcome.records)
     again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
     print(f"{outcome.repeated} runs done{again}.")
     if outcome.elsewhere:
@@ -171,7 +174,7 @@ def evaluate_command(
         model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh, data_dir=data_dir
     )
     record = outcome.record
-    show(outcome.table, outcome.records)
+    show(outcome.records)
     seconds = record.cost.get("evaluation_seconds")
     if outcome.resumed:
         print(f"{record.method} had a record already (--fresh repeats it).")
@@ -190,21 +193,21 @@ def leaderboard_command(
     form: Annotated[str, typer.Option("--format", help="md, csv, tex or json; csv and json hold all columns.")] = "md",
     sort: Annotated[str, typer.Option(metavar="COLUMN", help="Any column of the csv.")] = "robust_accuracy_l2",
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
+    strict: Strict = False,
 ) -> None:
     """Make tables from records."""
     from marginbench.benchmarks.machine.files import write_atomically
-    from marginbench.benchmarks.tables.leaderboard import leaderboard, read_records
+    from marginbench.benchmarks.records.reader import read_records
     from marginbench.benchmarks.tables.render import render, show
 
-    records = read_records(folders)
-    table = leaderboard(records, sort)
+    records = read_records(folders, strict=strict)
     _refuse_nothing(records, folders)
     if output is not None:
-        write_atomically(output, render(table, records, form).encode())
+        write_atomically(output, render(records, form, sort).encode())
     elif form == "md":
-        show(table, records)
+        show(records, sort)
     else:
-        sys.stdout.write(render(table, records, form))
+        sys.stdout.write(render(records, form, sort))
 
 
 @app.command("compare")
@@ -215,14 +218,16 @@ def compare_command(
         list[Path] | None, typer.Argument(metavar="[DIR]...", help="Output folders. Default: results/local.")
     ] = None,
     form: Annotated[Literal["md", "csv"], typer.Option("--format", help="csv holds every number.")] = "md",
+    strict: Strict = False,
 ) -> None:
     """Say in which columns two rows differ.
 
     Paired, network by network and test point by test point: marginbench compare mma ce results/reference
     """
-    from marginbench.benchmarks.tables.compare import compare_rows, render_comparison
+    from marginbench.benchmarks.tables.compare import compare_rows
+    from marginbench.benchmarks.tables.render_comparison import render_comparison
 
-    table = compare_rows(a, b, *(folders or [Path("results/local")]))
+    table = compare_rows(a, b, *(folders or [Path("results/local")]), strict=strict)
     sys.stdout.write(render_comparison(table) if form == "md" else table.to_csv(index=False))
 
 
@@ -230,15 +235,16 @@ def compare_command(
 def claims_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
     form: Annotated[Literal["md", "csv"], typer.Option("--format", help="csv holds every number.")] = "md",
+    strict: Strict = False,
 ) -> None:
     """Compare what papers claim with what was measured.
 
     For each method: what is said to grow, the difference to cross-entropy, and whether it shows.
     """
+    from marginbench.benchmarks.records.reader import read_records
     from marginbench.benchmarks.tables.claims import claims, render_claims
-    from marginbench.benchmarks.tables.leaderboard import read_records
 
-    records = read_records(folders)
+    records = read_records(folders, strict=strict)
     _refuse_nothing(records, folders)
     sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
 

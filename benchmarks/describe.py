@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from marginbench.benchmarks.records.metrics import NORM_TEXT
+from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
 from marginbench.methods import NORMS, get, names
 

@@ -5,8 +5,8 @@ python results/refresh.py
 
 from pathlib import Path
 
+from marginbench.benchmarks.records.reader import read_records
 from marginbench.benchmarks.tables.files import contents
-from marginbench.benchmarks.tables.leaderboard import read_records
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"leaderboard": "leaderboard.md", "claims": "claims.md"}  # mark in the README to file of the digits

@@ -21,7 +21,8 @@ from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models.adapter import Copied, adapt
 from marginbench.benchmarks.models.check import check_model
 from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
-from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, record_paths
+from marginbench.benchmarks.records.reader import read_arrays, read_folders
+from marginbench.benchmarks.records.record import About, Identity, Record
 from marginbench.benchmarks.runs.execute import measure, record_run
 from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
@@ -90,33 +91,34 @@ def evaluate_model(
     normalise = _normalisation(mean, std, images).to(target)
     check_model(nn.Sequential(normalise, Copied(), module), images, where)
     net = adapt(module, normalise, images.test.images(slice(5)))
-    identity = {
-        "schema": SCHEMA,
-        "suite": chosen.fingerprint,
-        "data": images.fingerprint,
-        "method": row,
-        "fields": {"mean": _floats(mean), "std": _floats(std)},
-        "revision": 1,
-        "source": source[:16],
-        "weights": fingerprint(nn.Sequential(normalise, module)),
-        "repetition": 0,
-    }
+    identity = Identity(
+        suite=chosen.fingerprint,
+        data=images.fingerprint,
+        method=row,
+        fields={"mean": _floats(mean), "std": _floats(std)},
+        revision=1,
+        source=source[:16],
+        weights=fingerprint(nn.Sequential(normalise, module)),
+        repetition=0,
+    )
     folder = Path(out) / chosen.name
     runs = folder / "runs"
     ensure_writable(runs)
-    records = {record.id: record for record in map(read_record, record_paths([runs]))}
-    known = records.get(digest(identity))
+    reading = read_folders([runs])
+    reading.warn()
+    records = {record.id: record for record in reading.records.values()}
+    known = records.get(identity.id)
     resumed = known is not None and known.status == "done" and not fresh
     if not resumed:
         known = record_run(
-            lambda: measure(net, _certify, images, chosen, row, 0), identity, row, 0, chosen, images, runs
+            lambda: measure(net, _certify, images, chosen, row, 0), identity, row, About(), chosen, images, runs
         )
         records[known.id] = known
     assert known is not None
     path = runs / f"{known.id}.json"
-    current = [record for record in records.values() if record.identity["suite"] == chosen.fingerprint]
+    current = [record for record in records.values() if record.identity.suite == chosen.fingerprint]
     table, files = write_tables(current, folder)
-    arrays = read_arrays(path) if known.status == "done" else {}
+    arrays = read_arrays(path)
     return Outcome(known, arrays, table, current, files, path, resumed)
 
 

@@ -14,8 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
-from marginbench.benchmarks.records.column import Column
-from marginbench.benchmarks.records.metrics import NORM_TEXT
+from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import random_start
 

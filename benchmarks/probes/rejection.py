@@ -23,8 +23,7 @@ from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
-from marginbench.benchmarks.records.column import Column
-from marginbench.benchmarks.records.metrics import NORM_TEXT
+from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import backtracking, random_start
 

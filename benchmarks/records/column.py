@@ -1,6 +1,12 @@
 """A column: everything that is known about a number in the tables, in one place."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from marginbench.methods import Norm
+
+NORM_TEXT: dict[str, str] = {"l2": "L2", "linf": "L∞"}  # in tables
 
 
 @dataclass(frozen=True)
@@ -17,3 +23,22 @@ class Column:
     ascending: bool = False  # small is good
     on_page: bool = True  # or in csv and json alone
     meaning: str = ""  # a sentence for the legend
+
+    def heading(self, epsilon: Mapping[Norm, float]) -> str:
+        """The header, with the suite's radii."""
+        return self.header.format(**epsilon)
+
+    def text(self, value: float, half: float | None = None) -> str:
+        """`97.3 ± 2.0` for a mean and half its interval, in the units of a page; — for NaN, ∞ for infinity."""
+        if math.isnan(value):
+            return "—"
+        if math.isinf(value):
+            return "∞"
+        return f"{self.factor * value:.{self.digits}f}{self.plus_minus(half)}"
+
+    def signed(self, difference: float) -> str:
+        """`+1.2`, in the units of a page."""
+        return f"{self.factor * difference:+.{self.digits}f}"
+
+    def plus_minus(self, half: float | None) -> str:
+        return "" if half is None or math.isnan(half) else f" ± {self.factor * half:.{self.digits}f}"

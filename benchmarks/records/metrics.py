@@ -1,12 +1,10 @@
-"""The numbers of one run, derived from its per-point arrays."""
+"""The numbers that every run has, derived from its per-point arrays. Probes bring their own."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from marginbench.methods import NORMS, Norm
-
-NORM_TEXT: dict[str, str] = {"l2": "L2", "linf": "L∞"}  # in tables
 
 
 def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:

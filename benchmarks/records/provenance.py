@@ -1,4 +1,4 @@
-"""Where a run took place: recorded beside its results, never part of its id."""
+"""Finds out where a run takes place."""
 
 import hashlib
 import platform
@@ -6,28 +6,28 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from marginbench.benchmarks.machine.device import cores
+from marginbench.benchmarks.records.record import Environment
 
 _PACKAGES = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> Environment:
     """Hardware, versions and commit. The host's name is hashed: it serves only to tell machines apart."""
-    return {
-        "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processor": _processor(),
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "commit": _commit(),
-    }
+    return Environment(
+        host=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        processor=_processor(),
+        cores=cores(),
+        threads=torch.get_num_threads(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        versions={name: _version(name) for name in _PACKAGES},
+        commit=_commit(),
+    )
 
 
 @cache

@@ -3,115 +3,168 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from marginbench.benchmarks.machine.files import digest, write_atomically
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.typed import WrongValueError
+from marginbench.methods import Claim, Norm
 
-from marginbench.benchmarks.machine.files import write_atomically
-from marginbench.methods import MarginbenchError, Norm
+if TYPE_CHECKING:
+    import numpy as np
 
-SCHEMA = 1
+SCHEMA = 2  # of the file; see schema1.py for what came before
+IDENTITY_SCHEMA = 1  # part of every id: raising it makes all runs other runs
 
 
-class Record(BaseModel):
-    """One run. `identity` is what its id is the SHA-256 of; the rest is what came out, and where."""
+@dataclass(frozen=True)
+class Identity:
+    """What a run depends on. Its id is the SHA-256 of these values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    suite: str  # fingerprint
+    data: str  # fingerprint
+    method: str  # key
+    fields: dict[str, Any]  # hyper-parameters
+    revision: int
+    source: str | None  # hash of a plug-in's file
+    repetition: int
+    weights: str | None = None  # fingerprint, of a model that was not trained here
 
-    schema_version: int
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return digest(self.pack())
+
+    def pack(self) -> dict[str, Any]:
+        """As JSON, and as it is hashed."""
+        values = {"schema": IDENTITY_SCHEMA, **vars(self)}
+        if self.weights is None:
+            del values["weights"]
+        return values
+
+    @staticmethod
+    def unpack(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+        if values.get("schema") != IDENTITY_SCHEMA:
+            raise WrongValueError(f"{key}.schema", f"should be {IDENTITY_SCHEMA}, not {values.get('schema')!r}")
+        return {name: value for name, value in values.items() if name != "schema"}
+
+
+@dataclass(frozen=True)
+class SuiteFacts:
+    """What tables need of the suite, and all its settings but the methods and seeds, which are not of this run."""
+
+    name: str
+    title: str
+    epsilon: dict[Norm, float]  # pixels of [0, 1]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "SuiteFacts":
+        """Of settings that are known to be right."""
+        return cls(**cls.unpack(settings))
+
+    def pack(self) -> dict[str, Any]:
+        return self.settings
+
+    @staticmethod
+    def unpack(values: Mapping[str, Any], key: str = "suite") -> dict[str, Any]:
+        evaluation = values.get("evaluation")
+        epsilon = evaluation.get("epsilon") if isinstance(evaluation, Mapping) else None
+        return {"name": values.get("name"), "title": values.get("title"), "epsilon": epsilon, "settings": dict(values)}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a run took place: recorded beside its results, never part of its id."""
+
+    host: str  # a hash of its name
+    device: str  # cpu, or the name of the GPU
+    processor: str
+    cores: int
+    threads: int
+    system: str
+    python: str
+    versions: dict[str, str | None]
+    commit: str | None  # with + behind it where files differed
+
+
+@dataclass(frozen=True)
+class About:
+    """What the tables say of a method, so that they need no registry. The key is that of the identity."""
+
+    title: str = "-"
+    family: str = "-"
+    paper: str = "-"
+    claims: tuple[Claim, ...] = ()
+    place: int = 0  # among the rows of its method: 0, or 1, 2, ... for its presets in their order
+
+    @property
+    def known(self) -> bool:
+        return self.family != "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run: what it depends on, what came out, where, and what tables need to show it."""
+
+    schema_version: int = SCHEMA
     id: str
-    identity: dict[str, Any]
-    method: str  # canonical spec
+    identity: Identity
+    method: str  # canonical spec, or the name of a model
+    about: About = About()
     repetition: int
     status: Literal["done", "failed"]
     error: str | None = None
-    metrics: dict[str, float | None] = {}  # None stands for infinity, which JSON does not know
-    cost: dict[str, float | None] = {}
-    losses: list[float] = []  # mean training loss of each epoch
-    estimators: dict[str, dict[str, Any]] = {}
-    doubts: dict[str, str] = {}
-    suite: dict[str, Any]
-    environment: dict[str, Any]
+    metrics: dict[str, float | None] = field(default_factory=dict)  # None is infinity, which JSON does not know
+    columns: list[Column] = field(default_factory=list)  # of the probes' metrics
+    notes: list[str] = field(default_factory=list)  # of the probes: sentences below a table
+    cost: dict[str, float | None] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)  # mean training loss of each epoch
+    estimators: dict[str, dict[str, Any]] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)  # what was seen
+    explanations: dict[str, str] = field(default_factory=dict)  # what each of these doubts means
+    suite: SuiteFacts
+    environment: Environment
     finished: str  # UTC, ISO 8601
     arrays_sha256: str | None = None
 
     @property
     def epsilon(self) -> dict[Norm, float]:
-        epsilon: dict[Norm, float] = self.suite["evaluation"]["epsilon"]
-        return epsilon
+        return self.suite.epsilon
 
     @property
     def total_seconds(self) -> float:
         """Of training and evaluation, as far as they are known."""
         return sum(self.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))
 
+    def pack(self) -> dict[str, Any]:
+        """The record as its JSON object."""
+        return {
+            **asdict(self),
+            "identity": self.identity.pack(),
+            "suite": self.suite.pack(),
+            "columns": [_without_defaults(column) for column in self.columns],
+        }
 
-def write_record(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> Path:
+
+def _without_defaults(column: Column) -> dict[str, Any]:
+    shown = [f.name for f in fields(column) if f.default is MISSING or getattr(column, f.name) != f.default]
+    return {name: getattr(column, name) for name in shown}
+
+
+def write_record(folder: Path, record: Record, arrays: "Mapping[str, np.ndarray]") -> Path:
     """Write `<id>.npz`, then `<id>.json`, each to a temporary file that is renamed. Returns the JSON's path."""
+    import numpy as np
+
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
     if arrays:
-        record = record.model_copy(update={"arrays_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()})
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
+        record = replace(record, arrays_sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
         write_atomically(folder / f"{record.id}.npz", buffer.getvalue())
     path = folder / f"{record.id}.json"
-    write_atomically(path, (json.dumps(record.model_dump(), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(path, (json.dumps(record.pack(), indent=1, allow_nan=False) + "\n").encode())
     return path
-
-
-def read_record(path: Path) -> Record:
-    """Read one record and check it against its arrays.
-
-    Raises:
-        MarginbenchError: the file is cut, changed, or written by a newer marginbench.
-    """
-    again = "delete it and run run-all again to repeat this run"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        schema = values.get("schema_version")
-    except (OSError, ValueError, AttributeError) as error:
-        raise MarginbenchError(f"record {path}: not a whole JSON object ({error}): {again}") from None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise MarginbenchError(
-            f"record {path}: schema_version {schema} is newer than {SCHEMA}, the newest that this"
-            " marginbench reads: upgrade marginbench"
-        )
-    try:
-        record = Record(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise MarginbenchError(f"record {path}: key {key!r}: {first['msg'].lower()}: {again}") from None
-    if record.arrays_sha256 is not None:
-        arrays = path.with_suffix(".npz")
-        try:
-            found = hashlib.sha256(arrays.read_bytes()).hexdigest()
-        except OSError as error:
-            raise MarginbenchError(f"record {path}: {arrays.name}: {error.strerror}: {again}") from None
-        if found != record.arrays_sha256:
-            raise MarginbenchError(f"record {path}: {arrays.name} is not the file that was written: {again}")
-    return record
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The per-point arrays that belong to a record's JSON."""
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
-        return dict(file)
-
-
-def record_paths(folders: Iterable[Path]) -> list[Path]:
-    """All record files below the folders, sorted; a folder may be an output folder, a suite's or `runs` itself.
-
-    Raises:
-        MarginbenchError: no such folder.
-    """
-    found: set[Path] = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise MarginbenchError(f"{folder}: no such folder")
-        runs = [folder] if folder.name == "runs" else folder.rglob("runs")
-        found.update(path for run in runs for path in run.glob("*.json") if not path.name.startswith("."))
-    return sorted(found)

@@ -19,7 +19,8 @@ import numpy as np
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.plugins import forget_plugins
-from marginbench.benchmarks.records.record import Record, read_arrays, write_record
+from marginbench.benchmarks.records.reader import read_arrays
+from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.runs.execute import Job, execute
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.workers import get_ready, plugin_files
@@ -130,7 +131,7 @@ def _work(order: _Order) -> tuple[Record, dict[str, np.ndarray] | None]:
         time.sleep(10 * PAUSE)
     if job.runs == order.job.runs:
         return record, None
-    return record, read_arrays(job.runs / f"{record.id}.json") if record.arrays_sha256 else {}
+    return record, read_arrays(job.runs / f"{record.id}.json")
 
 
 def _prepare(order: _Order) -> tuple[Job, Dataset]:

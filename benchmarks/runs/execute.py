@@ -16,16 +16,17 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Certify
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
-from marginbench.benchmarks.machine.files import UnwritableError, digest
+from marginbench.benchmarks.machine.files import UnwritableError
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.provenance import environment
-from marginbench.benchmarks.records.record import SCHEMA, Record, read_record, write_record
+from marginbench.benchmarks.records.reader import read_record
+from marginbench.benchmarks.records.record import About, Identity, Record, SuiteFacts, write_record
 from marginbench.benchmarks.runs.locks import lock
-from marginbench.benchmarks.runs.plan import Cell
+from marginbench.benchmarks.runs.plan import Cell, about
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.loop import DivergedError, train
-from marginbench.methods import Net, spec_of
+from marginbench.methods import MarginbenchError, Net, spec_of
 from marginbench.methods.errors import one_line
 
 Redo = Literal["nothing", "failed", "everything"]
@@ -63,22 +64,33 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
     with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
         if not got:
             return None
-        if path.exists() and not job.repeats(record := read_record(path)):
+        if path.exists() and (record := _finished(path, job)) is not None:
             return record
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.checkpoint_every)
         deadline = Deadline(job.deadline)
-        about = (cell.identity, spec_of(cell.method), cell.repetition)
-        record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), *about, job.suite, data, job.runs)
+        row = (cell.identity, spec_of(cell.method), about(cell.method))
+        record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), *row, job.suite, data, job.runs)
         if not deadline.stopped:  # with more time such a run goes on; one that failed otherwise begins anew
             checkpoint.remove()
         return record
 
 
+def _finished(path: Path, job: Job) -> Record | None:
+    """The record, unless its run is to be done again. One that cannot be read is that of a failed run."""
+    try:
+        record = read_record(path)
+    except MarginbenchError:
+        if job.redo == "nothing":
+            raise
+        return None
+    return None if job.repeats(record) else record
+
+
 def record_run(
     run: Callable[[], Results],
-    identity: dict[str, Any],
+    identity: Identity,
     row: str,
-    repetition: int,
+    about: About,
     suite: Suite,
     data: Dataset,
     folder: Path,
@@ -88,6 +100,7 @@ def record_run(
     Args:
         identity: what the record's id is the hash of.
         row: the name of its row in the tables.
+        about: what they say of it.
 
     Raises:
         UnwritableError: for the record, or within the run for a checkpoint.
@@ -100,15 +113,19 @@ def record_run(
     except Exception as failure:  # a method may raise anything; the others must go on
         results, arrays = {}, {}
         status, error = "failed", _reason(failure)
+    settings = suite.model_dump(mode="json", exclude={"methods", "seeds"})
+    probes = suite.evaluation.probes.values()
     record = Record(
-        schema_version=SCHEMA,
-        id=digest(identity),
+        id=identity.id,
         identity=identity,
         method=row,
-        repetition=repetition,
+        about=about,
+        repetition=identity.repetition,
         status=status,
         error=error,
-        suite=suite.model_dump(mode="json", exclude={"methods", "seeds"}),
+        columns=[column for probe in probes for column in probe.columns],
+        notes=[note for probe in probes if (note := probe.note(suite.evaluation.epsilon))],
+        suite=SuiteFacts.of(settings),
         environment=environment(data.train.device),
         finished=_now(),
         **results,
@@ -162,6 +179,7 @@ def measure(
         "cost": {"evaluation_seconds": time.perf_counter() - start},
         "estimators": evaluated.estimators,
         "doubts": evaluated.doubts,
+        "explanations": evaluated.explanations,
     }
     return results, evaluated.arrays
 

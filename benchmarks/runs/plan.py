@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.machine.files import digest, write_atomically
-from marginbench.benchmarks.records.record import SCHEMA
+from marginbench.benchmarks.records.record import About, Identity
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.methods import MarginbenchError, Method, create, rows, spec_of
 from marginbench.methods.errors import suggest
@@ -25,11 +25,11 @@ class Cell:
 
     method: Method
     repetition: int
-    identity: dict[str, Any]
+    identity: Identity
 
     @property
     def id(self) -> str:
-        return digest(self.identity)
+        return self.identity.id
 
 
 def choose_methods(specs: Sequence[str] | None, suite: Suite, settings: Iterable[str]) -> list[Method]:
@@ -59,9 +59,9 @@ def choose_methods(specs: Sequence[str] | None, suite: Suite, settings: Iterable
 
 def make_plan(suite: Suite, methods: Sequence[Method], repetitions: Iterable[int], data_fingerprint: str) -> list[Cell]:
     """All cells, repetition by repetition, so that an interrupted run leaves comparable rows."""
-    fixed = {"schema": SCHEMA, "suite": suite.fingerprint, "data": data_fingerprint}
+    fixed = {"suite": suite.fingerprint, "data": data_fingerprint}
     return [
-        Cell(method, repetition, {**fixed, **_identity(method), "repetition": repetition})
+        Cell(method, repetition, Identity(**fixed, **_identity(method), repetition=repetition))
         for repetition in repetitions
         for method in methods
     ]
@@ -101,6 +101,15 @@ def read_plans(folder: Path) -> dict[str, tuple[str, int]]:
     newest = max(plans, key=lambda plan: plan[0])[1]["suite"]
     found = [plan["cells"] for _, plan in sorted(plans, key=lambda plan: plan[0]) if plan["suite"] == newest]
     return {run_id: (method, repetition) for cells in found for run_id, (method, repetition) in cells.items()}
+
+
+def about(method: Method) -> About:
+    """What tables say of the method."""
+    info = method.info
+    rows = (info.key, *info.presets)
+    spec = spec_of(method)
+    place = rows.index(spec) if spec in rows else 0  # variants follow the method
+    return About(info.title, info.family, info.paper, info.claims, place)
 
 
 def _identity(method: Method) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Runs what is left of a plan and writes the tables."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from marginbench.benchmarks.certificates.listed import missing
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
-from marginbench.benchmarks.records.record import Record, read_record, record_paths
+from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
+from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.cluster import on_cluster
 from marginbench.benchmarks.runs.execute import Job, Redo
 from marginbench.benchmarks.runs.plan import Cell, choose_methods, make_plan, shard, write_plan
@@ -20,7 +21,6 @@ from marginbench.benchmarks.runs.progress import Eta, reporting
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
-from marginbench.benchmarks.tables.leaderboard import read_records
 from marginbench.methods import MarginbenchError
 
 
@@ -65,7 +65,7 @@ class Prepared:
 
     def suits(self, record: Record) -> bool:
         """It is of the suite as it is now."""
-        return bool(record.identity["suite"] == self.suite.fingerprint)
+        return bool(record.identity.suite == self.suite.fingerprint)
 
 
 def prepare(
@@ -95,9 +95,18 @@ def prepare(
     cells = shard(make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint), part)
     folder = Path(out) / chosen_suite.name
     job = Job(chosen_suite, folder / "runs", redo)
-    records = {record.id: record for record in map(read_record, record_paths([job.runs]))} if job.runs.is_dir() else {}
-    todo = [cell for cell in cells if cell.id not in records or job.repeats(records[cell.id])]
+    reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})
+    reading.warn()
+    records = {record.id: record for record in reading.records.values()}
+    todo = [cell for cell in cells if _is_left(cell, job, records, {path.stem for path in reading.problems})]
     return Prepared(job, data, target, sets, folder, cells, todo, records)
+
+
+def _is_left(cell: Cell, job: Job, records: Mapping[str, Record], unreadable: Set[str]) -> bool:
+    """A record that cannot be read counts as that of a failed run: nothing of it is replaced unasked."""
+    if cell.id in unreadable:
+        return job.redo != "nothing"
+    return cell.id not in records or job.repeats(records[cell.id])
 
 
 def run_all(
@@ -162,8 +171,7 @@ def run_all(
                     report.finished(record, eta.finished(record))
     while True:  # other processes write records too, and tables: whoever is last has seen all of them
         seen = record_paths([plan.runs])
-        records = read_records([plan.runs])
-        current = [record for record in records if plan.suits(record)]
+        current = [record for record in read_folders([plan.runs]).records.values() if plan.suits(record)]
         table, files = write_tables(current, plan.folder)
         if record_paths([plan.runs]) == seen:
             break

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from marginbench.benchmarks.records.record import read_record
+from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.runs.locks import Holder, holders
 from marginbench.benchmarks.runs.plan import PLANS, read_plans
 from marginbench.benchmarks.runs.progress import clock
@@ -40,7 +40,11 @@ def status(folders: Sequence[Path]) -> str:
 
 def _failed(paths: Iterable[Path]) -> Iterable[tuple[str, str]]:
     for path in sorted(paths):
-        record = read_record(path)
+        try:
+            record = read_record(path)
+        except MarginbenchError as error:
+            yield path.stem, str(error)
+            continue
         if record.status == "failed":
             yield record.id, record.error or "no reason given"
 

@@ -1,39 +1,41 @@
 """What papers claim, beside what was measured: the difference to cross-entropy, column by column.
 
-A pure function of the records. Networks of one repetition start from the same weights and see the same batches, so
-differences are taken repetition by repetition, with Student's interval over them.
+A pure function of the records, which say what each method claims. Networks of one repetition start from the same
+weights and see the same batches, so differences are taken repetition by repetition, with Student's interval over them.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from marginbench.benchmarks.records.metrics import NORM_TEXT
+from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.tables.leaderboard import numbers
-from marginbench.benchmarks.tables.statistics import mean_and_interval
-from marginbench.methods import Info, MarginbenchError, create, rows
-from marginbench.methods.facts import Claim
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.leaderboard import BASELINE, numbers
+from marginbench.benchmarks.tables.statistics import LEVEL, mean_and_interval
+from marginbench.methods import NORMS, Claim
 
-BASELINE = "ce"
-COLUMNS: Mapping[Claim, tuple[str, ...]] = {
-    "accuracy": ("clean_accuracy",),
-    "feature_margin": ("feature_margin",),
-    "input_margin": ("margin_upper_l2", "margin_upper_linf"),
-    "certified_radius": ("certified_accuracy_l2", "certified_accuracy_linf"),
-    "rejection": ("rejection_robust_accuracy_l2", "rejection_robust_accuracy_linf"),
-    "smoothed_radius": ("smoothed_certified_accuracy_l2",),
-}
-_WORDS: Mapping[Claim, str] = {
-    "accuracy": "clean accuracy",
-    "feature_margin": "feature margin",
-    "input_margin": "input margin",
-    "certified_radius": "certified accuracy",
-    "rejection": "robust accuracy, rejecting",
-    "smoothed_radius": "certified accuracy of the smoothed classifier",
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Where a claim should show."""
+
+    words: str
+    columns: tuple[str, ...]
+
+
+_CLAIMS: Mapping[Claim, _Shown] = {
+    "accuracy": _Shown("clean accuracy", ("clean_accuracy",)),
+    "feature_margin": _Shown("feature margin", ("feature_margin",)),
+    "input_margin": _Shown("input margin", tuple(f"margin_upper_{norm}" for norm in NORMS)),
+    "certified_radius": _Shown("certified accuracy", tuple(f"certified_accuracy_{norm}" for norm in NORMS)),
+    "rejection": _Shown("robust accuracy, rejecting", tuple(f"rejection_robust_accuracy_{norm}" for norm in NORMS)),
+    "smoothed_radius": _Shown("certified accuracy of the smoothed classifier", ("smoothed_certified_accuracy_l2",)),
 }
 LEGEND = (
     "difference = mean over paired networks of the method minus cross-entropy, ± half of Student's 95 % interval"
@@ -56,49 +58,50 @@ class Finding:
     verdict: str  # yes, no or open: of the claim as a whole
 
 
-def claims(records: Iterable[Record]) -> pd.DataFrame:
+def claims(records: Iterable[Record]) -> "pd.DataFrame":
     """One row per suite, method, claim and column, with the fields of `Finding`."""
+    import pandas as pd
+
     return pd.DataFrame([asdict(finding) for finding in findings(records)])
+
+
+Runs = Mapping[int, Mapping[str, float]]  # the metrics of a row, by repetition
 
 
 def findings(records: Iterable[Record]) -> list[Finding]:
     """What the records say about every claim."""
     runs: dict[str, dict[str, dict[int, dict[str, float]]]] = defaultdict(lambda: defaultdict(dict))
+    claimed: dict[str, tuple[Claim, ...]] = {}
     for record in records:
         if record.status == "done":
-            runs[record.suite["name"]][record.method][record.repetition] = numbers(record.metrics)
+            runs[record.suite.name][record.method][record.repetition] = numbers(record.metrics)
+            claimed[record.method] = record.about.claims
     return [
-        Finding(suite, method, claim, column, *difference, _verdict(differences))
+        finding
         for suite, methods in runs.items()
-        for method in list(methods)
-        for claim in claims_of(method)
-        for differences in [[_difference(methods[method], methods[BASELINE], c, claim) for c in COLUMNS[claim]]]
-        for column, difference in zip(COLUMNS[claim], differences, strict=True)
+        for method, values in methods.items()
+        for claim in claimed[method]
+        for finding in _findings(suite, method, claim, values, methods.get(BASELINE, {}))
     ]
 
 
-def claims_of(method: str) -> tuple[Claim, ...]:
-    """What is said to grow with a method; nothing for a plug-in that is not loaded."""
-    info = _info(method)
-    return info.claims if info else ()
-
-
-def _info(method: str) -> Info | None:
-    try:
-        return type(create(method)).info
-    except MarginbenchError:
-        return None
+def _findings(suite: str, method: str, claim: Claim, values: Runs, baseline: Runs) -> list[Finding]:
+    names = _CLAIMS[claim].columns
+    differences = [_difference(values, baseline, name, level=1 - LEVEL / len(names)) for name in names]
+    verdict = _verdict(differences)
+    return [
+        Finding(suite, method, claim, name, *difference, verdict)
+        for name, difference in zip(names, differences, strict=True)
+    ]
 
 
 Difference = tuple[int, float, float | None]
 
 
-def _difference(
-    values: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Mapping[str, float]], column: str, claim: Claim
-) -> Difference:
-    pairs = [(values[seed].get(column), baseline[seed].get(column)) for seed in values if seed in baseline]
+def _difference(values: Runs, baseline: Runs, name: str, level: float) -> Difference:
+    pairs = [(values[seed].get(name), baseline[seed].get(name)) for seed in values if seed in baseline]
     differences = [a - b for a, b in pairs if a is not None and b is not None]
-    return len(differences), *mean_and_interval(differences, level=1 - 0.05 / len(COLUMNS[claim]))
+    return len(differences), *mean_and_interval(differences, level)
 
 
 def _verdict(differences: Sequence[Difference]) -> str:
@@ -109,43 +112,43 @@ def _verdict(differences: Sequence[Difference]) -> str:
 
 def render_claims(records: Iterable[Record]) -> str:
     """Markdown: every row of the records with family, paper and claims, and what they say about them."""
-    found: dict[str, dict[str, list[Finding]]] = defaultdict(lambda: defaultdict(list))
-    for record in (records := list(records)):
-        _ = found[record.suite["name"]][record.method]
+    records = list(records)
+    known = {column.name: column for column in columns.measured(columns.of_probes(records))}
+    found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings(records):
-        found[finding.suite][finding.method].append(finding)
+        found[finding.suite, finding.method].append(finding)
+    rows: dict[str, dict[str, Record]] = defaultdict(dict)
+    for record in records:
+        rows[record.suite.name][record.method] = record
     pages = []
-    for suite, methods in found.items():
+    for suite, methods in rows.items():
         table = [("method", "family", "paper", f"claim, and difference to {BASELINE}", "shown"), ("---",) * 5]
-        for method in sorted(methods, key=_place):
-            info = _info(method)
-            about = (info.family, info.paper) if info else ("-", "-")
-            table.append((method, *about, *_cells(methods[method])))
+        for record in sorted(methods.values(), key=_place):
+            cells = _cells(found[suite, record.method], known)
+            table.append((record.method, record.about.family, record.about.paper, *cells))
         text = "\n".join(f"| {' | '.join(line)} |" for line in table)  # unpadded: papers have long titles
         pages.append(f"## {suite}: what is claimed, and what was measured\n\n{text}\n\n- {LEGEND}\n")
     return "\n".join(pages)
 
 
-def _place(method: str) -> tuple[int, str]:
-    """Rows in the order of the registry, each followed by its variants; what is not registered comes last."""
-    order = list(rows())
-    key = method.partition("(")[0]
-    return order.index(key) if key in order else len(order), method
+def _place(record: Record) -> tuple[bool, str, str, int, str]:
+    """Family by family, each method followed by its presets and variants; what nothing is known about comes last."""
+    about = record.about
+    return not about.known, about.family, record.identity.method, about.place, record.method
 
 
-def _cells(own: Sequence[Finding]) -> tuple[str, str]:
+def _cells(own: Sequence[Finding], known: Mapping[str, Column]) -> tuple[str, str]:
     texts, verdicts = [], []
     for claim in dict.fromkeys(finding.claim for finding in own):
-        columns = [finding for finding in own if finding.claim == claim]
-        texts.append(f"{_WORDS[claim]}: {', '.join(map(_text, columns))}")
-        verdicts.append(columns[0].verdict)
+        shown = [finding for finding in own if finding.claim == claim]
+        texts.append(f"{_CLAIMS[claim].words}: {', '.join(_text(finding, known) for finding in shown)}")
+        verdicts.append(shown[0].verdict)
     return "; ".join(texts) or "-", ", ".join(verdicts) or "-"
 
 
-def _text(finding: Finding) -> str:
+def _text(finding: Finding, known: Mapping[str, Column]) -> str:
     if math.isnan(finding.difference):
         return "not measured"
-    factor, digits = (1, 3) if finding.claim.endswith("margin") else (100, 1)
-    norm = NORM_TEXT.get(finding.column.rsplit("_", 1)[-1], "")
-    interval = "" if finding.half is None else f" ± {factor * finding.half:.{digits}f}"
-    return f"{norm} {factor * finding.difference:+.{digits}f}{interval}".strip()
+    column = known[finding.column]
+    norm = NORM_TEXT.get(columns.norm_of(column.name), "")
+    return f"{norm} {column.signed(finding.difference)}{column.plus_minus(finding.half)}".strip()

@@ -1,189 +1,207 @@
-"""The leaderboard: a pure function of the records."""
+"""The leaderboard: a pure function of the records.
+
+`rank` makes its rows, which `render` writes; `leaderboard` gives them as a pandas frame, for notebooks.
+"""
 
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from marginbench.benchmarks.records.record import Record, read_record, record_paths
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.reader import read_folders
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.statistics import mean_and_interval
-from marginbench.methods import NORMS, MarginbenchError
-from marginbench.methods.errors import suggest
+from marginbench.methods.errors import ParameterError, suggest
 
-METRICS = (
-    "clean_accuracy",
-    *(f"robust_accuracy_{norm}" for norm in NORMS),
-    *(f"certified_accuracy_{norm}" for norm in NORMS),
-    *(f"margin_{end}_{norm}" for norm in NORMS for end in ("lower", "upper")),
-    *(f"unattacked_{norm}" for norm in NORMS),
-    "feature_margin",
-    "output_margin",
-    "rejection_rate",
-    "rejection_accuracy",
-    *(f"rejection_robust_accuracy_{norm}" for norm in NORMS),
-    "smoothed_accuracy",
-    "smoothed_certified_accuracy_l2",
-    "smoothed_radius_l2",
-    "smoothed_abstention",
-    *(f"clever_{norm}" for norm in NORMS),
-    "cost",
-)
-FACTS = ("suite", "suite_fingerprint", "method", "key", "n", "failed", "points")
-COLUMNS = (*FACTS, *(name + end for name in METRICS for end in ("", "_ci95")), "doubts", "error")
+if TYPE_CHECKING:
+    import pandas as pd
+
 DEFAULT_SORT = "robust_accuracy_l2"
-_ASCENDING = (
-    "cost",
-    "unattacked",
-    "rejection_rate",
-    "smoothed_abstention",
-    "method",
-    "key",
-    "suite",
-    "failed",
-    "doubts",
-    "error",
-)
+BASELINE = "ce"  # training times are told relative to its
+
+Mean = tuple[float, float | None]  # over seeds, and half of Student's 95 % interval from three of them on
+Version = tuple[str, ...]  # suite, its fingerprint, method, and what the method and the data were
 
 
-def load(*folders: str | Path) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Row:
+    """The runs of one method in one suite, in one version of both."""
+
+    facts: Mapping[str, str | int]  # by name of the column, as the texts
+    means: Mapping[str, Mean]  # by name of the metric
+    texts: Mapping[str, str]
+
+    def values(self, probes: Iterable[Column]) -> dict[str, Any]:
+        """By name of the column; NaN and None stand for what was not measured."""
+        out = dict(self.facts)
+        for column in columns.measured(probes):
+            out[column.name], out[column.name + columns.INTERVAL] = self.mean(column.name)
+        return {**out, **self.texts}
+
+    def mean(self, name: str) -> Mean:
+        return self.means.get(name, (math.nan, None))
+
+
+def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     """Read all records below the folders: one row per run, with identity, metrics, cost and doubts.
 
     The column `path` leads to the record; `read_arrays(path)` gives its per-point arrays.
+
+    Args:
+        strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
+
+    Raises:
+        MarginbenchError: no such folder; with `strict`, a record that cannot be read.
     """
-    rows = []
-    for path in record_paths(map(Path, folders)):
-        record = read_record(path)
-        rows.append(
-            {
-                "suite": record.suite["name"],
-                "method": record.method,
-                "repetition": record.repetition,
-                "status": record.status,
-                **numbers(record.metrics),
-                **record.cost,
-                "doubts": sorted(record.doubts),
-                "error": record.error,
-                "path": path,
-            }
-        )
+    import pandas as pd
+
+    reading = read_folders(map(Path, folders), strict=strict)
+    reading.warn()
+    rows = [
+        {
+            "suite": record.suite.name,
+            "method": record.method,
+            "repetition": record.repetition,
+            "status": record.status,
+            **numbers(record.metrics),
+            **record.cost,
+            "doubts": sorted(record.doubts),
+            "error": record.error,
+            "path": path,
+        }
+        for path, record in reading.records.items()
+    ]
     return pd.DataFrame(rows)
 
 
-def read_records(folders: Iterable[Path]) -> list[Record]:
-    """All records below the folders; a run that stands in two folders counts once."""
-    records = {record.id: record for record in map(read_record, record_paths(folders))}
-    return list(records.values())
-
-
-def leaderboard(records: Iterable[Record], sort: str = DEFAULT_SORT) -> pd.DataFrame:
+def leaderboard(records: Iterable[Record], sort: str = DEFAULT_SORT) -> "pd.DataFrame":
     """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
 
     `cost` is the training time divided by the median of that of `ce` on the same machine.
 
     Raises:
-        MarginbenchError: `sort` is not a column.
+        ParameterError: `sort` is not a column.
     """
-    if sort not in COLUMNS:
-        raise MarginbenchError(f"--sort {sort!r}: no such column: {suggest(sort, COLUMNS)}")
+    import pandas as pd
+
     records = list(records)
+    probes = columns.of_probes(records)
+    rows = [row.values(probes) for row in rank(records, sort)]
+    return pd.DataFrame(rows, columns=columns.names(probes))
+
+
+def rank(records: Iterable[Record], sort: str = DEFAULT_SORT) -> list[Row]:
+    """The rows of the leaderboard, suite by suite, the best of a column first.
+
+    Raises:
+        ParameterError: `sort` is not a column.
+    """
+    records = list(records)
+    probes = columns.of_probes(records)
+    if sort not in (known := columns.names(probes)):
+        raise ParameterError("sort", sort, f"no such column: {suggest(sort, known)}")
     groups = _groups(records)
     newest = _newest(groups)
     baseline = _baseline(records)
-    rows = [_row(group, baseline, row in newest) for row, group in groups.items()]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    ascending = sort.removesuffix("_ci95").startswith(_ASCENDING)
-    return frame.sort_values(
-        ["suite", "suite_fingerprint", sort, "method"],
-        ascending=[True, True, ascending, True],
-        na_position="last",
-        ignore_index=True,
-    )
+    names = [column.name for column in columns.measured(probes)]
+    rows = [_row(groups[version], baseline, version in newest, names) for version in sorted(groups)]
+    name = sort.removesuffix(columns.INTERVAL)
+    (ascending,) = (column.ascending for column in columns.all_columns(probes) if column.name == name)
+    return sorted(rows, key=lambda row: (*_suite(row), *_place(row, sort, ascending), row.facts["method"]))
+
+
+def _suite(row: Row) -> tuple[str | int, ...]:
+    return row.facts["suite"], row.facts["suite_fingerprint"]
+
+
+def _place(row: Row, sort: str, ascending: bool) -> tuple[bool, Any]:
+    """What was not measured comes last."""
+    name = sort.removesuffix(columns.INTERVAL)
+    value: Any = {**row.facts, **row.texts}.get(name)
+    if value is None:
+        value = row.mean(name)[sort != name]
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True, 0
+    return False, value if ascending else -value
 
 
 def newest_versions(records: Iterable[Record]) -> list[Record]:
     """The records of the rows that the leaderboard does not call stale."""
     groups = _groups(records)
-    return [record for row in sorted(_newest(groups)) for record in groups[row]]
+    return [record for version in sorted(_newest(groups)) for record in groups[version]]
 
 
-def _groups(records: Iterable[Record]) -> dict[tuple[str, ...], list[Record]]:
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+def _groups(records: Iterable[Record]) -> dict[Version, list[Record]]:
+    groups: dict[Version, list[Record]] = defaultdict(list)
     for record in records:
-        groups[_row_of(record)].append(record)
+        groups[_version(record)].append(record)
     return groups
 
 
-def _row_of(record: Record) -> tuple[str, ...]:
-    """Suite, method and version: records of one row differ in the repetition alone."""
-    identity = record.identity
-    version = (
-        f"{identity['revision']:06d}",
-        identity["source"] or "",
-        identity.get("weights", ""),  # of a model that was not trained here
-        identity.get("data", ""),
-    )
-    return record.suite["name"], identity["suite"], record.method, *version
+def _version(record: Record) -> Version:
+    """Records of one row differ in the repetition alone."""
+    of = record.identity
+    return record.suite.name, of.suite, record.method, f"{of.revision:06d}", of.source or "", of.weights or "", of.data
 
 
-def _newest(groups: dict[tuple[str, ...], list[Record]]) -> set[tuple[str, ...]]:
-    latest: dict[tuple[str, ...], tuple[str, str, tuple[str, ...]]] = {}
-    for row, group in groups.items():
-        candidate = (row[3], max(record.finished for record in group), row)
-        latest[row[:3]] = max(latest.get(row[:3], candidate), candidate)
-    return {row for _, _, row in latest.values()}
+def _newest(groups: Mapping[Version, Sequence[Record]]) -> set[Version]:
+    latest: dict[Version, tuple[str, str, Version]] = {}
+    for version, group in groups.items():
+        candidate = (version[3], max(record.finished for record in group), version)
+        latest[version[:3]] = max(latest.get(version[:3], candidate), candidate)
+    return {version for _, _, version in latest.values()}
 
 
-def _place(record: Record) -> tuple[Any, ...]:
+def _machine(record: Record) -> tuple[str | int, ...]:
     """Where a run was timed: only runs of one place are compared."""
     where = record.environment
-    return record.identity["suite"], where.get("host"), where.get("device"), where.get("threads")
+    return record.identity.suite, where.host, where.device, where.threads
 
 
-def _baseline(records: list[Record]) -> dict[tuple[Any, ...], float]:
-    """Median training time of `ce` at each place: its runs are short, so that a single one is noisy."""
-    times: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+def _baseline(records: Iterable[Record]) -> dict[tuple[str | int, ...], float]:
+    """Median training time of the baseline at each place: its runs are short, so that a single one is noisy."""
+    times: dict[tuple[str | int, ...], list[float]] = defaultdict(list)
     for record in records:
-        if record.method == "ce" and record.status == "done":
-            times[_place(record)].append(record.cost["seconds"] or math.nan)
+        if record.method == BASELINE and record.status == "done":
+            times[_machine(record)].append(record.cost.get("seconds") or math.nan)
     return {place: statistics.median(seconds) for place, seconds in times.items()}
 
 
-def _row(group: list[Record], baseline: dict[tuple[Any, ...], float], newest: bool) -> dict[str, Any]:
+def _row(group: Sequence[Record], baseline: Mapping[Any, float], newest: bool, names: Sequence[str]) -> Row:
     done = [record for record in group if record.status == "done"]
     failed = [record for record in group if record.status == "failed"]
     first = group[0]
-    row: dict[str, Any] = {
-        "suite": first.suite["name"],
-        "suite_fingerprint": first.identity["suite"],
-        "method": first.method,
-        "key": first.identity["method"],
-        "n": len(done),
-        "failed": len(failed),
-        "points": max((int(r.metrics["points"] or 0) for r in done), default=0),
-    }
-    values = [
-        {
-            **numbers(record.metrics),
-            "cost": (record.cost.get("seconds") or math.nan) / baseline.get(_place(record), math.nan),
-        }
-        for record in done
-    ]
-    for name in METRICS:
-        # a mean over missing cells is no mean
-        column = [value.get(name, math.nan) for value in values]
-        row[name], row[f"{name}_ci95"] = mean_and_interval(column)
     seen = Counter(doubt for record in done for doubt in record.doubts)
     doubts = [f"{name} {count}/{len(done)}" for name, count in sorted(seen.items())]
-    row["doubts"] = ", ".join(doubts if newest else [*doubts, "stale"])
-    reasons = sorted({record.error or "" for record in failed})
-    row["error"] = "; ".join(reasons)
-    return row
+    values = [numbers(record.metrics) for record in done]
+    for record, metrics in zip(done, values, strict=True):
+        seconds = record.cost.get("seconds") or math.nan
+        metrics[columns.COST.name] = seconds / baseline.get(_machine(record), math.nan)
+    facts = (
+        first.suite.name,
+        first.identity.suite,
+        first.method,
+        first.identity.method,
+        len(done),
+        len(failed),
+        max((int(metrics.get("points", 0)) for metrics in values), default=0),
+    )
+    return Row(
+        facts={column.name: fact for column, fact in zip(columns.FACTS, facts, strict=True)},
+        # a mean over missing cells is no mean
+        means={name: mean_and_interval([metrics.get(name, math.nan) for metrics in values]) for name in names},
+        texts={
+            "doubts": ", ".join(doubts if newest else [*doubts, "stale"]),
+            "error": "; ".join(sorted({record.error or "" for record in failed})),
+        },
+    )
 
 
-def numbers(values: dict[str, float | None]) -> dict[str, float]:
+def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
     """The metrics of a record with the infinite ones, which JSON does not know, put back."""
     return {name: math.inf if value is None else value for name, value in values.items()}

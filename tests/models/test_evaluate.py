@@ -20,7 +20,7 @@ from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.adapter import adapt
 from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.benchmarks.records.record import read_arrays
+from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.runs.execute import measure
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Normalise, NotApplicable

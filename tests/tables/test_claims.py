@@ -1,30 +1,31 @@
 """The table of claims: differences by hand, verdicts, and every method in it."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
+from made import a_record, claiming
 
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables.claims import LEGEND, claims, render_claims
 from marginbench.methods import MarginbenchError, create, register
 
+CLAIMS = {"arcface": "feature_margin", "mma": "input_margin"}
+PAPERS = {
+    "ce": ("baselines", "-"),
+    "mma": ("linearization", "Ding: MMA"),
+    "arcface": ("output_margin", "Deng: ArcFace"),
+}
 
-def a_record(method: str, repetition: int, **metrics: float | None) -> Record:
-    return Record(
-        schema_version=1,
-        id=f"{method}{repetition}",
-        identity={"suite": "abc", "method": method, "revision": 1, "source": None},
-        method=method,
-        repetition=repetition,
-        status="done",
-        metrics=metrics,
-        suite={"name": "digits"},
-        environment={},
-        finished="2026-01-01",
-    )
+
+def a_run(method: str, repetition: int, **metrics: float | None) -> Record:
+    key = method.partition("(")[0]
+    record = a_record(method, repetition, metrics=metrics)
+    return claiming(record, *PAPERS[key], *filter(None, [CLAIMS.get(key)])) if key in PAPERS else record
 
 
 def three(method: str, column: str, *values: float | None) -> list[Record]:
-    return [a_record(method, repetition, **{column: value}) for repetition, value in enumerate(values)]
+    return [a_run(method, repetition, **{column: value}) for repetition, value in enumerate(values)]
 
 
 def test_differences_are_paired_by_repetition() -> None:
@@ -49,7 +50,7 @@ def test_differences_are_paired_by_repetition() -> None:
 def test_verdicts(l2: tuple[float, ...], linf: tuple[float, ...], verdict: str) -> None:
     def runs(method: str, first: tuple[float, ...], second: tuple[float, ...]) -> list[Record]:
         pairs = enumerate(zip(first, second, strict=True))
-        return [a_record(method, i, margin_upper_l2=a, margin_upper_linf=b) for i, (a, b) in pairs]
+        return [a_run(method, i, margin_upper_l2=a, margin_upper_linf=b) for i, (a, b) in pairs]
 
     frame = claims(runs("ce", (1.0,) * 3, (1.0,) * 3) + runs("mma", l2, linf))
     assert set(frame["verdict"]) == {verdict} and list(frame["column"]) == ["margin_upper_l2", "margin_upper_linf"]
@@ -63,16 +64,39 @@ def test_a_margin_without_adversarial_example_is_no_number() -> None:
 
 
 def test_every_row_stands_in_the_table_with_its_paper() -> None:
-    methods = ("ce", "arcface(m=0.3)", "arcface", "mma", "gone")  # the last was a plug-in
+    methods = ("ce", "arcface(m=0.3)", "arcface", "mma", "model")  # the last is nobody's method
     text = render_claims(
         [r for i, m in enumerate(methods) for r in three(m, "feature_margin", *(0.1 * i + d for d in (0.1, 0.2, 0.3)))]
     )
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
-    assert list(lines)[2:] == ["ce", "mma", "arcface", "arcface(m=0.3)", "gone"] and LEGEND in text
+    assert list(lines)[2:] == ["ce", "mma", "arcface", "arcface(m=0.3)", "model"] and LEGEND in text
     assert "Deng" in lines["arcface"] and "feature margin: +0.200 ± 0.000 | yes" in lines["arcface"]
     assert "Deng" in lines["arcface(m=0.3)"] and "+0.100" in lines["arcface(m=0.3)"]
     assert lines["mma"].endswith("| input margin: not measured, not measured | open |")
-    assert lines["gone"].endswith("| - | - | - | - |")
+    assert lines["model"].endswith("| - | - | - | - |")
+
+
+def test_presets_stand_in_the_order_of_their_method_and_variants_after_it() -> None:
+    rows = [("zeta", 1), ("alpha", 2), ("jac", 0), ("jac(a=2)", 0)]
+    records = [
+        claiming(a_record(row, identity={"method": "jac"}), "lipschitz", "-", place=place) for row, place in rows
+    ]
+    text = render_claims(records)
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("| ")][2:] == [
+        "jac",
+        "jac(a=2)",
+        "zeta",
+        "alpha",
+    ]
+
+
+def test_claims_are_those_of_the_record_not_of_what_is_installed() -> None:
+    """A plug-in that is not loaded, and a method whose claims have changed since."""
+    records = three("ce", "feature_margin", 0.1, 0.2, 0.3) + three("arcface", "feature_margin", 0.2, 0.31, 0.39)
+    gone = [replace(record, method="gone") for record in records[3:]]
+    assert claims([*records[:3], *gone])["method"].tolist() == ["gone"]
+    silent = [replace(record, about=replace(record.about, claims=())) for record in records]
+    assert claims(silent).empty
 
 
 def test_an_unknown_claim_is_refused() -> None:

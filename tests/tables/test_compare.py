@@ -3,29 +3,20 @@
 import io
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from made import EPSILON, a_failure, a_record, a_suite
 from scipy import stats
 from support import Run
 
-from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.records.metrics import per_point, summarise
-from marginbench.benchmarks.records.record import SCHEMA, Record, write_record
-from marginbench.benchmarks.tables.compare import (
-    COLUMNS,
-    bootstrap,
-    compare_column,
-    compare_rows,
-    holm,
-    mcnemar,
-    student,
-)
+from marginbench.benchmarks.records.record import write_record
+from marginbench.benchmarks.tables.compare import COMPARED, compare_column, compare_rows
+from marginbench.benchmarks.tables.statistics import bootstrap, holm, mcnemar, student
 from marginbench.methods import MarginbenchError
 
-EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}
 POINTS = 120
 
 
@@ -38,7 +29,8 @@ def test_mcnemar_is_the_exact_sign_test() -> None:
     for points in (20, 50, 4000):
         a, b = stream.random(points) < 0.6, stream.random(points) < 0.5
         first, second = int((a & ~b).sum()), int((b & ~a).sum())
-        assert mcnemar(a, b) == pytest.approx(stats.binomtest(first, first + second).pvalue, rel=1e-9)
+        tail = sum(math.comb(first + second, i) for i in range(min(first, second) + 1))
+        assert mcnemar(a, b) == pytest.approx(min(1.0, 2 * tail / 2 ** (first + second)), rel=1e-9)
         assert mcnemar(a, b) == mcnemar(b, a)
 
 
@@ -54,6 +46,7 @@ def test_student_is_the_paired_t_test_of_scipy() -> None:
     assert student(differences) == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert math.isnan(student([1.0]))
     assert student([0.0, 0.0]) == 1.0 and student([1.0, 1.0]) == 0.0
+    assert student([0.1, math.nextafter(0.1, 1)]) < 1e-9, "quietly, where the spread is rounding alone"
 
 
 def test_the_bootstrap_of_one_repetition_is_that_of_scipy() -> None:
@@ -147,29 +140,10 @@ def arrays_of(stream: np.random.Generator, better: float, certified: bool = True
 def write(
     folder: Path, method: str, repetition: int, arrays: dict[str, np.ndarray], status: str = "done", **identity: str
 ) -> None:
-    values = {
-        "schema": SCHEMA,
-        "suite": "f" * 64,
-        "data": "d" * 64,
-        "method": method.partition("(")[0],
-        "spec": method,
-        "revision": 1,
-        "source": None,
-        "repetition": repetition,
-        **identity,
-    }
-    fields: dict[str, Any] = {
-        "schema_version": SCHEMA,
-        "id": digest(values),
-        "identity": values,
-        "method": method,
-        "repetition": repetition,
-        "status": status,
-        "suite": {"name": f"toy{values['suite'][0]}", "title": "a toy", "evaluation": {"epsilon": EPSILON}},
-        "environment": {},
-        "finished": "2026-01-01T00:00:00+00:00",
-    }
-    write_record(folder / "toy" / "runs", Record(**fields), arrays if status == "done" else {})
+    suite = a_suite(f"toy{identity.get('suite', 'f')[0]}", "a toy")
+    make = a_record if status == "done" else a_failure
+    record = make(method, repetition, identity=identity, suite=suite)
+    write_record(folder / "toy" / "runs", record, arrays if status == "done" else {})
 
 
 @pytest.fixture
@@ -198,7 +172,7 @@ def test_what_differs_and_what_does_not(run: Run, toy: Path) -> None:
     code, text, _ = run("compare", "good", "ce", toy)
     assert code == 0
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(COLUMNS) and len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + len(COMPARED) and len({line.count("|") for line in lines}) == 1
     verdicts = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines[2:]}
     assert verdicts["clean %"] == "not shown" and verdicts["robust % L2 0.5"] == "differs"
     assert verdicts["margin L2, upper"] == verdicts["margin L∞, lower"] == "differs"
@@ -215,7 +189,7 @@ def test_means_are_those_of_the_leaderboard(toy: Path) -> None:
     arrays = arrays_of(np.random.default_rng(8), 0.1)
     metrics = summarise(arrays, EPSILON)
     points = per_point(arrays, EPSILON)
-    assert set(points) == set(COLUMNS)
+    assert set(points) == set(COMPARED)
     for name, values in points.items():
         assert values.mean() == pytest.approx(metrics[name], rel=1e-6)
     table = compare_rows("good", "ce", toy)

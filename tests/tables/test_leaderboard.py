@@ -1,59 +1,23 @@
 """The leaderboard as a pure function of records, on records whose numbers are known."""
 
 import math
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from made import ENVIRONMENT, EPSILON, a_failure, a_record
+from scipy.stats import t
 
-from marginbench.benchmarks.machine.files import digest
+from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.metrics import summarise
-from marginbench.benchmarks.records.record import SCHEMA, Record, read_arrays, read_record, write_record
-from marginbench.benchmarks.tables.leaderboard import COLUMNS, leaderboard, load, read_records
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.leaderboard import leaderboard
 from marginbench.benchmarks.tables.render import FORMATS, render
-from marginbench.benchmarks.tables.statistics import mean_and_interval
-from marginbench.methods import MarginbenchError
-
-EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}
-
-
-def record(method: str, repetition: int, clean: float | None = 0.9, **changes: Any) -> Record:
-    identity = {
-        "suite": "f" * 64,
-        "method": method.partition("(")[0],
-        "revision": 1,
-        "source": None,
-        "spec": method,
-        "repetition": repetition,
-        **changes.pop("identity", {}),
-    }
-    values: dict[str, Any] = {
-        "schema_version": SCHEMA,
-        "id": digest(identity),
-        "identity": identity,
-        "method": method,
-        "repetition": repetition,
-        "status": "done",
-        "metrics": {"points": 10, "clean_accuracy": clean, "robust_accuracy_l2": clean},
-        "cost": {"seconds": 2.0 if method == "ce" else 5.0},
-        "suite": {"name": "toy", "title": "toy_suite 100%", "evaluation": {"epsilon": EPSILON}},
-        "environment": {
-            "host": "h",
-            "device": "cpu",
-            "processor": "p",
-            "cores": 2,
-            "commit": "c0ffee",
-            "versions": {"torch": "2"},
-        },
-        "finished": "2026-01-01T00:00:00+00:00",
-    }
-    return Record(**{**values, **changes})
-
-
-def failed(method: str, repetition: int) -> Record:
-    return record(method, repetition, status="failed", error="RuntimeError: no | luck", metrics={}, cost={})
+from marginbench.benchmarks.tables.statistics import mean_and_interval, quantile
+from marginbench.methods.errors import ParameterError
 
 
 def test_mean_and_student_interval() -> None:
@@ -65,8 +29,14 @@ def test_mean_and_student_interval() -> None:
     assert math.isnan(mean_and_interval([])[0]) and math.isnan(mean_and_interval([1.0, math.nan, 2.0])[0])
 
 
+@pytest.mark.parametrize("share", [0.975, 0.9875])
+@pytest.mark.parametrize("degrees", range(1, 15))
+def test_quantiles_are_those_of_scipy_to_the_bit(degrees: int, share: float) -> None:
+    assert quantile(share, degrees) == float(t.ppf(share, degrees))
+
+
 def test_rows_are_means_over_seeds_with_n() -> None:
-    records = [record("ce", i, 0.9 + 0.01 * i) for i in range(3)] + [record("pmm", i) for i in range(2)]
+    records = [a_record("ce", i, 0.9 + 0.01 * i) for i in range(3)] + [a_record("pmm", i) for i in range(2)]
     table = leaderboard(records).set_index("method")
     assert list(table["n"]) == [3, 2]
     assert table.loc["ce", "clean_accuracy"] == pytest.approx(0.91)
@@ -77,108 +47,148 @@ def test_rows_are_means_over_seeds_with_n() -> None:
 
 def test_cost_is_relative_to_the_median_of_ce() -> None:
     times = [2.0, 2.0, 8.0]
-    records = [record("ce", i, cost={"seconds": t}) for i, t in enumerate(times)] + [record("pmm", 0)]
+    records = [a_record("ce", i, cost={"seconds": t}) for i, t in enumerate(times)] + [a_record("pmm", 0)]
     assert leaderboard(records).set_index("method")["cost"].to_dict() == {"ce": 2.0, "pmm": 2.5}
 
 
 def test_cost_is_compared_on_one_machine_only() -> None:
-    other = {"host": "other", "device": "cpu", "versions": {}}
-    table = leaderboard([record("ce", 0), record("pmm", 0, environment=other)]).set_index("method")
+    other = replace(ENVIRONMENT, host="other")
+    table = leaderboard([a_record("ce", 0), a_record("pmm", 0, environment=other)]).set_index("method")
     assert pd.isna(table.loc["pmm", "cost"])
 
 
 def test_missing_stays_missing_and_failures_are_rows() -> None:
-    records = [record("ce", 0), record("pmm", 0), failed("pmm", 1), failed("mma", 0)]
+    records = [a_record("ce", 0), a_record("pmm", 0), a_failure("pmm", 1), a_failure("mma", 0)]
     table = leaderboard(records).set_index("method")
     assert table.loc["pmm", "n"] == 1 and table.loc["pmm", "failed"] == 1
     assert table.loc["mma", "n"] == 0 and pd.isna(table.loc["mma", "clean_accuracy"])
     assert pd.isna(table.loc["ce", "margin_upper_l2"])
-    text = render(leaderboard(records), records, "md")
+    text = render(records, "md")
     assert "FAILED 1x: RuntimeError: no" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1, "a | in an error must not open a column"
 
 
 def test_an_unmoved_point_makes_the_mean_infinite() -> None:
-    record_ = record(
+    record_ = a_record(
         "ce", 0, metrics={"points": 10, "clean_accuracy": 1.0, "margin_upper_l2": None, "unattacked_l2": 0.2}
     )
     table = leaderboard([record_])
     assert table["margin_upper_l2"][0] == math.inf
-    text = render(table, [record_], "md")
+    text = render([record_], "md")
     assert "∞]" in text and "ce 20.0%" in text
 
 
 def exact(method: str, repetition: int, solved: int, points: int, **changes: Any) -> Record:
     estimators = {"milp_linf": {"seconds": 1.5, "points": points, "solved": solved}, "crown_linf": {"seconds": 0.1}}
-    return record(method, repetition, estimators=estimators, **changes)
+    return a_record(method, repetition, estimators=estimators, **changes)
 
 
 def test_points_that_were_not_solved_are_told() -> None:
     old = exact("pmm", 0, 7, 7)
     new = {"identity": {"revision": 2}}
-    records = [exact("ce", 0, 5, 9), exact("ce", 1, 9, 9), old, exact("pmm", 0, 6, 8, **new), record("mma", 0)]
-    text = render(leaderboard(records), records, "md")
+    records = [exact("ce", 0, 5, 9), exact("ce", 1, 9, 9), old, exact("pmm", 0, 6, 8, **new), a_record("mma", 0)]
+    text = render(records, "md")
     assert "Exact margins (milp, L∞), correct points solved: ce 14 of 18, pmm 6 of 8." in text
-    assert r"(milp, L$\infty$), correct points solved: ce 14 of 18" in render(leaderboard(records), records, "tex")
-    assert "Exact margins" not in render(leaderboard(records[-1:]), records[-1:], "md")
+    assert r"(milp, L$\infty$), correct points solved: ce 14 of 18" in render(records, "tex")
+    assert "Exact margins" not in render(records[-1:], "md")
 
 
 def test_older_revisions_and_sources_show_as_stale() -> None:
-    old, new = record("pmm", 0), record("pmm", 0, identity={"revision": 2})
+    old, new = a_record("pmm", 0), a_record("pmm", 0, identity={"revision": 2})
     table = leaderboard([old, new])
     assert sorted(table["doubts"]) == ["", "stale"]
-    first = record("mine", 0, identity={"source": "bbb"}, finished="2026-01-01T00:00:00+00:00")
-    later = record("mine", 0, identity={"source": "aaa"}, finished="2026-01-02T00:00:00+00:00", clean=0.1)
+    first = a_record("mine", 0, identity={"source": "bbb"}, finished="2026-01-01T00:00:00+00:00")
+    later = a_record("mine", 0, identity={"source": "aaa"}, finished="2026-01-02T00:00:00+00:00", clean=0.1)
     table = leaderboard([first, later])
     assert list(table[table["doubts"] == ""]["clean_accuracy"]) == [0.1]
 
 
 def test_two_suites_are_never_mixed() -> None:
-    records = [record("ce", 0), record("ce", 0, identity={"suite": "e" * 64})]
+    records = [a_record("ce", 0), a_record("ce", 0, identity={"suite": "e" * 64})]
     assert list(leaderboard(records)["n"]) == [1, 1]
-    assert render(leaderboard(records), records, "md").count("## toy") == 2
+    assert render(records, "md").count("## toy") == 2
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_every_column_sorts(column: str) -> None:
-    leaderboard([record("ce", 0), record("pmm", 0, 0.95), failed("mma", 0)], sort=column)
+PROBE = (Column("probe_rate", "probe %", 100, 1, ascending=True), Column("probe_radius_l2", "probe radius L2"))
+
+
+def three_rows(name: str) -> list[Record]:
+    """Rows whose order by one column is low, middle, high, and a failure."""
+    texts = {"low": 0.25, "middle": 0.5, "high": 0.75}
+    records = []
+    for method, value in texts.items():
+        for repetition in range(3):
+            spread = value * (repetition - 1) if name.endswith("_ci95") else 0.0
+            metrics = {"points": 10.0, name.removesuffix("_ci95"): value + spread}
+            records.append(a_record(method, repetition, metrics=metrics, columns=list(PROBE), cost={"seconds": value}))
+    baseline = [a_record("ce", repetition, metrics={"points": 10.0}, columns=list(PROBE)) for repetition in range(3)]
+    return [*records[::-1], a_failure("none"), *(baseline if name.startswith("cost") else [])]
+
+
+@pytest.mark.parametrize("name", [column.name + end for column in columns.measured(PROBE) for end in ("", "_ci95")])
+def test_every_measured_column_sorts_the_best_first_and_what_is_missing_last(name: str) -> None:
+    """Costs are seconds of the row over those of ce; a half width of 0 in all rows is no order."""
+    small_is_good = ("cost", "unattacked_l2", "unattacked_linf", "probe_rate")
+    wanted = ["low", "middle", "high"] if name.removesuffix("_ci95") in small_is_good else ["high", "middle", "low"]
+    if name == "cost":
+        wanted = [*wanted, "ce"]  # its seconds are 2
+    if name == "cost_ci95":
+        wanted = ["ce", "high", "low", "middle"]  # all 0: by name
+    assert list(leaderboard(three_rows(name), name)["method"]) == [*wanted, "none"]
+
+
+FACTS = {
+    "suite": ["a", "b", "c"],
+    "suite_fingerprint": ["a", "b", "c"],
+    "method": ["a", "b", "c"],
+    "key": ["a", "b", "c"],
+    "n": ["b", "a", "c"],
+    "failed": ["a", "b", "c"],
+    "points": ["b", "a", "c"],
+    "doubts": ["b", "c", "a"],
+    "error": ["a", "b", "c"],
+}
+
+
+def test_these_are_all_columns() -> None:
+    assert FACTS.keys() == {column.name for column in (*columns.FACTS, *columns.TEXTS)}
+    assert {column.name for column in columns.all_columns()} - FACTS.keys() == {c.name for c in columns.measured()}
+
+
+@pytest.mark.parametrize(("name", "wanted"), FACTS.items())
+def test_every_fact_sorts(name: str, wanted: list[str]) -> None:
+    many = {"points": 20.0, "clean_accuracy": 0.1}
+    records = [
+        a_failure("c"),
+        a_record("a", 0, doubts={"noise_wins": "here"}),
+        *(a_record("b", repetition, metrics=many) for repetition in range(2)),
+    ]
+    assert list(leaderboard(records, name)["method"]) == wanted
 
 
 def test_sorting_puts_the_best_first_and_failures_last() -> None:
-    records = [record("ce", 0, 0.8), failed("mma", 0), record("pmm", 0, 0.95)]
+    records = [a_record("ce", 0, 0.8), a_failure("mma", 0), a_record("pmm", 0, 0.95)]
     assert list(leaderboard(records)["method"]) == ["pmm", "ce", "mma"]
     assert list(leaderboard(records, sort="cost")["method"]) == ["ce", "pmm", "mma"]
-    with pytest.raises(MarginbenchError, match="did you mean 'cost'"):
+    with pytest.raises(ParameterError, match="sort='costs': no such column: did you mean 'cost'"):
         leaderboard(records, sort="costs")
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_formats_hold_every_row(form: str) -> None:
-    records = [record("ce", 0), record("arcface(m=0.1)", 0), failed("jacobian_reg", 0)]
-    text = render(leaderboard(records), records, form)
-    assert text == render(leaderboard(reversed(records)), records, form), "the order of the files must not matter"
+    records = [a_record("ce", 0), a_record("arcface(m=0.1)", 0), a_failure("jacobian_reg", 0)]
+    text = render(records, form)
+    assert text == render(records[::-1], form), "the order of the files must not matter"
     name = r"jacobian\_reg" if form == "tex" else "jacobian_reg"
     assert name in text and "arcface" in text
 
 
 def test_latex_escapes_what_latex_would_read() -> None:
-    records = [record("jacobian_reg", 0), failed("pmm", 0)]
-    text = render(leaderboard(records), records, "tex")
+    records = [a_record("jacobian_reg", 0), a_failure("pmm", 0)]
+    text = render(records, "tex")
     body = text.replace(r"\%", "").replace(r"\_", "").replace(r"\#", "")
     assert "%" not in body and "_" not in body and "#" not in body and "∞" not in body
-
-
-def test_records_come_back_and_folders_may_overlap(tmp_path: Path) -> None:
-    runs = tmp_path / "toy" / "runs"
-    arrays = {"upper_l2": np.array([0.5, np.inf], dtype=np.float32)}
-    path = write_record(runs, record("ce", 0), arrays)
-    write_record(runs, failed("pmm", 0), {})
-    assert read_record(path).method == "ce"
-    assert np.array_equal(read_arrays(path)["upper_l2"], arrays["upper_l2"])
-    assert len(read_records([tmp_path, tmp_path / "toy", runs])) == 2
-    assert len(load(tmp_path)) == 2
-    assert not [p for p in runs.iterdir() if p.name.startswith(".")]
 
 
 def test_metrics_follow_their_definitions() -> None:
@@ -200,3 +210,31 @@ def test_metrics_follow_their_definitions() -> None:
     assert found["certified_accuracy_l2"] == 0.25 and found["certified_accuracy_linf"] == 0.25  # 0.5 reaches 0.5
     assert found["margin_upper_l2"] == math.inf and found["unattacked_l2"] == pytest.approx(1 / 3)
     assert found["margin_lower_l2"] == pytest.approx(0.2)
+
+
+def test_the_columns_of_probes_come_from_the_records() -> None:
+    """Of a probe that this version does not know, with its unit, its place and its note."""
+    found = {"points": 10.0, "probe_rate": 0.125, "probe_radius_l2": 0.25}
+    records = [
+        a_record("ce", metrics=found, columns=list(PROBE), notes=["probe = what was probed."]),
+        a_record("svm", identity={"suite": "e" * 64}),
+    ]
+    text = render(records, "md")
+    (with_probe,) = (page for page in text.split("\n## ") if "probe %" in page)
+    assert "|   probe % |" in with_probe and " 12.5 |" in with_probe and " 0.250 |" in with_probe
+    assert text.count("probe %") == 1 and text.count("- probe = what was probed.") == 1
+    frame = leaderboard(records).set_index("method")
+    assert frame.loc["ce", "probe_radius_l2"] == 0.25 and pd.isna(frame.loc["svm", "probe_radius_l2"])
+    assert list(frame.columns).index("probe_rate") == list(frame.columns).index("cost") - 4
+
+
+def test_a_doubt_is_explained_by_its_record() -> None:
+    doubt = {"doubts": {"hunch": "3 points"}, "explanations": {"hunch": "What nobody else knows."}}
+    assert "- hunch: What nobody else knows." in render([a_record("ce", **doubt)], "md")
+
+
+def test_pages_show_shares_with_linf_first_and_distances_with_l2_first() -> None:
+    header = render([a_record("ce")], "md").splitlines()[2]
+    names = [cell.strip() for cell in header.strip("|").split("|")]
+    assert names[3:8] == ["clean %", "robust % L∞ 0.1", "robust % L2 0.5", "certified % L∞ 0.1", "certified % L2 0.5"]
+    assert names[8:] == ["margin L2", "margin L∞", "cost", "doubts"]

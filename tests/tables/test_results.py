@@ -6,10 +6,10 @@ from types import ModuleType
 
 import pytest
 
+from marginbench.benchmarks.records.reader import read_records
 from marginbench.benchmarks.runs.plan import choose_methods, make_plan
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import contents
-from marginbench.benchmarks.tables.leaderboard import read_records
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())
@@ -34,14 +34,12 @@ def test_tables_follow_from_records(folder: Path) -> None:
 def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
     suite = load_suite(folder.name)
     records = read_records([folder])
-    assert {record.identity["suite"] for record in records} == {suite.fingerprint}, (
-        "the suite has changed: run it again"
-    )
+    assert {record.identity.suite for record in records} == {suite.fingerprint}, "the suite has changed: run it again"
     methods = choose_methods(None, suite, ())
     wanted = {(method.info.key, method.info.revision) for method in methods}
-    assert {(record.identity["method"], record.identity["revision"]) for record in records} == wanted
+    assert {(record.identity.method, record.identity.revision) for record in records} == wanted
     seeds = max(suite.seeds, *(record.repetition + 1 for record in records))  # the suite asks for fewer
-    plan = make_plan(suite, methods, range(seeds), records[0].identity["data"])
+    plan = make_plan(suite, methods, range(seeds), records[0].identity.data)
     needed = {cell.id for cell in plan if cell.repetition < suite.seeds}
     found = {record.id for record in records}
     assert needed <= found <= {cell.id for cell in plan}, "a method has other fields: run it again"

@@ -1,0 +1,145 @@
+"""Reading records: one file, its arrays, or all that stand below some folders."""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marginbench.benchmarks.records import schema1
+from marginbench.benchmarks.records.record import SCHEMA, Record
+from marginbench.benchmarks.records.typed import WrongValueError, build
+from marginbench.methods import MarginbenchError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+AGAIN = "delete it, or let run-all repeat it with the runs that failed"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What stands below some folders."""
+
+    records: dict[Path, Record]  # by file; a run that stands in two folders counts once
+    problems: dict[Path, str]  # files that are no readable records, and why
+
+    def warn(self) -> None:
+        """One warning for all files that were skipped."""
+        if self.problems:
+            count = len(self.problems)
+            skipped = "1 record that cannot be read" if count == 1 else f"{count} records that cannot be read"
+            log.warning("skipped %s:\n%s", skipped, "\n".join(self.problems.values()))
+
+
+def read_record(path: Path, *, check_arrays: bool = True) -> Record:
+    """Read one record.
+
+    Args:
+        check_arrays: compare the arrays' file with its hash. It takes most of the time, and tables read no arrays;
+            `read_arrays` compares it in any case.
+
+    Raises:
+        MarginbenchError: the file is cut, changed, or written by a newer marginbench; its arrays are, or are missing.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+        schema = values.get("schema_version")
+    except (OSError, ValueError, AttributeError) as error:
+        raise MarginbenchError(f"record {path}: not a whole JSON object ({error}): {AGAIN}") from None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise MarginbenchError(
+            f"record {path}: schema_version {schema} is newer than {SCHEMA}, the newest that this"
+            " marginbench reads: upgrade marginbench"
+        )
+    try:
+        record = build(Record, schema1.upgrade(values) if schema == 1 else values)
+    except WrongValueError as error:
+        raise MarginbenchError(f"record {path}: {error}: {AGAIN}") from None
+    if check_arrays and record.arrays_sha256 is not None:
+        _array_bytes(path, record)
+    return record
+
+
+def read_arrays(path: Path) -> "dict[str, np.ndarray]":
+    """The per-point arrays that belong to a record's JSON; none where the run failed.
+
+    Raises:
+        MarginbenchError: as `read_record`.
+    """
+    import numpy as np
+
+    record = read_record(path, check_arrays=False)
+    if record.arrays_sha256 is None:
+        return {}
+    with np.load(io.BytesIO(_array_bytes(path, record)), allow_pickle=False) as file:
+        return dict(file)
+
+
+def _array_bytes(path: Path, record: Record) -> bytes:
+    arrays = path.with_suffix(".npz")
+    try:
+        content = arrays.read_bytes()
+    except OSError as error:
+        raise MarginbenchError(f"record {path}: {arrays.name}: {error.strerror}: {AGAIN}") from None
+    if hashlib.sha256(content).hexdigest() != record.arrays_sha256:
+        raise MarginbenchError(f"record {path}: {arrays.name} is not the file that was written: {AGAIN}")
+    return content
+
+
+def record_paths(folders: Iterable[Path]) -> list[Path]:
+    """All record files below the folders, sorted; a folder may be an output folder, a suite's or `runs` itself.
+
+    Raises:
+        MarginbenchError: no such folder.
+    """
+    found: set[Path] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise MarginbenchError(f"{folder}: no such folder")
+        runs = [folder] if folder.name == "runs" else folder.rglob("runs")
+        found.update(path for run in runs for path in run.glob("*.json") if not path.name.startswith("."))
+    return sorted(found)
+
+
+def read_folders(folders: Iterable[Path], *, strict: bool = False, check_arrays: bool = False) -> Reading:
+    """Read all records below the folders.
+
+    Args:
+        strict: raise at the first file that cannot be read, and check all arrays.
+        check_arrays: see `read_record`.
+
+    Raises:
+        MarginbenchError: no such folder; with `strict`, a record that `read_record` refuses.
+    """
+    records: dict[str, tuple[Path, Record]] = {}
+    problems = {}
+    for path in record_paths(folders):
+        try:
+            record = read_record(path, check_arrays=check_arrays or strict)
+        except MarginbenchError as error:
+            if strict:
+                raise
+            problems[path] = str(error)
+        else:
+            records[record.id] = path, record
+    return Reading(dict(records.values()), problems)
+
+
+def read_records(folders: Iterable[Path], *, strict: bool = False) -> list[Record]:
+    """The records below the folders. Files that cannot be read are skipped, with one warning that names them all.
+
+    Args:
+        strict: raise at the first of them, and check all arrays.
+
+    Raises:
+        MarginbenchError: no such folder; with `strict`, a record that cannot be read.
+    """
+    reading = read_folders(folders, strict=strict)
+    reading.warn()
+    return list(reading.records.values())

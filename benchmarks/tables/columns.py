@@ -1,0 +1,119 @@
+"""Every column that all tables have, once; those of probes come with the records.
+
+Names, headers, units, digits and what is good are read off here by leaderboard, claims, comparisons and pages.
+"""
+
+from collections.abc import Iterable
+
+from marginbench.benchmarks.records.column import NORM_TEXT, Column
+from marginbench.benchmarks.records.record import Record
+from marginbench.methods import NORMS
+
+INTERVAL = "_ci95"  # behind the name of a column: half of its interval
+
+
+def _shares(name: str, header: str, meaning: str) -> tuple[Column, ...]:
+    """Of the images, at the suite's radius in each norm."""
+    return tuple(
+        Column(f"{name}_{norm}", f"{header} {NORM_TEXT[norm]} {{{norm}:g}}", 100, 1, meaning=meaning) for norm in NORMS
+    )
+
+
+def _unattacked(norm: str) -> Column:
+    meaning = "Share of the correct images that no attack could move."
+    return Column(f"unattacked_{norm}", f"unattacked % {NORM_TEXT[norm]}", 100, 1, True, False, meaning)
+
+
+FACTS = (
+    Column("suite", "suite", ascending=True, on_page=False),
+    Column("suite_fingerprint", "suite fingerprint", ascending=True, on_page=False),
+    Column(
+        "method",
+        "method",
+        ascending=True,
+        meaning="Its key, and the fields that differ from their defaults.",
+    ),
+    Column("key", "key", ascending=True, on_page=False),
+    Column("n", "n", meaning="Networks (seeds)."),
+    Column("failed", "failed", ascending=True, on_page=False, meaning="Runs that ended with an error."),
+    Column("points", "points", meaning="Test images on which each network was measured."),
+)
+ACCURACIES = (
+    Column("clean_accuracy", "clean %", 100, 1, meaning="Share of the images that are classified correctly."),
+    *_shares("robust_accuracy", "robust %", "Correct, and no attack found an adversarial example in the ball."),
+    *_shares("certified_accuracy", "certified %", "Correct, and proven to stay so in the whole ball."),
+)
+ENDS = {
+    "lower": "Mean certified radius in pixels, 0 for a misclassified image.",
+    "upper": "Mean distance in pixels of the nearest adversarial example found, 0 for a misclassified image.",
+}
+MARGINS = tuple(
+    Column(f"margin_{end}_{norm}", f"margin {NORM_TEXT[norm]}, {end}", meaning=meaning)
+    for norm in NORMS
+    for end, meaning in ENDS.items()
+)
+UNATTACKED = {norm: _unattacked(norm) for norm in NORMS}
+OTHERS = (
+    Column(
+        "feature_margin",
+        "feature margin",
+        on_page=False,
+        meaning="Distance from the decision planes behind the last layer.",
+    ),
+    Column("output_margin", "output margin", on_page=False, meaning="Logit of the true class less the largest other."),
+)
+COST = Column("cost", "cost", 1, 2, True, meaning="Training time relative to the median of ce on the same machine.")
+TEXTS = (
+    Column("doubts", "doubts", ascending=True, meaning="Reasons to distrust the row, and in how many of its runs."),
+    Column("error", "error", ascending=True, on_page=False),
+)
+
+
+def of_probes(records: Iterable[Record]) -> tuple[Column, ...]:
+    """The columns that the records bring, each once."""
+    always = {column.name for column in (*FACTS, *measured(), *TEXTS)}
+    ordered = sorted(records, key=lambda record: (record.suite.name, record.identity.suite, record.id))
+    found = {column.name: column for record in ordered for column in record.columns}
+    return tuple(_arranged(column for column in found.values() if column.name not in always))
+
+
+def measured(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
+    """All columns that are means over runs, in the order of csv and json."""
+    return (*ACCURACIES, *MARGINS, *UNATTACKED.values(), *OTHERS, *probes, COST)
+
+
+def all_columns(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
+    """What csv and json hold, less the intervals behind the measured ones."""
+    return (*FACTS, *measured(probes), *TEXTS)
+
+
+def names(probes: Iterable[Column] = ()) -> list[str]:
+    """The names in csv and json."""
+    means = [column.name + end for column in measured(probes) for end in ("", INTERVAL)]
+    return [*(column.name for column in FACTS), *means, *(column.name for column in TEXTS)]
+
+
+def paged(probes: Iterable[Column] = ()) -> list[Column]:
+    """The measured columns of a page, the cost last."""
+    on_page = (*_arranged(ACCURACIES, True), *_arranged(probes, True), *MARGINS, COST)
+    return [column for column in on_page if column.on_page]
+
+
+def norm_of(name: str) -> str:
+    """The norm at the end of a column's name, or nothing."""
+    end = name.rpartition("_")[2]
+    return end if end in NORMS else ""
+
+
+def _arranged(columns: Iterable[Column], page: bool = False) -> list[Column]:
+    """The norms of one metric side by side, L2 first; on pages, shares are with L∞ first."""
+    columns = list(columns)
+    stems = list(dict.fromkeys(column.name.removesuffix(norm_of(column.name)) for column in columns))
+
+    def place(column: Column) -> tuple[int, int]:
+        norm = norm_of(column.name)
+        order = list(NORMS).index(norm) if norm in NORMS else 0
+        shown_first = page and column.factor != 1
+        return stems.index(column.name.removesuffix(norm)), -order if shown_first else order
+
+    return sorted(columns, key=place)

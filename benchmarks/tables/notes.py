@@ -1,0 +1,77 @@
+"""What stands below a leaderboard: how to read it, what was not measured, and what its doubts mean."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from marginbench.benchmarks.records.column import NORM_TEXT
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.leaderboard import Row, newest_versions
+from marginbench.methods import NORMS
+
+
+def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
+    """Sentences about the rows of one suite and the records that they are made of."""
+    epsilon = records[0].epsilon
+    radii = ", ".join(f"{epsilon[norm]:g} in {NORM_TEXT[norm]}" for norm in reversed(NORMS))
+    yield (
+        "n = networks (seeds), each measured on `points` test images; mean ± half of Student's 95 % interval"
+        f" from n = 3 on. Radii in pixels of [0, 1]: {radii}."
+    )
+    yield (
+        "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
+        " 0 for a misclassified one. cost = training time relative to the median of ce on the same machine."
+    )
+    yield from dict.fromkeys(note for record in records for note in record.notes)
+    yield from _not_applicable(records)
+    yield from _solved(rows, records)
+    yield from _unattacked(rows)
+    explained = {name: text for record in records for name, text in record.explanations.items()}
+    for name in sorted({name for record in records for name in record.doubts}):
+        yield f"{name}: {explained.get(name, '...')}"
+    yield _where(records)
+
+
+def _not_applicable(records: Sequence[Record]) -> Iterator[str]:
+    missing: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for name, entry in record.estimators.items():
+            if "not_applicable" in entry and not name.startswith("own_"):
+                missing[f"{name}: {entry['not_applicable']}"].append(record.method)
+    for reason, methods in sorted(missing.items()):
+        yield f"Not applicable to {', '.join(dict.fromkeys(methods))}: {reason}."
+
+
+def _solved(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
+    """How many points the certificates that also look for adversarial images have solved."""
+    counts: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for record in newest_versions(records):
+        for name, entry in record.estimators.items():
+            if "solved" in entry:
+                solved, points = counts[name].get(record.method, (0, 0))
+                counts[name][record.method] = solved + entry["solved"], points + entry["points"]
+    methods = list(dict.fromkeys(str(row.facts["method"]) for row in rows))
+    for name, of in sorted(counts.items()):
+        estimator, norm = name.rsplit("_", 1)
+        shares = ", ".join("{} {} of {}".format(m, *of[m]) for m in methods if m in of)
+        yield (
+            f"Exact margins ({estimator}, {NORM_TEXT[norm]}), correct points solved: {shares}."
+            " The others count with the interval that was left."
+        )
+
+
+def _unattacked(rows: Sequence[Row]) -> Iterator[str]:
+    for norm, column in columns.UNATTACKED.items():
+        shares = [(row.facts["method"], row.mean(column.name)[0]) for row in rows]
+        if any(share > 0 for _, share in shares):
+            text = ", ".join(f"{method} {column.text(share)}%" for method, share in shares if share > 0)
+            yield f"Correct points that no {NORM_TEXT[norm]} attack could move: {text}."
+
+
+def _where(records: Sequence[Record]) -> str:
+    first = records[0].environment
+    dates = sorted(record.finished[:10] for record in records)
+    versions = ", ".join(f"{name} {number}" for name, number in first.versions.items() if number)
+    period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    commits = ", ".join(sorted({str(record.environment.commit) for record in records}))
+    return f"{period}, {first.device}, {first.processor}, {first.cores} cores; {versions}; commit {commits}."
