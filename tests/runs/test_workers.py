@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import a_record
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
@@ -72,7 +73,7 @@ def test_workers_keep_to_their_own_cores() -> None:
 def test_the_time_left_is_known_from_earlier_records() -> None:
     def record(method: str, seconds: float) -> Record:
         cost = {"seconds": seconds, "evaluation_seconds": 1.0}
-        return Record.model_construct(method=method, cost=cost)
+        return a_record(method, cost=cost)
 
     cells = [Cell(create(spec), 1, {}) for spec in ("ce", "mma", "roll")]
     eta = Eta(cells, 2, [record("mma", 99.0)])
