@@ -35,8 +35,8 @@ def render(records: Sequence[Record], form: str, sort: str = DEFAULT_SORT) -> st
     rows = rank(records, sort)
     if form == "csv":
         return _csv(rows, columns.of_probes(records))
-    page = _markdown if form == "md" else _latex
-    return "\n".join(page(own, of) for own, of in _by_suite(rows, records))
+    text = _markdown if form == "md" else _latex
+    return "\n".join(text(own, of) for own, of in _by_suite(rows, records))
 
 
 def show(records: Sequence[Record], sort: str = DEFAULT_SORT) -> None:
@@ -78,10 +78,19 @@ def _blank(value: Any) -> Any:
 
 
 def _markdown(rows: Sequence[Row], records: Sequence[Record]) -> str:
-    header, *lines = _page(rows, records)
-    table = pipe(header, lines, _sides(header))
+    table = page(rows, records)
     listed = "\n".join(f"- {note}" for note in notes(rows, records))
     return f"## {records[0].suite.name}: {records[0].suite.title}\n\n{table}\n\n{listed}\n"
+
+
+def page(rows: Sequence[Row], records: Sequence[Record]) -> str:
+    """Rows of one suite as a Markdown table.
+
+    Args:
+        records: of that suite: they say which columns there are, and the radii.
+    """
+    header, *lines = _page(rows, records)
+    return pipe(header, lines, _sides(header))
 
 
 def _latex(rows: Sequence[Row], records: Sequence[Record]) -> str:

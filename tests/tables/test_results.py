@@ -1,4 +1,4 @@
-"""The committed tables are what the committed records give, and the README shows those of the digits."""
+"""The committed tables are what the committed records give, and the pages show them."""
 
 import importlib.util
 from pathlib import Path
@@ -9,10 +9,47 @@ import pytest
 from marginbench.benchmarks.records.reader import read_records
 from marginbench.benchmarks.runs.plan import choose_methods, make_plan
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.tables.files import contents
+from marginbench.benchmarks.tables.leaderboard import rank
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())
+
+
+OLD_CSV = [  # when every table had all columns
+    "suite",
+    "suite_fingerprint",
+    "method",
+    "key",
+    "n",
+    "failed",
+    "points",
+    "clean_accuracy",
+    "robust_accuracy_l2",
+    "robust_accuracy_linf",
+    "certified_accuracy_l2",
+    "certified_accuracy_linf",
+    "margin_lower_l2",
+    "margin_upper_l2",
+    "margin_lower_linf",
+    "margin_upper_linf",
+    "unattacked_l2",
+    "unattacked_linf",
+    "feature_margin",
+    "output_margin",
+    "rejection_rate",
+    "rejection_accuracy",
+    "rejection_robust_accuracy_l2",
+    "rejection_robust_accuracy_linf",
+    "smoothed_accuracy",
+    "smoothed_certified_accuracy_l2",
+    "smoothed_radius_l2",
+    "smoothed_abstention",
+    "clever_l2",
+    "clever_linf",
+    "cost",
+    "doubts",
+    "error",
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +61,34 @@ def refresh() -> ModuleType:
     return module
 
 
+def test_what_is_committed_follows_from_the_records(refresh: ModuleType) -> None:
+    """Tables, the pages of the suites, and what the READMEs show of them."""
+    files = refresh.refreshed()
+    for path, content in files.items():
+        assert path.read_text(encoding="utf-8") == content, f"{path}: run results/refresh.py"
+    assert len(files) == 6 * len(FOLDERS) + 2
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_tables_follow_from_records(folder: Path) -> None:
-    for name, content in contents(read_records([folder])).items():
-        assert (folder / name).read_text(encoding="utf-8") == content, f"{name}: run results/refresh.py"
+def test_csv_has_every_column_of_old_that_was_measured(folder: Path) -> None:
+    header = (folder / "leaderboard.csv").read_text().split("\n", 1)[0].split(",")
+    metrics = {name for record in read_records([folder]) for name in record.metrics}
+    facts = {"suite", "suite_fingerprint", "method", "key", "n", "failed", "cost", "doubts", "error"}
+    assert [name for name in header if not name.endswith("_ci95")] == [
+        name for name in OLD_CSV if name in metrics | facts
+    ]
+
+
+def test_ten_rows_are_chosen_by_their_rule(refresh: ModuleType) -> None:
+    records = read_records([ROOT / "results" / "reference" / "digits"])
+    lines = [line.split("|")[1].strip() for line in refresh.ten_rows(records).splitlines() if line.startswith("|")][2:]
+    order = [row.facts["method"] for row in rank(records)]
+    family = {record.method: record.about.family for record in records}
+    best = {next(method for method in order if family[method] == name) for name in set(family.values())}
+    assert len(lines) == 10 and lines == sorted(lines, key=order.index)
+    assert {"ce", *best} <= set(lines)
+    others = [method for method in order if method not in {"ce", *best}]
+    assert set(lines) - {"ce", *best} == set(others[: 10 - len({"ce", *best})])
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -63,10 +124,3 @@ def test_every_claim_that_does_not_show_is_explained_beside_the_results() -> Non
     for finding in findings(read_records([ROOT / "results" / "reference" / "digits"])):
         if finding.claim in ("input_margin", "certified_radius", "rejection") and finding.verdict != "yes":
             assert f"`{finding.method}`" in text, f"{finding.method}: {finding.claim} {finding.verdict}"
-
-
-def test_the_readme_shows_the_tables(refresh: ModuleType) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert refresh.readme(text, contents(read_records([ROOT / "results/reference/digits"]))) == text, (
-        "run results/refresh.py"
-    )
