@@ -104,7 +104,7 @@ def evaluate_model(
     folder = Path(out) / chosen.name
     runs = folder / "runs"
     ensure_writable(runs)
-    reading = read_folders([runs])
+    reading = read_folders([runs], check_arrays=True)
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
     known = records.get(identity.id)

@@ -26,7 +26,7 @@ class Column:
 
     def heading(self, epsilon: Mapping[Norm, float]) -> str:
         """The header, with the suite's radii."""
-        return self.header.format(**epsilon)
+        return self.header.format(**{str(norm): radius for norm, radius in epsilon.items()})
 
     def text(self, value: float, half: float | None = None) -> str:
         """`97.3 ± 2.0` for a mean and half its interval, in the units of a page; — for NaN, ∞ for infinity."""

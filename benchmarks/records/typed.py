@@ -32,7 +32,8 @@ def build(cls: type[T], values: Any, key: str = "") -> T:
     unpack = getattr(cls, "unpack", None)
     if unpack is not None:
         values = unpack(values, key)
-    checks, required = _plan(cls)
+    known: Any = cls
+    checks, required = _plan(known)
     found = {}
     for name, value in values.items():
         check = checks.get(name)

@@ -22,7 +22,7 @@ from marginbench.benchmarks.records.provenance import environment
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.record import About, Identity, Record, SuiteFacts, write_record
 from marginbench.benchmarks.runs.locks import lock
-from marginbench.benchmarks.runs.plan import Cell, about
+from marginbench.benchmarks.runs.plan import Cell, about_of
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.loop import DivergedError, train
@@ -68,7 +68,7 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
             return record
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.checkpoint_every)
         deadline = Deadline(job.deadline)
-        row = (cell.identity, spec_of(cell.method), about(cell.method))
+        row = (cell.identity, spec_of(cell.method), about_of(cell.method))
         record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), *row, job.suite, data, job.runs)
         if not deadline.stopped:  # with more time such a run goes on; one that failed otherwise begins anew
             checkpoint.remove()
@@ -105,14 +105,14 @@ def record_run(
     Raises:
         UnwritableError: for the record, or within the run for a checkpoint.
     """
+    error = None
     try:
         results, arrays = run()
-        status, error = "done", None
     except UnwritableError:
         raise
     except Exception as failure:  # a method may raise anything; the others must go on
         results, arrays = {}, {}
-        status, error = "failed", _reason(failure)
+        error = _reason(failure)
     settings = suite.model_dump(mode="json", exclude={"methods", "seeds"})
     probes = suite.evaluation.probes.values()
     record = Record(
@@ -121,7 +121,7 @@ def record_run(
         method=row,
         about=about,
         repetition=identity.repetition,
-        status=status,
+        status="done" if error is None else "failed",
         error=error,
         columns=[column for probe in probes for column in probe.columns],
         notes=[note for probe in probes if (note := probe.note(suite.evaluation.epsilon))],

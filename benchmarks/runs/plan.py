@@ -59,7 +59,7 @@ def choose_methods(specs: Sequence[str] | None, suite: Suite, settings: Iterable
 
 def make_plan(suite: Suite, methods: Sequence[Method], repetitions: Iterable[int], data_fingerprint: str) -> list[Cell]:
     """All cells, repetition by repetition, so that an interrupted run leaves comparable rows."""
-    fixed = {"suite": suite.fingerprint, "data": data_fingerprint}
+    fixed: dict[str, Any] = {"suite": suite.fingerprint, "data": data_fingerprint}
     return [
         Cell(method, repetition, Identity(**fixed, **_identity(method), repetition=repetition))
         for repetition in repetitions
@@ -103,7 +103,7 @@ def read_plans(folder: Path) -> dict[str, tuple[str, int]]:
     return {run_id: (method, repetition) for cells in found for run_id, (method, repetition) in cells.items()}
 
 
-def about(method: Method) -> About:
+def about_of(method: Method) -> About:
     """What tables say of the method."""
     info = method.info
     rows = (info.key, *info.presets)

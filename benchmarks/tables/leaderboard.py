@@ -38,7 +38,7 @@ class Row:
 
     def values(self, probes: Iterable[Column]) -> dict[str, Any]:
         """By name of the column; NaN and None stand for what was not measured."""
-        out = dict(self.facts)
+        out: dict[str, Any] = dict(self.facts)
         for column in columns.measured(probes):
             out[column.name], out[column.name + columns.INTERVAL] = self.mean(column.name)
         return {**out, **self.texts}
@@ -182,7 +182,7 @@ def _row(group: Sequence[Record], baseline: Mapping[Any, float], newest: bool, n
     for record, metrics in zip(done, values, strict=True):
         seconds = record.cost.get("seconds") or math.nan
         metrics[columns.COST.name] = seconds / baseline.get(_machine(record), math.nan)
-    facts = (
+    facts: tuple[str | int, ...] = (
         first.suite.name,
         first.identity.suite,
         first.method,

@@ -13,7 +13,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, leaderboard, rank
 from marginbench.benchmarks.tables.notes import notes
-from marginbench.benchmarks.tables.text import latex, pipe
+from marginbench.benchmarks.tables.text import Side, latex, pipe
 from marginbench.methods import Norm
 from marginbench.methods.errors import ParameterError, suggest
 
@@ -130,5 +130,6 @@ def _cell(row: Row, ends: Sequence[Column]) -> str:
     return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 
-def _sides(header: Sequence[str]) -> list[Literal["left", "right"]]:
-    return ["left", *["right"] * (len(header) - 2), "left"]
+def _sides(header: Sequence[str]) -> list[Side]:
+    last = len(header) - 1
+    return ["left" if i in (0, last) else "right" for i in range(len(header))]

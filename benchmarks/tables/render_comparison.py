@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.statistics import LEVEL, MIN_FOR_INTERVAL
-from marginbench.benchmarks.tables.text import pipe
+from marginbench.benchmarks.tables.text import Side, pipe
 from marginbench.methods import NORMS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SIDES: tuple[Side, ...] = ("left", "right", "right", "right", "right", "left")
 Line = Mapping[str, Any]  # of the table of `compare_rows`
 
 _COLUMNS = {column.name: column for column in columns.measured()}
@@ -20,8 +21,9 @@ _COLUMNS = {column.name: column for column in columns.measured()}
 
 def render_comparison(table: "pd.DataFrame") -> str:
     """Markdown: a table for each suite, and how to read it."""
+    lines: list[Any] = table.to_dict("records")
     suites: dict[str, list[Line]] = {}
-    for line in table.to_dict("records"):
+    for line in lines:
         suites.setdefault(line["suite_fingerprint"], []).append(line)
     return "\n".join(map(_page, suites.values()))
 
@@ -29,7 +31,7 @@ def render_comparison(table: "pd.DataFrame") -> str:
 def _page(lines: Sequence[Line]) -> str:
     first = lines[0]
     header = ("column", first["a"], first["b"], "difference", "p (Holm)", "verdict")
-    text = pipe(header, [_cells(line) for line in lines], ["left", *["right"] * 4, "left"])
+    text = pipe(header, [_cells(line) for line in lines], SIDES)
     notes = "\n".join(f"- {note}" for note in _notes(lines))
     return f"## {first['suite']}: {first['title']}\n\n{text}\n\n{notes}\n"
 

@@ -13,18 +13,29 @@ MIN_FOR_INTERVAL = 3
 LEVEL = 0.05  # of the verdicts, over all columns of a table
 DRAWS = 5000  # of the bootstrap
 
-# 97.5 % quantiles of Student's t at 2, 3, ... degrees of freedom, scipy's to the bit: to import it takes longer than
-# to make the tables
-_QUANTILES = (
-    4.302652729749462,
-    3.1824463052837078,
-    2.7764451051977934,
-    2.5705818356363146,
-    2.4469118511449786,
-    2.364624251592784,
-    2.306004135204166,
-    2.262157162798205,
-)
+# Quantiles of Student's t at 2, 3, ... degrees of freedom, scipy's to the bit: the import takes longer than a table.
+_QUANTILES = {
+    0.975: (
+        4.302652729749462,
+        3.1824463052837078,
+        2.7764451051977934,
+        2.5705818356363146,
+        2.4469118511449786,
+        2.364624251592784,
+        2.306004135204166,
+        2.262157162798205,
+    ),
+    0.9875: (
+        6.205346816570706,
+        4.176534846104503,
+        3.4954059325164417,
+        3.163381449748609,
+        2.9686866841534867,
+        2.841244248588211,
+        2.751523596063054,
+        2.6850108468164575,
+    ),
+}
 
 
 def mean_and_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
@@ -45,8 +56,9 @@ def mean_and_interval(values: Sequence[float], level: float = 0.95) -> tuple[flo
 @cache
 def quantile(share: float, degrees: int) -> float:
     """The value that a share of Student's t distribution lies below."""
-    if share == (1 + 0.95) / 2 and 2 <= degrees < 2 + len(_QUANTILES):
-        return _QUANTILES[degrees - 2]
+    known = _QUANTILES.get(share, ())
+    if 2 <= degrees < 2 + len(known):
+        return known[degrees - 2]
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, share))

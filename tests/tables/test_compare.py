@@ -95,18 +95,20 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "__defaults__", (400, 0))
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("n", [1, 3, 5])
-def test_equal_rows_differ_in_at_most_about_five_per_cent(few_draws: None, n: int, share: bool) -> None:
+def test_equal_rows_differ_in_at_most_about_five_per_cent(n: int, share: bool) -> None:
     rate = rates(n, 0.0, share)
     assert rate <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
     if not share and n != 3:  # a share of few discordant points, and two tests at once, are on the safe side
         assert rate >= 0.01
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("n", [1, 3, 5])
-def test_a_planted_difference_is_found(few_draws: None, n: int, share: bool) -> None:
+def test_a_planted_difference_is_found(n: int, share: bool) -> None:
     assert rates(n, 0.4, share, trials=60) >= 0.7
 
 
