@@ -116,13 +116,17 @@ def _page(rows: Sequence[Row], records: Sequence[Record]) -> list[list[str]]:
 
 def _merged(shown: Sequence[Column]) -> Iterator[tuple[Column, ...]]:
     """Both ends of a margin make one column of a page: an interval."""
-    by_header = itertools.groupby(shown, key=lambda column: column.header.partition(",")[0])
-    return (tuple(group) for _, group in by_header)
+    intervals = {column.name: _interval(column) for column in columns.MARGINS}
+    groups = itertools.groupby(shown, key=lambda column: intervals.get(column.name, column.name))
+    return (tuple(group) for _, group in groups)
+
+
+def _interval(end: Column) -> str:
+    return end.header.partition(",")[0]
 
 
 def _heading(ends: Sequence[Column], epsilon: Mapping[Norm, float]) -> str:
-    heading = ends[0].heading(epsilon)
-    return heading if len(ends) == 1 else heading.partition(",")[0]
+    return ends[0].heading(epsilon) if len(ends) == 1 else _interval(ends[0])
 
 
 def _cell(row: Row, ends: Sequence[Column]) -> str:
