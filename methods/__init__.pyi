@@ -21,6 +21,7 @@ from .net import Normalise as Normalise
 from .net import Residual as Residual
 from .net import Scale as Scale
 from .net import Subsample as Subsample
+from .net import as_net as as_net
 from .registry import create as create
 from .registry import get as get
 from .registry import names as names

@@ -1,10 +1,14 @@
 """The network that methods train, and the modules that bounds can see through."""
 
+import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from marginbench.methods.errors import MarginbenchError
 
 
 class Net(nn.Module):
@@ -34,6 +38,50 @@ class Net(nn.Module):
         """
         make_layer: Any = getattr(self.head, "decision_layer", None)
         return nn.Sequential(self.normalise, *self.body, make_layer() if make_layer else self.head)
+
+
+def as_net(module: nn.Module, x: Tensor) -> Net:
+    """A `Net` that shares the layers of a classifier, for methods in a training loop of one's own.
+
+    Training the `Net` trains the module, except for a head that a method has replaced: use the `Net` afterwards.
+
+    Args:
+        module: images to logits [B, K]; what it returns is the output of an nn.Linear.
+        x: [B, C, H, W] images in [0, 1], to find that layer with; in eval mode.
+
+    Raises:
+        MarginbenchError: the output is that of another layer, or the features in front of it are not [B, d].
+    """
+    calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def note(name: str, layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
+        calls.append((name, inputs[0], out))
+
+    layers = [(name, layer) for name, layer in module.named_modules() if name and type(layer) is nn.Linear]
+    handles = [layer.register_forward_hook(partial(note, name)) for name, layer in layers]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        with torch.no_grad():
+            logits = module.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for part, training in modes:
+            part.training = training
+    heads = [name for name, features, out in calls if out is logits and features.dim() == 2]
+    if not heads:
+        raise MarginbenchError(f"{type(module).__name__}: its output must be that of an nn.Linear on features [B, d]")
+    body = _replaced(module, heads[0].split("."), nn.Identity())
+    head = module.get_submodule(heads[0])
+    return Net(nn.Identity(), body if isinstance(body, nn.Sequential) else nn.Sequential(body), head)
+
+
+def _replaced(module: nn.Module, path: list[str], layer: nn.Module) -> nn.Module:
+    """The module with another layer at the path: what lies on the path is copied, the rest shared."""
+    child = module.get_submodule(path[0])
+    result = copy.copy(module)
+    result._modules = {**module._modules, path[0]: _replaced(child, path[1:], layer) if path[1:] else layer}
+    return result
 
 
 class Normalise(nn.Module):
