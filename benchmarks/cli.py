@@ -322,14 +322,11 @@ def check_command(
 
     Says what fails and why; exit code 1 if something does.
     """
-    from marginbench.benchmarks.contract.check import check
-    from marginbench.benchmarks.plugins import load_plugin
-    from marginbench.methods import create, spec_of
+    from marginbench.benchmarks.contract.check import check, methods_of
+    from marginbench.methods import spec_of
 
-    specs = [cls.info.key for cls in load_plugin(Path(target))] if target.endswith(".py") else [target]
     failed = 0
-    for spec in specs:
-        method = create(spec)
+    for method in methods_of(target):
         print(spec_of(method))
         for result in check(method):
             print(f"  {result.line()}")

@@ -1,12 +1,17 @@
 """The contract tests: what every method must satisfy, built in or plug-in. `check(method)` runs them all."""
 
+import importlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 from marginbench.benchmarks.contract import loss_checks, run_checks
 from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError
-from marginbench.methods import Method
+from marginbench.benchmarks.plugins import load_plugin
+from marginbench.methods import MarginbenchError, Method, create, spec_of
 
 CHECKS = {function.__name__: function for function in (*loss_checks.CHECKS, *run_checks.CHECKS)}
 
@@ -34,6 +39,47 @@ def run_check(name: str, method: Method) -> Result:
     except Exception as error:  # the method under test may raise anything
         return Result(name, "failed", f"raised {type(error).__name__}: {error}")
     return Result(name, "passed")
+
+
+def parametrize_with_checks(*targets: Method | str | Path) -> Any:
+    """A decorator for a test with the argument `check`, which pytest then calls once for each check.
+
+        @parametrize_with_checks("my_margin.py")
+        def test_contract(check): check()
+
+    Args:
+        targets: methods, spec strings, or plug-in files, of which every method is meant.
+
+    Raises:
+        MarginbenchError: no such method or file.
+    """
+    pytest = importlib.import_module("pytest")  # needed by nobody else
+
+    def run(name: str, method: Method) -> None:
+        result = run_check(name, method)
+        if result.status == "skipped":
+            pytest.skip(result.reason)
+        assert result.status == "passed", result.reason
+
+    cases = itertools.product(CHECKS, (method for target in targets for method in methods_of(target)))
+    params = [pytest.param(partial(run, name, method), id=f"{name}-{spec_of(method)}") for name, method in cases]
+    return pytest.mark.parametrize("check", params)
+
+
+def methods_of(target: Method | str | Path) -> list[Method]:
+    """The method itself, the one of a spec string, or those of a plug-in file.
+
+    Raises:
+        MarginbenchError: no such method or file, or a file without methods.
+    """
+    if isinstance(target, Method):
+        return [target]
+    if str(target).endswith(".py"):
+        methods = [create(cls.info.key) for cls in load_plugin(target)]
+        if not methods:
+            raise MarginbenchError(f"plug-in {target}: defines no method, and the contract is about methods")
+        return methods
+    return [create(str(target))]
 
 
 def check(method: Method) -> Iterator[Result]:

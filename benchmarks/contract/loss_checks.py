@@ -63,11 +63,17 @@ def finite_loss(method: Method) -> None:
 
 
 def bf16_finite(method: Method) -> None:
-    """Under bf16 autocast, losses, gradients and weights stay finite for a few steps."""
-    s = stage(method, steps=4, precision="bf16")
-    s.net.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = _loss(s)
+    """Under bf16 autocast, losses, gradients and weights stay finite for a few steps; the loss is near float32's."""
+    losses = []
+    for enabled in (False, True):
+        s = stage(method, steps=4, precision="bf16")
+        s.net.zero_grad()
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            torch.manual_seed(0)  # dropout
+            losses.append(_loss(s))
+    exact, loss = losses
+    near = torch.allclose(loss.total.float(), exact.total.float(), rtol=0.1, atol=0.05)
+    require(near, f"the loss is {loss.total.item():.4g} under bf16 autocast and {exact.total.item():.4g} without")
     loss.total.backward()
     bad = [n for n, p in s.net.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     require(loss.total.isfinite() and not bad, f"loss {loss.total.item()}, gradients not finite: {bad or 'none'}")

@@ -1,5 +1,6 @@
 """The contract tests over every registered method, and broken twins that a named check must reject."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -7,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.contract.check import CHECKS, run_check
+from marginbench.benchmarks.contract.check import CHECKS, parametrize_with_checks, run_check
 from marginbench.benchmarks.contract.loss_checks import EMPTY_SOURCE
+from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.methods import (
     Batch,
     Context,
     Info,
     Loss,
+    MarginbenchError,
     Method,
     Net,
     NotApplicable,
@@ -261,6 +264,14 @@ class OverflowsBf16(Mutant):
         return Loss(cross_entropy(z, batch) + 0 * huge.mean())
 
 
+class CoarseInBf16(Mutant):
+    """L = CE(z, y), of another size in half precision."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        z = net(batch.x)
+        return Loss(cross_entropy(z, batch) * (2 if z.dtype == torch.bfloat16 else 1))
+
+
 class Undocumented(Mutant):
     """Just trust me."""
 
@@ -307,6 +318,7 @@ MUTANTS = [
     (LearnsNothing, "learns"),
     (BatchStatistics, "forward_gives_logits"),
     (OverflowsBf16, "bf16_finite"),
+    (CoarseInBf16, "bf16_finite"),
     (Undocumented, "documented"),
     (Unsourced, "documented"),
     (UnfaithfulDecision, "decision_net_agrees"),
@@ -335,3 +347,21 @@ def test_a_source_must_say_something(source: str) -> None:
 def test_every_check_has_a_mutant() -> None:
     # a spec that does not come back cannot be built with the contract's frozen model: tested in test_registry
     assert {check for _, check in MUTANTS} == set(CHECKS) - {"spec_round_trip"}
+
+
+def test_a_plugin_author_runs_the_checks_with_pytest(tmp_path: Path) -> None:
+    path = write_template("my_margin", tmp_path)
+    broken = tmp_path / "broken.py"
+    broken.write_text(path.read_text().replace("my_margin", "broken").replace("MyMargin", "Broken"))
+    broken.write_text(broken.read_text().replace("risk + self.weight * hinge, ", "risk * float('nan'), "))
+    mark = parametrize_with_checks(path, str(broken), "ce").mark
+    calls = {param.id: param.values[0] for param in mark.args[1]}
+    assert mark.args[0] == "check" and len(calls) == 3 * len(CHECKS)
+    calls["finite_loss-my_margin"]()
+    with pytest.raises(AssertionError, match="the loss is nan"):
+        calls["finite_loss-broken"]()
+    with pytest.raises(pytest.skip.Exception, match="no certificate of its own"):
+        calls["certificate_sound-ce"]()
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(MarginbenchError, match="no subclass"):
+        parametrize_with_checks(tmp_path / "empty.py")
