@@ -1,4 +1,4 @@
-"""What hooks are told about the task and about where training stands, with a note of what a step has read."""
+"""What hooks are told: the task, and how far training has got; with a note of what a step has read of it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,20 +31,20 @@ class Task:
 
 
 class Reads:
-    """What a step read of the schedule: while the stages are the same, it is the same step but for the numbers.
+    """What a step read of the schedule: as long as the stages agree, steps differ in these numbers only.
 
     Args:
-        slots: for each number a scalar tensor, which stays where it is; more are added as a step reads more numbers.
-        frozen: the numbers are in their slots already, and leave them as they are.
+        slots: a scalar tensor for each number, always the same one; reading more numbers adds slots.
+        frozen: the slots are filled already and must not change.
     """
 
     def __init__(self, slots: list[Tensor], frozen: bool = False) -> None:
-        self.stages: list[tuple[Callable[[], Any], Any]] = []  # with what they were
+        self.stages: list[tuple[Callable[[], Any], Any]] = []  # and their values
         self._numbers: list[Callable[[], float]] = []
         self._slots, self._frozen = slots, frozen
 
     def note(self, number: Callable[[], float], value: float, device: torch.device) -> Tensor:
-        """Put a number into its slot and return that."""
+        """Put a number into its slot and return the slot."""
         position = len(self._numbers)
         self._numbers.append(number)
         if position == len(self._slots):
@@ -61,12 +61,12 @@ class Reads:
 
 
 class Context:
-    """Where training stands, with the state and randomness that belong to one run.
+    """How far training has got, with the state and randomness of one run.
 
     `generator` is the only source of randomness a hook may use (dropout layers excepted).
 
-    On a GPU a step is recorded once and then replayed, with its numbers as they were. A hook that
-    reads `step`, `epoch` or `progress` is recorded anew when they change; `stage` and `schedule` spare it that.
+    On a GPU a step is recorded once and then replayed, with the numbers of the recording. A hook that
+    reads `step`, `epoch` or `progress` is recorded again whenever they change; `stage` and `schedule` avoid that.
     """
 
     def __init__(self, task: Task, steps: int, epochs: int, generator: torch.Generator) -> None:
@@ -100,23 +100,23 @@ class Context:
         return self.stage(lambda: self._step / self.steps)
 
     def stage(self, value: Callable[[], T]) -> T:
-        """Return value(), which may read the context: something that steps agree on for long, a phase or a count."""
+        """Return value(), which may read the context and stays the same over many steps: a phase or a count."""
         answer = self.unnoticed(value)
         if self._reads is not None:
             self._reads.stages.append((value, answer))
         return answer
 
     def schedule(self, number: Callable[[], float]) -> float | Tensor:
-        """Return number(), which may read the context: a factor that changes from step to step, for arithmetic alone.
+        """Return number(), which may read the context and may differ in every step: a factor, for arithmetic only.
 
-        It comes as a float32 scalar tensor where the step may be replayed: comparing it would wait for the device.
+        Where the step may be replayed it is a float32 scalar tensor: comparing it would synchronise with the device.
         """
         answer = self.unnoticed(number)
         return answer if self._reads is None else self._reads.note(number, answer, self.device)
 
     @contextmanager
     def noting(self, reads: Reads | None) -> Iterator[None]:
-        """A block in which what is read of the schedule is noted, or nothing is."""
+        """A block in which reads of the schedule are noted in `reads`; with None they are not noted."""
         before, self._reads = self._reads, reads
         try:
             yield
@@ -129,7 +129,7 @@ class Context:
             return value()
 
     def table(self, name: str, init: float) -> Tensor:
-        """Return the [num_train] float32 tensor `name`, one entry per training example, made on first use.
+        """Return the [num_train] float32 tensor `name`, one entry per training example, created on first use.
 
         It is saved with checkpoints. Read and write it at `batch.index`.
         """

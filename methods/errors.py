@@ -1,4 +1,4 @@
-"""The one exception that means "your input is wrong": the command line prints it as one line and exits with 2."""
+"""The exceptions that mean "your input is wrong": the command line prints one line and exits with code 2."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What is known about a method before any of it is imported into a training: names, norms, claims. Without torch."""
+"""What can be said about a method without training it: names, norms, claims. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
 Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_update", "pretrained"]
-"""What a method asks of the trainer beyond one forward and one backward pass.
+"""What a method needs beyond one forward and one backward pass.
 
 `input_grad`: differentiates with respect to the input; `second_order`: through such a gradient;
 `inner_attack`: searches perturbations of the input; `index`: keeps state per training example;
@@ -39,6 +39,6 @@ class Info:
     claims: tuple[Claim, ...] = ()  # the leaderboard is compared with them, column by column
     needs: frozenset[Need] = frozenset()
     deviations: tuple[str, ...] = ()  # from the paper, in words
-    eager: str = ""  # why a recorded step must not be replayed, if so: see Context
+    eager: str = ""  # if a recorded step must not be replayed, why: see Context
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own
     contract: int = 1  # the `CONTRACT` of marginbench.methods.method when the file was written

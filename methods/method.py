@@ -21,8 +21,8 @@ from marginbench.methods.net import Net
 CONTRACT = 1
 """The number of this contract: raised when a hook gains an argument. Methods say for which one they were written.
 
-The new argument comes last, with a default in `Method` for those who call `super()`, and enters `ADDED`; methods of
-older contracts are then called without it.
+A new argument comes last, has a default in `Method` for those who call `super()`, and is listed in `ADDED`; methods
+written for an older contract are then called without it.
 """
 ADDED: Mapping[tuple[str, str], int] = {}
 """(hook, argument) to the contract that added it."""
@@ -80,7 +80,7 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def class_mask(y: Tensor, num_classes: int) -> Tensor:
-    """[B] labels to [B, K] bool, true at the label: one-hot vectors, without `one_hot`'s look at the labels' range."""
+    """[B] labels to [B, K] bool, true at the label: one-hot vectors, without `one_hot`'s check of the labels' range."""
     return y[:, None] == torch.arange(num_classes, device=y.device)
 
 

@@ -33,8 +33,8 @@ class Net(nn.Module):
     def decision_net(self) -> nn.Sequential:
         """The same classifier up to a positive factor per image, without feature normalisation.
 
-        A certificate about the predicted class of this network holds for the network itself, and linear
-        bounds on it are tighter. A head may offer `decision_layer() -> nn.Linear`; otherwise it is used as it is.
+        A certificate of this network's predicted class holds for the network itself, and linear bounds on it are
+        tighter. A head may offer `decision_layer() -> nn.Linear`; otherwise it is used as it is.
         """
         make_layer: Any = getattr(self.head, "decision_layer", None)
         return nn.Sequential(self.normalise, *self.body, make_layer() if make_layer else self.head)
@@ -100,7 +100,7 @@ class Normalise(nn.Module):
 
 
 class Scale(nn.Module):
-    """factor * x, with a number that is not trained."""
+    """factor * x, with a constant factor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -126,8 +126,8 @@ class Residual(nn.Module):
 class Subsample(nn.Module):
     """Shortcut "option A": every second pixel, and zeros for the channels that the input does not have.
 
-    Of He, Zhang, Ren, Sun (CVPR 2016, section 4.1). A 1x1 convolution, because certificates know that one, but no
-    `nn.Conv2d`: methods take those for layers to train.
+    Of He, Zhang, Ren, Sun (CVPR 2016, section 4.1). A 1x1 convolution, which certificates know, but not an
+    `nn.Conv2d`, which methods would train.
     """
 
     kernel: Tensor

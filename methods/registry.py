@@ -27,7 +27,7 @@ def register(cls: M) -> M:
     """Add a method class to the registry; usable as a decorator in notebooks.
 
     Raises:
-        MarginbenchError: facts missing, hook misspelt or with other arguments, or the key already taken.
+        MarginbenchError: facts missing, hook misspelt or with wrong arguments, or the key already taken.
     """
     _validate(cls)
     _adapt(cls)
@@ -108,18 +108,18 @@ def forget(prefix: str) -> None:
 
 
 def load_installed(group: str, add: Callable[[Any], object]) -> None:
-    """Call `add` with what every entry point of the group names. Where that fails, a warning names the package."""
+    """Call `add` with each entry point of the group. Where that fails, a warning names the package."""
     for entry in importlib.metadata.entry_points(group=group):
         try:
             add(entry.load())
-        except (Exception, SystemExit) as error:  # another package's: it must not stop what is done without it
+        except (Exception, SystemExit) as error:  # a fault of another package must not stop those who do not use it
             package = entry.dist.name if entry.dist else "of unknown name"
             reason = str(error) if isinstance(error, MarginbenchError) else one_line(error)
             logger.warning("plug-in %s of package %s is disabled: %s", entry.value, package, reason)
 
 
 def hook_arguments(contract: int) -> dict[str, list[str]]:
-    """The hooks, and what they are called with under a contract."""
+    """The hooks and their arguments under a contract."""
     return {
         name: [key for key in inspect.signature(hook).parameters if ADDED.get((name, key), 1) <= contract]
         for name, hook in vars(Method).items()
@@ -150,7 +150,7 @@ def _register_target(target: Any) -> None:
 
 
 def _adapt(cls: type[Method]) -> None:
-    """Let hooks of an older contract be called with the arguments of the newest: they get those that they know."""
+    """Let hooks of an older contract be called with the newest arguments: they receive those that they know."""
     for name, known in hook_arguments(cls.info.contract).items():
         hook, newest = vars(cls).get(name), inspect.signature(getattr(Method, name))
         if hook is not None and len(known) < len(newest.parameters) and "adapted" not in vars(hook):

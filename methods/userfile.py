@@ -1,4 +1,4 @@
-"""The one way in which a user's Python file is loaded: a plug-in, an attack, a model, a network."""
+"""Loads a user's Python file: a plug-in, an attack, a model or a network."""
 
 import hashlib
 import sys
@@ -17,9 +17,9 @@ _neighbours: dict[str, Path] = {}  # modules that users' files imported from the
 
 
 def load_user_file(path: str | Path, kind: str) -> ModuleType:
-    """The module of a user's file: executed once for each path and content, so that an edited file is another module.
+    """The module of a user's file, executed once for each path and content: an edited file is a new module.
 
-    While it is executed, other files of its folder can be imported; they do not count as its content. The module is
+    While it is executed, it can import other files of its folder; they do not count as its content. The module is
     in `sys.modules`, where dataclasses and pickle look.
 
     Args:
@@ -88,7 +88,7 @@ def forget_user_file(path: str | Path) -> None:
 
 @contextmanager
 def user_code(path: Path, kind: str) -> Iterator[None]:
-    """A block that runs code of a user's file: it may import its neighbours, and its errors name file and line.
+    """A block that runs code of a user's file: it may import its neighbours, and its errors name the file and the line.
 
     Raises:
         MarginbenchError: any exception of the block, as in `plug-in /x/my.py, line 12: NameError: name 'f' is not ...`.

@@ -11,7 +11,7 @@ from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import Batch, Context, Method, Net
 
-CLASSES = 5  # a number that is no other dimension of the network, so that class axes can be told
+CLASSES = 5  # no other dimension of the network has this size, so class axes can be recognised
 
 
 class CheckFailedError(AssertionError):

@@ -53,7 +53,7 @@ def checkpoint_changes_nothing(method: Method) -> None:
 
 
 def replays(method: Method) -> None:
-    """Steps that are recorded once and then replayed, as on a GPU, train like steps that are done one by one."""
+    """Steps that are recorded once and then replayed, as on a GPU, train like steps that run one by one."""
     if method.info.eager:
         raise NotTestedError(method.info.eager)
     losses = []
@@ -65,7 +65,9 @@ def replays(method: Method) -> None:
     if run.replay.obstacle:
         raise NotTestedError(run.replay.obstacle)
     if not run.replay.replayed:
-        raise NotTestedError("it reads another step or progress in every step: see Context.stage and Context.schedule")
+        raise NotTestedError(
+            "it reads step or progress, which differ in every step: see Context.stage and Context.schedule"
+        )
     done, replayed = losses
     step = int((done - replayed).abs().argmax())
     values = f"{replayed[step]:.6g} instead of {done[step]:.6g}"

@@ -1,7 +1,7 @@
 """A recording of a training step on the CPU, with the rules of a CUDA graph, so that methods can be tested without one.
 
-Every operation is kept with its arguments as they were. In a replay the tensors that the step made are made anew, all
-others are the same objects: numbers that the host computed stay what they were.
+Every operation is kept with its arguments as they were. A replay creates new tensors for those that the step
+created and reuses all others: numbers computed on the host stay as recorded.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Any module as a `Net`: what attacks, certificates and doubts need of a network that was not built here."""
+"""Any module as a `Net`, which attacks, certificates and doubts need of a network that was not built here."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +38,7 @@ class Guarded(nn.Module):
 
     Certificates follow a trace of it, and a trace keeps one branch of an `if` on the data, and sometimes the size of
     the batch: bounds on it would be wrong. So they get the graph of torch.fx, which refuses such branches, with batch
-    norm merged into convolutions; and `reason` says why there is none, in the place of the certificate.
+    norm merged into convolutions; where no graph can be made, `reason` says why, in place of the certificate.
     """
 
     def __init__(self, layer: nn.Module, reason: str | None = None) -> None:
@@ -48,7 +48,7 @@ class Guarded(nn.Module):
         self.graph = None
         try:
             self.graph = _flattening(fuse(layer))
-        except Exception as error:  # whatever the layer's own code raises on symbols
+        except Exception as error:  # the layer's own code may raise anything on symbols
             self.reason = reason or one_line(error)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def adapt(model: nn.Module, normalise: nn.Module, x: Tensor) -> Net:
 
     Args:
         model: in eval mode, with frozen parameters.
-        x: some images, on which the `Net` must agree with the model, and what certificates see of it with the `Net`.
+        x: some images, on which the `Net` must agree with the model, and the graph for certificates with the `Net`.
     """
     if isinstance(model, Net):
         head, layers = model.head, [model.normalise, *model.body]

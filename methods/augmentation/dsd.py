@@ -1,4 +1,4 @@
-"""Dense-sparse-dense training: prune by magnitude, train on, give the pruned weights back."""
+"""Dense-sparse-dense training: prune by magnitude, train on, restore the pruned weights."""
 
 from functools import partial
 from typing import ClassVar
@@ -32,7 +32,7 @@ class DSD(Method):
         needs=frozenset({"own_update"}),
         deviations=(
             "one run of the suite's budget holds the three phases; the paper trains each to convergence",
-            "the learning rate goes on along the suite's schedule, of which the last phase takes a tenth; in the paper"
+            "the learning rate follows the suite's schedule, in the last phase a tenth of it; in the paper"
             " the sparse phase is at a tenth or hundredth of the first rate, and the last at a tenth of that",
             "all layers are pruned; the paper leaves the first layer of convolutional networks dense",
         ),
@@ -84,7 +84,7 @@ class DSD(Method):
     def update(self, net: Net, batch: Batch, ctx: Context, optimiser: torch.optim.Optimizer) -> Loss:
         if ctx.stage(lambda: ctx.progress >= self.restore_at):
             for group in optimiser.param_groups:
-                group["lr"] *= self.final_rate  # the benchmark sets it anew before every step
+                group["lr"] *= self.final_rate  # the benchmark sets it again before every step
         optimiser.zero_grad(set_to_none=True)
         loss = self.loss(net, batch, ctx)
         loss.total.backward()

@@ -14,7 +14,7 @@ class PruneMagnitude(Method):
 
         s_r = 1 - (1 - sparsity)^(r / n)
 
-    so that every round removes the same share of what is left; pruned weights stay zero. n = 1 prunes once.
+    so every round removes the same share of what is left; pruned weights stay zero. n = 1 prunes once.
     """
 
     info: ClassVar[Info] = Info(
@@ -29,7 +29,7 @@ class PruneMagnitude(Method):
         neutral={"sparsity": 0.0},
         deviations=(
             "one run of the suite's budget holds all phases; the paper trains to the end before it prunes, and retrains"
-            " with a tenth or hundredth of the learning rate. Here the rate goes on along the suite's schedule",
+            " with a tenth or hundredth of the learning rate. Here the rate follows the suite's schedule",
             "half of the weights are pruned; the paper prunes 0.89 to 0.92 of far larger networks: on digits 0.8 would"
             " cost about 4 points of accuracy and 0.9 about 30",
             "the same share is pruned in every layer; the paper's threshold is a multiple of the standard"

@@ -1,4 +1,4 @@
-"""Quantisation-aware training: weights and activations of a few bits, straight-through gradients."""
+"""Quantisation-aware training: weights and activations of a few bits, with straight-through gradients."""
 
 from collections.abc import Iterable
 from typing import ClassVar, Literal

@@ -10,7 +10,7 @@ from marginbench.methods import Info, Method, Net, Task, param
 class CEDropout(Method):
     """L = CE(W (m * phi) / (1 - p) + b), features phi [B, d], last layer W [K, d], b [K].
 
-    m [B, d] is drawn anew for every example and step: 0 with probability p, else 1. Evaluation takes m = 1 - p,
+    m [B, d] is drawn for every example and step: 0 with probability p, else 1. Evaluation uses m = 1 - p,
     that is, the logits W phi + b.
     """
 

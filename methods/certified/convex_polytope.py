@@ -59,8 +59,8 @@ class ConvexPolytope(Method):
             "15 to 30 times the cost of cross-entropy on the digits, most of it in the bounds of the hidden units",
             "batch norm in training has the statistics of the clean batch, as in the authors' code, and gradients flow"
             " through them; layers that methods/maths/bounds/path.py does not know, such as max pooling, are refused",
-            "exact bounds cost as the square of the depth: every layer's units are traced back to the pixels. A"
-            " ResNet-20 of width 4 on 8x8 pixels takes 30 times as long as with intervals",
+            "the cost of exact bounds grows with the square of the depth: every layer's units are traced back to the"
+            " pixels. A ResNet-20 of width 4 on 8x8 pixels takes 30 times as long as with intervals",
         ),
     )
 

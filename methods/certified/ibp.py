@@ -48,8 +48,8 @@ class IBP(Method):
         neutral={"epsilon": 0.0},
         deviations=(
             "epsilon defaults to the suite's; the paper trains at somewhat larger radii than it evaluates",
-            "the ramp is a share of the training, longer than the authors', which ends at 0.2: their 100 to 350"
-            " epochs bear a short one",
+            "the ramp is a share of the training, longer than the authors', which ends at 0.2: a short one"
+            " suits their 100 to 350 epochs",
             "clean accuracy is given away: intervals are loose, and the weights that keep them narrow fit less",
             "batch norm in training has the statistics of the clean batch, through which gradients flow; layers that"
             " methods/maths/bounds/path.py does not know, such as max pooling, are refused",

@@ -50,8 +50,8 @@ class MMR(Method):
             "schedules are shares of the training: the paper's r rises over 10 of 100 epochs",
             "no noise against ties and no offset on small entries of V: a floor under the norms instead",
             "without adversarial training, which the paper adds in some of its experiments (MMR+AT)",
-            "V is computed in full: n forward passes per image, but for units that see a small part of it",
-            "batch norm in training is the affine map that the statistics of the batch make of it, the same for all"
+            "V is computed in full: n forward passes per image, except for units that see a small part of it",
+            "batch norm in training is the affine map given by the statistics of the batch, the same for all"
             " images; layers that methods/maths/bounds/path.py does not know, such as max pooling, are refused",
         ),
     )

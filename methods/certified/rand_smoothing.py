@@ -10,10 +10,10 @@ from marginbench.methods import Batch, Context, Info, Method, Net, Norm, NotAppl
 
 
 class RandSmoothing(Method):
-    """L = CE(net(x + sigma n)), n ~ N(0, I) of the shape of x [B, C, H, W], drawn anew for every image and step.
+    """L = CE(net(x + sigma n)), n ~ N(0, I) of the shape of x [B, C, H, W], drawn for every image and step.
 
     The noise is added to pixels, before the network normalises them, and is not clipped. The paper then predicts
-    with the class that wins a vote over many noisy copies of an image; here the network itself is evaluated.
+    the class that wins a vote over many noisy copies of an image; here the network itself is evaluated.
     """
 
     info: ClassVar[Info] = Info(

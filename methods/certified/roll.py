@@ -29,7 +29,7 @@ class Roll(Method):
 
     u_ik [B, N] are the pre-activations of all hidden units at x_i, V_ik [B, N, n] their gradients with respect to
     the pixels, and S_i the units with the largest terms, a share `top` of all: 1 is the mean over all of them, a small
-    share the maximum. It relaxes the wish for a large distance |u_k| / ||V_k|| as a transductive SVM does: the
+    share the maximum. It relaxes the maximisation of the distance |u_k| / ||V_k|| as a transductive SVM does: the
     distance from the nearest switch is the radius in which the network is affine.
     """
 

@@ -17,7 +17,7 @@ class AMM(Method):
     """L = CE(z) + weight (1/B) [sum_{i in T} s(n_i) + sum_{i wrong} t(n_i)], n_i = ||r_i||_2 in pixels.
 
     r_i is the L2 DeepFool perturbation of image x_i [C, H, W]: across the nearest boundary of a correct image, back
-    to the label for a wrong one. The gradient flows through all its steps. Images it fails on do not count.
+    to the label for a wrong one. The gradient flows through all its steps. Images on which it fails do not count.
 
     shrinkage   exp         inverse        linear   margin
     s(n)        exp(-c n)   1 / (1 + c n)  -c n     max(0, c - n)
@@ -41,7 +41,7 @@ class AMM(Method):
             "weight 4 and aggregation=avg are chosen on validation images of the digits suite; the authors' recipe"
             " for MNIST is weight 32, c 2, d 1, min, their code's defaults weight 1, c 0.001, d 0.1. min, with few"
             " images of a batch of 64 in T, moved the margins little",
-            "3 DeepFool steps among the 3 largest rivals, as cost counts; the authors take 5 steps among 9 rivals",
+            "3 DeepFool steps among the 3 largest rivals, to save time; the authors take 5 steps among 9 rivals",
             "a wrong image moves back across the most violated plane among the rivals, (z_j - z_y) / ||gradient||; the"
             " authors take the plane of the predicted class",
             "the gradient also flows through the point at which the Jacobian is taken; the authors detach it, the same"

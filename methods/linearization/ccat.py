@@ -32,8 +32,8 @@ class CCAT(Method):
         needs=frozenset({"input_grad", "inner_attack"}),
         deviations=(
             "its claim holds where images of low confidence are refused, and shows in the columns for that: the"
-            " margins, for which nothing is refused, are about those of plain training",
-            "10 attack steps, as cost counts, in the direction of the momentum; the authors take 40, whose length"
+            " margins, for which nothing is refused, are close to those of plain training",
+            "10 attack steps, to save time, in the direction of the momentum; the authors take 40, whose length"
             " follows the momentum too",
             "epsilon defaults to the suite's; the paper trains with the radius that it evaluates (MNIST: 0.3)",
             "a zero radius gives one-hot targets",

@@ -31,11 +31,11 @@ class DeepDefense(Method):
         deviations=(
             "the pretrained network is trained within the same budget: plain cross-entropy first, then with the"
             " penalty, under one schedule; the authors fine-tune for 5 epochs at a low rate",
-            "3 DeepFool steps among the 3 largest rivals, as cost counts: on the digits suite 5 steps gave the same"
+            "3 DeepFool steps among the 3 largest rivals, to save time: on the digits suite 5 steps gave the same"
             " accuracy and margins. The authors take 5 steps among all classes",
             "a wrong image moves back across the most violated plane among the rivals, (z_j - z_y) / ||gradient||; the"
             " authors take the plane of the predicted class",
-            "the overshoot is part of every step, so that later steps start from overshot points; the authors"
+            "the overshoot is part of every step, so later steps start from overshot points; the authors"
             " overshoot the sum only. The box [0, 1] is not enforced",
             "||x|| is taken of pixels in [0, 1], the authors' of preprocessed images: c and d are in other units there",
             "the exponent of wrong images stops at log 50, against overflow, and images without gradient do not move",

@@ -54,9 +54,9 @@ class Contractive(Method):
         deviations=(
             "the paper's own relaxation of the constraint is not reproduced: a layer whose norm exceeds 1 is divided by"
             " it, which is cheaper than clipping its singular values and also covers convolutions",
-            "the output layer is one multi-class machine; the squared hinge is a choice of this file",
-            "batch norm and residual sums, which the paper has not, are made contractions as the class says; in"
-            " training mode batch norm has the statistics of the batch, with which it may stretch",
+            "the output layer is one multi-class machine; the squared hinge was chosen here",
+            "batch norm and residual sums, which the paper does not have, are made contractions as above; in"
+            " training mode batch norm uses the statistics of the batch, with which it may stretch",
             "the normalisation of the pixels, a factor 1/std, comes before the contractive layers; the certificate"
             " counts it",
         ),

@@ -18,7 +18,7 @@ class JacobianReg(Method):
     form=row:     R = (1/B) sum_i ||J_i[k_i]||^2, a row k_i drawn uniformly for every example and step (Sokolic et al.).
 
     With n projections the squared Frobenius norm is estimated without bias by (K/n) sum_v ||v^T J_i||^2, the v uniform
-    on the unit sphere of R^K and drawn anew for every example and step. J is taken in pixels of [0, 1].
+    on the unit sphere of R^K and drawn for every example and step. J is taken in pixels of [0, 1].
     """
 
     info: ClassVar[Info] = Info(
@@ -37,8 +37,8 @@ class JacobianReg(Method):
         deviations=(
             "J is taken with respect to pixels in [0, 1], the paper's with respect to the preprocessed image: where"
             " preprocessing divides by a standard deviation s, the penalty here is 1/s^2 times the paper's",
-            "sqrt: the authors train with cross-entropy first and add the penalty afterwards; `pretrained` is the share"
-            " of the one budget spent so. With projections it is the root of an estimate, which is biased. The preset's"
+            "sqrt: the authors train with cross-entropy first and add the penalty afterwards; `pretrained` is the first"
+            " part's share of the budget. With projections it is the root of an estimate, which is biased. The preset's"
             " weight is a tenth of the authors' 0.1, which holds for their units and stalls training on small images",
             "row: a row of the logits' Jacobian with respect to the image; the paper does so for every layer",
         ),

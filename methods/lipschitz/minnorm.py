@@ -31,8 +31,8 @@ class Minnorm(Method):
             "the form of the constraint, the multi-class margin of the logits, follows secondary sources",
             "the Lagrangian is divided by the number of examples: decay is 1/N of a multiplier's natural scale",
             "the multipliers are limited: those of examples that cannot be fitted would grow without bound",
-            "the weights are stepped by the benchmark's optimiser, the norms of matrices and kernels are counted, those"
-            " of biases not",
+            "the benchmark's optimiser steps the weights; the norms of matrices and kernels count, those of biases"
+            " do not",
         ),
     )
 

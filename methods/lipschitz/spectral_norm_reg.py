@@ -34,8 +34,8 @@ class SpectralNormReg(Method):
         claims=("accuracy", "input_margin"),
         neutral={"weight": 0.0},
         deviations=(
-            "the gradient is that of sigma^2 / 2, as the objective says; an implementation that adds sigma^2 u v^T, one"
-            " factor too many, is in circulation",
+            "the gradient is that of sigma^2 / 2, as the objective says; an implementation in circulation adds"
+            " sigma^2 u v^T, one factor too many",
             "the vectors start with 20 power iterations; the paper starts from a random one",
             "the norm of a kernel matrix is neither the operator norm of the convolution nor a bound on it;"
             " operator=convolution penalises that one. Both ignore the scales of batch norm",
@@ -51,7 +51,7 @@ class SpectralNormReg(Method):
         layers = weighted_layers(net)
         weight = layers[-1].weight
         x = torch.zeros(1, *task.input_shape, dtype=weight.dtype, device=weight.device)
-        generator = torch.Generator().manual_seed(0)  # the start hardly matters, the global RNG must stay untouched
+        generator = torch.Generator().manual_seed(0)  # the start hardly matters, but the global RNG must stay untouched
         for i, (layer, size) in enumerate(zip(layers, input_sizes(net, layers, x), strict=True)):
             shape = (1, layer.weight[0].numel()) if self.operator == "kernel" else size
             v = torch.randn(shape, generator=generator).to(weight)

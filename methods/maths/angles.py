@@ -107,7 +107,7 @@ def multiply_target_angle(logits: Tensor, lengths: Tensor, y: Tensor, m: int, sh
     """Logits [B, K] with the target l cos(theta_y) replaced by l ((1 - share) cos(theta_y) + share psi(theta_y)).
 
     Args:
-        lengths: [B, 1] the l, by which a target logit divided is a cosine.
+        lengths: [B, 1] the l; a target logit divided by it is a cosine.
         y: [B] labels.
         share: 0 leaves the logits as they are, 1 is the full margin.
     """

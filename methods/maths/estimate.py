@@ -1,6 +1,6 @@
-"""Lipschitz constants for training: differentiable, from power iterations that go on from step to step.
+"""Lipschitz constants for training: differentiable, from power iterations that continue from step to step.
 
-They approach the true norms from below, and are no bounds; those are in `lipschitz.py`.
+They approach the true norms from below and are not bounds; those are in `lipschitz.py`.
 """
 
 import math
@@ -28,7 +28,7 @@ def keep_vectors(net: Net, shape: tuple[int, ...]) -> None:
     """
     weight = next(net.parameters())
     x = torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)
-    generator = torch.Generator().manual_seed(0)  # the start hardly matters, the global RNG must stay untouched
+    generator = torch.Generator().manual_seed(0)  # the start hardly matters, but the global RNG must stay untouched
     with torch.no_grad(), eval_mode(net):
         for layer, inputs in leaves(flat(net.normalise, net.body, net.head), x):
             bound = layer_bound(layer, inputs)

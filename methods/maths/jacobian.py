@@ -1,6 +1,6 @@
 """Products with the Jacobian of the logits with respect to the input, per example.
 
-They assume that the output for one image does not depend on the others: not so with batch norm in train mode.
+They assume that the output for one image does not depend on the others, which batch norm in train mode violates.
 """
 
 import torch

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> Radii | NotApplicable:
-    """L2 radii within which a network in eval mode, of layers in a row, cannot change its class.
+    """L2 radii within which the class of a feed-forward network in eval mode cannot change.
 
     radius = min_{j != p} (z_p - z_j) / (L ||w_p - w_j||), p the predicted class, w the rows of the last layer [K, d]
     and L an upper bound on the Lipschitz constant of the features, the product of the layers' norms in float64

@@ -24,7 +24,7 @@ def matrix_norm(matrix: Tensor) -> Tensor:
 def eigenvalue_bound(gram: Tensor, squarings: int = 26) -> Tensor:
     """At least the largest eigenvalues of positive matrices [..., n, n], at most n^(1/2p) times that, p = 2^squarings.
 
-    They are ||G^p||_F^(1/p). Unlike eigvalsh it lets a GPU run on: nothing is sent to the host.
+    They are ||G^p||_F^(1/p). Unlike eigvalsh, this does not synchronise with a GPU.
     """
     bound, power = 1.0, 1.0
     for _ in range(squarings + 1):
@@ -68,7 +68,7 @@ def convolution_matrix(
 def reached_outputs(weight: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """For every input of the convolution the indices of the outputs that it can reach, [C * pixels, s].
 
-    The number s is that of the best connected input; the others have it filled up with outputs that they do not reach.
+    The number s is that of the best connected input; the others are padded with outputs that they do not reach.
     """
     kernel = (weight.shape[2], weight.shape[3])
     joined = _joined(kernel, size, stride, padding, weight.dtype, weight.device).amax(0).T  # [pixels, positions]
@@ -78,7 +78,7 @@ def reached_outputs(weight: Tensor, size: tuple[int, int], stride: tuple[int, in
     return (positions[:, None] + channels).flatten(1).repeat(weight.shape[1], 1)
 
 
-@cache  # for good: recorded steps know these tensors by their place
+@cache  # never evicted: recorded steps refer to these tensors by address
 @torch.inference_mode(False)
 def _joined(
     kernel: tuple[int, int],

@@ -19,7 +19,7 @@ _FLAT = 1e-10  # squared gradient norm below which no boundary is in sight
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode, and back into its own mode at the end."""
+    """A block with every module in eval mode; afterwards each returns to its own mode."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:

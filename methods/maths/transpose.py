@@ -1,4 +1,4 @@
-"""Transposed convolutions to few channels, such as the pixels of images: CPUs are slow at them otherwise."""
+"""Transposed convolutions to few channels, such as the pixels of images, for which oneDNN is slow on a CPU."""
 
 import torch
 from torch import Tensor

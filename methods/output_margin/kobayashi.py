@@ -1,4 +1,4 @@
-"""Large margin in softmax cross-entropy: the probabilities of the rivals are drawn towards each other."""
+"""Large margin in softmax cross-entropy: the probabilities of the rivals are pulled towards each other."""
 
 import math
 from typing import ClassVar
@@ -25,7 +25,7 @@ class Kobayashi(Method):
         year=2019,
         claims=("feature_margin",),
         neutral={"weight": 0.0, "deg_logit": 0.0},
-        deviations=("deg_logit is an amount, the authors' code has it on (1) or off (0)",),
+        deviations=("deg_logit is a number; in the authors' code it is on (1) or off (0)",),
     )
 
     weight: float = param(

@@ -45,7 +45,7 @@ class MSoftmax(Method):
         deviations=(
             "logits are not normalised and weights may grow, so training can make up for m, as in the paper; weight"
             " decay, which limits that, belongs to the suite",
-            "m, V and diversity are choices: the paper's values were not at hand",
+            "m, V and diversity were chosen here: the paper's values were not at hand",
             "the classifiers keep the bias of the suite's network; HSIC sees the weights only",
         ),
         presets={"em_softmax": {"classifiers": 2}},

@@ -1,4 +1,4 @@
-"""Optimal margin distribution: output margins are drawn into a band instead of pushed past a threshold."""
+"""Optimal margin distribution: output margins are pulled into a band instead of pushed past a threshold."""
 
 from typing import ClassVar
 

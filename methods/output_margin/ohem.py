@@ -25,7 +25,7 @@ class OHEM(Method):
             "images of the batch take the place of an image's regions; the paper keeps 128 of about 4,000 regions,"
             " a share that would leave 2 images of a batch of 64",
             "nothing corresponds to the suppression of overlapping regions",
-            "one pass over the batch, of which the easy part gets no gradient; the paper passes the hard part again",
+            "one pass over the batch, whose easy part gets no gradient; the paper passes the hard part again",
         ),
     )
 

@@ -25,7 +25,7 @@ class PMM(Method):
     """L = (1/B) sum_i C_i + alpha(e) R, on features phi [B, d], head weights W [K, d], logits z [B, K].
 
     form=paper: R = (1/B) sum_i ||w_y - w_m||^2 * max_i ||phi_i||^2, with y the label of example i and
-                m = argmax_{j != y} z_ij its runner-up, which is never the label, also where i is misclassified.
+                m = argmax_{j != y} z_ij its runner-up, which is never the label, even where i is misclassified.
     form=code:  R = (max_i ||phi_i|| * (1/B) sum_i ||w_y - w_m||)^2, which is at most the paper's, and alpha = 0
                 during the first epoch.
     risk=ce:    C_i = -log softmax(z_i)[y];  risk=hinge: C_i = max(0, 1 - (z_iy - z_im)).
@@ -45,7 +45,7 @@ class PMM(Method):
         neutral={"alpha_start": 0.0, "alpha_end": 0.0},
         deviations=(
             "risk and regulariser are means over the batch, as in the authors' code; the paper writes sums, which"
-            " only scales the learning rate, alpha stays the same",
+            " only scales the learning rate; alpha stays the same",
             "the last epoch has alpha(E-1), one increment short of alpha_end, as the authors' schedule does",
         ),
     )

@@ -33,7 +33,7 @@ class Triplet(Method):
             "batches are the suite's, at random; the paper fills batches of 1,800 with about 40 of each face",
             "the nearest semi-hard negative is taken, the paper leaves the choice open; a pair whose negatives are all"
             " nearer than p takes the farthest one, so that the same number of terms is computed every time",
-            "the mean is over all pairs of the batch, also those whose term is 0",
+            "the mean is over all pairs of the batch, including those whose term is 0",
         ),
     )
 

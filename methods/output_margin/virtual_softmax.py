@@ -12,7 +12,7 @@ from marginbench.methods.maths.angles import bias_free
 class VirtualSoftmax(Method):
     """L = CE([z, v], y), logits z = phi W^T [B, K] without bias and the virtual logit v_i = ||w_y|| ||phi_i||, [B, 1].
 
-    v is the logit of a virtual class weight ||w_y|| phi / ||phi||, drawn into the class of its own example: v >= z_y,
+    v is the logit of a virtual class weight ||w_y|| phi / ||phi||, one for each example: v >= z_y,
     so p_y <= 1/2 and L >= log 2. Its gradient flows into phi and w_y. The network built gives the K logits only.
     """
 

@@ -60,7 +60,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Sum:
-    """What two paths make of the same input, added: a residual block."""
+    """The sum of two paths on the same input: a residual block."""
 
     paths: tuple["Path", "Path"]
 
@@ -120,7 +120,7 @@ def _power(rows: Tensor, power: Power) -> Tensor:
 
 
 class _PowerTimes(torch.autograd.Function):
-    """The product with a backward pass that makes one tensor of the size of the rows, in place of five."""
+    """The product, with a backward pass that allocates one tensor of the size of the rows instead of five."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, x: Tensor, power: Power) -> Tensor:
@@ -142,7 +142,7 @@ class _PowerTimes(torch.autograd.Function):
 def interval_bounds(path: Path, box: Interval) -> tuple[list[Interval], Interval]:
     """Bounds [B, m] of every pre-activation, and of the features, over a box of images [B, n].
 
-    The pre-activations are in the order of the path, in a sum those of its first path first: so are all lists here.
+    The pre-activations are in the order of the path, in a sum those of its first path first, as in all lists here.
     """
     before: list[Interval] = []
     centre, radius = _follow(path, (box[0] + box[1]) / 2, (box[1] - box[0]) / 2, before)
@@ -199,7 +199,7 @@ def adaptive(bounds: Interval) -> Relaxation:
 class _Relaxed(torch.autograd.Function):
     """Rows [B, S, m] before the ReLUs with the line that counts for their sign, and its constants [B, S].
 
-    With fewer tensors than autograd would make of the same formula: memory is what takes the time.
+    With fewer tensors than autograd would need for the same formula: memory traffic is what takes the time.
     """
 
     @staticmethod

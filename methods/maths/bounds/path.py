@@ -1,4 +1,4 @@
-"""A network as affine maps, ReLUs and residual sums, for the bounds that know these."""
+"""A network as affine maps, ReLUs and residual sums, the form in which bounds take it."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from marginbench.methods.maths.lipschitz import flat, is_plain, pair, zero_padde
 from marginbench.methods.maths.operator_norm import convolution_matrix, reached_outputs
 from marginbench.methods.net import Net, Normalise, Residual, Scale, Subsample
 
-DENSE = 2**17  # convolutions with at most so many entries are written out as matrices
+DENSE = 2**17  # convolutions with at most this many entries are written out as matrices
 
 
 def path_of(net: Net, shape: tuple[int, ...], dtype: torch.dtype | None = None, clean: Tensor | None = None) -> Path:
@@ -72,7 +72,7 @@ class _Stage:
 
 
 def _follow(layers: Iterable[nn.Module], stage: _Stage, branch: bool = False) -> tuple[Path, _Stage]:
-    """The layers as blocks, and what is known behind them. What enters a branch may be negative, pixels may not."""
+    """The layers as blocks, and what is known behind them. The input of a branch may be negative, pixels may not."""
     blocks: list[list[Affine | Sum]] = [[]]
     for layer in layers:
         if is_plain(layer, nn.ReLU):

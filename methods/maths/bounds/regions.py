@@ -1,4 +1,4 @@
-"""The affine map that a ReLU network is around an image: pre-activations, logits, and their Jacobians."""
+"""The affine map that a ReLU network computes around an image: pre-activations, logits, and their Jacobians."""
 
 from dataclasses import dataclass, replace
 
@@ -67,7 +67,7 @@ def region_along(path: Path, head: Affine, x: Tensor) -> Region:
 
 
 def unit_distances(region: Region, norm: Norm) -> Tensor:
-    """[B, N] distances, signed by nothing, of x from the planes on which the hidden units switch."""
+    """[B, N] unsigned distances of x from the planes on which the hidden units switch."""
     return region.units.abs() / region.unit_lengths(norm).clamp_min(TINY)
 
 

@@ -1,4 +1,4 @@
-"""Linear functions of what enters a layer, one for each unit behind it, pulled back to the pixels or pushed forward."""
+"""Linear functions of a layer's input, one for each unit behind it, pulled back to the pixels or pushed forward."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -44,10 +44,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class Patches:
-    """Rows of all units of a convolution: a unit sees the window of the images [C, H, W] that its position looks at.
+    """Rows of all units of a convolution: a unit sees the window of the images [C, H, W] at its position.
 
-    Far smaller than rows written out where windows are: units of the first layers. What a window has beyond the border
-    counts for nothing.
+    Far smaller than dense rows where windows are small, as in the first layers. What lies beyond the border counts for
+    nothing.
     """
 
     values: Tensor  # [B or 1, L or 1, O, C kh kw] for units of O channels and L positions
@@ -119,7 +119,7 @@ class Line:
     """In place of a ReLU: slope x + error, give or take the error."""
 
     slope: Tensor  # [B, m]
-    error: Tensor | None = None  # [B, m]; none: 0
+    error: Tensor | None = None  # [B, m]; None: 0
 
 
 def pull(rows: Rows, path: Path, lines: Iterator[Line]) -> tuple[Rows, Tensor | float]:
@@ -176,7 +176,7 @@ class Point:
     path: Path  # from the pixels to here
     lines: tuple[Line, ...]  # of its ReLUs
     value: Tensor  # [B, m] what the middle of the ball becomes
-    columns: Columns | None = None  # none: rows have to be pulled back
+    columns: Columns | None = None  # None: rows have to be pulled back
 
     def rows(self, specified: Tensor | None = None) -> tuple[Rows, Tensor | float]:
         """Rows of the values here, or of rows [B, S, m] of them, on the pixels; and how far errors move them."""
@@ -247,7 +247,7 @@ Relu = Callable[[Point, Rows, Tensor | float], Line]  # of a point, its rows on 
 
 
 def follow(path: Path, point: Point, relu: Relu) -> Point:
-    """The end of a path from a point on, `relu` being asked at every ReLU for the line that takes its place."""
+    """The end of a path from a point on; `relu` gives the line that replaces each ReLU."""
     for depth, block in enumerate(path):
         if depth:
             rows, moved = point.rows()
@@ -276,7 +276,7 @@ def lengths(rows: Rows, reach: Tensor, norm: Norm) -> Tensor:
     """How far the values of rows can move with their n inputs: [B or 1, S].
 
     Args:
-        reach: [B or 1, n] how far each input may move in linf; in l2 factors of inputs that move by 1 in all.
+        reach: [B or 1, n] how far each input may move in linf; in l2 factors of inputs that move by 1 together.
     """
     if norm == "linf":
         return rows.powers(1, reach.abs())
@@ -294,7 +294,7 @@ def parallel_margins(path: Path, ball: Ball, rows: Tensor, constants: Tensor) ->
 def parallel_relaxations(path: Path, ball: Ball) -> tuple[list[Relaxation], Point, Tensor]:
     """The relaxations of all ReLUs, each from bounds through all layers before it; the path's end; the pixels' scale.
 
-    A pair of parallel lines is one line through their middle and an error of half their distance. The centre of the
+    A pair of parallel lines is the line midway between them, with an error of half their distance. The centre of the
     ball goes forward through the middle lines; how far values can be from there is pulled back.
     """
     relaxations: list[Relaxation] = []

@@ -23,13 +23,13 @@ def certified_radii(
     """The largest radii found at which `margins` proves that the predicted class cannot change.
 
     Bounds are computed in float64; the gap is lowered by 1e-5 of the largest logit, since the network computes its
-    logits in float32. A bound at one radius holds for all smaller ones, so that the search needs no monotony.
+    logits in float32. A bound at one radius holds for all smaller ones, so the bound need not be monotone.
 
     Args:
         x: [B, C, H, W] images in [0, 1].
         margins: (path, ball, rows, constants) to lower bounds [B, K] of z_p - z_j, p the predicted class.
-        all_rows: it writes out the rows of all hidden units on the pixels, which wide networks have too many of.
-        halvings: of the interval from 0 to the diameter of the box; the last one's length is the resolution.
+        all_rows: `margins` writes out the rows of all hidden units on the pixels, too many in wide networks.
+        halvings: of the interval from 0 to the diameter of the box; its last length is the resolution.
     """
     if not all(bool(p.isfinite().all()) for p in net.parameters()):
         return NotApplicable("the weights are not finite")
@@ -58,7 +58,7 @@ def certified_radii(
 
 
 def largest_positive(function: Callable[[Tensor, Tensor], Tensor], start: Tensor, end: float, halvings: int) -> Tensor:
-    """Points [B] at which the values [B, K] were all found positive, 0 or close to points where they were not.
+    """Points [B] at which all values [B, K] were found positive: 0, or close to a point where one was not.
 
     A secant search for each row (regula falsi as varied by Anderson and Bjorck), with a bisection where it is slow.
 

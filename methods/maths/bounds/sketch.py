@@ -1,4 +1,4 @@
-"""Norms of the gradients of all hidden units at the cost of a few passes: random directions pushed through the network.
+"""Gradient norms of all hidden units for the cost of a few passes: random directions are pushed through the network.
 
 For networks on which rows for every unit on every pixel (methods/maths/bounds/rows.py) take too much memory.
 """
@@ -32,7 +32,7 @@ def push(path: Path, value: Tensor, directions: Tensor, relu: Relu) -> tuple[Ten
 
 
 def is_wide(path: Path, pixels: int) -> bool:
-    """Whether rows of all hidden units on so many pixels are too many."""
+    """Whether rows of all hidden units on this many pixels are too many."""
     return pixels * _count_units(path, pixels)[0] > WIDE
 
 
@@ -52,7 +52,7 @@ def _count_units(path: Path, size: int) -> tuple[int, int]:
 
 
 def too_wide(path: Path, pixels: int) -> NotApplicable | None:
-    """Why nothing exact is known about all hidden units, if so."""
+    """Why exact rows of all hidden units are out of reach, or None."""
     if not is_wide(path, pixels):
         return None
     return NotApplicable(f"pixels times hidden units exceed {WIDE:,}: exact rows of all units take too much memory")
