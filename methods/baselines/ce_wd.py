@@ -23,7 +23,7 @@ class CEWeightDecay(Method):
         claims=("accuracy",),
         neutral={"decay": 0.0},
         deviations=(
-            "the decay is a multiple of the learning rate, as in PyTorch; in algorithm 2, of the base rate",
+            "the decay is a multiple of the learning rate, as in PyTorch; in algorithm 2 it is independent of it",
             "AdamW, the default of the suites, decouples the decay from the gradient and multiplies it by the learning"
             " rate of the schedule: values usual for SGD, 1e-4 to 1e-3, would do nothing, and the default would be far"
             " too much for SGD",

@@ -22,6 +22,7 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
+from marginbench.methods.maths.bounds.training import share_param
 from marginbench.methods.maths.estimate import advance, estimate, keep_vectors
 from marginbench.methods.maths.lipschitz import is_plain, lipschitz_radius
 
@@ -73,21 +74,11 @@ class LMT(Method):
         ge=0,
     )
     variant: Literal["basic", "plus"] = param(
-        "basic",
-        "penalty by one constant or by pairs of classes",
-        unit="-",
-        source="section 4",
-        search=("basic", "plus"),
+        "basic", "penalty by one constant or by class pairs", unit="-", source="section 4", search=("basic", "plus")
     )
     gate: bool = param(False, "penalise up to the margin only", unit="-", source="section 4", search=(False, True))
-    ramp_end: float = param(
-        0.0,
-        "where c reaches its value; 0: it is constant",
-        unit="share of training",
-        source="authors' code, MNIST",
-        search=(0.0, 0.03125),
-        ge=0,
-        le=1,
+    ramp_end: float = share_param(
+        0.0, "where c reaches its value; 0: it is constant", "authors' code, MNIST", 0.0, 0.03125
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -58,9 +58,7 @@ class AllLayerMargin(Method):
     def _ascent(self, net: Net, batch: Batch) -> dict[int, Tensor]:
         """The perturbations, one per hidden layer, in the shape of its output."""
         layers = weighted_layers(net.body)
-        deltas: dict[
-            int, Tensor
-        ] = {}  # in the order in which the layers run, which for residual sums is not that of the list
+        deltas: dict[int, Tensor] = {}  # in the order in which the layers run: in residual sums not that of the list
 
         def perturb(i: int, h: Tensor) -> Tensor:
             delta = deltas.setdefault(i, torch.zeros_like(h).requires_grad_())
