@@ -37,7 +37,9 @@ def load_plugin(path: str | Path) -> list[type[Method]]:
 def load_installed_plugins() -> None:
     """Load what other packages offer: modules named by entry points of the group `marginbench.plugins`."""
     names()  # first: no plug-in must take the key of a built-in method
-    load_installed(ENTRY_POINTS, _take)
+    for module in load_installed(ENTRY_POINTS, _take):
+        for registry in REGISTRIES:
+            registry.drop(registry.added_by(module))
 
 
 def loaded_files() -> list[Path]:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import pkgutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,9 +40,8 @@ class Registry(dict[str, T]):
         origin = _origin((thing if maker is None else maker).__module__)
         known = self._origins.get(name)
         if known is not None and known.file != origin.file:
-            raise MarginbenchError(
-                f"{origin.file}: the name {name!r} is already taken by {known.file}: choose another name"
-            )
+            ours, theirs = sorted((known, origin), key=lambda o: o.module.startswith(BUILT_IN), reverse=True)
+            raise MarginbenchError(f"{theirs.file}: the name {name!r} is already taken by {ours.file}: choose another")
         self[name] = thing
         self._origins[name] = origin
 
@@ -69,7 +69,11 @@ class Registry(dict[str, T]):
 
     def forget(self, prefix: str) -> None:
         """Remove what comes from modules whose names begin with `prefix`: another version of them may follow."""
-        for name in [name for name, origin in self._origins.items() if origin.module.startswith(prefix)]:
+        self.drop([name for name, origin in self._origins.items() if origin.module.startswith(prefix)])
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove these names."""
+        for name in names:
             del self[name], self._origins[name]
 
 

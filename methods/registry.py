@@ -96,8 +96,7 @@ def load_methods(module: ModuleType) -> list[type[Method]]:
     try:
         return [register(cls) for cls in found]
     except MarginbenchError:
-        _methods.clear()
-        _methods.update(before)
+        _restore(before)
         raise
 
 
@@ -107,15 +106,29 @@ def forget(prefix: str) -> None:
         del _methods[key]
 
 
-def load_installed(group: str, add: Callable[[Any], object]) -> None:
-    """Call `add` with each entry point of the group. Where that fails, a warning names the package."""
+def load_installed(group: str, add: Callable[[Any], object]) -> list[str]:
+    """Call `add` with each entry point of the group. Where that fails, a warning names the package.
+
+    Returns:
+        the modules that failed; none of their methods is registered.
+    """
+    failed = []
     for entry in importlib.metadata.entry_points(group=group):
+        before = dict(_methods)
         try:
             add(entry.load())
         except (Exception, SystemExit) as error:  # a fault of another package must not stop those who do not use it
             package = entry.dist.name if entry.dist else "of unknown name"
             reason = str(error) if isinstance(error, MarginbenchError) else one_line(error)
             logger.warning("plug-in %s of package %s is disabled: %s", entry.value, package, reason)
+            _restore(before)
+            failed.append(entry.module)
+    return failed
+
+
+def _restore(methods: dict[str, type[Method]]) -> None:
+    _methods.clear()
+    _methods.update(methods)
 
 
 def hook_arguments(contract: int) -> dict[str, list[str]]:

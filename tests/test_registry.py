@@ -41,6 +41,16 @@ def test_a_name_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert registry.find("mine", "thing") is again.make
 
 
+def test_the_built_in_thing_keeps_its_name_whichever_came_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = module("outside", tmp_path / "outside.py", monkeypatch)
+    registry: Registry[object] = Registry()
+    registry.add("mine", outside.make)
+    with pytest.raises(MarginbenchError, match=r"outside\.py: the name 'mine' is already taken by .*seeds\.py"):
+        registry.add("mine", derive_seed)
+
+
 def test_an_unknown_name_is_answered_with_a_suggestion() -> None:
     registry: Registry[object] = Registry()
     registry.add("seed", derive_seed)

@@ -15,7 +15,7 @@ import torch
 
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memory
-from marginbench.benchmarks.plugins import load_plugin
+from marginbench.benchmarks.plugins import load_installed_plugins, load_plugin
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.execute import Job, execute
 from marginbench.benchmarks.runs.plan import Cell, make_plan
@@ -105,6 +105,7 @@ def get_ready(suite: Suite, device: torch.device, data_dir: Path, plugins: Seque
     Raises:
         MarginbenchError: data or plug-ins that it does not find.
     """
+    load_installed_plugins()
     for path in plugins:
         load_plugin(path)
     keep_freed_memory()

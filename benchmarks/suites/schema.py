@@ -13,6 +13,7 @@ from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.nets.networks import NETWORKS
+from marginbench.benchmarks.plugins import load_installed_plugins
 from marginbench.benchmarks.probes.listed import PROBES
 from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators
 from marginbench.methods import MarginbenchError, Task
@@ -123,6 +124,7 @@ def load_suite(name: str) -> Suite:
     Raises:
         MarginbenchError: unknown suite, missing file, or a key that is wrong, each named with its path.
     """
+    load_installed_plugins()  # a suite may name what they add
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
     elif name in suite_names():

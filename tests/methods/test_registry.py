@@ -246,13 +246,23 @@ def test_a_broken_entry_point_is_a_warning_and_disables_itself_alone(
     installed(monkeypatch, tmp_path, "broken_package", group, "import no_such_module\n")
     installed(monkeypatch, tmp_path, "greedy_package", group, HEAD.replace("KEY", "half") + second)
     installed(monkeypatch, tmp_path, "empty_package", group, "x = 1\n")
-    load_installed_plugins()
+    adding = "import marginbench.benchmarks.registry as r\ndef f(): pass\nr.REGISTRIES[-1].add('half', f)\n"
+    installed(monkeypatch, tmp_path, "halfway_package", group, adding + "1 / 0\n")
+    things: Registry[Any] = Registry()
+    try:
+        load_installed_plugins()
+        assert not things or group == "marginbench.methods"  # registries belong to the other group
+    finally:
+        REGISTRIES.remove(things)
     assert {"good_package", "arcface"} <= set(names()) and "half" not in names()
     assert get("arcface").__module__ == "marginbench.methods.output_margin.arcface"
     warnings = sorted(record.getMessage() for record in caplog.records)
-    assert len(warnings) == 3
+    assert len(warnings) == 4
     for text, package, word in zip(
-        warnings, ("broken", "empty", "greedy"), ("no_such_module", "no subclass", "'arcface' is already"), strict=True
+        warnings,
+        ("broken", "empty", "greedy", "halfway"),
+        ("no_such_module", "no subclass", "'arcface' is already", "division by zero"),
+        strict=True,
     ):
         assert f"of package {package}_package is disabled" in text and word in text
 
