@@ -52,12 +52,7 @@ class MSoftmax(Method):
     )
 
     m: float = param(
-        1.0,
-        "subtracted from the label's logit",
-        unit="logits",
-        source="chosen: see deviations",
-        search=(0.5, 1.0, 2.0, 4.0),
-        ge=0,
+        1.0, "margin of the label", unit="logits", source="chosen: see deviations", search=(0.5, 1.0, 2.0, 4.0), ge=0
     )
     classifiers: Annotated[int, Field(ge=1)] = param(
         1, "V; 1: no ensemble", unit="-", source="chosen: see deviations", search=(1, 2, 4)
