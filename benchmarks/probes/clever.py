@@ -6,7 +6,7 @@ Approach, ICLR 2018, arXiv 1801.10578. A network that hides its gradients has a 
 
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -26,9 +26,9 @@ WORST_FIT = 1e-3  # p of the Kolmogorov-Smirnov test below which the fit counts 
 class Clever(Probe):
     """CLEVER scores; those of images with a wrong class are 0."""
 
-    key: ClassVar[str] = "clever"
-    rank: ClassVar[int] = 3
-    columns: ClassVar[tuple[Column, ...]] = tuple(
+    key = "clever"
+    rank = 3
+    columns = tuple(
         Column(
             f"clever_{norm}",
             f"CLEVER {NORM_TEXT[norm]}",

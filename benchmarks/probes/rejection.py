@@ -12,7 +12,7 @@ where the attack seeks the x' with the largest confidence in a wrong class.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -32,9 +32,9 @@ from marginbench.methods.maths.perturb import backtracking, random_start
 class Rejection(Probe):
     """Robustness where images of low confidence may be refused."""
 
-    key: ClassVar[str] = "rejection"
-    rank: ClassVar[int] = 1
-    columns: ClassVar[tuple[Column, ...]] = (
+    key = "rejection"
+    rank = 1
+    columns = (
         Column(
             "rejection_rate", "rejected %", 100, 1, ascending=True, on_page=False, meaning="Share of images refused."
         ),

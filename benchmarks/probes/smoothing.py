@@ -15,7 +15,6 @@ give: two tables compare only at the same n and alpha.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,9 +38,9 @@ OTHER_ROWS = 100 * BLOCK
 class Smoothing(Probe):
     """The smoothed classifier g; the settings are the arguments of `smoothing_arrays`."""
 
-    key: ClassVar[str] = "smoothing"
-    rank: ClassVar[int] = 2
-    columns: ClassVar[tuple[Column, ...]] = (
+    key = "smoothing"
+    rank = 2
+    columns = (
         Column("smoothed_accuracy", "smoothed %", 100, 1, meaning="Accuracy of the vote over noisy copies."),
         Column(
             "smoothed_certified_accuracy_l2",

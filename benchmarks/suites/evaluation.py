@@ -3,12 +3,14 @@
 import copy
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -40,38 +42,38 @@ class Evaluation(BaseModel):
     points: Positive  # the first of the test set
     attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
     certificates: dict[str, Settings]
-    probes: dict[str, Any] = {}
-    """Key to `Probe`, in the order of their columns. In files and dumps each is a section of its own."""
+    _sections: dict[str, Settings] = PrivateAttr(default_factory=dict)  # of probes, without their classes: see `probes`
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _sections(cls, values: Any) -> Any:
-        """Sections of probes become probes."""
+    def _with_sections(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(values, dict):
-            return values
-        rest = {key: value for key, value in values.items() if key not in PROBES}
-        probes = {key: _probe(key, values[key]) for key in probe_keys() if values.get(key) is not None}
-        return {**rest, "probes": probes} if probes else rest
+            return handler(values)
+        given = {key: values[key] for key in probe_keys() if values.get(key) is not None}
+        sections = {key: _probe(key, section).model_dump() for key, section in given.items()}
+        made = handler({key: value for key, value in values.items() if key not in PROBES})
+        made._sections = sections
+        return made
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """Key to probe, in the order of their columns.
+
+        They are built at every call: another process can read the suite before it has loaded the plug-ins.
+        """
+        return {key: _probe(key, section) for key, section in self._sections.items()}
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Probes as sections; None for those that there are not."""
         out: dict[str, Any] = handler(self)
-        out.pop("probes", None)
-        sections = {key: self.probes.get(key) for key in probe_keys()}
-        for key, probe in sections.items():
-            if probe is not None:
-                out[key] = probe.model_dump(mode=info.mode, exclude_none=info.exclude_none)
+        probes = self.probes
+        for key in probe_keys():
+            if key in probes:
+                out[key] = probes[key].model_dump(mode=info.mode, exclude_none=info.exclude_none)
             elif not info.exclude_none:
                 out[key] = None
         return out
-
-    @field_validator("probes")
-    @classmethod
-    def _are_probes(cls, probes: dict[str, Any]) -> dict[str, Any]:
-        if not all(isinstance(probe, Probe) for probe in probes.values()):
-            raise ValueError(f"write a section [evaluation.KEY] for each: {', '.join(probe_keys())}")
-        return probes
 
     @field_validator("epsilon")
     @classmethod
@@ -96,7 +98,7 @@ class Evaluation(BaseModel):
     def sources(self) -> dict[str, str]:
         """Hashes of the files that named attacks, certificates and probes come from, without those built in."""
         named = {"attacks": (ATTACKS, self.attacks), "certificates": (CERTIFICATES, self.certificates)}
-        tables: dict[str, tuple[Any, Mapping[str, Any]]] = {**named, "probes": (PROBES, self.probes)}
+        tables: dict[str, tuple[Any, Mapping[str, Any]]] = {**named, "probes": (PROBES, self._sections)}
         found = {
             f"{kind}.{name}": registry.source(name)
             for kind, (registry, table) in tables.items()
@@ -111,9 +113,7 @@ def probe_keys() -> list[str]:
     return sorted(PROBES, key=lambda key: (PROBES[key].rank, key))
 
 
-def _probe(key: str, values: Any) -> Any:
-    if isinstance(values, Probe):
-        return values
+def _probe(key: str, values: Any) -> Probe:
     try:
         return PROBES[key].model_validate(values)
     except ValidationError as error:  # with the key in its place

@@ -167,7 +167,7 @@ def _explain(error: Any) -> str:
         for part in error["loc"][:-1]:
             annotation = PROBES[part] if section is Evaluation else section.model_fields[part].annotation
             section = next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)
-        known = [name for name in section.model_fields if name not in ("folder", "probes")]
+        known = [name for name in section.model_fields if name != "folder"]
         known += PROBES if section is Evaluation else ()
         return f"unknown key {where!r}: {suggest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":

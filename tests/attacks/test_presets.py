@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.ray import is_adversarial
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Query
+from marginbench.benchmarks.evaluation.canaries import planted
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.benchmarks.suites.schema import load_suite
+from marginbench.benchmarks.suites.schema import Evaluation, load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
+from marginbench.methods.userfile import USER_MODULE
 
 TABLE = """[evaluation.attacks]
 deepfool = { steps = 5 }
@@ -263,3 +266,55 @@ def test_a_foreign_attack_that_fails_is_infinite_and_a_wrong_shape_is_named() ->
     assert upper is not None and upper.isinf().all()
     with pytest.raises(MarginbenchError, match=r"'flat' returned \(5, 64\)"):
         foreign(flat).propose(q)
+
+
+TRAITS = {
+    "in the table": ("def make(model, norm, epsilon):\n    return lambda x, y: 0.5 * x\n", {"gradient": False}),
+    "in the file": ("gradient = False\n\ndef make(model, norm, epsilon):\n    return lambda x, y: 0.5 * x\n", {}),
+    "at the function": (
+        "def make(model, norm, epsilon):\n    return lambda x, y: 0.5 * x\n\nmake.gradient = False\n",
+        {},
+    ),
+    "by the decorator": (
+        "from marginbench.benchmarks import attack\n\n@attack(gradient=False)\ndef make(q):\n    return 0.5 * q.x\n",
+        {},
+    ),
+}
+
+
+def doubts_with(name: str, settings: dict[str, Any]) -> dict[str, str]:
+    """What is doubted where gradients are 0 and half the light is enough to change every class."""
+    canary = planted()
+    attacks = {"deepfool": {}, name: settings}
+    suite = Evaluation(points=64, epsilon={"linf": 0.05, "l2": 0.25}, attacks=attacks, certificates={})
+    return evaluate(canary.net, no_certificate, canary.data, suite, "test").doubts
+
+
+@pytest.mark.parametrize("where", TRAITS)
+def test_a_file_may_say_that_its_attack_uses_no_gradients(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is then doubted like a built-in attack of which that is known; otherwise it counts as a white-box attack."""
+    source, traits = TRAITS[where]
+    (tmp_path / "my_attack.py").write_text(source)
+    found = doubts_with("mine", {"file": f"{tmp_path}/my_attack.py:make", **traits})
+    monkeypatch.setitem(ATTACKS, "square", replace(ATTACKS["square"], function=lambda q: 0.5 * q.x))
+    assert found == doubts_with("square", {}) and found["black_box_wins"] == "100.0% of correct points"
+    white = doubts_with("mine", {"file": f"{tmp_path}/my_attack.py:make", "gradient": True})
+    assert "black_box_wins" not in white and "mine_l2" in white["no_backward"]
+    ATTACKS.forget(USER_MODULE)
+
+
+def test_a_trait_is_true_or_false(tmp_path: Path) -> None:
+    (tmp_path / "my_attack.py").write_text(TRAITS["in the table"][0])
+    with pytest.raises(MarginbenchError, match=r"my_attack.py: gradient='no': should be true or false"):
+        load_attack("mine", {"file": f"{tmp_path}/my_attack.py:make", "gradient": "no"})
+
+
+def test_settings_of_a_decorated_attack_are_checked(tiny: Path) -> None:
+    (tiny.parent / "my_attack.py").write_text(TRAITS["by the decorator"][0].replace("(q)", "(q, *, steps=3)"))
+    for entry, words in (("step = 4", "did you mean 'steps'"), ('steps = "4"', "steps='4': should be like 3")):
+        table = f'[evaluation.attacks]\nmine = {{ file = "my_attack.py:make", {entry} }}\n'
+        with pytest.raises(MarginbenchError, match=f"evaluation.attacks.mine: .*{words}"):
+            load_suite(str(with_attacks(tiny, table)))
+    ATTACKS.forget(USER_MODULE)

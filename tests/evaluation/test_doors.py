@@ -1,0 +1,172 @@
+"""An attack, a certificate, a probe and a doubt of one's own: each is one file, and nothing else is edited.
+
+The files are in tests/doors/, as a user would write them.
+"""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from marginbench.benchmarks.attacks.listed import ATTACKS
+from marginbench.benchmarks.certificates.listed import CERTIFICATES
+from marginbench.benchmarks.evaluation.canaries import linear, planted
+from marginbench.benchmarks.evaluation.doubts import DOUBTS
+from marginbench.benchmarks.evaluation.sandwich import evaluate
+from marginbench.benchmarks.probes.listed import PROBES
+from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.registry import REGISTRIES
+from marginbench.benchmarks.suites.schema import Evaluation, Suite, load_suite
+from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
+from marginbench.methods.userfile import USER_MODULE, load_user_file
+
+FEW = "Fewer than 100 points were evaluated: a share of them is off by up to ten per cent."
+DOORS = Path(__file__).parents[1] / "doors"
+SUITE = """
+name = "own"
+title = "with estimators of one's own"
+seeds = 1
+data = { name = "digits", validation = 200 }
+network = { name = "linear" }
+training = { epochs = 1, batch_size = 128, learning_rate = 1e-2 }
+
+[evaluation]
+points = 64
+epsilon = { linf = 0.05, l2 = 0.25 }
+attacks = { deepfool = {}, darken = { strength = 0.4 } }
+certificates = { affine = {} }
+mirror = { vertical = true }
+"""
+
+
+@pytest.fixture(autouse=True)
+def doors_are_closed() -> Iterator[None]:
+    """What a test adds is gone after it."""
+    yield
+    for registry in REGISTRIES:
+        registry.forget(USER_MODULE)
+    for name in [name for name in sys.modules if name.startswith(USER_MODULE)]:
+        del sys.modules[name]
+
+
+def opened(folder: Path = DOORS) -> None:
+    for name in ("attack", "certificate", "probe", "doubt"):
+        load_user_file(folder / f"my_{name}.py", "plug-in")
+
+
+def a_suite(folder: Path, text: str = SUITE) -> Suite:
+    (folder / "own.toml").write_text(text)
+    return load_suite(str(folder / "own.toml"))
+
+
+def none(net: Net, x: object, norm: Norm) -> NotApplicable:
+    return NotApplicable("none")
+
+
+def test_each_is_one_file(tmp_path: Path) -> None:
+    before = [set(registry) for registry in (ATTACKS, CERTIFICATES, PROBES, DOUBTS)]
+    opened()
+    added = [set(registry) - old for registry, old in zip((ATTACKS, CERTIFICATES, PROBES, DOUBTS), before, strict=True)]
+    assert added == [{"darken"}, {"affine"}, {"mirror"}, {"few_points"}]
+    settings, canary = a_suite(tmp_path).evaluation, linear()
+    found = evaluate(canary.net, none, canary.data, settings, "test")
+    for norm in NORMS:
+        exact = canary.exact[norm].numpy()
+        known = np.isfinite(exact)
+        assert (found.arrays[f"upper_{norm}_darken"][known] >= exact[known] * (1 - 1e-5)).all()
+        np.testing.assert_allclose(found.arrays[f"lower_{norm}_affine"][known], exact[known], rtol=1e-3)
+        assert found.estimators[f"darken_{norm}"]["backward"] == 0
+    (probe,) = settings.probes.values()
+    metrics = summarise(found.arrays, settings.epsilon) | probe.metrics(found.arrays, settings.epsilon)
+    assert [column.name for column in probe.columns if column.name in metrics] == ["mirror_agreement"]
+    assert 0 < metrics["mirror_agreement"] < 1 and probe.note(settings.epsilon).startswith("mirrored =")
+    assert found.doubts["few_points"] == "64 points"
+    assert found.explanations["few_points"] == FEW and set(found.explanations) == set(found.doubts)
+    planted_found = evaluate(planted().net, none, planted().data, settings, "test")
+    assert planted_found.estimators["affine_l2"]["not_applicable"] == "the network is not affine"
+
+
+def test_sections_read_like_those_that_are_built_in(tmp_path: Path) -> None:
+    opened()
+    suite = a_suite(tmp_path)
+    assert suite.model_dump(mode="json")["evaluation"]["mirror"] == {"vertical": True}
+    assert suite.model_dump(mode="json")["evaluation"]["smoothing"] is None
+    assert Evaluation.model_validate(suite.evaluation.model_dump()) == suite.evaluation
+    assert suite.evaluation.model_copy(update={"points": 5}).probes == suite.evaluation.probes
+    for line, words in (
+        ("mirror = { vertical = 1 }", r"evaluation\.mirror\.vertical=1: input should be a valid boolean"),
+        ("mirror = { vertica = true }", r"unknown key 'evaluation\.mirror\.vertica': did you mean 'vertical'"),
+        ("mirrors = {}", r"unknown key 'evaluation\.mirrors': did you mean 'mirror'.*smoothing"),
+    ):
+        with pytest.raises(MarginbenchError, match=words):
+            a_suite(tmp_path, SUITE.replace("mirror = { vertical = true }", line))
+    with pytest.raises(ValidationError, match=r"rejection\.tpr"):
+        Evaluation.model_validate(suite.evaluation.model_dump() | {"rejection": {"tpr": 2.0, "steps": 1}})
+
+
+def test_records_depend_on_the_files_that_the_suite_names(tmp_path: Path) -> None:
+    """Built-in estimators add nothing; an edited file makes the records stale, its folder and its doubts do not."""
+    for file in DOORS.glob("my_*.py"):
+        (tmp_path / file.name).write_text(file.read_text())
+    opened(tmp_path)
+    prints = [a_suite(tmp_path).fingerprint]
+    assert len(a_suite(tmp_path).evaluation.sources()) == 3 and load_suite("digits").evaluation.sources() == {}
+    for name in ("attack", "certificate", "probe", "doubt"):
+        file = tmp_path / f"my_{name}.py"
+        file.write_text(file.read_text() + "# changed\n")
+        opened(tmp_path)
+        prints.append(a_suite(tmp_path).fingerprint)
+    assert len(set(prints[:4])) == 4 and prints[4] == prints[3]
+
+
+def test_another_process_reads_the_suite_before_it_loads_the_plug_ins(tmp_path: Path) -> None:
+    opened()
+    (tmp_path / "suite").write_bytes(pickle.dumps(a_suite(tmp_path)))
+    code = f"""
+import pickle
+from pathlib import Path
+from marginbench.methods.userfile import USER_MODULE, load_user_file
+suite = pickle.loads(Path({str(tmp_path / "suite")!r}).read_bytes())
+for name in ("attack", "certificate", "probe", "doubt"):
+    load_user_file(f"{DOORS}/my_{{name}}.py", "plug-in")
+print(suite.fingerprint, suite.evaluation.probes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    suite = a_suite(tmp_path)
+    assert done.stdout.strip() == f"{suite.fingerprint} {suite.evaluation.probes}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("attack", "darken>noise"), ("certificate", "affine>crown"), ("doubt", "few_points>collapse")]
+)
+def test_a_name_that_is_taken_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    before, after = new.split(">")
+    file = tmp_path / f"my_{old}.py"
+    file.write_text((DOORS / file.name).read_text().replace(f"def {before}(", f"def {after}("))
+    with pytest.raises(MarginbenchError, match=f"{old}.py.*the name '{after}' is already taken by .*/benchmarks/"):
+        load_user_file(file, "plug-in")
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "words"),
+    [
+        ("probe", 'key = "mirror"', "Mirror: a probe has key"),
+        (
+            "doubt",
+            '"""Fewer than 100 points were evaluated: a share of them is off by up to ten per cent."""',
+            "docstring",
+        ),
+        ("attack", "*, strength: float = 0.5", r"darken: write \(q: Query, \*, setting=default"),
+    ],
+)
+def test_what_is_not_complete_is_refused(tmp_path: Path, name: str, cut: str, words: str) -> None:
+    source = (DOORS / f"my_{name}.py").read_text()
+    assert cut in source
+    (tmp_path / "mine.py").write_text(source.replace(cut, "strength: float" if name == "attack" else ""))
+    with pytest.raises(MarginbenchError, match=words):
+        load_user_file(tmp_path / "mine.py", "plug-in")

@@ -1,0 +1,48 @@
+"""What every probe keeps to: arrays of a value for each image, a column for each metric, a note of a sentence."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from marginbench.benchmarks.evaluation.canaries import linear
+from marginbench.benchmarks.probes.listed import PROBES, Probe, Subject, probe
+from marginbench.methods import MarginbenchError, Norm
+
+EPSILON: dict[Norm, float] = {"linf": 0.05, "l2": 0.25}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rejection": {"tpr": 0.9, "steps": 3},
+    "smoothing": {"sigma": 0.1, "n": 50},
+    "clever": {"radius": EPSILON, "points": 5, "batches": 10, "samples": 4},
+}
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_arrays_metrics_columns_and_note_fit(key: str) -> None:
+    canary = linear()
+    subject = Subject(canary.net.requires_grad_(False), canary.data.test, canary.data.test, EPSILON, seed=1)
+    made = PROBES[key](**SETTINGS[key])
+    found, again = made.measure(subject), made.measure(subject)
+    for name, values in found.items():
+        assert values.shape in ((), (64,)), name
+        torch.testing.assert_close(values, again[name], equal_nan=True)
+    with torch.no_grad():
+        prediction = canary.net(canary.data.test.images(slice(None))).argmax(1)
+    arrays = {name: values.numpy() for name, values in found.items()}
+    metrics = made.metrics(arrays | {"label": canary.data.test.y.numpy(), "prediction": prediction.numpy()}, EPSILON)
+    assert set(metrics) == {column.name for column in made.columns}
+    assert all(column.header.format(**EPSILON) and column.meaning.endswith(".") for column in made.columns)
+    assert made.note(EPSILON).endswith(".")
+
+
+def test_their_columns_have_an_order() -> None:
+    assert sorted(SETTINGS, key=lambda key: PROBES[key].rank) == ["rejection", "smoothing", "clever"]
+
+
+def test_a_probe_without_columns_is_refused() -> None:
+    class Bare(Probe):
+        key = "bare"
+
+    with pytest.raises(MarginbenchError, match="Bare: a probe has columns"):
+        probe(Bare)
+    assert "bare" not in PROBES
