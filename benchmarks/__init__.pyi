@@ -17,7 +17,7 @@ from .records.column import Column as Column
 from .records.reader import read_arrays as read_arrays
 from .records.record import Record as Record
 from .runs.run_all import run_all as run_all
-from .suites.schema import Evaluation as Evaluation
+from .suites.evaluation import Evaluation as Evaluation
 from .suites.schema import Suite as Suite
 from .suites.schema import load_suite as load_suite
 from .tables.compare import compare_rows as compare_rows

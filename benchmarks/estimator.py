@@ -41,9 +41,8 @@ class Query:
 
     def rows(self, index: slice | Tensor) -> Self:
         """The same query about some of the images."""
-        parts = {"upper": self.upper, "at": self.at}
-        some = {name: None if values is None else values[index] for name, values in parts.items()}
-        return replace(self, x=self.x[index], y=self.y[index], **some)
+        upper, at = (None if values is None else values[index] for values in (self.upper, self.at))
+        return replace(self, x=self.x[index], y=self.y[index], upper=upper, at=at)
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,9 @@ class Estimator:
 
 def check_signature(function: Callable[..., Any]) -> None:
     """Raise a MarginbenchError unless the function can be an estimator."""
-    first, *rest = inspect.signature(function).parameters.values() or [None]
-    if first is None or any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in rest):
+    parameters = list(inspect.signature(function).parameters.values())
+    settings = parameters[1:]
+    if not parameters or any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in settings):
         raise MarginbenchError(
             f"{function.__module__}.{function.__qualname__}: write (q: Query, *, setting=default, ...):"
             " settings are keyword-only arguments with defaults"

@@ -9,7 +9,6 @@ true of the attack, see `attack.Attack`: in the table, or as an attribute of the
 """
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.ray import inside_box, is_adversarial, select
 from marginbench.benchmarks.estimator import Query
 from marginbench.methods import MarginbenchError
-from marginbench.methods.userfile import load_function, source_digest
+from marginbench.methods.userfile import load_function, load_user_file, source_digest
 
 Factory = Callable[..., Any]
 """make(model, norm, epsilon, **settings): an attack that is called with images [B, C, H, W] and labels [B].
@@ -73,24 +72,25 @@ def load_attack(name: str, settings: Mapping[str, Any]) -> Attack:
         MarginbenchError: no such file or function, it does not take the settings, or a trait is neither true nor false.
     """
     thing, path = load_function(str(settings["file"]), "attack")
-    module = sys.modules.get(thing.__module__)
-    found = thing if isinstance(thing, Attack) else None
-    traits = {}
-    for trait in TRAITS:
-        value = settings.get(trait, getattr(thing, trait, vars(module).get(trait)))
-        if value is not None and not isinstance(value, bool):
-            raise MarginbenchError(f"attack {path}: {trait}={value!r}: should be true or false")
-        traits |= {} if value is None else {trait: value}
     rest = {key: value for key, value in settings.items() if key not in ("file", *TRAITS)}
-    if found is None:
+    if isinstance(thing, Attack):
+        found = thing.configured(rest)
+    else:
         try:
             inspect.signature(thing).bind(None, "L2", 1.0, **rest)
         except TypeError as error:
             raise MarginbenchError(f"attack {path}: make(model, norm, epsilon, **settings): {error}") from None
         found = foreign(partial(thing, **rest))
-    else:
-        found = found.configured(rest)
-    return replace(found, name=name, **traits)
+    in_file = vars(load_user_file(path, "attack"))
+
+    def trait(key: str) -> bool:
+        value = settings.get(key, getattr(thing, key, in_file.get(key, getattr(found, key))))
+        if not isinstance(value, bool):
+            raise MarginbenchError(f"attack {path}: {key}={value!r}: should be true or false")
+        return value
+
+    gradient, minimum_norm, control = map(trait, TRAITS)
+    return replace(found, name=name, gradient=gradient, minimum_norm=minimum_norm, control=control)
 
 
 def versioned(settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.evaluation import layout
 from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary
 from marginbench.benchmarks.evaluation.sandwich import evaluate
-from marginbench.benchmarks.suites.schema import Evaluation
+from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import Net, Norm, NotApplicable, Radii
 
 SETTINGS = Evaluation(

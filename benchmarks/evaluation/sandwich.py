@@ -5,7 +5,7 @@ does not assign to the true class. A misclassified point has margin 0. Nothing h
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from marginbench.benchmarks.attacks.listed import configured_attacks
 from marginbench.benchmarks.certificates.certificate import Certificate
 from marginbench.benchmarks.certificates.listed import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.estimator import Answer, Certify, Query, ask
+from marginbench.benchmarks.estimator import Certify, Query, ask
 from marginbench.benchmarks.evaluation.doubts import collect, explanation
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.machine import seeds
@@ -28,7 +28,7 @@ from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.probes.listed import Subject
-from marginbench.benchmarks.suites.schema import Evaluation
+from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, Net, Norm, logit_margin
 
 REFERENCES = 2000  # training images that the blend attack may walk towards
@@ -178,14 +178,12 @@ class _Enclosure:
             assert distance is not None
             out[f"upper_{q.norm}_{name}"] = distance
             upper = torch.minimum(upper, distance)
-        proofs: dict[str, Callable[[Query], Answer]] = {
-            name: lambda q, prove=certificate: prove(replace(q, net=self.net.decision_net()))
-            for name, certificate in self.certificates.items()
-        }
-        proofs["own"] = lambda q: ask(self.certify, self.net, q.x, q.norm)
-        for name, prove in proofs.items() if len(q.x) else ():
+        for name in [*self.certificates, "own"] if len(q.x) else ():
             start = self.facts.begin(f"{name}_{q.norm}")
-            answer = prove(replace(q, upper=upper))
+            if name == "own":
+                answer = ask(self.certify, self.net, q.x, q.norm)
+            else:
+                answer = self.certificates[name](replace(q, net=self.net.decision_net(), upper=upper))
             if answer.lower is None:
                 self.facts.add(f"{name}_{q.norm}", not_applicable=answer.reason)
                 continue

@@ -21,7 +21,8 @@ from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.canaries import planted
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.benchmarks.suites.schema import Evaluation, load_suite
+from marginbench.benchmarks.suites.evaluation import Evaluation
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
 from marginbench.methods.userfile import USER_MODULE
 

@@ -21,7 +21,8 @@ from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.probes.listed import PROBES
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.registry import REGISTRIES
-from marginbench.benchmarks.suites.schema import Evaluation, Suite, load_suite
+from marginbench.benchmarks.suites.evaluation import Evaluation
+from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
 from marginbench.methods.userfile import USER_MODULE, load_user_file
 

@@ -16,7 +16,7 @@ from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.recheck import LEAST, unconfirmed
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
-from marginbench.benchmarks.suites.schema import Evaluation
+from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 

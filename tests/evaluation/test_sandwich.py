@@ -18,7 +18,7 @@ from marginbench.benchmarks.evaluation import sandwich as margins
 from marginbench.benchmarks.evaluation.doubts import DOUBTS
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.nets.networks import make_net
-from marginbench.benchmarks.suites.schema import Evaluation
+from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create
 
