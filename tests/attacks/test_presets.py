@@ -24,7 +24,6 @@ from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
-from marginbench.methods.userfile import USER_MODULE
 
 TABLE = """[evaluation.attacks]
 deepfool = { steps = 5 }
@@ -303,7 +302,6 @@ def test_a_file_may_say_that_its_attack_uses_no_gradients(
     assert found == doubts_with("square", {}) and found["black_box_wins"] == "100.0% of correct points"
     white = doubts_with("mine", {"file": f"{tmp_path}/my_attack.py:make", "gradient": True})
     assert "black_box_wins" not in white and "mine_l2" in white["no_backward"]
-    ATTACKS.forget(USER_MODULE)
 
 
 def test_a_trait_is_true_or_false(tmp_path: Path) -> None:
@@ -318,4 +316,3 @@ def test_settings_of_a_decorated_attack_are_checked(tiny: Path) -> None:
         table = f'[evaluation.attacks]\nmine = {{ file = "my_attack.py:make", {entry} }}\n'
         with pytest.raises(MarginbenchError, match=f"evaluation.attacks.mine: .*{words}"):
             load_suite(str(with_attacks(tiny, table)))
-    ATTACKS.forget(USER_MODULE)

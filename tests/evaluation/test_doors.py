@@ -3,16 +3,18 @@
 The files are in tests/doors/, as a user would write them.
 """
 
+import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from support import Run
 
+from marginbench.benchmarks import load_plugin
 from marginbench.benchmarks.attacks.listed import ATTACKS
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.evaluation.canaries import linear, planted
@@ -20,13 +22,12 @@ from marginbench.benchmarks.evaluation.doubts import DOUBTS
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.probes.listed import PROBES
 from marginbench.benchmarks.records.metrics import summarise
-from marginbench.benchmarks.registry import REGISTRIES
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
-from marginbench.methods.userfile import USER_MODULE, load_user_file
 
 FEW = "Fewer than 100 points were evaluated: a share of them is off by up to ten per cent."
+NAMES = ("attack", "certificate", "probe", "doubt")
 DOORS = Path(__file__).parents[1] / "doors"
 SUITE = """
 name = "own"
@@ -45,19 +46,9 @@ mirror = { vertical = true }
 """
 
 
-@pytest.fixture(autouse=True)
-def doors_are_closed() -> Iterator[None]:
-    """What a test adds is gone after it."""
-    yield
-    for registry in REGISTRIES:
-        registry.forget(USER_MODULE)
-    for name in [name for name in sys.modules if name.startswith(USER_MODULE)]:
-        del sys.modules[name]
-
-
 def opened(folder: Path = DOORS) -> None:
-    for name in ("attack", "certificate", "probe", "doubt"):
-        load_user_file(folder / f"my_{name}.py", "plug-in")
+    for name in NAMES:
+        load_plugin(folder / f"my_{name}.py")
 
 
 def a_suite(folder: Path, text: str = SUITE) -> Suite:
@@ -92,6 +83,17 @@ def test_each_is_one_file(tmp_path: Path) -> None:
     assert planted_found.estimators["affine_l2"]["not_applicable"] == "the network is not affine"
 
 
+def test_the_command_line_takes_them_as_plug_ins(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "own.toml").write_text(SUITE)
+    plugins = [word for name in NAMES for word in ("--plugin", DOORS / f"my_{name}.py")]
+    out = tmp_path / "out"
+    code, _, errors = run("run-all", "--suite", tmp_path / "own.toml", "--methods", "ce", "--out", out, *plugins)
+    assert code == 0, errors
+    (record,) = (json.loads(path.read_text()) for path in out.rglob("runs/*.json"))
+    assert 0 <= record["metrics"]["mirror_agreement"] <= 1 and "few_points" in record["doubts"]
+    assert {"darken_l2", "affine_linf", "mirror"} <= set(record["estimators"])
+
+
 def test_sections_read_like_those_that_are_built_in(tmp_path: Path) -> None:
     opened()
     suite = a_suite(tmp_path)
@@ -117,7 +119,7 @@ def test_records_depend_on_the_files_that_the_suite_names(tmp_path: Path) -> Non
     opened(tmp_path)
     prints = [a_suite(tmp_path).fingerprint]
     assert len(a_suite(tmp_path).evaluation.sources()) == 3 and load_suite("digits").evaluation.sources() == {}
-    for name in ("attack", "certificate", "probe", "doubt"):
+    for name in NAMES:
         file = tmp_path / f"my_{name}.py"
         file.write_text(file.read_text() + "# changed\n")
         opened(tmp_path)
@@ -131,10 +133,10 @@ def test_another_process_reads_the_suite_before_it_loads_the_plug_ins(tmp_path: 
     code = f"""
 import pickle
 from pathlib import Path
-from marginbench.methods.userfile import USER_MODULE, load_user_file
+from marginbench.benchmarks import load_plugin
 suite = pickle.loads(Path({str(tmp_path / "suite")!r}).read_bytes())
 for name in ("attack", "certificate", "probe", "doubt"):
-    load_user_file(f"{DOORS}/my_{{name}}.py", "plug-in")
+    load_plugin(f"{DOORS}/my_{{name}}.py")
 print(suite.fingerprint, suite.evaluation.probes)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -150,7 +152,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path, old: str, new: str) -> 
     file = tmp_path / f"my_{old}.py"
     file.write_text((DOORS / file.name).read_text().replace(f"def {before}(", f"def {after}("))
     with pytest.raises(MarginbenchError, match=f"{old}.py.*the name '{after}' is already taken by .*/benchmarks/"):
-        load_user_file(file, "plug-in")
+        load_plugin(file)
 
 
 @pytest.mark.parametrize(
@@ -170,4 +172,4 @@ def test_what_is_not_complete_is_refused(tmp_path: Path, name: str, cut: str, wo
     assert cut in source
     (tmp_path / "mine.py").write_text(source.replace(cut, "strength: float" if name == "attack" else ""))
     with pytest.raises(MarginbenchError, match=words):
-        load_user_file(tmp_path / "mine.py", "plug-in")
+        load_plugin(tmp_path / "mine.py")
