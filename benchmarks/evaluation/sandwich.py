@@ -29,7 +29,7 @@ from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.probes.listed import Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
-from marginbench.methods import NORMS, Net, Norm, logit_margin
+from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin
 
 REFERENCES = 2000  # training images that the blend attack may walk towards
 
@@ -67,6 +67,7 @@ def evaluate(
 
     Raises:
         DeadlineError: it took too long.
+        MarginbenchError: an attack, certificate or probe is not known, or does not return what it should.
     """
     net = net.eval().requires_grad_(False)
     attacks = configured_attacks(settings.attacks)
@@ -93,7 +94,10 @@ def evaluate(
     for key, probe in settings.probes.items():
         with facts.timed(key):
             seed = seeds.derive_seed(key, *names)
-            tensors |= probe.measure(Subject(net, test, data.validation, settings.epsilon, seed))
+            measured = probe.measure(Subject(net, test, data.validation, settings.epsilon, seed))
+            if taken := measured.keys() & tensors.keys():
+                raise MarginbenchError(f"probe {key!r}: the array name {min(taken)!r} is taken: choose another")
+            tensors |= measured
     evidence = Evidence(
         net,
         images,

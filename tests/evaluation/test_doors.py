@@ -83,6 +83,26 @@ def test_each_is_one_file(tmp_path: Path) -> None:
     assert planted_found.estimators["affine_l2"]["not_applicable"] == "the network is not affine"
 
 
+def test_an_array_is_not_overwritten(tmp_path: Path) -> None:
+    for name in NAMES:
+        source = (DOORS / f"my_{name}.py").read_text().replace("mirrored_prediction", "prediction")
+        (tmp_path / f"my_{name}.py").write_text(source)
+    opened(tmp_path)
+    canary = linear()
+    with pytest.raises(MarginbenchError, match="probe 'mirror': the array name 'prediction' is taken"):
+        evaluate(canary.net, none, canary.data, a_suite(tmp_path).evaluation, "test")
+
+
+def test_answers_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
+    for name in NAMES:
+        source = (DOORS / f"my_{name}.py").read_text().replace(".clamp(min=0)", ".clamp(min=0)[:, None]")
+        (tmp_path / f"my_{name}.py").write_text(source)
+    opened(tmp_path)
+    canary = linear()
+    with pytest.raises(MarginbenchError, match=r"certificate 'affine' returned \(64, 1\), shape \(64,\) needed"):
+        evaluate(canary.net, none, canary.data, a_suite(tmp_path).evaluation, "test")
+
+
 def test_the_command_line_takes_them_as_plug_ins(tmp_path: Path, run: Run) -> None:
     (tmp_path / "own.toml").write_text(SUITE)
     plugins = [word for name in NAMES for word in ("--plugin", DOORS / f"my_{name}.py")]
