@@ -1,5 +1,6 @@
 """What every probe keeps to: arrays of a value for each image, a column for each metric, a note of a sentence."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from marginbench.benchmarks.evaluation.canaries import linear
 from marginbench.benchmarks.probes.listed import PROBES, Probe, Subject, probe
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, Norm
 
 EPSILON: dict[Norm, float] = {"linf": 0.05, "l2": 0.25}
@@ -33,6 +35,16 @@ def test_arrays_metrics_columns_and_note_fit(key: str) -> None:
     assert set(metrics) == {column.name for column in made.columns}
     assert all(column.header.format(**EPSILON) and column.meaning.endswith(".") for column in made.columns)
     assert made.note(EPSILON).endswith(".")
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_exact", "digits_smooth"])
+def test_pages_show_the_headers_and_the_note(name: str) -> None:
+    page = (Path(__file__).parents[2] / "results" / "reference" / name / "leaderboard.md").read_text()
+    evaluation = load_suite(name).evaluation
+    (made,) = evaluation.probes.values()
+    assert f"- {made.note(evaluation.epsilon)}\n" in page
+    headers = [column.header.format(**evaluation.epsilon) for column in made.columns if column.on_page]
+    assert len(headers) >= 2 and all(header in page for header in headers)
 
 
 def test_their_columns_have_an_order() -> None:
