@@ -8,7 +8,7 @@ import torch
 
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.training.loop import Training
+from marginbench.benchmarks.training.loop import Run
 from marginbench.methods import Batch, Context, Method, Net
 
 CLASSES = 5  # no other dimension of the network has this size, so class axes can be recognised
@@ -72,7 +72,7 @@ class Stage:
 
 def stage(method: Method, steps: int = 3, precision: str = "float32") -> Stage:
     """A few steps into training, or near its end for a method that pretrains: warm-up effects are over."""
-    run = Training(method, small_suite(precision=precision), small_data(), repetition=0)
+    run = Run(method, small_suite(precision=precision), small_data(), repetition=0)
     if "pretrained" in method.info.needs or hasattr(method, "pretrained"):  # also where only a preset does
         run.ctx.step = int(0.9 * run.ctx.steps)
     with torch.random.fork_rng(devices=[]):

@@ -19,7 +19,7 @@ from marginbench.benchmarks.contract.fixtures import (
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.estimator import Query, ask
 from marginbench.benchmarks.machine.seeds import seeded
-from marginbench.benchmarks.training.loop import Trained, Training, train
+from marginbench.benchmarks.training.loop import Run, Trained, train
 from marginbench.methods import NORMS, Batch, Method, Norm
 
 
@@ -37,13 +37,13 @@ def same_seed_same_weights(method: Method) -> None:
 def checkpoint_changes_nothing(method: Method) -> None:
     """State saved in the middle and loaded into a fresh run continues as if nothing had happened."""
     with torch.random.fork_rng(devices=[]):
-        through = Training(method, small_suite(epochs=4), small_data(), repetition=0)
+        through = Run(method, small_suite(epochs=4), small_data(), repetition=0)
         state = None
         for step in range(6):
             if step == 3:
                 state = copy.deepcopy(through.state_dict())
             through.step()
-        resumed = Training(method, small_suite(epochs=4), small_data(), repetition=0)
+        resumed = Run(method, small_suite(epochs=4), small_data(), repetition=0)
         assert state is not None
         resumed.load_state_dict(state)
         for _ in range(3):
@@ -58,7 +58,7 @@ def replays(method: Method) -> None:
         raise NotTestedError(method.info.eager)
     losses = []
     for recorder in (None, Tape):
-        run = Training(method, small_suite(epochs=20), small_data(), repetition=0, recorder=recorder)
+        run = Run(method, small_suite(epochs=20), small_data(), repetition=0, recorder=recorder)
         with seeded(run.ctx.device, "contract", "dropout"):
             losses.append(torch.stack([run.step().clone() for _ in range(run.ctx.steps)]))
     assert run.replay is not None

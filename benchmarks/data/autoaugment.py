@@ -8,16 +8,29 @@ operation, at most ten groups for each of the two places. They are rounded to 25
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from marginbench.benchmarks.data.transform import Transform, transform
 from marginbench.benchmarks.machine.upload import upload
 
 Values = Tensor  # [B, 6]: rows of a 2x3 matrix, or a magnitude in the first column
 AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")  # one group, with a matrix for each image
 GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
+
+
+@transform("autoaugment")
+class AutoAugment(Transform):
+    """One of the 25 sub-policies for each image (Cubuk et al., 2018, arXiv 1805.09501)."""
+
+    place: ClassVar[int] = 40
+    policy: Literal["cifar10", "imagenet", "svhn"] = "cifar10"
+
+    def __call__(self, x: Tensor, fill: Tensor, stream: torch.Generator) -> Tensor:
+        return autoaugment(x, self.policy, fill, stream)
 
 
 def autoaugment(x: Tensor, policy: str, fill: Tensor, stream: torch.Generator) -> Tensor:

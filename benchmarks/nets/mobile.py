@@ -2,11 +2,13 @@
 
 from torch import nn
 
+from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
 
 SMALL = 64  # images below it keep their size through the first two strides
 
 
+@network("mobilenet", width=32, smallest=8, channels_last=True)
 def mobilenet(shape: Shape, width: int) -> nn.Sequential:
     """Howard et al. (2017, arXiv 1704.04861, table 1), for images of 224x224; smaller ones skip the first two strides.
 

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
 from marginbench.methods import Residual
 
 
+@network("preact_resnet18", width=64, smallest=8, channels_last=True)
 def preact_resnet18(shape: Shape, width: int) -> nn.Sequential:
     """PreAct-ResNet-18 for small images: 64 to 512 channels, two blocks a stage, no stride before the second stage.
 
@@ -17,11 +19,15 @@ def preact_resnet18(shape: Shape, width: int) -> nn.Sequential:
     return _body(shape, width, (width, 2 * width, 4 * width, 8 * width), blocks=2)
 
 
-def wide_resnet(depth: int, factor: int, shape: Shape, width: int, dropout: float = 0.0) -> nn.Sequential:
+@network("wrn_16_4", width=16, smallest=4, channels_last=True, depth=16, factor=4)
+@network("wrn_16_4_dropout", width=16, smallest=4, channels_last=True, depth=16, factor=4, dropout=0.4)
+@network("wrn_28_4", width=16, smallest=4, channels_last=True, depth=28, factor=4)
+@network("wrn_28_10", width=16, smallest=4, channels_last=True, depth=28, factor=10)
+def wide_resnet(shape: Shape, width: int, depth: int, factor: int, dropout: float = 0.0) -> nn.Sequential:
     """WRN-depth-factor of Zagoruyko and Komodakis (BMVC 2016, arXiv 1605.07146, table 1).
 
     Three stages of (depth - 4) / 6 blocks with 16, 32 and 64 channels, times the factor. `dropout` is the probability
-    of dropping an activation between the two convolutions of a block.
+    of dropping an activation between the two convolutions of a block, 0.4 in the paper's networks for SVHN.
     """
     stages = [factor * width, 2 * factor * width, 4 * factor * width]
     return _body(shape, width, stages, blocks=(depth - 4) // 6, dropout=dropout)

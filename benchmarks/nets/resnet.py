@@ -2,11 +2,17 @@
 
 from torch import nn
 
+from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
 from marginbench.methods import Residual, Subsample
 
 
-def cifar_resnet(depth: int, shape: Shape, width: int) -> nn.Sequential:
+@network("resnet20", width=16, smallest=4, channels_last=True, depth=20)
+@network("resnet32", width=16, smallest=4, channels_last=True, depth=32)
+@network("resnet44", width=16, smallest=4, channels_last=True, depth=44)
+@network("resnet56", width=16, smallest=4, channels_last=True, depth=56)
+@network("resnet110", width=16, smallest=4, channels_last=True, depth=110)
+def cifar_resnet(shape: Shape, width: int, depth: int) -> nn.Sequential:
     """A 3x3 convolution and three stages of (depth - 2) / 6 blocks, with 16, 32 and 64 channels.
 
     Shortcuts are option A, without weights: the input, subsampled where a stage begins. The new channels are zero; they

@@ -4,25 +4,30 @@ from itertools import pairwise
 
 from torch import nn
 
+from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape
 
 
+@network("linear", width=16)
 def linear(shape: Shape, width: int) -> nn.Sequential:
     """No body at all; the width does not matter."""
     return nn.Sequential(nn.Flatten())
 
 
+@network("mlp", width=16)
 def mlp(shape: Shape, width: int) -> nn.Sequential:
     """Two hidden layers of `width` units."""
     inputs = shape[0] * shape[1] * shape[2]
     return nn.Sequential(nn.Flatten(), *_hidden(inputs, width, width))
 
 
+@network("cnn", width=16, smallest=4)
 def cnn(shape: Shape, width: int) -> nn.Sequential:
     """Two 4x4 convolutions of stride 2, one hidden layer."""
     return _strided(shape, [(width, 4), (2 * width, 4)], 4 * width)
 
 
+@network("cnn4", width=16, smallest=4)
 def cnn4(shape: Shape, width: int) -> nn.Sequential:
     """The network of Wong and Kolter (ICML 2018, arXiv 1711.00851, section 4), their later papers' "small" one.
 
@@ -31,6 +36,7 @@ def cnn4(shape: Shape, width: int) -> nn.Sequential:
     return _strided(shape, [(width, 4), (2 * width, 4)], round(6.25 * width))
 
 
+@network("cnn7", width=32, smallest=4)
 def cnn7(shape: Shape, width: int) -> nn.Sequential:
     """The "large" network of Wong, Schmidt, Metzen, Kolter (NeurIPS 2018, arXiv 1805.12514); 4C3F in GloRo.
 
@@ -41,6 +47,7 @@ def cnn7(shape: Shape, width: int) -> nn.Sequential:
     return _strided(shape, convolutions, 16 * width, 16 * width)
 
 
+@network("cnn_6c2f", width=32, smallest=4)
 def cnn_6c2f(shape: Shape, width: int) -> nn.Sequential:
     """6C2F of the Lipschitz papers on CIFAR-10 (Lee, Lee, Park, NeurIPS 2020; Leino, Wang, Fredrikson, ICML 2021).
 
@@ -51,6 +58,7 @@ def cnn_6c2f(shape: Shape, width: int) -> nn.Sequential:
     return _strided(shape, convolutions, 16 * width)
 
 
+@network("lenet5", width=20, smallest=16)
 def lenet5(shape: Shape, width: int) -> nn.Sequential:
     """LeNet-5 as in Caffe's MNIST example: 20 and 50 channels, 500 hidden units, max pooling, one ReLU.
 
@@ -69,6 +77,7 @@ def lenet5(shape: Shape, width: int) -> nn.Sequential:
     )
 
 
+@network("lenet5_madry", width=32, smallest=4)
 def lenet5_madry(shape: Shape, width: int) -> nn.Sequential:
     """The MNIST network of Madry et al. (ICLR 2018, arXiv 1706.06083): 32 and 64 channels, 1024 hidden units.
 

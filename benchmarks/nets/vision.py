@@ -6,10 +6,12 @@ Their sums are torchvision's blocks and not `Residual`, so that Lipschitz bounds
 
 from torch import nn
 
+from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.mobile import SMALL
 
 
+@network("vgg16_bn", width=64, smallest=32, channels_last=True)
 def vgg16_bn(shape: Shape, width: int) -> nn.Sequential:
     """The convolutions of VGG-16 (Simonyan and Zisserman, ICLR 2015, configuration D), each with batch norm.
 
@@ -28,6 +30,7 @@ def vgg16_bn(shape: Shape, width: int) -> nn.Sequential:
     return _without_inplace(nn.Sequential(*features, nn.AvgPool2d(left), nn.Flatten()))
 
 
+@network("mobilenet_v2", width=32, smallest=8, channels_last=True)
 def mobilenet_v2(shape: Shape, width: int) -> nn.Sequential:
     """Sandler et al. (CVPR 2018, arXiv 1801.04381), for images of 224x224; smaller ones skip the first two strides.
 
@@ -52,6 +55,7 @@ def mobilenet_v2(shape: Shape, width: int) -> nn.Sequential:
     return _without_inplace(nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
 
 
+@network("resnet50", width=64, smallest=32, channels_last=True)
 def resnet50(shape: Shape, width: int) -> nn.Sequential:
     """ResNet-50 for ImageNet (He et al., CVPR 2016), with the stride in the 3x3 convolutions, as in torchvision.
 

@@ -163,11 +163,11 @@ def measure(
 
     Args:
         certify: the network's own certificate.
-        key: seeds the attacks, together with the suite's name and the repetition.
+        key: seeds the attacks, together with the suite's `stream_name` and the repetition.
         deadline: what training and evaluation may take.
     """
     start = time.perf_counter()
-    evaluated = evaluate(net, certify, data, suite.evaluation, suite.name, key, repetition, deadline=deadline)
+    evaluated = evaluate(net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline)
     agree = logits_of(net, data.validation).argmax(1) == data.validation.y
     epsilon = suite.evaluation.epsilon
     metrics = summarise(evaluated.arrays, epsilon)

@@ -15,7 +15,7 @@ from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.runs.run_all import Prepared
 from marginbench.benchmarks.runs.workers import choose_jobs
-from marginbench.benchmarks.training.loop import Training, train
+from marginbench.benchmarks.training.loop import Run, train
 from marginbench.benchmarks.training.replay import SETTLED
 from marginbench.methods import Method, create, spec_of
 from marginbench.methods.errors import one_line
@@ -71,7 +71,7 @@ def _training_seconds(cell: Cell, plan: Prepared) -> tuple[float, str | None]:
 
 def _time_steps(method: Method, plan: Prepared) -> float:
     with seeds.seeded(plan.device, "forecast"):
-        run = Training(method, plan.suite, plan.data, 0)
+        run = Run(method, plan.suite, plan.data, 0)
         before = min(1 if run.replay is None else SETTLED + 1, run.ctx.steps - 1)  # they load kernels and record
         for _ in range(before):
             run.step()

@@ -22,7 +22,7 @@ from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.runs.plan import choose_methods
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.training.loop import Training
+from marginbench.benchmarks.training.loop import Run
 from marginbench.methods import create, spec_of
 from marginbench.methods.spec import split_specs
 
@@ -63,7 +63,7 @@ def main() -> None:
     data = data.to(device)
     chosen = choose_methods(split_specs(words.methods) if words.methods else None, suite, ())
     methods = [create("ce"), *(method for method in chosen if method.info.key != "ce")]
-    runs = {spec_of(method): Training(method, suite, data, 0) for method in methods}
+    runs = {spec_of(method): Run(method, suite, data, 0) for method in methods}
     flops = {spec: _flops(run) for spec, run in runs.items()}  # of the first step: replayed ones are not seen
     passes = {spec: _passes(run) for spec, run in runs.items()}  # also the warm-up
     times: dict[str, list[float]] = {spec: [] for spec in runs}
@@ -96,7 +96,7 @@ def noise(channels: int, size: int, count: int = 2048) -> Dataset:
     return Dataset(split, split, split, 10, "noise")
 
 
-def _passes(run: Training, steps: int = 5) -> tuple[float, float]:
+def _passes(run: Run, steps: int = 5) -> tuple[float, float]:
     run.ctx.step = int(0.7 * run.ctx.steps)
     with run.passes as counter:
         for _ in range(steps):
@@ -105,7 +105,7 @@ def _passes(run: Training, steps: int = 5) -> tuple[float, float]:
     return counter.forward / images, counter.backward / images
 
 
-def _flops(run: Training) -> int:
+def _flops(run: Run) -> int:
     """Of one step in the middle of the schedule, where ramps and pretraining are over."""
     run.ctx.step = int(0.7 * run.ctx.steps)
     with Flops() as counter:
@@ -114,7 +114,7 @@ def _flops(run: Training) -> int:
     return total
 
 
-def _seconds(run: Training, steps: int) -> float:
+def _seconds(run: Run, steps: int) -> float:
     """Mean seconds per step, from the middle of the schedule on."""
     run.ctx.step = int(0.7 * run.ctx.steps)
     start = seconds_on(run.ctx.device)

@@ -26,9 +26,11 @@ from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.nets.networks import NETWORKS
 from marginbench.benchmarks.speed.steps import Flops, noise
-from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
-from marginbench.benchmarks.suites.schema import Training as Recipe
-from marginbench.benchmarks.training.loop import Training, make_optimiser
+from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.suites.schema import Suite, load_suite
+from marginbench.benchmarks.suites.training import Training
+from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.optimiser import make_optimiser
 from marginbench.methods import create
 
 PRODUCT = 2048  # rows and columns of the matrices that measure the peak
@@ -49,7 +51,7 @@ def main() -> None:
 
     device = resolve_device(words.device)
     data = noise(words.channels, words.size).to(device)
-    recipe = Recipe(
+    training = Training(
         epochs=10_000,
         batch_size=words.batch,
         learning_rate=0.01,
@@ -61,7 +63,7 @@ def main() -> None:
     rows = []
     for name in words.networks.split(","):
         network = Network(name=name)
-        suite = load_suite("digits").model_copy(update={"network": network, "training": recipe})
+        suite = load_suite("digits").model_copy(update={"network": network, "training": training})
         rows.append(_row(suite, data, words.steps, words.turns, words.workers, peak))
     headers = ("network", "width", "training, images/s", "share of peak", "plain loop", "ratio", "evaluation, images/s")
     print(tabulate(rows, headers, tablefmt="github", floatfmt=("", "", ",.0f", ".1%", ",.0f", ".2f", ",.0f")))
@@ -72,7 +74,7 @@ def main() -> None:
 
 
 def _row(suite: Suite, data: Dataset, steps: int, turns: int, workers: int, peak: float) -> tuple[Any, ...]:
-    run = Training(create("ce"), suite, data, 0)
+    run = Run(create("ce"), suite, data, 0)
     plain = _plain(suite, data, workers)
     with Flops() as flops:
         run.step()
@@ -98,7 +100,7 @@ def _row(suite: Suite, data: Dataset, steps: int, turns: int, workers: int, peak
     rate = {name: steps * batch / statistics.median(seconds) for name, seconds in times.items()}
     ratio = statistics.median(b / a for a, b in zip(times["ours"], times["plain"], strict=True))
     share = flops.total / batch * rate["ours"] / peak
-    return suite.network.name, suite.network.width, rate["ours"], share, rate["plain"], ratio, rate["evaluation"]
+    return suite.network.label, suite.network.width, rate["ours"], share, rate["plain"], ratio, rate["evaluation"]
 
 
 class _Images(TorchDataset[tuple[Tensor, int]]):
@@ -123,8 +125,8 @@ class _Images(TorchDataset[tuple[Tensor, int]]):
 def _plain(suite: Suite, data: Dataset, workers: int) -> Callable[[], object]:
     """One step of the plain loop."""
     device, method = data.train.device, create("ce")
-    net = Training(method, suite, data, 0).net
-    optimiser = make_optimiser(method, suite, net)
+    net = Run(method, suite, data, 0).net
+    optimiser = make_optimiser(method, suite.training, net)
     on_gpu = device.type == "cuda"
     loader = DataLoader(
         _Images(data), suite.training.batch_size, shuffle=True, num_workers=workers, pin_memory=on_gpu, drop_last=True

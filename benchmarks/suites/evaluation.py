@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -26,17 +24,15 @@ from marginbench.benchmarks.attacks.listed import ATTACKS, configured_attacks
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.certificates.listed import CERTIFICATES, configured_certificates
 from marginbench.benchmarks.probes.listed import PROBES, Probe
+from marginbench.benchmarks.suites.section import Positive, Section
 from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.errors import suggest
 
 Settings = dict[str, Any]
-Positive = Annotated[int, Field(gt=0)]
 
 
-class Evaluation(BaseModel):
+class Evaluation(Section):
     """A section [evaluation.KEY] for the key of a probe adds that measurement and its columns."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
     points: Positive  # the first of the test set

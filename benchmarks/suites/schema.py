@@ -5,29 +5,25 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest
-from marginbench.benchmarks.nets.networks import NETWORKS
 from marginbench.benchmarks.plugins import load_installed_plugins
 from marginbench.benchmarks.probes.listed import PROBES
 from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators
+from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.suites.section import Positive, Section
+from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import MarginbenchError, Task
 from marginbench.methods.errors import suggest
 
-Settings = dict[str, Any]
-Positive = Annotated[int, Field(gt=0)]
+INTERNAL = ("folder", "base", "changes", "probes")  # fields that are no keys of a file
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Data(_Section):
+class Data(Section):
     """The keys are the arguments of `load_data`."""
 
     name: str
@@ -37,43 +33,7 @@ class Data(_Section):
     size: Positive | None = None  # height and width of the images of a folder
 
 
-class Network(_Section):
-    name: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
-    width: Positive = 1  # never this: without one it is the network's own
-
-    @model_validator(mode="before")
-    @classmethod
-    def _own_width(cls, values: Any) -> Any:
-        network = NETWORKS.get(str(values.get("name"))) if isinstance(values, dict) else None
-        return values if network is None else {"width": network.width, **values}
-
-
-class Training(_Section):
-    epochs: Positive
-    batch_size: Positive
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    optimiser: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["one_cycle", "constant", "drops"] = "one_cycle"
-    drops: list[list[float]] | None = None  # [epoch, factor on the learning rate from then on], in order
-    warm_up: float | None = Field(default=None, gt=0)  # epochs in which the rate rises linearly; one_cycle has its own
-    nesterov: bool | None = None  # of sgd; default: yes
-    precision: Literal["float32", "bf16"] = "float32"
-    augment: Augment | None = None  # default: the images as they are
-
-    @model_validator(mode="after")
-    def _drops_fit(self) -> "Training":
-        if (self.drops is not None) != (self.schedule == "drops"):
-            raise ValueError('schedule = "drops" and drops = [[EPOCH, FACTOR], ...] go together')
-        epochs = [drop[0] for drop in self.drops or ()]
-        if any(len(drop) != 2 for drop in self.drops or ()) or epochs != sorted(epochs):
-            raise ValueError("drops: write [[EPOCH, FACTOR], ...] with growing epochs, as in [[100, 0.1], [150, 0.01]]")
-        if self.warm_up is not None and self.schedule == "one_cycle":
-            raise ValueError("warm_up: one_cycle has its own")
-        return self
-
-
-class Suite(_Section):
+class Suite(Section):
     """The whole file. Everything but `title`, `methods` and `seeds` enters the hash of a run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -84,7 +44,14 @@ class Suite(_Section):
     network: Network
     training: Training
     evaluation: Evaluation
-    folder: Path = Field(exclude=True)
+    folder: Path = Field(exclude=True)  # of the file; what the file names is relative to it
+    base: "Suite | None" = Field(default=None, exclude=True)  # what it was derived from, and by which changes
+    changes: dict[str, Any] = Field(default_factory=dict, exclude=True)
+
+    @property
+    def stream_name(self) -> str:
+        """Seeds the random streams: a derived suite shares initial weights and draws with its base, paired with it."""
+        return self.name if self.base is None else self.base.name
 
     @property
     def fingerprint(self) -> str:
@@ -107,15 +74,30 @@ def suite_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
+def read_suite(name: str) -> tuple[Path, str]:
+    """The file of a built-in suite, by name, or another file by its path; and its text.
+
+    Raises:
+        MarginbenchError: unknown suite, or a file that is missing or no UTF-8 text.
+    """
+    if name.endswith(".toml") or "/" in name:
+        path = Path(name)
+    elif name in suite_names():
+        path = Path(str(resources.files("marginbench.benchmarks.suites"))) / f"{name}.toml"
+    else:
+        raise MarginbenchError(f"unknown suite {name!r}: {suggest(name, suite_names())}; or give a FILE.toml")
+    try:
+        return path, path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MarginbenchError(f"suite {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise MarginbenchError(f"suite {path}: not valid TOML: {error}") from None
+
+
 def comment(suite_name: str) -> str:
-    """What the file of a built-in suite says about itself: the comment at its beginning, without its #."""
-    lines = _built_in(suite_name).read_text(encoding="utf-8").splitlines()
-    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    """What a suite's file says about itself: the comment at its beginning, without its #."""
+    head = itertools.takewhile(lambda line: line.startswith("#"), read_suite(suite_name)[1].splitlines())
     return "\n".join(line.removeprefix("#").removeprefix(" ") for line in head)
-
-
-def _built_in(name: str) -> Path:
-    return Path(str(resources.files("marginbench.benchmarks.suites"))) / f"{name}.toml"
 
 
 def load_suite(name: str) -> Suite:
@@ -125,51 +107,68 @@ def load_suite(name: str) -> Suite:
         MarginbenchError: unknown suite, missing file, or a key that is wrong, each named with its path.
     """
     load_installed_plugins()  # a suite may name what they add
-    if name.endswith(".toml") or "/" in name:
-        path = Path(name)
-    elif name in suite_names():
-        path = _built_in(name)
-    else:
-        raise MarginbenchError(f"unknown suite {name!r}: {suggest(name, suite_names())}; or give a FILE.toml")
+    path, text = read_suite(name)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MarginbenchError(f"suite {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise MarginbenchError(f"suite {path}: not valid TOML: {error}") from None
+    return make_suite(resolve_files(values, path.parent), path.parent, f"suite {path}")
+
+
+def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
+    """A suite from the content of a file, checked.
+
+    Args:
+        folder: of the file.
+        where: begins the error messages, as in "suite mine.toml".
+
+    Raises:
+        MarginbenchError: a key is wrong, each is named with its path.
+    """
+    for key in set(INTERNAL) & set(values):
+        raise MarginbenchError(f"{where}: {_unknown((key,))}")
     if isinstance(values.get("methods"), list):  # TOML knows no tuples
-        values["methods"] = tuple(values["methods"])
+        values = {**values, "methods": tuple(values["methods"])}
     try:
-        suite = Suite(**_with_folder(values, path.parent), folder=path.parent)
+        suite = Suite(**values, folder=folder)
     except ValidationError as error:
-        raise MarginbenchError(f"suite {path}: " + "; ".join(map(_explain, error.errors()))) from None
+        raise MarginbenchError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
     try:
         check_estimators(suite.evaluation)
     except MarginbenchError as error:
-        raise MarginbenchError(f"suite {path}: {error}") from None
+        raise MarginbenchError(f"{where}: {error}") from None
     return suite
 
 
-def _with_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The files of attacks are relative to the suite's folder."""
-    evaluation = values.get("evaluation")
-    attacks = evaluation.get("attacks") if isinstance(evaluation, dict) else None
-    for settings in attacks.values() if isinstance(attacks, dict) else ():
-        if isinstance(settings, dict) and isinstance(settings.get("file"), str):
-            settings["file"] = str((folder / settings["file"]).resolve())
-    return values
+def resolve_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values, in which `file = "FILE.py:FUNCTION"` is an absolute path, at any depth."""
+    resolved = {
+        key: resolve_files(value, folder) if isinstance(value, dict) else value for key, value in values.items()
+    }
+    if isinstance(resolved.get("file"), str):
+        resolved["file"] = str((folder / resolved["file"]).resolve())
+    return resolved
 
 
 def _explain(error: Any) -> str:
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        section: Any = Suite
-        for part in error["loc"][:-1]:
-            annotation = PROBES[part] if section is Evaluation else section.model_fields[part].annotation
-            section = next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)
-        known = [name for name in section.model_fields if name != "folder"]
-        known += PROBES if section is Evaluation else ()
-        return f"unknown key {where!r}: {suggest(str(error['loc'][-1]), known)}"
+        return _unknown(error["loc"])
     if error["type"] == "missing":
         return f"key {where!r} is missing"
-    return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    text = error["msg"].removeprefix("Value error, ")
+    text = f"{text[0].lower()}{text[1:]}"
+    return f"{where}: {text}" if isinstance(error["input"], dict) else f"{where}={error['input']!r}: {text}"
+
+
+def _unknown(path: tuple[Any, ...]) -> str:
+    section: Any = Suite
+    for part in path[:-1]:
+        if hasattr(section, "inside"):  # what it may hold is found by name
+            section = section.inside(part)
+            continue
+        annotation = PROBES[part] if section is Evaluation else section.model_fields[part].annotation
+        section = next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)
+    known = [name for name in section.model_fields if name not in INTERNAL]
+    known += PROBES if section is Evaluation else ()
+    return f"unknown key {'.'.join(map(str, path))!r}: {suggest(str(path[-1]), known)}"

@@ -18,15 +18,14 @@ from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.upload import upload
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.suites.schema import Training as Recipe
 from marginbench.benchmarks.training.checkpoint import Checkpoint
+from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser, replayable
 from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
 from marginbench.methods import Batch, Context, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
 
-HOW = ("fused", "foreach", "capturable")  # settings of optimisers that change no figure: of this machine
+HOW = ("fused", "foreach", "capturable")  # how this machine runs an optimiser: no part of a checkpoint
 STATISTICS = 100_000  # images from which mean and standard deviation of the pixels are taken
-WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
 
 
 class DivergedError(RuntimeError):
@@ -47,8 +46,8 @@ class Trained:
     losses: list[float]  # mean loss of each epoch
 
 
-class Training:
-    """One run in progress. `state_dict` in the middle, loaded into a fresh object, changes nothing.
+class Run:
+    """One training in progress. `state_dict` in the middle, loaded into a fresh object, changes nothing.
 
     Args:
         eager: on CUDA, do every step instead of recording one and replaying it.
@@ -68,14 +67,13 @@ class Training:
         self.method = method
         self.suite = suite
         self.split = data.train
-        device = data.train.device
-        names = (suite.name, repetition)
+        device, draws = data.train.device, suite.stream_name
         counts = torch.bincount(data.train.y, minlength=data.num_classes).tolist()
         task = suite.task(data.shape, tuple(counts))
         mean, std = pixel_statistics(data.train)
-        with seeded_net(device, *names):
+        with seeded_net(device, draws, repetition):
             net = make_net(
-                suite.network.name,
+                suite.network.architecture(),
                 suite.network.width,
                 data.shape,
                 data.num_classes,
@@ -87,16 +85,18 @@ class Training:
         self.batch_size = min(suite.training.batch_size, len(self.split))
         self.steps_per_epoch = len(self.split) // self.batch_size
         epochs = suite.training.epochs
-        stream = seeds.generator(device, suite.name, "method", method.info.key, repetition)
+        stream = seeds.generator(device, draws, "method", method.info.key, repetition)
         self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream)
-        if device.type == "cuda" and not eager and not method.info.eager:
+        if device.type == "cuda" and not eager and not method.info.eager and replayable(suite.training):
             recorder = CudaGraph
-        self.optimiser = make_optimiser(method, suite, self.net, replayable=recorder is not None)
+        self.optimiser = make_optimiser(method, suite.training, self.net, recorder is not None)
         self.replay = Replay(self.ctx, self.passes, self.optimiser, recorder(stream)) if recorder else None
         self._rates = [torch.zeros((), device=device) for _ in self.optimiser.param_groups] if recorder else None
-        self.order_seed = (suite.name, "order", repetition)
+        self.order_seed = (draws, "order", repetition)
         self._augment, self._fill = suite.training.augment, mean.to(device)
-        self._augment_stream = seeds.generator("cpu", suite.name, "augment", repetition)  # the same for every method
+        if self._augment is not None:
+            self._augment.check(self.split.images(slice(2)), self._fill)
+        self._augment_stream = seeds.generator("cpu", draws, "augment", repetition)  # the same for every method
         self._order = torch.empty(0)
         self._order_epoch = -1
 
@@ -109,8 +109,8 @@ class Training:
         return loss
 
     def _set_rates(self) -> None:
-        recipe = self.suite.training
-        rate = recipe.learning_rate * lr_factor(recipe, self.ctx.progress)
+        settings = self.suite.training
+        rate = settings.learning_rate * lr_factor(settings, self.ctx.progress)
         for index, group in enumerate(self.optimiser.param_groups):
             own = rate * group.get("lr_scale", 1.0)
             group["lr"] = own if self._rates is None else self._rates[index].fill_(own)
@@ -181,18 +181,18 @@ def train(
     Args:
         checkpoint: where to go on from, if there is one, and what to keep.
         deadline: what it may take.
-        eager: see `Training`.
+        eager: see `Run`.
 
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
         DeadlineError: it took too long; the checkpoint holds where it stopped.
     """
-    run = Training(method, suite, data, repetition, eager=eager)
+    run = Run(method, suite, data, repetition, eager=eager)
     checkpoint, deadline = checkpoint or Checkpoint(), deadline or Deadline()
     device = run.ctx.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with seeds.seeded(device, suite.name, "dropout", repetition), run.passes as passes:
+    with seeds.seeded(device, suite.stream_name, "dropout", repetition), run.passes as passes:
         losses, total, before = _resume(run, checkpoint.load())
         start = seconds_on(device)
         while run.ctx.step < run.ctx.steps:
@@ -227,12 +227,12 @@ def train(
     )
 
 
-def _progress(run: Training, losses: list[float], total: Tensor, seconds: float) -> dict[str, Any]:
+def _progress(run: Run, losses: list[float], total: Tensor, seconds: float) -> dict[str, Any]:
     counts = {"forward": run.passes.forward, "backward": run.passes.backward}
     return {"training": run.state_dict(), "losses": losses, "total": total, "seconds": seconds, **counts}
 
 
-def _resume(run: Training, state: dict[str, Any] | None) -> tuple[list[float], Tensor, float]:
+def _resume(run: Run, state: dict[str, Any] | None) -> tuple[list[float], Tensor, float]:
     """Losses of the epochs so far, sum of the losses of this one, seconds so far."""
     if state is None:
         return [], torch.zeros((), device=run.ctx.device), 0.0
@@ -245,14 +245,14 @@ def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:
     """A few steps that count for nothing: the first run would otherwise pay for loading kernels."""
     device = data.train.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        run = Training(CE(), suite, data, repetition=0, eager=True)
+        run = Run(CE(), suite, data, repetition=0, eager=True)
         for _ in range(min(steps, run.ctx.steps)):
             run.step()
 
 
-def seeded_net(device: torch.device, suite: str, repetition: int) -> AbstractContextManager[None]:
+def seeded_net(device: torch.device, stream_name: str, repetition: int) -> AbstractContextManager[None]:
     """The block in which weights are drawn: the same weights for every method."""
-    return seeds.seeded(device, suite, "init", repetition)
+    return seeds.seeded(device, stream_name, "init", repetition)
 
 
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
@@ -269,32 +269,6 @@ def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     mean = (counts * levels).sum(1, keepdim=True) / total
     std = ((counts * (levels - mean) ** 2).sum(1) / (total[:, 0] - 1)).sqrt()
     return mean[:, 0].float(), std.clamp_min(1e-3).float()
-
-
-def make_optimiser(method: Method, suite: Suite, net: Net, replayable: bool = False) -> torch.optim.Optimizer:
-    """The recipe's optimiser; `replayable`: its learning rate may be a tensor, and its state stays on the device."""
-    groups, recipe = method.param_groups(net), suite.training
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimiser == "adam":
-        on_device = replayable and next(net.parameters()).is_cuda
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True, capturable=on_device)
-    nesterov = recipe.nesterov is not False
-    return torch.optim.SGD(groups, rate, 0.9, weight_decay=decay, nesterov=nesterov, fused=replayable or None)
-
-
-def lr_factor(settings: Recipe, progress: float) -> float:
-    """Factor on the learning rate, at a share `progress` of the training.
-
-    `one_cycle`: rises linearly, then falls to 0 as a half cosine. `drops`: 1, then the factor of the last drop.
-    """
-    if settings.schedule == "one_cycle":
-        if progress < WARM_UP:
-            return 0.05 + 0.95 * progress / WARM_UP
-        return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
-    epoch = progress * settings.epochs
-    passed = [factor for start, factor in settings.drops or () if epoch >= start - 1e-9]
-    rise = 1.0 if settings.warm_up is None else min(1.0, epoch / settings.warm_up)
-    return (passed[-1] if passed else 1.0) * rise
 
 
 def one_pass(split: Split, batch_size: int) -> Iterator[Batch]:

@@ -17,10 +17,12 @@ from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import InterpolationMode, resized_crop
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.data.augment import Augment, Crop, Cutout, Flip, RandomResizedCrop
+from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.data.autoaugment import autoaugment
+from marginbench.benchmarks.data.cutout import Cutout
+from marginbench.benchmarks.data.geometry import Crop, Flip, RandomResizedCrop
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.training.loop import Training
+from marginbench.benchmarks.training import loop
 from marginbench.methods import create
 
 FILL = torch.tensor([0.5, 0.4, 0.3])
@@ -184,7 +186,7 @@ def test_all_transforms_follow_each_other_in_one_order() -> None:
     before, g = x.clone(), stream()
     wanted = x
     for name in ALL:
-        wanted = getattr(Augment.model_validate([name]), name)(wanted, FILL, g)
+        wanted = Augment.model_validate([name]).root[name](wanted, FILL, g)
     shuffled = random.Random(0).sample(ALL, len(ALL))
     assert torch.equal(Augment.model_validate(shuffled)(x, FILL, stream()), wanted)
     assert torch.equal(x, before)
@@ -208,8 +210,8 @@ def augmented() -> Suite:
 def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: str) -> None:
     suite = augmented()
     suite = suite.model_copy(update={"training": suite.training.model_copy(update={"precision": precision})})
-    runs = [Training(create(spec), suite, small_data(), 1) for spec in ("ce", "mixup")]
-    plain = Training(create("ce"), small_suite(epochs=4), small_data(), 1)
+    runs = [loop.Run(create(spec), suite, small_data(), 1) for spec in ("ce", "mixup")]
+    plain = loop.Run(create("ce"), small_suite(epochs=4), small_data(), 1)
     state = torch.get_rng_state()
     for _ in range(3):
         a, b, c = (run._batch() for run in (*runs, plain))
@@ -218,19 +220,19 @@ def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: s
         assert torch.equal(a.index, c.index) and not torch.equal(a.x, c.x)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(runs[0].ctx.generator.get_state(), plain.ctx.generator.get_state())
-    other = Training(create("ce"), suite, small_data(), 2)
+    other = loop.Run(create("ce"), suite, small_data(), 2)
     other._order_epoch, other._order = 0, runs[0]._order
-    runs[0]._augment_stream = Training(create("ce"), suite, small_data(), 1)._augment_stream
+    runs[0]._augment_stream = loop.Run(create("ce"), suite, small_data(), 1)._augment_stream
     assert not torch.equal(runs[0]._batch().x, other._batch().x)
 
 
 def test_a_checkpoint_in_the_middle_changes_nothing() -> None:
     suite = augmented()
-    run = Training(create("ce"), suite, small_data(), 0)
+    run = loop.Run(create("ce"), suite, small_data(), 0)
     for _ in range(3):
         run.step()
     state = copy.deepcopy(run.state_dict())
-    resumed = Training(create("ce"), suite, small_data(), 0)
+    resumed = loop.Run(create("ce"), suite, small_data(), 0)
     resumed.load_state_dict(state)
     for _ in range(3):
         assert torch.equal(run._batch().x, resumed._batch().x)
@@ -250,7 +252,7 @@ def suite_with(tiny: Path, line: str) -> Path:
     [
         ('augment = ["corp"]', ["training.augment", "unknown transform 'corp'", "did you mean 'crop'"]),
         ("augment = []", ["training.augment", "empty", "autoaugment"]),
-        ("augment = { corp = {} }", ["'training.augment.corp'", "did you mean 'crop'"]),
+        ("augment = { corp = {} }", ["training.augment:", "unknown transform 'corp'", "did you mean 'crop'"]),
         ("augment = { crop = { pading = 2 } }", ["'training.augment.crop.pading'", "did you mean 'padding'"]),
         ("augment = { crop = { padding = 0 } }", ["training.augment.crop.padding=0"]),
         ("augment = { random_resized_crop = { area = 0.0 } }", ["training.augment.random_resized_crop.area=0.0"]),

@@ -7,7 +7,7 @@ import torch
 from support import EXACT, reference, stage
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.training.loop import Training, train
+from marginbench.benchmarks.training.loop import Run, train
 from marginbench.methods import Batch, Context, MarginbenchError, Method, Net, create
 from marginbench.methods.maths.masks import masked_weights
 
@@ -50,8 +50,8 @@ def test_pruned_weights_are_zero_in_the_sparse_phase_only_and_restart_there() ->
 
 
 def test_the_last_phase_takes_a_tenth_of_the_rate() -> None:
-    training = Training(create("dsd"), small_suite(epochs=5), small_data(), 0)
-    plain = Training(create("ce"), small_suite(epochs=5), small_data(), 0)
+    training = Run(create("dsd"), small_suite(epochs=5), small_data(), 0)
+    plain = Run(create("ce"), small_suite(epochs=5), small_data(), 0)
     factors = []
     for _ in range(training.ctx.steps):
         training.step()

@@ -14,7 +14,8 @@ from marginbench.benchmarks.certificates.lipschitz import lipschitz
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.nets.networks import NETWORKS, make_net
-from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
+from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import MarginbenchError, Net, Residual, Subsample, create, rows
 from marginbench.methods.maths.estimate import estimate, keep_vectors
@@ -189,7 +190,7 @@ def test_an_unknown_network_is_one_clear_line(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "benchmarks/suites/smoke.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(text.replace('name = "cnn"\nwidth = 8', 'name = "resnet21"'))
-    with pytest.raises(MarginbenchError, match=r"network\.name='resnet21': input should be .*'resnet20'") as error:
+    with pytest.raises(MarginbenchError, match=r"network\.name='resnet21': unknown network: did you mean") as error:
         load_suite(str(path))
     assert "width" not in str(error.value)
 

@@ -6,7 +6,7 @@ import pytest
 
 from marginbench.benchmarks.runs import forecast
 from marginbench.benchmarks.runs.run_all import prepare
-from marginbench.benchmarks.training.loop import Training
+from marginbench.benchmarks.training.loop import Run
 from marginbench.methods import create
 
 
@@ -20,12 +20,12 @@ def test_trainings_of_any_length_are_foretold(
     plan = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path)
     clock = 0.0
 
-    def step(run: Training) -> None:
+    def step(run: Run) -> None:
         nonlocal clock
         clock += 60.0 if steps > 1 and run.ctx.step == 0 else 1.0
         run.ctx.step += 1
 
-    monkeypatch.setattr(Training, "step", step)
+    monkeypatch.setattr(Run, "step", step)
     monkeypatch.setattr(forecast, "seconds_on", lambda _: clock)
-    assert Training(create("ce"), plan.suite, plan.data, 0).ctx.steps == steps
+    assert Run(create("ce"), plan.suite, plan.data, 0).ctx.steps == steps
     assert forecast._time_steps(create("ce"), plan) == steps

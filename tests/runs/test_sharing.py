@@ -136,7 +136,7 @@ def test_a_record_that_cannot_be_written_leaves_the_checkpoint(
     runs = tmp_path / "tiny" / "runs"
     assert list(runs.glob("*.ckpt")) and not list(runs.glob("*.json"))
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.warm_up", lambda *_: None)
-    monkeypatch.setattr("marginbench.benchmarks.training.loop.Training.step", None)  # no step is left to do
+    monkeypatch.setattr("marginbench.benchmarks.training.loop.Run.step", None)  # no step is left to do
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert outcome.repeated == 1 and outcome.records[0].status == "done"
     assert not list(runs.glob("*.ckpt"))

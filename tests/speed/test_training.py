@@ -9,7 +9,7 @@ from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.speed import training as train_speed
 from marginbench.benchmarks.speed.steps import noise
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.training.loop import Training
+from marginbench.benchmarks.training.loop import Run
 
 
 def test_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +39,7 @@ def test_rates_are_images_by_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
         return work
 
     suite = load_suite("digits")
-    monkeypatch.setattr(Training, "step", takes(3.0))
+    monkeypatch.setattr(Run, "step", takes(3.0))
     monkeypatch.setattr(Chunks, "rows", takes(1.0))
     monkeypatch.setattr(train_speed, "_plain", lambda *_: takes(6.0))
     monkeypatch.setattr(train_speed, "seconds_on", lambda _: clock)

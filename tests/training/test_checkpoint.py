@@ -10,7 +10,7 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.training.checkpoint import Checkpoint
-from marginbench.benchmarks.training.loop import Trained, Training, train
+from marginbench.benchmarks.training.loop import Run, Trained, train
 from marginbench.methods import create
 from marginbench.methods.errors import MarginbenchError
 
@@ -21,15 +21,15 @@ class Killed(BaseException):
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, spec: str, checkpoint: Checkpoint, at: int) -> None:
     """Train up to a step."""
-    step = Training.step
+    step = Run.step
 
-    def killed(self: Training) -> Tensor:
+    def killed(self: Run) -> Tensor:
         if self.ctx.step == at:
             raise Killed
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", killed)
+        patch.setattr(Run, "step", killed)
         with pytest.raises(Killed):
             train(create(spec), small_suite(), small_data(), 0, checkpoint)
 
@@ -48,13 +48,13 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_happened(
     path = tmp_path / "run.ckpt"
     interrupted(monkeypatch, spec, Checkpoint(path, every=0), at=middle)
     seen: list[int] = []
-    step = Training.step
+    step = Run.step
 
-    def watched(self: Training) -> Tensor:
+    def watched(self: Run) -> Tensor:
         seen.append(self.ctx.step)
         return step(self)
 
-    monkeypatch.setattr(Training, "step", watched)
+    monkeypatch.setattr(Run, "step", watched)
     resumed = train(create(spec), small_suite(), small_data(), 0, Checkpoint(path))
     assert seen[0] == middle and same(whole, resumed)
     assert (resumed.forward, resumed.backward) == (whole.forward, whole.backward)

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Split
-from marginbench.benchmarks.suites.schema import Network
-from marginbench.benchmarks.training.loop import Training
+from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.training.loop import Run
 from marginbench.methods import Batch, Context, Loss, Method, Net, create, rows
 from marginbench.methods.baselines.ce import CE
 from marginbench.methods.context import Reads
@@ -41,7 +41,7 @@ class _Generator(torch.Generator):
 def step_on_meta(method: Method, network: str, at: int) -> None:
     """Step `at` of 40, with everything that training moves to a device on `meta`."""
     suite, data = small_suite(epochs=20), small_data()
-    run = Training(method, suite.model_copy(update={"network": Network(name=network, width=4)}), data, 0)
+    run = Run(method, suite.model_copy(update={"network": Network(name=network, width=4)}), data, 0)
     run.net, run._fill = run.net.to(META), run._fill.to(META)
     run.split = Split(data.train.x.to(META), data.train.y.to(META), 255)
     run.ctx.generator = _Generator()

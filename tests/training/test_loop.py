@@ -14,9 +14,10 @@ from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.runs.plan import choose_methods, make_plan
-from marginbench.benchmarks.suites.schema import Training as Recipe
 from marginbench.benchmarks.suites.schema import load_suite, suite_names
-from marginbench.benchmarks.training.loop import DivergedError, Training, lr_factor, make_optimiser, train
+from marginbench.benchmarks.suites.training import Training
+from marginbench.benchmarks.training.loop import DivergedError, Run, train
+from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser
 from marginbench.methods import create
 
 
@@ -58,16 +59,16 @@ def test_seeds_come_from_names() -> None:
 
 
 def test_methods_share_initial_weights_and_data_order() -> None:
-    a, b = (Training(create(spec), small_suite(), small_data(), 1) for spec in ("ce", "arcface"))
+    a, b = (Run(create(spec), small_suite(), small_data(), 1) for spec in ("ce", "arcface"))
     for (name, p), (_, q) in zip(a.net.body.state_dict().items(), b.net.body.state_dict().items(), strict=True):
         assert torch.equal(p, q), name
     assert torch.equal(a._batch().index, b._batch().index)
-    other = Training(create("ce"), small_suite(), small_data(), 2)
+    other = Run(create("ce"), small_suite(), small_data(), 2)
     assert not torch.equal(a._batch().index, other._batch().index)
 
 
 def test_each_epoch_sees_each_example_once() -> None:
-    run = Training(create("ce"), small_suite(), small_data(), 0)
+    run = Run(create("ce"), small_suite(), small_data(), 0)
     for _ in range(2):
         seen = []
         for _ in range(run.steps_per_epoch):
@@ -76,8 +77,8 @@ def test_each_epoch_sees_each_example_once() -> None:
         assert torch.equal(torch.cat(seen).sort().values, torch.arange(64))
 
 
-def recipe(**values: Any) -> Recipe:
-    return Recipe(**{"epochs": 200, "batch_size": 8, "learning_rate": 0.1, **values})
+def recipe(**values: Any) -> Training:
+    return Training(**{"epochs": 200, "batch_size": 8, "learning_rate": 0.1, **values})
 
 
 def test_the_rate_drops_at_the_epochs_named_after_a_linear_rise() -> None:
@@ -107,10 +108,10 @@ def test_a_recipe_that_contradicts_itself_is_refused(values: dict[str, Any], wro
 
 def test_sgd_is_nesterovs_unless_the_suite_says_otherwise() -> None:
     suite = small_suite()
-    net = Training(create("ce"), suite, small_data(), 0).net
+    net = Run(create("ce"), suite, small_data(), 0).net
     for value, expected in ((None, True), (True, True), (False, False)):
         training = suite.training.model_copy(update={"optimiser": "sgd", "nesterov": value})
-        optimiser = make_optimiser(create("ce"), suite.model_copy(update={"training": training}), net)
+        optimiser = make_optimiser(create("ce"), training, net)
         assert optimiser.param_groups[0]["nesterov"] is expected and optimiser.param_groups[0]["momentum"] == 0.9
 
 
@@ -122,7 +123,7 @@ def test_one_cycle_rises_and_falls_to_zero() -> None:
 
 
 def test_passes_are_counted_in_images() -> None:
-    net = Training(create("ce"), small_suite(), small_data(), 0).net
+    net = Run(create("ce"), small_suite(), small_data(), 0).net
     x = torch.rand(7, 1, 8, 8)
     with PassCounter(net) as passes:
         net(x).sum().backward()

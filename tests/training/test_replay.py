@@ -12,8 +12,9 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.data.augment import Augment
-from marginbench.benchmarks.suites.schema import Network, Suite
-from marginbench.benchmarks.training.loop import Training, train
+from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.loop import Run, train
 from marginbench.benchmarks.training.replay import SETTLED, CannotRecordError
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, create, cross_entropy
 
@@ -44,13 +45,13 @@ class Scheduled(Method):
 
 def both(
     method: Method, suite: Suite | None = None, recorder: type[Tape] = Tape
-) -> tuple[Training, Training, list[Tensor], list[Tensor]]:
+) -> tuple[Run, Run, list[Tensor], list[Tensor]]:
     """A training step by step and one with replays, with the loss of every step."""
     runs, losses = [], []
     for way in (None, recorder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            run = Training(method, suite or small_suite(epochs=STEPS // 2), small_data(), 0, recorder=way)
+            run = Run(method, suite or small_suite(epochs=STEPS // 2), small_data(), 0, recorder=way)
             with run.passes:
                 losses.append([run.step().clone() for _ in range(STEPS)])
         runs.append(run)
@@ -94,10 +95,10 @@ def test_batch_norm_dropout_and_both_optimisers(optimiser: str, precision: str) 
 @pytest.mark.parametrize("row", ["mma", "prune_magnitude", "crown_ibp", "mixup"])
 def test_a_checkpoint_between_replays_changes_nothing(row: str) -> None:
     suite, data = small_suite(epochs=STEPS // 2), small_data()
-    through = Training(create(row), suite, data, 0, recorder=Tape)
+    through = Run(create(row), suite, data, 0, recorder=Tape)
     for _ in range(15):
         through.step()
-    resumed = Training(create(row), suite, data, 0, recorder=Tape)
+    resumed = Run(create(row), suite, data, 0, recorder=Tape)
     resumed.load_state_dict(copy.deepcopy(through.state_dict()))
     for _ in range(10):
         torch.testing.assert_close(resumed.step(), through.step(), rtol=1e-5, atol=1e-6)
@@ -122,10 +123,10 @@ def test_what_cannot_be_recorded_goes_on_step_by_step() -> None:
 def test_a_checkpoint_may_go_on_in_the_other_way(before: type[Tape] | None, after: type[Tape] | None) -> None:
     suite = small_suite(epochs=STEPS // 2)
     suite = suite.model_copy(update={"training": suite.training.model_copy(update={"optimiser": "sgd"})})
-    through = Training(create("ce"), suite, small_data(), 0, recorder=before)
+    through = Run(create("ce"), suite, small_data(), 0, recorder=before)
     for _ in range(10):
         through.step()
-    resumed = Training(create("ce"), suite, small_data(), 0, recorder=after)
+    resumed = Run(create("ce"), suite, small_data(), 0, recorder=after)
     resumed.load_state_dict(copy.deepcopy(through.state_dict()))
     for _ in range(10):
         torch.testing.assert_close(resumed.step(), through.step(), rtol=1e-5, atol=1e-6)
@@ -137,7 +138,7 @@ def test_a_method_may_refuse() -> None:
     class Refuses(Scheduled):
         info: ClassVar[Info] = replace(Scheduled.info, eager="it counts its calls")
 
-    assert Training(Refuses(), small_suite(), small_data(), 0).replay is None
+    assert Run(Refuses(), small_suite(), small_data(), 0).replay is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -156,7 +157,7 @@ def test_a_step_on_cuda_waits_for_nothing(transforms: list[str]) -> None:
     suite = small_suite(epochs=STEPS // 2)
     recipe = suite.training.model_copy(update={"augment": Augment.model_validate(transforms)})
     data = small_data().to(torch.device("cuda"))
-    run = Training(create("ce"), suite.model_copy(update={"training": recipe}), data, 0)
+    run = Run(create("ce"), suite.model_copy(update={"training": recipe}), data, 0)
     for _ in range(2 * SETTLED):
         run.step()
     torch.cuda.set_sync_debug_mode("error")

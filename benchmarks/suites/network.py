@@ -1,0 +1,86 @@
+"""The section `network` of a suite: a network by name, or from a user's file."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import PrivateAttr, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from marginbench.benchmarks.nets.networks import NETWORKS, Architecture
+from marginbench.benchmarks.nets.outside import from_file
+from marginbench.benchmarks.suites.section import Positive, Section
+from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import suggest
+from marginbench.methods.userfile import source_digest
+
+
+class Network(Section):
+    """`{ name = "cnn", width = 16 }`, or `{ file = "net.py:make" }` with a path relative to the suite's folder."""
+
+    name: str | None = None
+    file: str | None = None  # FILE.py:FUNCTION; the function is make(shape) or make(shape, width)
+    width: Positive | None = None  # default: the network's own
+    _sha256: str | None = PrivateAttr(None)  # of the file
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in NETWORKS:
+            raise ValueError(f"unknown network: {suggest(name, NETWORKS)}; or give a file")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_width(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "width" in values:
+            return values
+        width = None
+        with contextlib.suppress(MarginbenchError):  # reported below, with the rest
+            if str(values.get("name")) in NETWORKS:
+                width = NETWORKS[values["name"]].width
+            elif isinstance(values.get("file"), str):
+                width = from_file(values["file"]).width
+        return values if width is None else {"width": width, **values}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Network":
+        if (self.name is None) == (self.file is None):
+            raise ValueError('give either a name or a file, as in { name = "cnn" } or { file = "net.py:make" }')
+        if self.file is not None:
+            try:
+                from_file(self.file, self.width)
+            except MarginbenchError as error:
+                raise ValueError(str(error)) from None
+            self._sha256 = source_digest(self._path)
+        return self
+
+    @property
+    def _path(self) -> str:
+        return str(self.file).rpartition(":")[0]
+
+    @property
+    def label(self) -> str:
+        """What tables and records call it: its name, or its file without the folder."""
+        return str(self.name or f"{Path(self._path).name}:{str(self.file).rpartition(':')[2]}")
+
+    def architecture(self) -> Architecture:
+        """How it is built.
+
+        Raises:
+            MarginbenchError: its file has changed since the suite was read: records would name the other version.
+        """
+        if self.file is None:
+            return NETWORKS.find(str(self.name), "network")
+        architecture = from_file(self.file, self.width)
+        if source_digest(self._path) != self._sha256:
+            raise MarginbenchError(f"network {self._path}: the file has changed since the suite was read; start again")
+        return architecture
+
+    @model_serializer(mode="wrap")
+    def _versioned(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it enters records and hashes: a file without its folder, and the SHA-256 of what is not built in."""
+        values = {key: value for key, value in handler(self).items() if value is not None}
+        if self.file is not None:
+            return {**values, "file": self.label, "sha256": self._sha256}
+        source = NETWORKS.source(str(self.name))
+        return values if source is None else {**values, "source": source}

@@ -1,0 +1,58 @@
+"""The optimiser and the learning rates of a suite."""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+
+from marginbench.benchmarks.suites.training import Training
+from marginbench.methods import MarginbenchError, Method, Net
+
+WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
+
+
+def replayable(settings: Training) -> bool:
+    """Whether a step of the optimiser can be recorded on a GPU: its state is on the device, its rate a tensor."""
+    return settings.optimiser_class is torch.optim.SGD or "capturable" in _arguments(settings)
+
+
+def make_optimiser(method: Method, settings: Training, net: Net, replayed: bool = False) -> torch.optim.Optimizer:
+    """The optimiser of a suite for the method's groups of parameters.
+
+    Args:
+        replayed: its learning rate may be a tensor, and its state stays on the device.
+
+    Raises:
+        MarginbenchError: torch's class refuses these parameters.
+    """
+    how: dict[str, Any] = {}
+    if settings.optimiser == "adam":
+        how["fused"] = True
+    if settings.optimiser_class is torch.optim.SGD:
+        how["fused"] = replayed or None
+    if "capturable" in _arguments(settings):
+        how["capturable"] = replayed and next(net.parameters()).is_cuda
+    try:
+        return settings.optimiser_class(method.param_groups(net), **settings.optimiser_arguments, **how)
+    except (TypeError, ValueError) as error:
+        raise MarginbenchError(f"training.optimiser={settings.optimiser!r}: {error}") from None
+
+
+def lr_factor(settings: Training, progress: float) -> float:
+    """Factor on the learning rate, at a share `progress` of the training.
+
+    `one_cycle`: rises linearly, then falls to 0 as a half cosine. `drops`: 1, then the factor of the last drop.
+    """
+    if settings.schedule == "one_cycle":
+        if progress < WARM_UP:
+            return 0.05 + 0.95 * progress / WARM_UP
+        return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
+    epoch = progress * settings.epochs
+    passed = [factor for start, factor in settings.drops or () if epoch >= start - 1e-9]
+    rise = 1.0 if settings.warm_up is None else min(1.0, epoch / settings.warm_up)
+    return (passed[-1] if passed else 1.0) * rise
+
+
+def _arguments(settings: Training) -> list[str]:
+    return list(inspect.signature(settings.optimiser_class).parameters)

@@ -1,0 +1,129 @@
+"""Optimisers of torch by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.suites.schema import Suite, load_suite
+from marginbench.benchmarks.suites.training import UNFIT, Training, optimisers
+from marginbench.benchmarks.training.loop import Run, train
+from marginbench.benchmarks.training.optimiser import make_optimiser, replayable
+from marginbench.methods import MarginbenchError, Method, Net, create
+
+OF_TORCH = sorted(set(optimisers()) - {"adam", "sgd"})
+
+
+def training(**values: Any) -> Training:
+    return Training(**{"epochs": 2, "batch_size": 16, "learning_rate": 0.01, **values})
+
+
+def suite_with(**values: Any) -> Suite:
+    return small_suite().model_copy(update={"training": training(**values)})
+
+
+def test_every_optimiser_of_torch_can_be_named_or_is_known_to_be_unfit() -> None:
+    classes = {name for name, cls in vars(torch.optim).items() if isinstance(cls, type)}
+    assert {"SGD", "Adam", "AdamW", "RMSprop", "NAdam"} <= set(OF_TORCH) <= classes
+    assert classes - set(OF_TORCH) == {name for name in UNFIT if hasattr(torch.optim, name)}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_every_optimiser_trains(name: str) -> None:
+    trained = train(create("ce"), suite_with(optimiser=name, epochs=4), small_data(), 0)
+    assert trained.losses[-1] < trained.losses[0]
+
+
+def test_settings_reach_the_class_and_so_do_rate_and_decay() -> None:
+    settings = training(
+        optimiser="RMSprop", optimiser_settings={"momentum": 0.9, "alpha": 0.5}, weight_decay=1e-3, learning_rate=0.02
+    )
+    net = Run(create("ce"), small_suite(), small_data(), 0).net
+    optimiser = make_optimiser(create("ce"), settings, net)
+    assert type(optimiser) is torch.optim.RMSprop
+    (group,) = optimiser.param_groups
+    assert (group["momentum"], group["alpha"], group["weight_decay"], group["lr"]) == (0.9, 0.5, 1e-3, 0.02)
+    ours = make_optimiser(create("ce"), training(optimiser_settings={"betas": [0.8, 0.9]}), net)
+    assert type(ours) is torch.optim.AdamW and ours.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_the_names_of_ours_mean_what_they_meant() -> None:
+    net = Run(create("ce"), small_suite(), small_data(), 0).net
+    adam = make_optimiser(create("ce"), training(), net).param_groups[0]
+    sgd = make_optimiser(create("ce"), training(optimiser="sgd"), net).param_groups[0]
+    assert (adam["fused"], adam["capturable"], adam["betas"]) == (True, False, (0.9, 0.999))
+    assert (sgd["momentum"], sgd["nesterov"], sgd["fused"]) == (0.9, True, None)
+
+
+class Slow(Method):
+    """The head learns at a tenth of the rate."""
+
+    info = create("ce").info
+
+    def param_groups(self, net: Net) -> Any:
+        return [{"params": list(net.body.parameters())}, {"params": list(net.head.parameters()), "lr_scale": 0.1}]
+
+    def loss(self, net: Net, batch: Any, ctx: Any) -> Any:
+        return create("ce").loss(net, batch, ctx)
+
+
+def test_schedules_and_scaled_groups_go_with_any_optimiser() -> None:
+    values = {"optimiser": "NAdam", "schedule": "drops", "drops": [[1, 0.5]]}
+    run = Run(Slow(), suite_with(**values), small_data(), 0)
+    rates = []
+    while run.ctx.step < run.ctx.steps:
+        run.step()
+        rates.append([group["lr"] for group in run.optimiser.param_groups])
+    assert rates[0] == pytest.approx([0.01, 0.001]) and rates[-1] == pytest.approx([0.005, 0.0005])
+
+
+def test_a_step_is_replayed_with_its_rate_of_the_moment() -> None:
+    """With SGD; the state of others is on the device, as replaying needs it, on CUDA alone."""
+    suite = suite_with(optimiser="SGD", optimiser_settings={"momentum": 0.5}, epochs=6)
+    plain, taped = (Run(create("ce"), suite, small_data(), 0, recorder=way) for way in (None, Tape))
+    for _ in range(plain.ctx.steps):
+        plain.step()
+        taped.step()
+    assert taped.replay is not None and taped.replay.replayed > 0 and not taped.replay.obstacle
+    for p, q in zip(plain.net.parameters(), taped.net.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_are_recorded_only_where_the_state_stays_on_the_device() -> None:
+    fit = {name for name in optimisers() if replayable(training(optimiser=name))}
+    assert {"adam", "sgd", "RMSprop", "NAdam"} <= fit and not {"Adagrad", "Adafactor"} & fit
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('optimiser = "RMSprp"', ["training.optimiser='RMSprp'", "did you mean 'RMSprop'"]),
+        ('optimiser = "LBFGS"', ["unknown optimiser"]),
+        ('optimiser = "SGD"\noptimiser_settings = { momentm = 0.9 }', ["optimiser_settings.momentm", "'momentum'"]),
+        ('optimiser = "SGD"\noptimiser_settings = { lr = 0.9 }', ["optimiser_settings.lr", "training.learning_rate"]),
+        ('optimiser = "SGD"\noptimiser_settings = { fused = true }', ["optimiser_settings.fused"]),
+        ('optimiser = "SGD"\noptimiser_settings = { momentum = -1.0 }', ["SGD: Invalid momentum value: -1"]),
+        ('optimiser = "SGD"\noptimiser_settings = { momentum = "x" }', ["optimiser_settings: SGD"]),
+        ('optimiser = "SGD"\nnesterov = true', ["nesterov: of sgd"]),
+        ('optimiser = "Rprop"\nweight_decay = 0.1', ["weight_decay: Rprop has none"]),
+    ],
+)
+def test_a_wrong_optimiser_is_named_before_training(lines: str, words: list[str], tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("epochs = 2\n", f"epochs = 2\n{lines}\n"))
+    with pytest.raises(MarginbenchError) as error:
+        load_suite(str(tiny))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_settings_are_part_of_the_fingerprint() -> None:
+    prints = {
+        suite_with(optimiser="SGD", **more).fingerprint
+        for more in ({}, {"optimiser_settings": {"momentum": 0.9}}, {"optimiser_settings": {"momentum": 0.5}})
+    }
+    assert len(prints) == 3
+    assert isinstance(Run(create("ce"), suite_with(optimiser="SGD"), small_data(), 0).net, nn.Module)
