@@ -1,6 +1,6 @@
 """How long exact L-infinity margins take, and how far the attacks were from them.
 
-    python -m marginbench.benchmarks.speed.exact [--points 100] [--time-limit 60] [--methods SPEC,...] [--jobs 2]
+    python -m marginbench.benchmarks.speed.exact [--points 100] [--width 16] [--time-limit 60] [--methods SPEC,...]
 
 A 64-32-16-10 ReLU network is trained on the digits with each method, with the budget of the suite `digits_exact`.
 DeepFool and FMN start the search on the first test images that the network classifies correctly, and the margin of
@@ -30,13 +30,12 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import cores
-from marginbench.benchmarks.nets.networks import NETWORKS, Architecture
-from marginbench.benchmarks.suites.schema import Network, Suite, load_suite
+from marginbench.benchmarks.suites.derive import derive
+from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, create
 from marginbench.methods.spec import split_specs
 
-HIDDEN = (32, 16)
 START = (deepfool, fmn)
 TOO_FAR = 1e-3  # relative; the margins are not known better
 
@@ -55,29 +54,29 @@ class Point(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--points", type=int, default=100, help="correctly classified test images")
+    parser.add_argument("--width", type=int, default=16, help="units of the second hidden layer; the first has twice")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each image")
     parser.add_argument("--methods", default="ce", help="SPEC[,SPEC...]")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes")
     words = parser.parse_args()
 
-    NETWORKS["digits"] = Architecture(_body, 0)  # the suites' `mlp` has hidden layers of one width
-    suite = load_suite("digits_exact").model_copy(update={"network": Network.model_construct(name="digits")})
+    changes = {"network.file": f"{__file__}:body", "network.width": words.width}  # `mlp` has layers of one width
+    suite = derive(load_suite("digits_exact"), changes)
     data = suite.load_data()
     runs = {}
     for spec in split_specs(words.methods):
         net = train(create(spec), suite, data, 0).net.eval().requires_grad_(False)
         runs[spec] = measure(net, suite, data, words.points, words.time_limit, words.jobs)
     print(report(runs))
-    widths = "-".join(map(str, (math.prod(data.shape), *HIDDEN, data.num_classes)))
+    widths = "-".join(map(str, (math.prod(data.shape), 2 * words.width, words.width, data.num_classes)))
     where = f"{words.jobs} processes on {cores()} cores, torch {torch.__version__}, scipy {metadata.version('scipy')}"
     print(f"\n{widths} network, at most {words.time_limit:g} s for a point, {where}")
 
 
-def _body(shape: tuple[int, int, int], width: int) -> nn.Sequential:
-    first, second = HIDDEN
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(math.prod(shape), first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()
-    )
+def body(shape: tuple[int, int, int], width: int = 16) -> nn.Sequential:
+    """Hidden layers of 2 `width` and `width` units."""
+    first, second = nn.Linear(math.prod(shape), 2 * width), nn.Linear(2 * width, width)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU())
 
 
 def measure(net: Net, suite: Suite, data: Dataset, points: int, time_limit: float, jobs: int) -> list[Point]:

@@ -20,7 +20,7 @@ from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import MarginbenchError, Task
 from marginbench.methods.errors import suggest
 
-INTERNAL = ("folder", "base", "changes", "probes")  # fields that are no keys of a file
+INTERNAL = ("folder", "base", "changes")  # fields that are no keys of a file
 
 
 class Data(Section):

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from marginbench.benchmarks.nets.networks import NETWORKS
 from marginbench.benchmarks.speed import exact as exact_speed
 from marginbench.benchmarks.speed.exact import Point, report
 
@@ -31,9 +30,7 @@ def test_the_table_counts_what_it_says() -> None:
 def test_it_runs_from_training_to_table(
     limit: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(NETWORKS, "digits", NETWORKS["mlp"])  # what main puts there is forgotten after the test
-    monkeypatch.setattr(exact_speed, "HIDDEN", (4, 3))
-    words = ["exact_speed", "--points", "2", "--time-limit", limit, "--jobs", "1"]
+    words = ["exact_speed", "--points", "2", "--width", "2", "--time-limit", limit, "--jobs", "1"]
     monkeypatch.setattr(sys, "argv", words)
     exact_speed.main()
     out = capsys.readouterr().out
@@ -41,4 +38,4 @@ def test_it_runs_from_training_to_table(
     assert (method, points) == ("ce", "2")
     assert (int(solved) > 0) == (limit == "20")
     assert out.count("| ce ") == 1 + 2 - int(solved), "a line for each point that is not solved"
-    assert "64-4-3-10 network" in out
+    assert "64-4-2-10 network" in out
