@@ -291,14 +291,23 @@ def methods_command(
 
 
 @app.command("suites")
-def suites_command(name: Annotated[str | None, typer.Argument(help="Show one suite in full.")] = None) -> None:
+def suites_command(
+    name: Annotated[str | None, typer.Argument(help="Show one suite in full: its name, or a FILE.toml.")] = None,
+    as_toml: Annotated[bool, typer.Option("--toml", help="As a file to start a suite of your own from.")] = False,
+) -> None:
     """List the suites, or explain one.
 
     For one: what it reproduces, its source, the time to expect, all settings.
     """
     from marginbench.benchmarks import describe
+    from marginbench.methods.errors import MarginbenchError
 
-    print(describe.one_suite(name) if name else describe.suites())
+    if as_toml:
+        if name is None:
+            raise MarginbenchError("--toml: name a suite, as in marginbench suites digits --toml")
+        sys.stdout.write(describe.suite_toml(name))
+    else:
+        print(describe.one_suite(name) if name else describe.suites())
 
 
 @app.command("new-method")

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from marginbench.benchmarks.records.column import NORM_TEXT
-from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
+from marginbench.benchmarks.suites.schema import comment, load_suite, read_suite, suite_names
 from marginbench.methods import NORMS, get, names
 
 _LIMITS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
@@ -139,19 +139,32 @@ def suites() -> str:
         suite = load_suite(name)
         radii = ", ".join(f"{suite.evaluation.epsilon[norm]:g} {NORM_TEXT[norm]}" for norm in reversed(NORMS))
         methods = len(suite.methods) if suite.methods else "all"
-        rows.append((name, suite.title, methods, suite.seeds, suite.data.name, suite.network.name, radii))
+        rows.append((name, suite.title, methods, suite.seeds, suite.data.name, suite.network.label, radii))
     return tabulate(rows, ("suite", "title", "rows", "seeds", "data", "network", "radii"), tablefmt="github")
 
 
+def suite_toml(name: str) -> str:
+    """The file of a suite, to start one's own from.
+
+    Raises:
+        MarginbenchError: unknown suite.
+    """
+    path, text = read_suite(name)
+    return (
+        f"# Start of a suite of your own, from {path.name}: save it, change it, and give it another name below, since\n"
+        f"# records and random numbers go by the name. Run it: marginbench run-all --suite FILE.toml\n\n{text}"
+    )
+
+
 def one_suite(name: str) -> str:
-    """What a built-in suite is for, and its settings, defaults included, as text.
+    """What a suite is for, and its settings, defaults included, as text.
 
     Raises:
         MarginbenchError: unknown suite.
     """
     suite = load_suite(name)
     settings = suite.model_dump(mode="json", exclude={"name", "title", "methods", "seeds"}, exclude_none=True)
-    lines = [f"{name}: {suite.title}", "", comment(name), ""]
+    lines = [f"{suite.name}: {suite.title}", "", comment(name), ""]
     lines += [f"Rows: {', '.join(suite.methods) if suite.methods else 'every method'}; seeds: {suite.seeds}"]
     for section, values in settings.items():
         lines += ["", f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
