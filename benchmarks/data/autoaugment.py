@@ -1,8 +1,8 @@
-"""AutoAugment for a whole batch: each image has a sub-policy of its own.
+"""AutoAugment for a whole batch: each image gets a sub-policy of its own.
 
 A sub-policy is two operations, each with a probability and a magnitude. Policies and magnitudes are those of
 torchvision's `AutoAugment`, which gives all images of a batch the same sub-policy. Here the images are grouped by
-operation, at most ten groups for each of the two places. They are rounded to 256 levels, which the operations need.
+operation, in at most ten groups for each of the two places, and rounded to 256 levels, which the operations need.
 """
 
 import math
@@ -18,7 +18,7 @@ from marginbench.benchmarks.data.transform import Transform, transform
 from marginbench.benchmarks.machine.upload import upload
 
 Values = Tensor  # [B, 6]: rows of a 2x3 matrix, or a magnitude in the first column
-AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")  # one group, with a matrix for each image
+AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")  # one group, with a matrix per image
 GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
 
 
@@ -39,7 +39,7 @@ def autoaugment(x: Tensor, policy: str, fill: Tensor, stream: torch.Generator) -
     Args:
         x: images [B, C, H, W] in [0, 1].
         policy: cifar10, imagenet or svhn.
-        fill: colour [C] of the pixels that come from outside of the image.
+        fill: colour [C] of the pixels that come from outside the image.
         stream: a generator on the CPU.
     """
     kinds, probabilities, values = _table(policy, *x.shape[2:])
@@ -84,7 +84,7 @@ def _values(name: str, level: float, sign: int, height: int, width: int) -> list
         "TranslateX": [1, 0, -across, 0, 1, 0],
         "TranslateY": [1, 0, 0, 0, 1, -down],
         "Rotate": [cos, -sin, 0, sin, cos, 0],
-        "Posterize": [2.0 ** round(4 * level)],  # what is left: multiples of it
+        "Posterize": [2.0 ** round(4 * level)],  # levels that remain: its multiples
         "Solarize": [255 * (1 - level)],
     }
     values = table.get(name, [1 + sign * 0.9 * level])
@@ -119,7 +119,7 @@ def _colour(x: Tensor, values: Values, colour: Tensor) -> Tensor:
 
 
 def _sharpness(x: Tensor, values: Values, colour: Tensor) -> Tensor:
-    """The border stays as it is."""
+    """The border is left as it is."""
     blurred = x.float()
     inner = (9 * F.avg_pool2d(blurred, 3, 1) + 4 * blurred[:, :, 1:-1, 1:-1]) / 13
     blurred[:, :, 1:-1, 1:-1] = inner.round()

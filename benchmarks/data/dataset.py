@@ -41,14 +41,14 @@ class Split:
         return len(self.y)
 
     def to(self, device: torch.device) -> "Split":
-        """On the device; images that would take more than half of a GPU's free memory stay on the host."""
+        """Move to the device; images that would take more than half of a GPU's free memory stay on the host."""
         room = device.type != "cuda" or self.x.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
         return replace(self, x=self.x.to(device) if room else self.x, y=self.y.to(device))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Train, validation and test split. Choices are made on validation; test is for the tables alone."""
+    """Training, validation and test split. Choices are made on validation; test is for the tables alone."""
 
     train: Split
     validation: Split
@@ -67,7 +67,7 @@ class Dataset:
 
 
 def data_folder(chosen: str | Path | None = None) -> Path:
-    """The folder of data sets: the one chosen, else $MARGINBENCH_DATA, else marginbench in the user's cache."""
+    """The folder of data sets: the one given, else $MARGINBENCH_DATA, else marginbench in the user's cache."""
     if chosen is not None:
         return Path(chosen).expanduser()
     if os.environ.get(VARIABLE):
@@ -88,8 +88,8 @@ def load_data(
 ) -> Dataset:
     """Load a data set and split its training images.
 
-    The training images are put into an order given by hashing, the same on every machine: the first are the
-    validation split, the next the training split. Nothing here touches the test images.
+    Hashing gives the training images an order that is the same on every machine: the first are the validation split,
+    the next the training split. Nothing here touches the test images.
 
     Args:
         name: `digits`, a set that torchvision knows, `imagenet`, an .npz file, or an image folder; see `sources.find`.
@@ -97,9 +97,9 @@ def load_data(
         folder: where the suite file is.
         data_dir: folder of data sets. Default: see `data_folder`.
         train_size: images to train on. Default: all that are left.
-        imbalance: leaves a long-tailed training split, in which the first class has this many times the images of the
-            last; see `long_tail`. Of the first `train_size` images where both are given.
-        size: height and width to which the images of a folder are brought.
+        imbalance: makes the training split long-tailed: the first class has this many times as many images as the
+            last; see `long_tail`. It is cut from the first `train_size` images where both are given.
+        size: height and width to which the images of a folder are scaled.
 
     Raises:
         MarginbenchError: unknown name, missing or malformed data, or a split that cannot be made.

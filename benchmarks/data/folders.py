@@ -19,15 +19,15 @@ from marginbench.methods import MarginbenchError
 
 Samples = list[tuple[str, int]]  # path and label of each image
 
-BLOCK = 1024  # images that are decoded before the next are begun
-PROGRESS = 10.0  # seconds from one line about it to the next
+BLOCK = 1024  # images decoded at a time
+PROGRESS = 10.0  # seconds between two messages
 
 
 def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
     """Images of `place`/train and `place`/test (or val), [N, 3, size, size], from their cache in `data_dir`.
 
-    The cache's name holds a hash of the names, sizes and times of all image files: changed folders are decoded anew.
-    Both parts are stored in a hashed order: by class, as they are listed, the first test images would be of one class.
+    The cache's name holds a hash of the names, sizes and times of all image files: changed folders are decoded again.
+    Both parts are stored in a hashed order: they are listed by class, so the first test images would be of one class.
 
     Raises:
         MarginbenchError: missing parts, classes that differ, an image that cannot be read, or no room for the cache.
@@ -59,7 +59,7 @@ def _list(place: Path) -> dict[str, Samples]:
         folders = {part: ImageFolder(str(place / name)) for part, name in (("train", "train"), ("test", test))}
     except FileNotFoundError as error:
         raise MarginbenchError(
-            f"image folder {place}: {error}; needed are train and test (or val), each with a folder of images per class"
+            f"image folder {place}: {error}; it needs train and test (or val), each with one folder of images per class"
         ) from None
     differ = set(folders["train"].classes) ^ set(folders["test"].classes)
     if differ:
@@ -81,7 +81,7 @@ def _make_room(data_dir: Path, needed: int, place: Path) -> None:
 
 
 def _make_cache(cache: Path, listed: dict[str, Samples], size: int) -> None:
-    """Decode into a folder of another name, so that what was interrupted is never taken for whole."""
+    """Decode into a folder of another name, so that an interrupted cache is never taken for a complete one."""
     partial = cache.with_name(f".{cache.name}-{secrets.token_hex(4)}")
     try:
         partial.mkdir()
@@ -91,7 +91,7 @@ def _make_cache(cache: Path, listed: dict[str, Samples], size: int) -> None:
         try:
             partial.rename(cache)
         except OSError:
-            if not cache.is_dir():  # another process was faster
+            if not cache.is_dir():  # else another process has made it in the meantime
                 raise
     except OSError as error:
         raise MarginbenchError(f"{cache}: cannot be written ({error}); choose another folder with --data-dir") from None

@@ -15,7 +15,7 @@ from marginbench.benchmarks.data.folders import read_folder
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
 
-DIGITS_TEST = 360  # of 1,797; the held-out share is fixed, so that no result can pick its split
+DIGITS_TEST = 360  # of 1,797; fixed, so that no result can choose its split
 TORCHVISION = {
     "mnist": "MNIST",
     "fashion_mnist": "FashionMNIST",
@@ -26,7 +26,7 @@ TORCHVISION = {
 }
 NAMES = ("digits", *TORCHVISION, "imagenet")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-SIZE = 224  # pixels, of the images of a folder
+SIZE = 224  # pixels: default height and width of the images of a folder
 PATIENCE = 30.0  # seconds without an answer after which a download has failed
 OTHER_FOLDER = "or name the folder that has it with --data-dir or MARGINBENCH_DATA"
 
@@ -37,9 +37,9 @@ def find(name: str, folder: Path, data_dir: Path, size: int | None = None) -> Ar
     - `digits`: 8x8 images that come with scikit-learn.
     - `FILE.npz`, relative to `folder`, else to `data_dir`: arrays x_train, y_train, x_test, y_test. Images are uint8,
       N x H x W or N x H x W x C.
-    - Any other name: `data_dir`/NAME.npz is used if it is there. If not, the sets that torchvision knows are read from
-      its files in `data_dir`, and downloaded into it if those are missing.
-    - Else an image folder, relative to `folder` or to `data_dir`, with one folder of images for each class in `train`
+    - Any other name: `data_dir`/NAME.npz if there is one. If not, data sets that torchvision knows are read from its
+      files in `data_dir`, and downloaded if those are missing.
+    - Otherwise an image folder, relative to `folder` or to `data_dir`, with one folder of images per class in `train`
       and in `test` (or `val`). `imagenet` is one.
 
     Raises:
@@ -83,10 +83,10 @@ def _read_npz(path: Path) -> Arrays:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file]
             if missing:
-                raise MarginbenchError(f"{path}: no array {missing[0]!r}; needed are {', '.join(KEYS)}")
+                raise MarginbenchError(f"{path}: no array {missing[0]!r}; it needs {', '.join(KEYS)}")
             arrays = {key: file[key] for key in KEYS}
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise MarginbenchError(f"{path}: not a readable .npz file ({_one_line(error)})") from None
+        raise MarginbenchError(f"{path}: not a readable .npz file ({_all_lines(error)})") from None
     return _checked(str(path), arrays)
 
 
@@ -95,7 +95,7 @@ def _checked(where: str, arrays: dict[str, np.ndarray]) -> Arrays:
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int64).reshape(-1)
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
-            raise MarginbenchError(f"{where}: x_{part} is {x.dtype} {x.shape}; needed is uint8 NxHxW or NxHxWxC")
+            raise MarginbenchError(f"{where}: x_{part} is {x.dtype} {x.shape}; it should be uint8 NxHxW or NxHxWxC")
         if len(y) != len(x) or y.min() < 0:
             raise MarginbenchError(f"{where}: y_{part} must hold one label >= 0 for each image of x_{part}")
         arrays[f"x_{part}"] = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
@@ -104,7 +104,7 @@ def _checked(where: str, arrays: dict[str, np.ndarray]) -> Arrays:
     if shapes[0] != shapes[1]:
         raise MarginbenchError(f"{where}: images of x_train are {shapes[0]}, those of x_test {shapes[1]} (CxHxW)")
     if arrays["y_test"].max() > arrays["y_train"].max():
-        raise MarginbenchError(f"{where}: y_test has the label {arrays['y_test'].max()}, which y_train has not")
+        raise MarginbenchError(f"{where}: y_test has the label {arrays['y_test'].max()}, which y_train lacks")
     x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
     return Arrays(x_train, y_train, x_test, y_test)
 
@@ -115,8 +115,8 @@ def _torchvision(name: str, data_dir: Path) -> Arrays:
     except Exception as error:  # damaged files fail in many ways
         if "download=True" not in str(error):  # what torchvision says where files are missing
             raise MarginbenchError(
-                f"data {name!r}: torchvision cannot read its files in {data_dir} ({_one_line(error)}); delete them, and"
-                " they are downloaded again"
+                f"data {name!r}: torchvision cannot read its files in {data_dir} ({_all_lines(error)}); delete them to"
+                " download them again"
             ) from None
         arrays = _download(name, data_dir)
     return _checked(f"data {name!r} in {data_dir}", arrays)
@@ -146,10 +146,10 @@ def _download(name: str, data_dir: Path) -> dict[str, np.ndarray]:
         socket.setdefaulttimeout(PATIENCE)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
             return _read_torchvision(name, data_dir, download=True)
-    except Exception as error:  # so do downloads
+    except Exception as error:  # downloads fail in many ways, too
         raise MarginbenchError(
             f"data {name!r}: no {data_dir / name}.npz (arrays {', '.join(KEYS)}), no files of torchvision's"
-            f" {TORCHVISION[name]} in {data_dir}, and downloading them failed ({_one_line(error)}); put one of the two"
+            f" {TORCHVISION[name]} in {data_dir}, and downloading them failed ({_all_lines(error)}); put one of the two"
             f" there, {OTHER_FOLDER}"
         ) from None
     finally:
@@ -174,5 +174,6 @@ def _image_folder(name: str, folder: Path, data_dir: Path) -> Path:
     )
 
 
-def _one_line(error: Exception) -> str:
+def _all_lines(error: Exception) -> str:
+    """As one: torchvision gives the reason on a later line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,4 +1,5 @@
 """The networks of the suites.
 
-Imports methods alone. Read `networks.py` first: the list, and how a network is put together.
+Imports the registry and methods. Read `networks.py` first: how a network is put together; `architecture.py` to add
+one.
 """

@@ -1,4 +1,4 @@
-"""What the residual networks and the mobile ones are made of."""
+"""Building blocks of the residual and the mobile networks."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ Shape = tuple[int, int, int]  # channels, height, width of the images
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Without bias, before or behind batch norm; padded so that stride 1 keeps the size and stride 2 halves it.
+    """Without bias, next to batch norm; padded so that stride 1 keeps the size and stride 2 halves it.
 
     Weights are normal with variance 2 / (k^2 outputs) (He et al., ICCV 2015, section 2.2).
     """
@@ -16,9 +16,9 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups:
 
 
 def pool(shape: Shape, halvings: int) -> list[nn.Module]:
-    """The mean over what is left of images of this shape after so many strides of 2, rounded up: flat features.
+    """The mean over what remains of images of this shape after `halvings` strides of 2, rounded up: flat features.
 
-    With the size written out, since certificates know this layer and not the adaptive one.
+    The size is written out because certificates know this layer but not the adaptive one.
     """
     left = (-(-shape[1] // 2**halvings), -(-shape[2] // 2**halvings))
     return [nn.AvgPool2d(left), nn.Flatten()]

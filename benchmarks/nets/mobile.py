@@ -1,19 +1,19 @@
-"""MobileNet, the first version: the one that the paper of PMM cites for ImageNet. torchvision has only later ones."""
+"""The first MobileNet, which the paper of PMM cites for ImageNet; torchvision has only later versions."""
 
 from torch import nn
 
 from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
 
-SMALL = 64  # images below it keep their size through the first two strides
+SMALL = 64  # pixels; smaller images keep their size through the first two strides
 
 
 @network("mobilenet", width=32, smallest=8, channels_last=True)
 def mobilenet(shape: Shape, width: int) -> nn.Sequential:
     """Howard et al. (2017, arXiv 1704.04861, table 1), for images of 224x224; smaller ones skip the first two strides.
 
-    The table gives the last depthwise convolution a stride of 2, but the same size before and behind it: stride 1 here.
-    No Lipschitz bound is known here for depthwise convolutions: that certificate does not apply.
+    The table gives the last depthwise convolution stride 2, but the same size before and after it: stride 1 here.
+    We know no Lipschitz bound for depthwise convolutions: that certificate does not apply.
     """
     small = min(shape[1:]) < SMALL
     first = 1 if small else 2

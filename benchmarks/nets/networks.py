@@ -58,5 +58,6 @@ def corrupts_memory(layer: nn.Module) -> bool:
     With torch 2.15, on processors with AVX2 and without AVX-512, those of 1x1 convolutions with stride 2 and 2 to 6
     input channels do ("free(): invalid size"); a network that has one keeps its weights contiguous.
     """
-    narrow = isinstance(layer, nn.Conv2d) and 1 < layer.in_channels < 8
-    return narrow and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+    if not isinstance(layer, nn.Conv2d):
+        return False
+    return 1 < layer.in_channels < 8 and layer.kernel_size == (1, 1) and max(layer.stride) > 1

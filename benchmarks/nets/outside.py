@@ -53,7 +53,7 @@ def from_file(spec: str, width: int | None = None) -> Architecture:
 def build_checked(architecture: Architecture, file: Path, shape: Shape, width: int | None) -> nn.Sequential:
     """The body that a user's function makes, checked on two images.
 
-    ReLUs no longer work in place: methods and bounds look at the inputs of layers, which must not change under them.
+    Layers no longer work in place: methods and bounds look at the inputs of layers, which must not be overwritten.
 
     Raises:
         MarginbenchError: the function fails, or makes no such body as `architecture.Body` asks for; with file and line.
@@ -114,7 +114,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 class Opaque(nn.Module):
     """A layer whose code branches on data: a trace of it would hold for one branch, and bounds on it might be wrong.
 
-    It trains like any other; a certificate that traces it gets the reason in the place of a bound.
+    It trains like any other; a certificate that traces it gets the reason instead of a bound.
     """
 
     def __init__(self, layer: nn.Module, reason: str) -> None:

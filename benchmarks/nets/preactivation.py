@@ -1,4 +1,4 @@
-"""Residual networks with batch norm and ReLU before the convolutions, so that the sums run through to the end."""
+"""Residual networks with batch norm and ReLU before the convolutions, so that nothing follows the sums."""
 
 from collections.abc import Sequence
 
@@ -44,7 +44,7 @@ def _body(shape: Shape, stem: int, stages: Sequence[int], blocks: int, dropout: 
 
 
 def _block(inputs: int, channels: int, stride: int, dropout: float) -> list[nn.Module]:
-    """One sum. Where sizes change, the first batch norm and ReLU stand before both paths, else in the branch."""
+    """One sum. Where sizes change, the first batch norm and ReLU precede both paths, else they begin the branch."""
     entry = [nn.BatchNorm2d(inputs), nn.ReLU()]
     branch = [
         convolution(inputs, channels, 3, stride),

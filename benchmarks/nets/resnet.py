@@ -15,8 +15,8 @@ from marginbench.methods import Residual, Subsample
 def cifar_resnet(shape: Shape, width: int, depth: int) -> nn.Sequential:
     """A 3x3 convolution and three stages of (depth - 2) / 6 blocks, with 16, 32 and 64 channels.
 
-    Shortcuts are option A, without weights: the input, subsampled where a stage begins. The new channels are zero; they
-    stand behind the old ones, which by symmetry is the same network as with zeros on both sides.
+    Shortcuts are option A, without weights: the input, subsampled where a stage begins. The new channels are zero and
+    follow the old ones; by symmetry this is the same network as with zeros on both sides.
     """
     layers: list[nn.Module] = [convolution(shape[0], width, 3), nn.BatchNorm2d(width), nn.ReLU()]
     inputs = width

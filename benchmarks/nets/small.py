@@ -1,4 +1,4 @@
-"""Networks without batch norm and sums: every bound certifies them, but for the LeNets, which have max pooling."""
+"""Networks without batch norm and sums: every bound applies to them, except to the LeNets, which have max pooling."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from marginbench.benchmarks.nets.layers import Shape
 
 @network("linear", width=16)
 def linear(shape: Shape, width: int) -> nn.Sequential:
-    """No body at all; the width does not matter."""
+    """No body at all; the width has no effect."""
     return nn.Sequential(nn.Flatten())
 
 
@@ -40,8 +40,8 @@ def cnn4(shape: Shape, width: int) -> nn.Sequential:
 def cnn7(shape: Shape, width: int) -> nn.Sequential:
     """The "large" network of Wong, Schmidt, Metzen, Kolter (NeurIPS 2018, arXiv 1805.12514); 4C3F in GloRo.
 
-    Convolutions of 32, 32, 64, 64 channels, 3x3 and 4x4 in turn, these of stride 2; two hidden layers of 512. Papers
-    on interval bounds give the name CNN7 to another network, with batch norm and five convolutions.
+    Convolutions of 32, 32, 64, 64 channels, alternately 3x3 and 4x4, the latter of stride 2; two hidden layers of 512.
+    Papers on interval bounds call another network CNN7, with batch norm and five convolutions.
     """
     convolutions = [(width, 3), (width, 4), (2 * width, 3), (2 * width, 4)]
     return _strided(shape, convolutions, 16 * width, 16 * width)
@@ -51,7 +51,7 @@ def cnn7(shape: Shape, width: int) -> nn.Sequential:
 def cnn_6c2f(shape: Shape, width: int) -> nn.Sequential:
     """6C2F of the Lipschitz papers on CIFAR-10 (Lee, Lee, Park, NeurIPS 2020; Leino, Wang, Fredrikson, ICML 2021).
 
-    Convolutions of 32, 32, 32, 64, 64, 64 channels, each third 4x4 of stride 2 and the others 3x3, and a hidden layer
+    Convolutions of 32, 32, 32, 64, 64, 64 channels, every third 4x4 of stride 2 and the others 3x3, and a hidden layer
     of 512: as in the code of Huang et al. (NeurIPS 2021, github.com/yjhuangcd/local-lipschitz) and of GloRo.
     """
     convolutions = [(c, kernel) for c in (width, 2 * width) for kernel in (3, 3, 4)]
@@ -81,8 +81,8 @@ def lenet5(shape: Shape, width: int) -> nn.Sequential:
 def lenet5_madry(shape: Shape, width: int) -> nn.Sequential:
     """The MNIST network of Madry et al. (ICLR 2018, arXiv 1706.06083): 32 and 64 channels, 1024 hidden units.
 
-    As in their code, github.com/MadryLab/mnist_challenge: 5x5 convolutions that keep the size, max pooling. The papers
-    that train against attacks on MNIST use it, and some call it LeNet-5 (Ding et al., ICLR 2020).
+    As in their code, github.com/MadryLab/mnist_challenge: 5x5 convolutions that keep the size, max pooling. Papers on
+    adversarial training use it on MNIST, and some call it LeNet-5 (Ding et al., ICLR 2020).
     """
     left = (shape[1] // 4) * (shape[2] // 4)
     return nn.Sequential(
@@ -98,7 +98,7 @@ def lenet5_madry(shape: Shape, width: int) -> nn.Sequential:
 
 
 def _strided(shape: Shape, convolutions: list[tuple[int, int]], *hidden: int) -> nn.Sequential:
-    """Convolutions of (channels, kernel), 4x4 ones of stride 2 and 3x3 ones of stride 1, and hidden layers."""
+    """Convolutions (channels, kernel), of stride 2 if 4x4 and stride 1 if 3x3, and hidden layers."""
     inputs, height, width = shape
     layers: list[nn.Module] = []
     for channels, kernel in convolutions:

@@ -1,7 +1,7 @@
-"""Networks that torchvision has; it is imported on use, since that takes time.
+"""Networks of torchvision, which is imported on use because that takes time.
 
-Their sums are torchvision's blocks and not `Residual`, so that Lipschitz bounds do not apply to `mobilenet_v2` and
-`resnet50`; the certificate then names the block.
+Their sums are torchvision's blocks, not `Residual`: Lipschitz bounds do not apply to `mobilenet_v2` and `resnet50`, and
+the certificate names the block.
 """
 
 from torch import nn
@@ -15,8 +15,8 @@ from marginbench.benchmarks.nets.mobile import SMALL
 def vgg16_bn(shape: Shape, width: int) -> nn.Sequential:
     """The convolutions of VGG-16 (Simonyan and Zisserman, ICLR 2015, configuration D), each with batch norm.
 
-    What is left, 1x1 of images of 32x32, is averaged, and the head is one linear layer on 512 features: the form in
-    which VGG is used on CIFAR-10, in the place of two hidden layers of 4096 units.
+    What remains, 1x1 for images of 32x32, is averaged, and the head is one linear layer on 512 features instead of two
+    hidden layers of 4096 units: the form in which VGG is used on CIFAR-10.
     """
     from torchvision.models.vgg import cfgs, make_layers
 
@@ -34,7 +34,7 @@ def vgg16_bn(shape: Shape, width: int) -> nn.Sequential:
 def mobilenet_v2(shape: Shape, width: int) -> nn.Sequential:
     """Sandler et al. (CVPR 2018, arXiv 1801.04381), for images of 224x224; smaller ones skip the first two strides.
 
-    Channels are rounded to multiples of 8, and the last layer has 1280 at least, as in torchvision.
+    Channels are rounded to multiples of 8, and the last layer has at least 1280, as in torchvision.
     """
     from torchvision.models import MobileNetV2
 
@@ -59,7 +59,7 @@ def mobilenet_v2(shape: Shape, width: int) -> nn.Sequential:
 def resnet50(shape: Shape, width: int) -> nn.Sequential:
     """ResNet-50 for ImageNet (He et al., CVPR 2016), with the stride in the 3x3 convolutions, as in torchvision.
 
-    The width is that of the first 3x3 convolution in a block, torchvision's `width_per_group`: the sums keep theirs.
+    The width is that of the 3x3 convolutions in the first stage, torchvision's `width_per_group`; the sums keep theirs.
     """
     from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -85,7 +85,7 @@ def _initialise(layer: nn.Conv2d) -> None:
 
 
 def _without_inplace(body: nn.Sequential) -> nn.Sequential:
-    """Methods and bounds look at the inputs of layers, which must not change under them."""
+    """Methods and bounds look at the inputs of layers, which must not be overwritten."""
     for layer in body.modules():
         if isinstance(layer, nn.ReLU | nn.ReLU6):
             layer.inplace = False

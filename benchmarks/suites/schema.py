@@ -29,12 +29,12 @@ class Data(Section):
     name: str
     validation: Positive
     train_size: Positive | None = None  # images to train on; default: all that are left
-    imbalance: float | None = Field(default=None, ge=1)  # of the first class to the last: a long-tailed training split
-    size: Positive | None = None  # height and width of the images of a folder
+    imbalance: float | None = Field(default=None, ge=1)  # first class to last, in images: a long-tailed training split
+    size: Positive | None = None  # height and width of the images, for image folders only
 
 
 class Suite(Section):
-    """The whole file. Everything but `title`, `methods` and `seeds` enters the hash of a run."""
+    """A whole file. All of it but `title`, `methods` and `seeds` enters the hash of a run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     title: str
@@ -142,12 +142,13 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
 
 def resolve_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values, in which `file = "FILE.py:FUNCTION"` is an absolute path, at any depth."""
-    resolved = {
-        key: resolve_files(value, folder) if isinstance(value, dict) else value for key, value in values.items()
-    }
-    if isinstance(resolved.get("file"), str):
-        resolved["file"] = str((folder / resolved["file"]).resolve())
-    return resolved
+
+    def resolve(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return resolve_files(value, folder)
+        return str((folder / value).resolve()) if key == "file" and isinstance(value, str) else value
+
+    return {key: resolve(key, value) for key, value in values.items()}
 
 
 def _explain(error: Any) -> str:

@@ -14,7 +14,7 @@ from marginbench.benchmarks.machine.files import write_atomically
 
 @dataclass
 class Checkpoint:
-    """The file from which a run in progress can go on. Without a path nothing is kept."""
+    """The file from which an interrupted training can continue. Without a path nothing is kept."""
 
     path: Path | None = None
     every: float = 300.0  # seconds between two of them
@@ -29,7 +29,7 @@ class Checkpoint:
         return self.path is not None and self.path.exists()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write tensors and numbers; an older checkpoint is replaced once the new one is whole.
+        """Write tensors and numbers; an older checkpoint is replaced once the new one is complete.
 
         Raises:
             UnwritableError: the folder cannot be written.
@@ -42,7 +42,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last, on the CPU; None if there is none or it cannot be read: the run then begins anew."""
+        """The state saved last, on the CPU; None if there is none or it cannot be read: training then starts over."""
         if self.path is None or not self.exists:
             return None
         try:

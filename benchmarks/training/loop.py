@@ -1,4 +1,4 @@
-"""Training: the benchmark owns network, order of the data, optimiser, schedule and seeds."""
+"""Training one network: the benchmark owns network, order of the data, optimiser, schedule and seeds."""
 
 import math
 import sys
@@ -25,7 +25,7 @@ from marginbench.methods import Batch, Context, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
 
 HOW = ("fused", "foreach", "capturable")  # how this machine runs an optimiser: no part of a checkpoint
-STATISTICS = 100_000  # images from which mean and standard deviation of the pixels are taken
+STATISTICS = 100_000  # images that give the mean and standard deviation of the pixels
 
 
 class DivergedError(RuntimeError):
@@ -47,11 +47,11 @@ class Trained:
 
 
 class Run:
-    """One training in progress. `state_dict` in the middle, loaded into a fresh object, changes nothing.
+    """One training in progress. Loading its `state_dict` into a fresh object and going on there changes nothing.
 
     Args:
-        eager: on CUDA, do every step instead of recording one and replaying it.
-        recorder: made for the generator of the method's random numbers, in place of CUDA's.
+        eager: on CUDA, do every step instead of replaying a recorded one.
+        recorder: replaces CUDA graphs; called with the generator of the method's random numbers.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Run:
             group["lr"] = own if self._rates is None else self._rates[index].fill_(own)
 
     def _do(self, batch: Batch) -> Tensor:
-        """What is recorded: the part of a step that does not depend on where training stands."""
+        """The part of a step that is recorded: it does not depend on where training stands."""
         bf16 = self.suite.training.precision == "bf16"
         with torch.autocast(self.ctx.device.type, torch.bfloat16, enabled=bf16):
             batch = self.method.augment(batch, self.ctx)
@@ -127,19 +127,21 @@ class Run:
 
     def _batch(self) -> Batch:
         epoch, position = divmod(self.ctx.step, self.steps_per_epoch)
-        if epoch != self._order_epoch:  # drawn on the CPU: the same order on every device
+        if epoch != self._order_epoch:  # drawn on the CPU, the same on every device
             stream = seeds.generator("cpu", *self.order_seed, epoch)
             self._order = torch.randperm(len(self.split), generator=stream)
             self._order_epoch = epoch
         here = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         index = upload(here, self.ctx.device)
-        x = self.split.images(here if self.split.x.device.type == "cpu" else index)  # images may be on either side
+        x = self.split.images(
+            here if self.split.x.device.type == "cpu" else index
+        )  # images may be on the host or the device
         if self._augment is not None:
             x = self._augment(x, self._fill, self._augment_stream)
         return Batch(x, self.split.y[index], index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a step depends on: weights, optimiser, tables, counters, generators."""
+        """All that a step depends on: weights, optimiser, tables, counters, generators."""
         return {
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -179,13 +181,13 @@ def train(
     """Train one network with one method.
 
     Args:
-        checkpoint: where to go on from, if there is one, and what to keep.
-        deadline: what it may take.
+        checkpoint: continue from it if it exists, and save to it from time to time.
+        deadline: of training and evaluation together.
         eager: see `Run`.
 
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
-        DeadlineError: it took too long; the checkpoint holds where it stopped.
+        DeadlineError: it took too long; it can continue from the checkpoint.
     """
     run = Run(method, suite, data, repetition, eager=eager)
     checkpoint, deadline = checkpoint or Checkpoint(), deadline or Deadline()
@@ -208,7 +210,7 @@ def train(
                 checkpoint.save(_progress(run, losses, total, seconds))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
         seconds = before + seconds_on(device) - start
-        if checkpoint.exists:  # the evaluation may be interrupted too
+        if checkpoint.exists:  # the evaluation may be interrupted, too
             checkpoint.save(_progress(run, losses, total, seconds))
         run.optimiser.zero_grad(set_to_none=True)
         net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
@@ -233,7 +235,7 @@ def _progress(run: Run, losses: list[float], total: Tensor, seconds: float) -> d
 
 
 def _resume(run: Run, state: dict[str, Any] | None) -> tuple[list[float], Tensor, float]:
-    """Losses of the epochs so far, sum of the losses of this one, seconds so far."""
+    """Mean losses of the epochs so far, sum of the losses of the current one, seconds so far."""
     if state is None:
         return [], torch.zeros((), device=run.ctx.device), 0.0
     run.load_state_dict(state["training"])
@@ -242,7 +244,7 @@ def _resume(run: Run, state: dict[str, Any] | None) -> tuple[list[float], Tensor
 
 
 def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:
-    """A few steps that count for nothing: the first run would otherwise pay for loading kernels."""
+    """Take a few steps whose result is thrown away: otherwise the first run would pay for loading kernels."""
     device = data.train.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run = Run(CE(), suite, data, repetition=0, eager=True)
@@ -251,14 +253,14 @@ def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:
 
 
 def seeded_net(device: torch.device, stream_name: str, repetition: int) -> AbstractContextManager[None]:
-    """The block in which weights are drawn: the same weights for every method."""
+    """A block in which to draw the weights: they are the same for every method."""
     return seeds.seeded(device, stream_name, "init", repetition)
 
 
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel [C] of the images in [0, 1], of the first 100,000 if there are more.
 
-    Computed on the CPU in integers: exact, and alike wherever the images are.
+    Computed on the CPU in integers: exact, wherever the images are.
     """
     channels = split.x.shape[1]
     counts = torch.zeros(channels, 256, dtype=torch.int64)  # how often each level occurs

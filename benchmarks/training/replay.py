@@ -1,9 +1,9 @@
-"""A training step recorded once and then replayed: for a GPU, a host that launches small operations is too slow.
+"""A training step recorded once and then replayed: the host is too slow to launch small operations one by one.
 
-A recording holds the operations of a step and the memory they work on. It is the same step for another batch that lies
-in the same place if what the method reads of the schedule is the same (`Context.stage`) or comes as a tensor
-(`Context.schedule`), and if the host never looks at a result. The first two are seen to here; of a method that waits
-for the device nothing is recorded.
+A recording holds the operations of a step and the memory they work on. It is valid for another batch in the same place
+if what the method reads of the schedule is the same (`Context.stage`) or comes as a tensor (`Context.schedule`), and if
+the host never looks at a result. The first two are taken care of here; a method that waits for the device is not
+recorded.
 """
 
 import warnings
@@ -21,34 +21,34 @@ from marginbench.methods.context import Reads
 from marginbench.methods.errors import one_line
 
 Step = Callable[[Batch], Tensor]  # one training step, which returns its loss
-SETTLED = 3  # steps alike before one is recorded: in them libraries load kernels and optimisers make their state
+SETTLED = 3  # equal steps before one is recorded: libraries load kernels, and optimisers allocate their state
 
 
 class CannotRecordError(RuntimeError):
-    """The work cannot be recorded; nothing of it was done."""
+    """The work cannot be recorded; none of it was done."""
 
 
 class Recorder(Protocol):
     """Holds one recording."""
 
     def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
-        """Do the work; return its result, and why it cannot be recorded, or nothing."""
+        """Do the work; return its result, and why it cannot be recorded, or an empty text."""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record the work in place of an older recording, without doing it; return where its result will lie.
+        """Record the work without doing it, replacing an older recording; return where its result will be.
 
         Raises:
-            CannotRecordError: if so.
+            CannotRecordError: the device refuses.
         """
 
     def replay(self) -> None:
-        """Do what was recorded."""
+        """Do the recorded work."""
 
 
 class CudaGraph:
-    """Records what the current stream is given as a CUDA graph.
+    """Records work as a CUDA graph.
 
-    From now on this is not the default stream, on which nothing can be recorded.
+    Switches to a side stream: the default stream cannot be captured.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -70,14 +70,16 @@ class CudaGraph:
         return result, f"waits for the device ({waits[0].filename}, line {waits[0].lineno})" if waits else ""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        self._graph = None  # its memory is free for the new one
+        self._graph = None  # frees its memory for the new one
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         stream = torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may be at work
+            with torch.cuda.graph(
+                graph, stream=stream, capture_error_mode="thread_local"
+            ):  # other threads may use the device
                 result = work()
-        except RuntimeError as error:  # the end of the recording complains too, about what went wrong before it
+        except RuntimeError as error:  # the context holds the cause: ending a failed capture fails, too
             raise CannotRecordError(one_line(error.__context__ or error)) from error
         self._graph = graph
         return result
@@ -89,7 +91,7 @@ class CudaGraph:
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all trainings: each stream has a memory cache of its own."""
+    """One for all trainings, since each stream has a memory cache of its own."""
     return torch.cuda.Stream(device)
 
 
@@ -98,15 +100,15 @@ class _Recorded:
     batch: Batch
     loss: Tensor
     reads: Reads
-    forward: int  # images that pass the network
+    forward: int  # images that pass through the network
     backward: int
 
 
 class Replay:
-    """The steps of one training: the first ones are done, one is recorded, and from then on that is replayed.
+    """The steps of one training: the first are done as usual, then one is recorded and from there on replayed.
 
-    A step is recorded anew when the schedule has come to another stage and stays there for some steps: `SETTLED` the
-    first time, and twice as many each time after, so that a method of many short stages is not recorded all the time.
+    A step is recorded again when the schedule has reached another stage and stayed there for some steps: `SETTLED` the
+    first time, twice as many each time after, so that a method with many short stages does not record all the time.
     """
 
     def __init__(self, ctx: Context, passes: PassCounter, optimiser: torch.optim.Optimizer, recorder: Recorder) -> None:
@@ -115,11 +117,11 @@ class Replay:
         self._ctx, self._passes, self._optimiser, self._recorder = ctx, passes, optimiser, recorder
         self._slots: list[Tensor] = []
         self._last: Reads | None = None
-        self._alike, self._needed = 0, SETTLED  # steps in a row that read the same stages; before one is recorded
+        self._alike, self._needed = 0, SETTLED  # equal steps in a row; how many before a recording
         self._recorded: _Recorded | None = None
 
     def __call__(self, step: Step, batch: Batch) -> Tensor:
-        """Do one step, in one way or the other, and return its loss."""
+        """Do one step, replayed or not, and return its loss."""
         if self.obstacle:
             return step(batch)
         if self._recorded is None or not self._holds(self._recorded.reads):
@@ -146,7 +148,7 @@ class Replay:
 
     def _record(self, step: Step, batch: Batch) -> None:
         self._recorded, self._needed = None, 2 * self._needed
-        self._optimiser.zero_grad(set_to_none=True)  # room for those of the recording
+        self._optimiser.zero_grad(set_to_none=True)  # makes room for those of the recording
         place = Batch(batch.x.clone(), batch.y.clone(), batch.index.clone())
         reads = Reads(self._slots, frozen=True)
         forward, backward = self._passes.forward, self._passes.backward

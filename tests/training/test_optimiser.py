@@ -93,6 +93,15 @@ def test_a_step_is_replayed_with_its_rate_of_the_moment() -> None:
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", sorted(optimisers()))
+def test_cuda_graphs_train_the_same(name: str) -> None:
+    suite, data = suite_with(optimiser=name, epochs=10), small_data().to(torch.device("cuda"))
+    eager, graphs = (train(create("ce"), suite, data, 0, eager=eager) for eager in (True, False))
+    assert bool(graphs.replayed) == replayable(suite.training)
+    torch.testing.assert_close(graphs.losses, eager.losses, rtol=1e-2, atol=1e-2)
+
+
 def test_steps_are_recorded_only_where_the_state_stays_on_the_device() -> None:
     fit = {name for name in optimisers() if replayable(training(optimiser=name))}
     assert {"adam", "sgd", "RMSprop", "NAdam"} <= fit and not {"Adagrad", "Adafactor"} & fit
