@@ -2,33 +2,26 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.data.augment import TRANSFORMS, Augment
+from marginbench.benchmarks.data.augment import Augment
+from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training import loop
 from marginbench.methods import MarginbenchError, create
-from marginbench.methods.userfile import USER_MODULE, load_user_file
 
 DOORS = Path(__file__).parents[1] / "doors"
-
-
-@pytest.fixture(autouse=True)
-def transforms_are_forgotten() -> Iterator[None]:
-    yield
-    TRANSFORMS.forget(USER_MODULE)
 
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     path = tmp_path / "my_transform.py"
     shutil.copy(DOORS / "my_transform.py", path)
-    load_user_file(path, "plug-in")
+    load_plugin(path)
     return path
 
 
@@ -57,7 +50,7 @@ def test_its_content_is_part_of_the_fingerprint(plugin: Path, tiny: Path) -> Non
     }
     fingerprint = before.fingerprint
     plugin.write_text(plugin.read_text().replace("randn", "rand"))
-    load_user_file(plugin, "plug-in")
+    load_plugin(plugin)
     assert load_suite(str(tiny)).fingerprint != fingerprint
 
 
@@ -90,6 +83,6 @@ def test_a_transform_that_breaks_the_contract_is_refused_before_training(
     path = tmp_path / "wrong.py"
     text = (DOORS / "my_transform.py").read_text()
     path.write_text(text.replace("(x + self.sigma * noise).clamp(0, 1)", result))
-    load_user_file(path, "plug-in")
+    load_plugin(path)
     with pytest.raises(MarginbenchError, match=f"transform 'noise': .*{problem}"):
         loop.Run(create("ce"), with_augment(["noise"]), small_data(), 0)

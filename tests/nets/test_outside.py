@@ -2,33 +2,29 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from support import Run, a_query
+from torch import nn
 
-from marginbench.benchmarks.certificates.crown import certified_radius
+from marginbench.benchmarks.certificates.crown import crown
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.nets.networks import NETWORKS, make_net
+from marginbench.benchmarks.estimator import Answer
+from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.nets.outside import from_file
+from marginbench.benchmarks.plugins import load_plugin
+from marginbench.benchmarks.records.record import read_record
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import MarginbenchError, NotApplicable, create
-from marginbench.methods.userfile import USER_MODULE, load_user_file
+from marginbench.methods import MarginbenchError, create
 
 DOORS = Path(__file__).parents[1] / "doors"
 SHAPE = (1, 8, 8)
 HEAD = "import torch\nfrom torch import nn\n\n"
-
-
-@pytest.fixture(autouse=True)
-def networks_are_forgotten() -> Iterator[None]:
-    yield
-    NETWORKS.forget(USER_MODULE)
 
 
 @pytest.fixture
@@ -56,8 +52,8 @@ def test_a_network_file_is_trained_like_ours(spec: str, suite_file: Path) -> Non
 def test_certificates_see_its_layers(suite_file: Path) -> None:
     net = make_net(from_file(f"{suite_file.parent}/my_net.py:make"), 2, SHAPE, 3, torch.zeros(1), torch.ones(1)).eval()
     x = torch.rand(2, *SHAPE)
-    radius = certified_radius(net.decision_net(), x, net(x).argmax(1), "linf")
-    assert isinstance(radius, Tensor) and (radius > 0).all()
+    answer = crown(a_query(net.decision_net(), x, net(x).argmax(1), "linf"))
+    assert isinstance(answer, Answer) and answer.lower is not None and (answer.lower > 0).all()
 
 
 def test_its_content_is_part_of_the_fingerprint(suite_file: Path) -> None:
@@ -85,7 +81,7 @@ def test_a_command_line_names_it_relative_to_its_folder(monkeypatch: pytest.Monk
 def test_a_plugin_adds_a_network_by_name(width: int | None, tmp_path: Path) -> None:
     path = tmp_path / "my_networks.py"
     shutil.copy(DOORS / "my_networks.py", path)
-    load_user_file(path, "plug-in")
+    load_plugin(path)
     network = Network(name="wide_and_flat", width=width) if width else Network(name="wide_and_flat")
     trained = train(create("ce"), with_network(network), small_data(), 0)
     assert trained.net.head.in_features == (width or 32)
@@ -94,11 +90,25 @@ def test_a_plugin_adds_a_network_by_name(width: int | None, tmp_path: Path) -> N
     assert Network(name="cnn").model_dump() == {"name": "cnn", "width": 16}
 
 
+def test_run_all_takes_a_network_and_a_transform_of_ones_own(run: Run, suite_file: Path, tmp_path: Path) -> None:
+    text = suite_file.read_text().replace("epochs = 2\n", 'epochs = 2\naugment = ["noise"]\n')
+    suite_file.write_text(text)
+    words = ("run-all", "--suite", suite_file, "--methods", "ce", "--out", tmp_path / "out", "--jobs", "1")
+    code, out, err = run(*words, "--plugin", DOORS / "my_transform.py")
+    assert code == 0 and "1 runs done" in out, err
+    code, out, _ = run(*words, "--plugin", DOORS / "my_transform.py")
+    assert code == 0 and "0 runs done, 1 had a record already" in out
+    record = read_record(next((tmp_path / "out" / "tiny").rglob("runs/*.json")))
+    assert (
+        record.suite["network"]["file"] == "my_net.py:make" and record.suite["training"]["augment"]["noise"]["source"]
+    )
+
+
 def test_a_plugin_cannot_take_a_built_in_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text((DOORS / "my_networks.py").read_text().replace('"wide_and_flat"', '"cnn"'))
     with pytest.raises(MarginbenchError, match=r"mine\.py.*the name 'cnn' is already taken by .*small\.py"):
-        load_user_file(path, "plug-in")
+        load_plugin(path)
 
 
 @pytest.mark.parametrize(
@@ -193,5 +203,5 @@ def test_no_certificate_follows_a_branch_on_data(tmp_path: Path) -> None:
     suite = with_network(Network(file=f"{path}:make"))
     net = train(create("ce"), suite, small_data(), 0).net
     x = small_data().test.images(slice(2))
-    answer = certified_radius(net.decision_net(), x, net(x).argmax(1), "linf")
-    assert isinstance(answer, NotApplicable) and "Branching" in answer.reason
+    answer = crown(a_query(net.decision_net(), x, net(x).argmax(1), "linf"))
+    assert isinstance(answer, Answer) and answer.lower is None and "Branching" in answer.reason
