@@ -15,7 +15,7 @@ from marginbench.benchmarks.estimator import Answer
 from marginbench.benchmarks.nets.networks import make_net
 from marginbench.benchmarks.nets.outside import from_file
 from marginbench.benchmarks.plugins import load_plugin
-from marginbench.benchmarks.records.record import read_record
+from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite, load_suite
@@ -99,9 +99,8 @@ def test_run_all_takes_a_network_and_a_transform_of_ones_own(run: Run, suite_fil
     code, out, _ = run(*words, "--plugin", DOORS / "my_transform.py")
     assert code == 0 and "0 runs done, 1 had a record already" in out
     record = read_record(next((tmp_path / "out" / "tiny").rglob("runs/*.json")))
-    assert (
-        record.suite["network"]["file"] == "my_net.py:make" and record.suite["training"]["augment"]["noise"]["source"]
-    )
+    settings = record.suite.settings
+    assert settings["network"]["file"] == "my_net.py:make" and settings["training"]["augment"]["noise"]["source"]
 
 
 def test_a_plugin_cannot_take_a_built_in_name(tmp_path: Path) -> None:
