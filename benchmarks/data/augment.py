@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from pydantic import (
     RootModel,
-    SerializeAsAny,
     SerializerFunctionWrapHandler,
     create_model,
     model_serializer,
@@ -28,8 +27,11 @@ __all__ = ["TRANSFORMS", "Augment", "Transform", "transform"]
 import_all("marginbench.benchmarks.data")  # so that TRANSFORMS is complete
 
 
-class Augment(RootModel[dict[str, SerializeAsAny[Transform]]]):
-    """The transforms of a suite: a list of names, or a table of settings by name. Their order makes no difference."""
+class Augment(RootModel[dict[str, dict[str, Any]]]):
+    """The transforms of a suite: a list of names, or a table of settings by name. Their order makes no difference.
+
+    It holds the settings alone: another process can read it before it has loaded the plug-ins.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -44,7 +46,7 @@ class Augment(RootModel[dict[str, SerializeAsAny[Transform]]]):
             if name not in TRANSFORMS:
                 raise ValueError(f"unknown transform {name!r}: {suggest(name, TRANSFORMS)}")
         fields: dict[str, Any] = {name: (TRANSFORMS[name], ...) for name in value}
-        return dict(create_model("Transforms", **fields)(**value))
+        return create_model("Transforms", **fields)(**value).model_dump()
 
     @classmethod
     def inside(cls, name: str) -> type[Transform]:
@@ -62,7 +64,7 @@ class Augment(RootModel[dict[str, SerializeAsAny[Transform]]]):
 
     def __call__(self, x: Tensor, fill: Tensor, stream: torch.Generator) -> Tensor:
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            for _, change in self._in_order():
+            for change in self.transforms.values():
                 x = change(x, fill, stream)
         return x
 
@@ -72,12 +74,15 @@ class Augment(RootModel[dict[str, SerializeAsAny[Transform]]]):
         Raises:
             MarginbenchError: another shape or type, pixels outside of [0, 1], or randomness that is not the stream's.
         """
-        for name, change in self._in_order():
+        for name, change in self.transforms.items():
             if not type(change).__module__.startswith(BUILT_IN):
                 _check(name, change, x, fill)
 
-    def _in_order(self) -> list[tuple[str, Transform]]:
-        return sorted(self.root.items(), key=lambda item: (item[1].place, item[0]))
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """By name, in the order in which they are applied."""
+        made = {name: TRANSFORMS.find(name, "transform")(**settings) for name, settings in self.root.items()}
+        return dict(sorted(made.items(), key=lambda item: (item[1].place, item[0])))
 
 
 @torch.no_grad()

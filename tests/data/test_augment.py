@@ -186,7 +186,7 @@ def test_all_transforms_follow_each_other_in_one_order() -> None:
     before, g = x.clone(), stream()
     wanted = x
     for name in ALL:
-        wanted = Augment.model_validate([name]).root[name](wanted, FILL, g)
+        wanted = Augment.model_validate([name]).transforms[name](wanted, FILL, g)
     shuffled = random.Random(0).sample(ALL, len(ALL))
     assert torch.equal(Augment.model_validate(shuffled)(x, FILL, stream()), wanted)
     assert torch.equal(x, before)

@@ -1,6 +1,7 @@
 """A transform from a user's file, as a user writes it, and what is refused."""
 
 import hashlib
+import pickle
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training import loop
 from marginbench.methods import MarginbenchError, create
+from marginbench.methods.userfile import USER_MODULE
 
 DOORS = Path(__file__).parents[1] / "doors"
 
@@ -52,6 +54,13 @@ def test_its_content_is_part_of_the_fingerprint(plugin: Path, tiny: Path) -> Non
     plugin.write_text(plugin.read_text().replace("randn", "rand"))
     load_plugin(plugin)
     assert load_suite(str(tiny)).fingerprint != fingerprint
+
+
+def test_another_process_can_read_a_suite_before_it_loads_the_plugins(plugin: Path) -> None:
+    suite = with_augment(["noise"])
+    sent = pickle.dumps(suite)
+    assert USER_MODULE.encode() not in sent
+    assert pickle.loads(sent) == suite
 
 
 def test_its_settings_are_checked_like_ours(plugin: Path, tiny: Path) -> None:
