@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+from processes import Program, Start
 from support import Run
 
 from marginbench.benchmarks import cli
@@ -88,3 +89,17 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a `Program`; it ends with the test."""
+    programs: list[Program] = []
+
+    def begin(source: str, *words: str | Path, terminal: str | None = None) -> Program:
+        programs.append(Program(tmp_path / f"program-{len(programs)}", source, *words, terminal=terminal))
+        return programs[-1]
+
+    yield begin
+    for program in programs:
+        program.kill_group()

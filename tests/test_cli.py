@@ -2,17 +2,17 @@
 
 import json
 import os
+import pty
 import re
-import shutil
-import signal
+import select
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import MARGINBENCH, Start, wait_for
 from support import Run
 
 from marginbench.benchmarks.records.reader import read_arrays
@@ -261,29 +261,24 @@ def test_a_broken_record_is_named_and_repeated_only_on_demand(
     assert run("leaderboard", out, "--strict")[0] == 0
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_killed_process_loses_at_most_the_runs_in_progress(tiny: Path, tmp_path: Path, run: Run, jobs: str) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_killed_process_loses_at_most_the_runs_in_progress(
+    tiny: Path, tmp_path: Path, run: Run, start: Start, jobs: int
+) -> None:
     out = tmp_path / "out"
-    words = ["run-all", "--suite", str(tiny), "--out", str(out), "--jobs", jobs, "--seeds", "30"]
-    code = "from marginbench.benchmarks.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    words = ("run-all", "--suite", tiny, "--out", out)
+    process = start(MARGINBENCH, *words, "--jobs", str(jobs), "--seeds", "30")
     runs = out / "tiny" / "runs"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(runs.glob("*.json"))) < 2:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(0.5)  # the workers follow
-    kept = {p: p.read_bytes() for p in runs.glob("*.json")}
-    assert len(kept) >= 2
-    time.sleep(2)
-    assert set(runs.glob("*.json")) == set(kept), "a worker went on without its parent"
-    exit_code, text, _ = run(*words[:-3], "1", "--seeds", "2")
+    wait_for(lambda: len(list(runs.glob("*.json"))) >= 2, process)
+    process.kill()
+    kept = {path: path.read_bytes() for path in runs.glob("*.json")}
+    wait_for(lambda: not process.group() or len(list(runs.glob("*.json"))) > len(kept) + jobs)
+    assert not process.group(), "a worker went on without its parent"
+    kept = {path: path.read_bytes() for path in runs.glob("*.json")}
+    exit_code, text, _ = run(*words, "--jobs", "1", "--seeds", "2")
     resumed = sum(json.loads(content)["repetition"] < 2 for content in kept.values())
     assert exit_code == 0 and f"{4 - resumed} runs done, {resumed} had a record already" in text
-    assert all(p.read_bytes() == content for p, content in kept.items())
+    assert all(path.read_bytes() == content for path, content in kept.items())
 
 
 def test_ctrl_c_says_how_to_go_on(run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,17 +306,19 @@ def test_help_teaches_and_imports_nothing_heavy(run: Run) -> None:
         assert exit_code == 0 and "Usage" in text
 
 
-def test_bars_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
-    script = shutil.which("script")
-    if script is None:
-        pytest.skip("needs util-linux's script to make a terminal")
-    words = f"run-all --suite {tiny} --out {tmp_path / 'out'}"
-    code = f"import sys; sys.argv = 'marginbench {words}'.split(); from marginbench.benchmarks.cli import main; main()"
-    (tmp_path / "go.py").write_text(code)
-    command = [script, "-qec", f"{sys.executable} {tmp_path / 'go.py'}", "/dev/null"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert answer.returncode == 0, answer.stdout
-    assert "ETA" in answer.stdout and "2/2" in answer.stdout
+def test_bars_on_a_terminal(tiny: Path, tmp_path: Path, start: Start) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        process = start(MARGINBENCH, "run-all", "--suite", tiny, "--out", tmp_path / "out", terminal=os.ttyname(theirs))
+        shown = b""
+        while process.alive or select.select([ours], [], [], 0)[0]:
+            if select.select([ours], [], [], 0.1)[0]:
+                shown += os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.wait() == 0, shown
+    assert b"ETA" in shown and b"2/2" in shown
 
 
 @pytest.mark.parametrize("name", suite_names())

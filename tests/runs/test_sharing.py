@@ -3,16 +3,14 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import MARGINBENCH, Start
 from support import Run
+from torch import Tensor
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.machine.deadline import Deadline
@@ -24,44 +22,51 @@ from marginbench.benchmarks.runs.plan import make_plan, shard
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import write_tables
+from marginbench.benchmarks.training.loop import Training
 from marginbench.methods import MarginbenchError, create
 
-METHODS = "ce,arcface(s=8),svm,ce_wd,mixup,input_grad_reg"
-
-
-def begin(tiny: Path, out: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()"]
-    arguments = ["run-all", "--suite", str(tiny), "--out", str(out), "--jobs", "1", "--methods", METHODS, *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command + arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+DIES_AFTER_ITS_FIRST_CHECKPOINT = f"""
+import os, signal
+from marginbench.benchmarks.training.checkpoint import Checkpoint
+save = Checkpoint.save
+Checkpoint.save = lambda *all: (save(*all), os.kill(os.getpid(), signal.SIGKILL))
+{MARGINBENCH}
+"""
+FULL_DISK = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+{MARGINBENCH}
+"""
 
 
 def finished(progress: Sequence[str]) -> list[str]:
     return [line for text in progress for line in text.splitlines() if line.startswith("[")]
 
 
-def test_two_run_alls_on_one_folder_share_the_work(tiny: Path, tmp_path: Path) -> None:
-    first, second = begin(tiny, tmp_path), begin(tiny, tmp_path)
-    outs, progress = zip(first.communicate(timeout=300), second.communicate(timeout=300), strict=True)
-    assert first.returncode == second.returncode == 0, progress
+def test_two_run_alls_on_one_folder_share_the_work(tiny: Path, tmp_path: Path, start: Start) -> None:
+    methods = "ce,arcface(s=8),svm,ce_wd,mixup,input_grad_reg"
+    words = ("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1", "--methods", methods)
+    both = start(MARGINBENCH, *words), start(MARGINBENCH, *words)
+    assert [process.wait() for process in both] == [0, 0], [process.err for process in both]
     table = load(tmp_path)
     assert len(table) == 6 and (table["status"] == "done").all()
     # a run that the other one did in the meantime is told again, with its seconds; done twice it would have others
-    done = {line.split("]")[1].split("ETA")[0] for line in finished(progress)}
+    done = {line.split("]")[1].split("ETA")[0] for line in finished([process.err for process in both])}
     assert len(done) == 6, done
-    assert not list((tmp_path / "tiny" / "runs").glob("*.lock")), outs
+    assert not list((tmp_path / "tiny" / "runs").glob("*.lock")), [process.out for process in both]
 
 
 @pytest.mark.parametrize("redo", ["everything", "failed"])
-def test_what_others_repeated_meanwhile_is_not_repeated_again(tiny: Path, tmp_path: Path, redo: Redo) -> None:
+def test_what_others_repeated_meanwhile_is_not_repeated_again(
+    tiny: Path, tmp_path: Path, redo: Redo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     late = None if redo == "everything" else 0.0
     (before,) = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=late).records
     assert before.status == ("done" if redo == "everything" else "failed")
     plan = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo)
     assert len(plan.todo) == 1
-    time.sleep(1.1)  # records know their second
+    monkeypatch.setattr("marginbench.benchmarks.runs.execute._now", lambda: "2999-01-01T00:00:00+00:00")
     meanwhile = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo, deadline=late)
     assert meanwhile.repeated == 1
     assert execute(plan.todo[0], plan.job, plan.data) == meanwhile.records[0] != before
@@ -83,41 +88,38 @@ def test_runs_that_another_process_is_at_are_left_to_it(tiny: Path, tmp_path: Pa
 
 
 def test_a_driver_that_is_killed_leaves_a_checkpoint_and_no_lock_that_counts(
-    tiny: Path, tmp_path: Path, run: Run
+    tiny: Path, tmp_path: Path, run: Run, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of a training: the next process goes on with that run from its checkpoint."""
-    text = tiny.read_text().replace("epochs = 2", "epochs = 400")
-    tiny.write_text(text)
-    process = begin(tiny, tmp_path, "--checkpoint-every", "0.05")
+    words = ("--suite", tiny, "--out", tmp_path, "--jobs", "1", "--methods", "ce", "--checkpoint-every", "0")
+    assert start(DIES_AFTER_ITS_FIRST_CHECKPOINT, "run-all", *words).wait() == -9
     runs = tmp_path / "tiny" / "runs"
-    limit = time.monotonic() + 120
-    while not list(runs.glob("*.ckpt")) and time.monotonic() < limit:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
     (checkpoint,) = runs.glob("*.ckpt")
     assert (runs / f"{checkpoint.stem}.lock").exists() and not holders(runs)
     code, out, _ = run("status", tmp_path)
     assert code == 0 and "running" not in out.splitlines()[-1]
-    before = checkpoint.stat().st_mtime_ns
+    steps: list[int] = []
+    step = Training.step
+
+    def watched(training: Training) -> Tensor:
+        steps.append(training.ctx.step)
+        return step(training)
+
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.warm_up", lambda *_: None)
+    monkeypatch.setattr(Training, "step", watched)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
-    assert outcome.repeated == 1 and before > 0
+    assert outcome.repeated == 1 and steps[0] == 1
     assert not list(runs.glob("*.ckpt")) and not list(runs.glob("*.lock")) and len(outcome.records) == 1
 
 
-def test_a_full_disk_is_named_and_loses_nothing_that_was_finished(tiny: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_loses_nothing_that_was_finished(tiny: Path, tmp_path: Path, start: Start) -> None:
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     (record,) = (tmp_path / "tiny" / "runs").glob("*.json")
     before = record.read_bytes()
-    code = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500));"
-        "from marginbench.benchmarks.cli import main; main()"
-    )
-    words = ["run-all", "--suite", str(tiny), "--out", str(tmp_path), "--jobs", "1", "--methods", "ce,svm"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written (File too large)" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    words = ("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1", "--methods", "ce,svm")
+    full = start(FULL_DISK, *words)
+    assert full.wait() == 2, full.err
+    assert "cannot be written (File too large)" in full.err.splitlines()[-1] and "Traceback" not in full.err
     assert record.read_bytes() == before
     left = sorted(path.name for path in record.parent.iterdir() if path.suffix not in (".json", ".npz"))
     assert left == [], "no halves of files"
