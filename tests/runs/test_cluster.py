@@ -1,16 +1,10 @@
 """A Dask cluster of real processes: two workers, found through a scheduler file, produce one leaderboard together."""
 
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from processes import MARGINBENCH, SAFETY, Program, Start, wait_for
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
@@ -20,65 +14,52 @@ from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError
 
-pytestmark = pytest.mark.xdist_group("cluster")
 METHODS = ["ce", "svm", "mixup", "ce_wd"]
-Start = Callable[..., subprocess.Popen[bytes]]
+WORKER = "from distributed.cli.dask_worker import main; main()"
+DIES = "os.kill(os.getpid(), signal.SIGKILL)"
+HANGS = "threading.Event().wait()"
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `dask WORDS` in a folder of its own; it ends with the test."""
-    with ExitStack() as stack:
-
-        def begin(*words: str) -> subprocess.Popen[bytes]:
-            folder = tmp_path / f"dask-{time.monotonic_ns()}"
-            folder.mkdir()
-            log = stack.enter_context((folder / "log").open("wb"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-            stack.callback(process.wait)
-            stack.callback(_kill_group, process)
-            return process
-
-        yield begin
+def at_its_second_run(action: str) -> str:
+    """A worker that does this in the middle of its second run."""
+    return f"""
+import os, signal, threading
+from marginbench.benchmarks.runs import execute
+train, runs = execute.train, iter([1, 2])
+def broken(*arguments, **options):
+    if next(runs) == 2:
+        {action}
+    return train(*arguments, **options)
+execute.train = broken
+{WORKER}
+"""
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes longer to answer."""
+    monkeypatch.setattr(cluster, "TIMEOUT", SAFETY)
 
 
-def scheduler(start: Start, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:
+def scheduler(start: Start, tmp_path: Path) -> tuple[Program, Path]:
     path = tmp_path / "scheduler.json"
-    process = start("scheduler", "--scheduler-file", str(path), "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-    wait_for(path.is_file)
+    source = "from distributed.cli.dask_scheduler import main; main()"
+    words = ("--scheduler-file", path, "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    process = start(source, *words)
+    wait_for(path.is_file, process)
     return process, path
 
 
-def worker(start: Start, path: Path, *words: str) -> subprocess.Popen[bytes]:
+def worker(start: Start, path: Path, *words: str, source: str = WORKER) -> Program:
     options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0", "--host", "127.0.0.1")
-    return start("worker", "--scheduler-file", str(path), *options, *words)
+    return start(source, "--scheduler-file", path, "--local-directory", path.parent / "dask", *options, *words)
 
 
-def drive(suite: Path, out: Path, scheduler: Path) -> subprocess.Popen[str]:
+def drive(start: Start, suite: Path, out: Path, scheduler: Path) -> Program:
     """`run-all` on the cluster, in a process of its own."""
-    words = ("--suite", str(suite), "--out", str(out), "--methods", ",".join(METHODS), "--scheduler", str(scheduler))
-    code = "from marginbench.benchmarks.cli import main; main()"
-    command = [sys.executable, "-c", code, "run-all", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "nothing happened"
-        time.sleep(0.1)
+    words = ("--suite", suite, "--out", out, "--methods", ",".join(METHODS), "--scheduler", scheduler)
+    patient = f"from marginbench.benchmarks.runs import cluster; cluster.TIMEOUT = {SAFETY}; {MARGINBENCH}"
+    return start(patient, "run-all", *words)
 
 
 def test_workers_found_through_a_scheduler_file_make_one_leaderboard(tiny: Path, tmp_path: Path, start: Start) -> None:
@@ -90,7 +71,7 @@ def test_workers_found_through_a_scheduler_file_make_one_leaderboard(tiny: Path,
     outcome = run_all(str(tiny), methods, 1, "cpu", tmp_path / "out", scheduler=str(path))
     assert outcome.repeated == 5 and outcome.elsewhere == 0
     assert set(outcome.table["method"]) == set(methods)
-    assert all(process.poll() is None for process in workers)
+    assert all(process.alive for process in workers)
     again = run_all(str(tiny), methods, 1, "cpu", tmp_path / "out", scheduler=str(path))
     assert again.repeated == 0 and again.resumed == 5
 
@@ -136,18 +117,16 @@ def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
 
 
 def test_a_killed_worker_costs_the_run_in_progress_and_no_other(tiny: Path, tmp_path: Path, start: Start) -> None:
-    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 60"))
     _, path = scheduler(start, tmp_path)
-    victim = worker(start, path)
+    victim = worker(start, path, source=at_its_second_run(DIES))
+    driver = drive(start, tiny, tmp_path / "out", path)
+    assert victim.wait() == -9
     runs = tmp_path / "out" / "tiny" / "runs"
-    driver = drive(tiny, tmp_path / "out", path)
-    wait_for(lambda: list(runs.glob("*.json")) and list(runs.glob("*.lock")))
     before = {record: record.stat().st_mtime_ns for record in runs.glob("*.json")}
-    _kill_group(victim)
+    assert len(before) == len(list(runs.glob("*.lock"))) == 1
     worker(start, path)
-    out, progress = driver.communicate(timeout=300)
-    assert driver.returncode == 0, progress
-    assert "4 runs done." in out and (load(tmp_path / "out")["status"] == "done").all()
+    assert driver.wait() == 0, driver.err
+    assert "4 runs done." in driver.out and (load(tmp_path / "out")["status"] == "done").all()
     assert all(record.stat().st_mtime_ns == stamp for record, stamp in before.items()), "finished runs stay"
     assert len(list(runs.glob("*.json"))) == 4 and not list(runs.glob("*.lock"))
 
@@ -155,21 +134,17 @@ def test_a_killed_worker_costs_the_run_in_progress_and_no_other(tiny: Path, tmp_
 def test_a_scheduler_that_goes_away_is_named_and_nothing_finished_is_lost(
     tiny: Path, tmp_path: Path, start: Start
 ) -> None:
-    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 60"))
     process, path = scheduler(start, tmp_path)
-    hand = worker(start, path)
+    hand = worker(start, path, source=at_its_second_run(HANGS))
+    driver = drive(start, tiny, tmp_path / "out", path)
     runs = tmp_path / "out" / "tiny" / "runs"
-    driver = drive(tiny, tmp_path / "out", path)
-    wait_for(lambda: list(runs.glob("*.json")))
-    _kill_group(process)
-    _, progress = driver.communicate(timeout=120)
-    assert driver.returncode == 2, progress
-    assert "the scheduler went away: finished runs are kept in" in progress and "Traceback" not in progress
-    _kill_group(hand)  # else it may still be at a run, which this process then leaves to it
-    kept = len(list(runs.glob("*.json")))
-    assert kept >= 1
+    wait_for(lambda: list(runs.glob("*.json")) and list(runs.glob("*.lock")), hand, driver)
+    process.kill()
+    assert driver.wait() == 2, driver.err
+    assert "the scheduler went away: finished runs are kept in" in driver.err and "Traceback" not in driver.err
+    hand.kill()  # else it is still at a run, which this process then leaves to it
     outcome = run_all(str(tiny), METHODS, 1, "cpu", tmp_path / "out")
-    assert len(outcome.records) == 4 and outcome.resumed >= kept
+    assert len(outcome.records) == 4 and outcome.resumed == 1
 
 
 def test_workers_that_do_not_see_the_folder_send_their_records(
@@ -191,13 +166,17 @@ def test_workers_that_do_not_see_the_folder_send_their_records(
     assert orders and outcome.repeated == 2 and len(outcome.records) == 2
 
 
-def test_what_is_wrong_with_a_cluster_is_said(tiny: Path, tmp_path: Path, start: Start) -> None:
+def test_what_is_wrong_with_a_cluster_is_said(
+    tiny: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(MarginbenchError, match=r"--scheduler nowhere\.json: no such file; `dask scheduler"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler="nowhere.json")
-    with pytest.raises(MarginbenchError, match=r"--scheduler tcp://127\.0\.0\.1:9: no scheduler answers"):
-        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler="tcp://127.0.0.1:9")
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "TIMEOUT", 1)
+        with pytest.raises(MarginbenchError, match=r"--scheduler tcp://127\.0\.0\.1:9: no scheduler answers"):
+            run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler="tcp://127.0.0.1:9")
     _, path = scheduler(start, tmp_path)
-    worker(start, path, "--nthreads", "2")
-    time.sleep(3)
+    hand = worker(start, path, "--nthreads", "2")
+    wait_for(lambda: "Registered to" in hand.err, hand)
     with pytest.raises(MarginbenchError, match="several threads: start workers with --nthreads 1"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler=str(path))
