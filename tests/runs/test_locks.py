@@ -4,53 +4,44 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import wait_for
 
 from marginbench.benchmarks.runs import locks
 from marginbench.benchmarks.runs.locks import holder, holders, lock
 from marginbench.methods import MarginbenchError
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from marginbench.benchmarks.runs.locks import lock
 with lock(Path(sys.argv[1]), "run", "ce", 2) as got:
     print(got, flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until its parent is gone
 """
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process, which holds the lock of `run`."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "True\n"
-        yield process
-        process.kill()
-
-
-def test_one_process_gets_the_run_and_says_which(tmp_path: Path, other: subprocess.Popen[str]) -> None:
-    with lock(tmp_path, "run", "ce", 2) as got, lock(tmp_path, "another", "ce", 3) as mine:
-        assert not got and mine
-        held = holders(tmp_path)
-        assert held["run"].pid == other.pid and held["another"].pid == os.getpid()
-        assert (held["run"].method, held["run"].repetition) == ("ce", 2)
-    assert set(holders(tmp_path)) == {"run"}
-
-
-def test_the_lock_of_a_killed_process_is_void_at_once(tmp_path: Path, other: subprocess.Popen[str]) -> None:
-    other.kill()
-    limit = time.monotonic() + 10
-    while holder(tmp_path / "run.lock") is not None and time.monotonic() < limit:
-        time.sleep(0.01)
-    assert other.returncode is None, "nobody has waited for it: it is a zombie"
-    assert (tmp_path / "run.lock").exists() and holder(tmp_path / "run.lock") is None
-    with lock(tmp_path, "run", "ce", 2) as got:
-        assert got and holders(tmp_path)["run"].pid == os.getpid()
-    assert [path.name for path in tmp_path.iterdir()] == []
+def test_one_process_gets_the_run_until_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "True\n"
+            with lock(tmp_path, "run", "ce", 2) as got, lock(tmp_path, "another", "ce", 3) as mine:
+                assert not got and mine
+                held = holders(tmp_path)
+                assert held["run"].pid == other.pid and held["another"].pid == os.getpid()
+                assert (held["run"].method, held["run"].repetition) == ("ce", 2)
+            assert set(holders(tmp_path)) == {"run"}
+        finally:
+            other.kill()
+        wait_for(lambda: holder(tmp_path / "run.lock") is None)
+        assert other.returncode is None, "nobody has waited for it: it is a zombie"
+        assert (tmp_path / "run.lock").exists()
+        with lock(tmp_path, "run", "ce", 2) as got:
+            assert got and holders(tmp_path)["run"].pid == os.getpid()
+        assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_on_another_machine_silence_makes_it_void(tmp_path: Path) -> None:
@@ -76,9 +67,7 @@ def test_a_lock_in_use_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(locks, "BEAT", 0.01)
     with lock(tmp_path, "run", "ce", 0):
         os.utime(tmp_path / "run.lock", (0, 0))
-        limit = time.monotonic() + 10
-        while (tmp_path / "run.lock").stat().st_mtime == 0 and time.monotonic() < limit:
-            time.sleep(0.01)
+        wait_for(lambda: (tmp_path / "run.lock").stat().st_mtime > 0)
         assert holder(tmp_path / "run.lock") is not None
 
 

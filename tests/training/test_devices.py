@@ -38,8 +38,12 @@ class _Generator(torch.Generator):
     device = META  # type: ignore[assignment]
 
 
-def step_on_meta(method: Method, network: str, at: int) -> None:
-    """Step `at` of 40, with everything that training moves to a device on `meta`."""
+def step_on_meta(method: Method, network: str, at: int) -> set[str]:
+    """Step `at` of 40, with everything that training moves to a device on `meta`.
+
+    Returns:
+        The devices of what it leaves: loss, weights, momenta, tables.
+    """
     suite, data = small_suite(epochs=20), small_data()
     run = Run(method, suite.model_copy(update={"network": Network(name=network, width=4)}), data, 0)
     run.net, run._fill = run.net.to(META), run._fill.to(META)
@@ -48,7 +52,11 @@ def step_on_meta(method: Method, network: str, at: int) -> None:
     run.optimiser = torch.optim.SGD(method.param_groups(run.net), lr=0.1, momentum=0.9, foreach=False)
     run.ctx.step = at
     with OneDevice(), run.ctx.noting(Reads([])):
-        run._do(run._batch())
+        loss = run._do(run._batch())
+    momenta = [state["momentum_buffer"] for state in run.optimiser.state.values()]
+    assert momenta, "no weight has been trained"
+    left = [loss, *run.net.parameters(), *run.net.buffers(), *momenta, *run.ctx.tables.values()]
+    return {tensor.device.type for tensor in left}
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +68,13 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("network", "at"), [("cnn", 0), ("cnn", 30), ("resnet20", 30)])
 @pytest.mark.parametrize("row", rows())
 def test_every_row_trains_on_its_device_alone(row: str, network: str, at: int) -> None:
-    step_on_meta(create(row), network, at)
+    assert step_on_meta(create(row), network, at) == {"meta"}
 
 
 @pytest.mark.parametrize("spec", ["convex_polytope", "convex_polytope(norm=l2)", "roll"])
 def test_estimates_are_made_on_the_device_too(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sketch, "WIDE", 0)
-    step_on_meta(create(spec), "cnn", 30)
+    assert step_on_meta(create(spec), "cnn", 30) == {"meta"}
 
 
 class LeftBehind(CE):

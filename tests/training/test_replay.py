@@ -162,6 +162,9 @@ def test_a_step_on_cuda_waits_for_nothing(transforms: list[str]) -> None:
         run.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run.step()
+        loss = run.step()
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            float(loss)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert run.replay is not None and run.replay.replayed > 0
