@@ -34,7 +34,7 @@ BUILT_IN = [key for key in rows() if get(key).__module__.startswith("marginbench
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("key", [pytest.param(key, marks=pytest.mark.xdist_group(key)) for key in BUILT_IN])
+@pytest.mark.parametrize("key", BUILT_IN)
 def test_method_keeps_the_contract(key: str, check: str) -> None:
     result = run_check(check, create(key))
     if result.status == "skipped" and check != "replays":  # of the built-in rows, all can be replayed
@@ -54,7 +54,6 @@ def test_a_method_that_cannot_be_replayed_is_no_failure() -> None:
     assert result.status == "skipped" and "Context.schedule" in result.reason
 
 
-@pytest.mark.xdist_group("lmt")
 @pytest.mark.parametrize("check", CHECKS)
 def test_no_check_is_skipped_by_every_method(check: str) -> None:
     assert any(run_check(check, get(key)()).status == "passed" for key in ("ce", "lmt"))

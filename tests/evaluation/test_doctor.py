@@ -16,7 +16,6 @@ from marginbench.benchmarks.evaluation.doctor import Result, examine, examine_la
 CPU = torch.device("cpu")
 
 
-@pytest.mark.xdist_group("doctor")
 def test_everything_passes_on_the_cpu() -> None:
     results = list(examine(CPU))
     assert [r for r in results if r.verdict != "pass"] == []
