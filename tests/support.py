@@ -1,7 +1,7 @@
 """What the tests of the methods share: tiny float64 networks, batches, and the slow references."""
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,9 @@ from marginbench.methods import (
 )
 
 Run = Callable[..., tuple[int, str, str]]  # the fixture `run`
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
+Layers = Sequence[tuple[Tensor, Tensor]]  # (matrix, bias), a ReLU between them
+Bounds = list[tuple[Tensor, Tensor]]  # below, above; one pair per layer
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 TASK = Task(input_shape=(1, 4, 4), class_counts=(6, 6, 6, 6), epsilon={"l2": 0.5, "linf": 0.1})
 
 
@@ -54,6 +56,13 @@ def a_net(method: Method, name: str = "mlp", seed: int = 0, task: Task = TASK) -
     return method.build(net, task)
 
 
+def head_weight(net: Net) -> Tensor:
+    """[K, d] class weights."""
+    weight = net.head.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def a_batch(net: Net, count: int = 12, right: float = 0.6, seed: int = 0) -> Batch:
     """Random images; a share `right` of the labels is what the network says."""
     g = torch.Generator().manual_seed(seed)
@@ -82,7 +91,8 @@ def gradients(loss: Tensor, net: nn.Module) -> list[Tensor]:
 
 def assert_same(found: Tensor, wanted: Tensor, net: nn.Module, **tolerance: float) -> None:
     """Equal in value and in the gradient of every weight."""
-    torch.testing.assert_close(found, wanted, **(tolerance or EXACT))
+    close: dict[str, Any] = {**EXACT, **tolerance}
+    torch.testing.assert_close(found, wanted, **close)
     pairs: Iterable[tuple[Tensor, Tensor]] = zip(gradients(found, net), gradients(wanted, net), strict=True)
     for a, b in pairs:
-        torch.testing.assert_close(a, b, **(tolerance or EXACT))
+        torch.testing.assert_close(a, b, **close)

@@ -3,13 +3,17 @@
 import math
 
 import torch
+from support import head_weight
+from torch import Tensor
+
+from marginbench.methods import Net
 
 
-def loss(net, x, y, *, s, m, easy_margin=False):
+def loss(net: Net, x: Tensor, y: Tensor, *, s: float, m: float, easy_margin: bool = False) -> Tensor:
     """Mean cross-entropy of the shifted logits; `net` has `features` and `head.weight`."""
-    total = 0.0
+    total = x.new_zeros(())
     for phi, label in zip(net.features(x), y.tolist(), strict=True):
-        angles = [torch.acos(w @ phi / (w.norm() * phi.norm())) for w in net.head.weight]
+        angles = [torch.acos(w @ phi / (w.norm() * phi.norm())) for w in head_weight(net)]
         logits = [s * angle.cos() for angle in angles]
         theta = angles[label]
         if easy_margin:

@@ -1,9 +1,17 @@
 """Confidence-calibrated adversarial training, one example at a time."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
+
+from marginbench.methods import Net
+from marginbench.methods.facts import Norm
 
 
-def attack(net, image, label, start, *, norm, epsilon, steps, step_scale):
+def attack(
+    net: Net, image: Tensor, label: int, start: Tensor, *, norm: Norm, epsilon: float, steps: int, step_scale: float
+) -> Tensor:
     """Raises the confidence in the most likely wrong class; `start` is the first perturbation, before the box."""
     length, best, kept = step_scale * epsilon / steps, -1.0, torch.zeros_like(image)
     velocity = unit = torch.zeros_like(image)
@@ -28,18 +36,20 @@ def attack(net, image, label, start, *, norm, epsilon, steps, step_scale):
     return kept
 
 
-def _unit(gradient, norm):
+def _unit(gradient: Tensor, norm: Norm) -> Tensor:
     return gradient.sign() if norm == "linf" else gradient / (gradient.norm() + 1e-12)
 
 
-def target(delta, label, classes, *, norm, epsilon, power):
+def target(delta: Tensor, label: int, classes: int, *, norm: Norm, epsilon: float, power: float) -> list[float]:
     size = delta.abs().max() if norm == "linf" else delta.norm()
     g = 1 - (1 - min(1.0, float(size) / epsilon)) ** power
     return [(1 - g) * (k == label) + g / classes for k in range(classes)]
 
 
-def loss(net, x, y, starts, *, norm, epsilon, power, **settings):
-    half, total = len(y) // 2, 0.0
+def loss(
+    net: Net, x: Tensor, y: Tensor, starts: Tensor, *, norm: Norm, epsilon: float, power: float, **settings: Any
+) -> Tensor:
+    half, total = len(y) // 2, x.new_zeros(())
     for i, (image, label) in enumerate(zip(x, y.tolist(), strict=True)):
         delta = torch.zeros_like(image)
         if i >= half:

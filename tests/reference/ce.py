@@ -1,9 +1,13 @@
 """Cross-entropy, one example at a time."""
 
+from torch import Tensor
 
-def loss(net, x, y):
+from marginbench.methods import Net
+
+
+def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
     """Mean of -log of the softmax at the label. `net` maps images to logits; float64 scalar."""
-    total = 0.0
+    total = x.new_zeros(())
     for logits, label in zip(net(x), y, strict=True):
         weights = (logits - logits.max()).exp()
         total = total - (weights[label] / weights.sum()).log()

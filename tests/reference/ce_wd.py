@@ -1,14 +1,23 @@
 """Weight decay written out: the penalty as a sum, and AdamW step by step."""
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import Tensor
 
 
-def penalty(weights):
+def penalty(weights: Sequence[Tensor]) -> Tensor:
     """1/2 of the sum of the squares of all entries."""
-    return sum(entry**2 for weight in weights for entry in weight.flatten()) / 2
+    total = weights[0].new_zeros(())
+    for weight in weights:
+        for entry in weight.flatten():
+            total = total + entry**2
+    return total / 2
 
 
-def adamw(parameters, decays, loss, rate, steps):
+def adamw(
+    parameters: Sequence[Tensor], decays: Sequence[float], loss: Callable[[], Tensor], rate: float, steps: int
+) -> None:
     """Loshchilov and Hutter, algorithm 2, with a constant rate: changes the parameters."""
     first = [torch.zeros_like(p) for p in parameters]
     second = [torch.zeros_like(p) for p in parameters]

@@ -1,9 +1,15 @@
 """The dual bound of Wong and Kolter in the paper's form, one image and one objective at a time."""
 
 import torch
+from support import Bounds, Layers
+from torch import Tensor
+
+from marginbench.methods.facts import Norm
 
 
-def dual(image, objective, constant, layers, bounds, epsilon, norm):
+def dual(
+    image: Tensor, objective: Tensor, constant: Tensor, layers: Layers, bounds: Bounds, epsilon: float, norm: Norm
+) -> Tensor:
     """J(nu): a lower bound of objective @ outputs + constant, `layers` being those before the outputs.
 
     `bounds` are those of the pre-activations of all `layers`; a ReLU follows every one of them.
@@ -23,14 +29,15 @@ def dual(image, objective, constant, layers, bounds, epsilon, norm):
         total = total + (nu * bias).sum()
         nu = nu @ weight
     if norm == "l2":
-        return total + nu @ image - epsilon * nu.norm()
+        size: Tensor = nu.norm()
+        return total + nu @ image - epsilon * size
     low, high = (image - epsilon).clamp(0, 1), (image + epsilon).clamp(0, 1)
     return total + torch.where(nu > 0, nu * low, nu * high).sum()
 
 
-def hidden_bounds(image, layers, epsilon, norm):
+def hidden_bounds(image: Tensor, layers: Layers, epsilon: float, norm: Norm) -> Bounds:
     """Bounds of all pre-activations, each from the bound itself with the unit and its negative as objective."""
-    bounds = []
+    bounds: Bounds = []
     for depth in range(len(layers)):
         weight, bias = layers[depth]
         arguments = (layers[:depth], bounds[:depth], epsilon, norm)
@@ -40,7 +47,7 @@ def hidden_bounds(image, layers, epsilon, norm):
     return bounds
 
 
-def margins(image, label, layers, epsilon, norm):
+def margins(image: Tensor, label: int, layers: Layers, epsilon: float, norm: Norm) -> Tensor:
     """Lower bounds of z_label - z_j for every j, 0 for the label; the head is the last of `layers`."""
     bounds = hidden_bounds(image, layers[:-1], epsilon, norm)
     head, bias = layers[-1]
@@ -54,8 +61,8 @@ def margins(image, label, layers, epsilon, norm):
     return torch.stack(found)
 
 
-def loss(x, y, layers, *, epsilon, norm):
-    total = 0.0
+def loss(x: Tensor, y: Tensor, layers: Layers, *, epsilon: float, norm: Norm) -> Tensor:
+    total = x.new_zeros(())
     for image, label in zip(x, y.tolist(), strict=True):
         total = total + (-margins(image, label, layers, epsilon, norm)).exp().sum().log()
     return total / len(y)

@@ -1,15 +1,17 @@
 """CROWN-IBP, one image and one class at a time."""
 
 import torch
+from support import Bounds, Layers
+from torch import Tensor
 
 
-def interval(row, bias, low, high):
+def interval(row: Tensor, bias: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(row > 0, row * low, row * high).sum() + bias, (
         torch.where(row > 0, row * high, row * low).sum() + bias
     )
 
 
-def ranges(image, layers, epsilon):
+def ranges(image: Tensor, layers: Layers, epsilon: float) -> Bounds:
     """Intervals of the inputs and of every layer's outputs before its ReLU, the head left out."""
     low, high = (image - epsilon).clamp(0, 1), (image + epsilon).clamp(0, 1)
     found = [(low, high)]
@@ -21,7 +23,7 @@ def ranges(image, layers, epsilon):
     return found
 
 
-def lines(low, high):
+def lines(low: Tensor, high: Tensor) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
     """Slope below; slope and intercept above."""
     if low >= 0:
         return 1.0, 1.0, 0.0
@@ -30,7 +32,7 @@ def lines(low, high):
     return float(high > -low), high / (high - low), -low * high / (high - low)
 
 
-def margins(image, label, layers, epsilon):
+def margins(image: Tensor, label: int, layers: Layers, epsilon: float) -> tuple[Tensor, Tensor]:
     """The bounds by lines and by intervals, each with one entry per class, 0 for the label."""
     found = ranges(image, layers, epsilon)
     head, bias = layers[-1]
@@ -53,9 +55,9 @@ def margins(image, label, layers, epsilon):
     return torch.stack(by_lines), torch.stack(by_intervals)
 
 
-def loss(x, y, layers, logits, *, epsilon, kappa, beta):
+def loss(x: Tensor, y: Tensor, layers: Layers, logits: Tensor, *, epsilon: float, kappa: float, beta: float) -> Tensor:
     """The objective at one radius, kappa and beta; `logits` are those of the network."""
-    total = 0.0
+    total = x.new_zeros(())
     for image, label, z in zip(x, y.tolist(), logits, strict=True):
         by_lines, by_intervals = margins(image, label, layers, epsilon)
         bound = beta * by_lines + (1 - beta) * by_intervals

@@ -1,17 +1,20 @@
 """CURE, one example at a time."""
 
 import torch
+from torch import Tensor
+
+from marginbench.methods import Net
 
 
-def gradient(net, image, label):
+def gradient(net: Net, image: Tensor, label: int) -> Tensor:
     logits = net(image[None])[0]
     risk = logits.exp().sum().log() - logits[label]
     return torch.autograd.grad(risk, image, create_graph=True)[0]
 
 
-def penalty(net, x, y, h, squared=True):
+def penalty(net: Net, x: Tensor, y: Tensor, h: float, squared: bool = True) -> Tensor:
     """Batch mean of the (squared) change of the input gradient over a step of length h along its sign."""
-    total = 0.0
+    total = x.new_zeros(())
     for image, label in zip(x, y, strict=True):
         here = gradient(net, image.clone().requires_grad_(), label)
         sign = here.detach().sign()

@@ -1,7 +1,11 @@
 """Cutout with given centres, pixel by pixel."""
 
+from collections.abc import Sequence
 
-def cut(x, centres, side, mean):
+from torch import Tensor
+
+
+def cut(x: Tensor, centres: Sequence[tuple[int, int]], side: int, mean: Tensor) -> Tensor:
     """Images of which a square around its centre (row, column) is filled with the mean pixel of each channel."""
     x = x.clone()
     for image, (row, column) in zip(x, centres, strict=True):

@@ -1,10 +1,17 @@
 """Deep Defense, one image at a time; DeepFool is handed in."""
 
 import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from marginbench.methods import Net
+
+Search = Callable[[Net, Tensor, int], tuple[Tensor, bool, bool]]  # perturbation, correct, crossed
 
 
-def loss(net, x, y, *, deepfool, weight, c, d):
-    risk = penalty = 0.0
+def loss(net: Net, x: Tensor, y: Tensor, *, deepfool: Search, weight: float, c: float, d: float) -> Tensor:
+    risk = penalty = x.new_zeros(())
     for image, label in zip(x, y.tolist(), strict=True):
         z = net(image[None])[0]
         risk = risk + z.exp().sum().log() - z[label]

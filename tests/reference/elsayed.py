@@ -1,28 +1,37 @@
 """Large Margin Deep Networks, one example, layer and rival at a time."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from torch import Tensor, nn
+
+from marginbench.methods import Net
+from marginbench.methods.facts import Norm
 
 
-def forward(net, image):
+def forward(net: Net, image: Tensor) -> tuple[list[nn.Module], list[int]]:
     """All tensors from which the rest of the network can be told: the image, then what weighted layers read."""
     modules = [net.normalise, *net.body, net.head]
     weighted = [i for i, module in enumerate(modules) if list(module.parameters())]
     return modules, [0, *weighted[1:]]
 
 
-def run(modules, start, h):
+def run(modules: Sequence[nn.Module], start: int, h: Tensor) -> Tensor:
     for module in modules[start:]:
         h = module(h)
     return h[0]
 
 
-def distances(net, image, label, *, layers, norm, on, top_k, full):
+def distances(
+    net: Net, image: Tensor, label: int, *, layers: str, norm: Norm, on: str, top_k: int, full: bool
+) -> list[list[Tensor]]:
     """The rows are layers, the columns rivals."""
     modules, starts = forward(net, image)
     if layers != "all":
         starts = starts[:1] if layers == "input" else starts[1:]
 
-    def scores(start, h):
+    def scores(start: int, h: Tensor) -> Tensor:
         z = run(modules, start, h)
         return z.exp() / z.exp().sum() if on == "probabilities" else z
 
@@ -46,8 +55,19 @@ def distances(net, image, label, *, layers, norm, on, top_k, full):
     return rows
 
 
-def loss(net, x, y, *, gamma, clip, aggregation, weight, ce_weight, **settings):
-    risk = margin = 0.0
+def loss(
+    net: Net,
+    x: Tensor,
+    y: Tensor,
+    *,
+    gamma: float,
+    clip: float | None,
+    aggregation: str,
+    weight: float,
+    ce_weight: float,
+    **settings: Any,
+) -> Tensor:
+    risk = margin = x.new_zeros(())
     for image, label in zip(x, y.tolist(), strict=True):
         z = net(image[None])[0]
         risk = risk + z.exp().sum().log() - z[label]

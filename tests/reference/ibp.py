@@ -1,10 +1,17 @@
 """Interval bound propagation, one image and one unit at a time."""
 
+from collections.abc import Sequence
+
 import torch
+from support import Layers
+from torch import Tensor
 from torch.nn import functional as F
 
+from marginbench.methods import Net
+from marginbench.methods.net import Normalise
 
-def matrices(net, size):
+
+def matrices(net: Net, size: Sequence[int]) -> Layers:
     """(matrix, bias) of all convolutions and linear layers, for images of one channel; the first takes pixels.
 
     A column of the matrix of a convolution is what a single bright pixel gives.
@@ -19,11 +26,12 @@ def matrices(net, size):
         elif hasattr(layer, "weight"):
             found.append((layer.weight, layer.bias))
     weight, bias = found[0]
+    assert isinstance(net.normalise, Normalise)
     mean, std = net.normalise.mean.item(), net.normalise.std.item()
     return [(weight / std, bias - weight.sum(1) * mean / std), *found[1:]]
 
 
-def margins(image, label, layers, epsilon):
+def margins(image: Tensor, label: int, layers: Layers, epsilon: float) -> Tensor:
     """Lower bounds of z_label - z_j for every j, 0 for the label.
 
     `layers` are (matrix, bias) pairs, the first one for pixels, with a ReLU between them.
@@ -43,9 +51,9 @@ def margins(image, label, layers, epsilon):
     return torch.stack(found)
 
 
-def loss(x, y, layers, logits, *, epsilon, kappa):
+def loss(x: Tensor, y: Tensor, layers: Layers, logits: Tensor, *, epsilon: float, kappa: float) -> Tensor:
     """The objective at one radius and one kappa; `logits` are those of the network."""
-    total = 0.0
+    total = x.new_zeros(())
     for image, label, z in zip(x, y.tolist(), logits, strict=True):
         bound = margins(image, label, layers, epsilon)
         total = total + kappa * (z.exp().sum().log() - z[label])

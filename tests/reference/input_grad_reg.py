@@ -1,11 +1,14 @@
 """Input-gradient regularisation, one example at a time."""
 
 import torch
+from torch import Tensor
+
+from marginbench.methods import Net
 
 
-def penalty(net, x, y, uniform=False):
+def penalty(net: Net, x: Tensor, y: Tensor, uniform: bool = False) -> Tensor:
     """Batch mean of the squared norms of the input gradients of each example's own cross-entropy."""
-    total = 0.0
+    total = x.new_zeros(())
     for image, label in zip(x, y, strict=True):
         leaf = image[None].clone().requires_grad_()
         logits = net(leaf)[0]

@@ -1,9 +1,13 @@
 """Penalties of Sun et al. on the margins of the probabilities, one example at a time."""
 
+from torch import Tensor
 
-def loss(net, x, y, *, form, weight):
+from marginbench.methods import Net
+
+
+def loss(net: Net, x: Tensor, y: Tensor, *, form: str, weight: float) -> Tensor:
     """Mean of cross-entropy plus weight times the penalty."""
-    total = 0.0
+    total = x.new_zeros(())
     for z, label in zip(net(x), y.tolist(), strict=True):
         powers = (z - z.max()).exp()
         p = powers / powers.sum()

@@ -1,11 +1,13 @@
 """Lipschitz-margin training with singular values of the written-out matrices."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
 
-def matrix(layer, shape):
+def matrix(layer: nn.Module, shape: Sequence[int]) -> Tensor:
     """The linear part of a layer with inputs of shape [1, ...], as a matrix: column by column."""
     with torch.no_grad():
         size = math.prod(shape)
@@ -18,7 +20,7 @@ def matrix(layer, shape):
         return torch.stack(columns, dim=1)
 
 
-def convolution_matrix(weight, size, stride, padding):
+def convolution_matrix(weight: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The matrix of a convolution from its kernel, differentiable; explicit loops over outputs and taps."""
     outputs, channels, kh, kw = weight.shape
     height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, (kh, kw), stride, strict=True))
@@ -38,11 +40,20 @@ def convolution_matrix(weight, size, stride, padding):
     return torch.stack(rows)
 
 
-def loss(logits, y, matrices, factor, *, c, variant="basic", gate=False):
+def loss(
+    logits: Tensor,
+    y: Tensor,
+    matrices: Sequence[Tensor],
+    factor: float,
+    *,
+    c: float,
+    variant: str = "basic",
+    gate: bool = False,
+) -> Tensor:
     """Cross-entropy of the penalised logits; `matrices` are those of the layers in order, the head last."""
     head = matrices[-1]
     body = factor * math.prod(torch.linalg.svdvals(m)[0] for m in matrices[:-1])
-    total = 0.0
+    total = logits.new_zeros(())
     for z, label in zip(logits, y.tolist(), strict=True):
         rivals = [k for k in range(len(z)) if k != label]
         if variant == "basic":

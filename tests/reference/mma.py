@@ -1,19 +1,37 @@
 """MMA, one example at a time: AN-PGD, bisection, and the loss at the boundary points."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
+
+from marginbench.methods import Net
+from marginbench.methods.facts import Norm
 
 
-def soft_margin(logits, label):
+def soft_margin(logits: Tensor, label: int) -> Tensor:
     """Log of the sum of the rivals' exponentials, minus the logit of the label."""
     rivals = torch.stack([z for k, z in enumerate(logits) if k != label])
     return rivals.exp().sum().log() - logits[label]
 
 
-def cross_entropy(logits, label):
+def cross_entropy(logits: Tensor, label: int) -> Tensor:
     return torch.log1p(soft_margin(logits, label).exp())
 
 
-def boundary(net, image, label, start, radius, *, norm, steps, step_scale, bisections, limit):
+def boundary(
+    net: Net,
+    image: Tensor,
+    label: int,
+    start: Tensor,
+    radius: float,
+    *,
+    norm: Norm,
+    steps: int,
+    step_scale: float,
+    bisections: int,
+    limit: float,
+) -> tuple[Tensor, float]:
     """Unit direction and distance of the boundary; `start` is the first perturbation, before the box."""
     delta = (image + start).clamp(0, 1) - image
     for _ in range(steps):
@@ -41,9 +59,11 @@ def boundary(net, image, label, start, radius, *, norm, steps, step_scale, bisec
     return direction, epsilon
 
 
-def loss(net, x, y, starts, radii, *, d_max, clean_weight, **attack):
+def loss(
+    net: Net, x: Tensor, y: Tensor, starts: Tensor, radii: Tensor, *, d_max: float, clean_weight: float, **attack: Any
+) -> tuple[Tensor, list[float]]:
     """The objective, and the distances found, 0 where p_y <= 1/2. `radii` are those of the attack."""
-    clean = margin = 0.0
+    clean = margin = x.new_zeros(())
     distances = []
     for image, label, start, radius in zip(x, y.tolist(), starts, radii, strict=True):
         logits = net(image[None])[0]

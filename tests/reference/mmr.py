@@ -1,10 +1,15 @@
 """MMR, one image and one unit at a time, with Jacobians by automatic differentiation."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from marginbench.methods import Net
+from marginbench.methods.facts import Norm
 
 
-def distances(net, image, norm):
+def distances(net: Net, image: Tensor, norm: Norm) -> tuple[list[Tensor], Tensor, Callable[[Tensor], Tensor]]:
     """Signed switch values over dual norms of all units, logits, and the rows of the logits' Jacobian."""
     power = 1 if norm == "linf" else 2
     image = image[None].clone().requires_grad_()
@@ -15,7 +20,7 @@ def distances(net, image, norm):
         value = layer(value)
     logits = net.head(value)[0]
 
-    def slope(scalar):
+    def slope(scalar: Tensor) -> Tensor:
         (row,) = torch.autograd.grad(scalar, image, retain_graph=True, create_graph=True)
         return row.flatten()
 
@@ -23,7 +28,7 @@ def distances(net, image, norm):
     return [u.abs() / n if n > 1e-12 else u.abs() / 1e-12 for u, n in zip(units, lengths, strict=True)], logits, slope
 
 
-def planes(net, image, label, norm):
+def planes(net: Net, image: Tensor, label: int, norm: Norm) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Signed distances from the planes between the label and every other class."""
     units, logits, slope = distances(net, image, norm)
     found = []
@@ -34,9 +39,9 @@ def planes(net, image, label, norm):
     return units, found, logits
 
 
-def loss(net, x, y, *, gamma, weight, count, norm):
+def loss(net: Net, x: Tensor, y: Tensor, *, gamma: float, weight: float, count: int, norm: Norm) -> Tensor:
     """The objective with the `count` nearest units."""
-    total = 0.0
+    total = x.new_zeros(())
     for image, label in zip(x, y.tolist(), strict=True):
         units, others, logits = planes(net, image, label, norm)
         total = total + logits.exp().sum().log() - logits[label]

@@ -1,7 +1,12 @@
 """Cross-entropy of the hardest examples, by sorting."""
 
+from torch import Tensor
 
-def loss(net, x, y, *, count):
+from marginbench.methods import Net
+
+
+def loss(net: Net, x: Tensor, y: Tensor, *, count: int) -> Tensor:
     """Mean of the `count` largest cross-entropies of the batch."""
     losses = [(z - z[label]).exp().sum().log() for z, label in zip(net(x), y.tolist(), strict=True)]
-    return sum(sorted(losses, key=lambda value: -value.item())[:count]) / count
+    hardest = sorted(losses, key=lambda value: -float(value))[:count]
+    return sum(hardest, x.new_zeros(())) / count

@@ -1,13 +1,21 @@
 """PGD adversarial training, one example at a time."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
+
+from marginbench.methods import Net
+from marginbench.methods.facts import Norm
 
 
-def cross_entropy(logits, label):
+def cross_entropy(logits: Tensor, label: int) -> Tensor:
     return logits.exp().sum().log() - logits[label]
 
 
-def attack(net, image, label, start, *, norm, epsilon, steps, step_scale):
+def attack(
+    net: Net, image: Tensor, label: int, start: Tensor, *, norm: Norm, epsilon: float, steps: int, step_scale: float
+) -> Tensor:
     """The perturbation that PGD ends with; `start` is the first one, before the box."""
     delta = (image + start).clamp(0, 1) - image
     for _ in range(steps):
@@ -26,8 +34,8 @@ def attack(net, image, label, start, *, norm, epsilon, steps, step_scale):
     return delta
 
 
-def loss(net, x, y, starts, **settings):
-    total = 0.0
+def loss(net: Net, x: Tensor, y: Tensor, starts: Tensor, **settings: Any) -> Tensor:
+    total = x.new_zeros(())
     for image, label, start in zip(x, y.tolist(), starts, strict=True):
         delta = attack(net, image, label, start, **settings)
         total = total + cross_entropy(net((image + delta)[None])[0], label)

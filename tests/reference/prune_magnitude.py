@@ -1,9 +1,12 @@
 """Magnitude masks by sorting, and plain gradient descent that keeps pruned weights at zero."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 import torch
+from torch import Tensor
 
 
-def mask(weight, sparsity):
+def mask(weight: Tensor, sparsity: float) -> Tensor:
     """0 at the round(sparsity * n) entries of smallest magnitude, 1 elsewhere."""
     values = [abs(entry) for entry in weight.flatten().tolist()]
     order = sorted(range(len(values)), key=values.__getitem__)
@@ -11,7 +14,13 @@ def mask(weight, sparsity):
     return torch.tensor([0.0 if i in gone else 1.0 for i in range(len(values))], dtype=weight.dtype).view_as(weight)
 
 
-def descend(parameters, loss, rates, momentum, masks_after):
+def descend(
+    parameters: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+    rates: Sequence[float],
+    momentum: float,
+    masks_after: Mapping[int, float],
+) -> None:
     """Steps of gradient descent at the given rates; changes the parameters.
 
     masks_after: step number to sparsity, pruned after that many steps; -1 gives every weight back.

@@ -1,9 +1,13 @@
 """Quantised numbers one at a time, and networks with them whose gradients pass straight through."""
 
+from collections.abc import Sequence
+
 import torch
+from support import Layers
+from torch import Tensor
 
 
-def weight(w, bits):
+def weight(w: Tensor, bits: int) -> Tensor:
     """Symmetric levels up to the largest size; with one bit, the mean size with the sign."""
     sizes = [abs(entry) for entry in w.flatten().tolist()]
     if bits == 1:
@@ -16,7 +20,7 @@ def weight(w, bits):
     return torch.tensor(values, dtype=w.dtype).view_as(w)
 
 
-def activation(h, bits, largest):
+def activation(h: Tensor, bits: int, largest: float) -> Tensor:
     """One of 2^bits levels from 0 to `largest`; with one bit, the sign of what enters the ReLU."""
     if bits == 1:
         values = [-1.0 if entry < 0 else 1.0 for entry in h.flatten().tolist()]
@@ -26,7 +30,7 @@ def activation(h, bits, largest):
     return torch.tensor(values, dtype=h.dtype).view_as(h)
 
 
-def forward(layers, x, bits, largest):
+def forward(layers: Layers, x: Tensor, bits: int, largest: Sequence[float] | None) -> Tensor:
     """Logits of flat inputs x through (weight, bias) layers; `largest` per hidden layer, its batch's if None."""
     h = x
     for number, (w, b) in enumerate(layers):

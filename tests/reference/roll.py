@@ -1,10 +1,12 @@
 """ROLL, one image and one unit at a time, with gradients by automatic differentiation."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from marginbench.methods import Net
 
 
-def terms(net, image, hinge):
+def terms(net: Net, image: Tensor, hinge: float) -> tuple[list[Tensor], Tensor]:
     """One term per hidden unit, in order, and the logits."""
     image = image[None].clone().requires_grad_()
     found, value = [], net.normalise(image)
@@ -17,9 +19,9 @@ def terms(net, image, hinge):
     return found, net.head(value)[0]
 
 
-def loss(net, x, y, *, weight, hinge, count):
+def loss(net: Net, x: Tensor, y: Tensor, *, weight: float, hinge: float, count: int) -> Tensor:
     """The objective with the `count` largest terms of every image."""
-    total = 0.0
+    total = x.new_zeros(())
     for image, label in zip(x, y.tolist(), strict=True):
         found, logits = terms(net, image, hinge)
         largest = sorted(found, key=lambda d: d.item())[-count:]

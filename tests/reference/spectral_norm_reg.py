@@ -1,14 +1,20 @@
 """Spectral norm regularisation with singular values from a full decomposition."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 
-def penalty(matrices):
+def penalty(matrices: Sequence[Tensor]) -> Tensor:
     """Half the sum of the squared largest singular values."""
-    return sum(torch.linalg.svdvals(matrix)[0] ** 2 for matrix in matrices) / 2
+    total = matrices[0].new_zeros(())
+    for matrix in matrices:
+        total = total + torch.linalg.svdvals(matrix)[0] ** 2
+    return total / 2
 
 
-def convolution_matrix(weight, size, stride, padding):
+def convolution_matrix(weight: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The matrix of a zero-padded convolution, entry by entry."""
     outputs, channels, kh, kw = weight.shape
     heights = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, (kh, kw), stride, strict=True)]

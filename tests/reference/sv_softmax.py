@@ -3,13 +3,28 @@
 import math
 
 import torch
+from support import head_weight
+from torch import Tensor
+
+from marginbench.methods import Net
 
 
-def loss(net, x, y, *, s, t, m=0.0, form="sv", emphasis="adaptive", easy_margin=False):
+def loss(
+    net: Net,
+    x: Tensor,
+    y: Tensor,
+    *,
+    s: float,
+    t: float,
+    m: float = 0.0,
+    form: str = "sv",
+    emphasis: str = "adaptive",
+    easy_margin: bool = False,
+) -> Tensor:
     """Mean of -log p_y; a rival that beats the target has weight h = exp(s (t - 1) (cos + 1)), or exp(s (t - 1))."""
-    total = 0.0
+    total = x.new_zeros(())
     for phi, label in zip(net.features(x), y.tolist(), strict=True):
-        cosines = [w @ phi / (w.norm() * phi.norm()) for w in net.head.weight]
+        cosines = [w @ phi / (w.norm() * phi.norm()) for w in head_weight(net)]
         target = own = cosines[label]
         if form == "am":
             target = own - m
@@ -17,10 +32,10 @@ def loss(net, x, y, *, s, t, m=0.0, form="sv", emphasis="adaptive", easy_margin=
             theta = torch.acos(own)
             target = (theta + m).cos() if theta + m < math.pi else own - m * math.sin(m)
         final = own if easy_margin and own <= 0 else target
-        rivals = 0.0
+        rivals = x.new_zeros(())
         for k, c in enumerate(cosines):
             if k != label:
-                h = 1.0
+                h = torch.ones_like(c)
                 if c > target:
                     h = (s * (t - 1) * (c + 1 if emphasis == "adaptive" else 1 + 0 * c)).exp()
                 rivals = rivals + h * (s * (c - final)).exp()

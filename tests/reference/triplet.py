@@ -1,7 +1,11 @@
 """Triplet loss, one pair at a time."""
 
+from torch import Tensor
 
-def triplet(features, y, alpha):
+from marginbench.methods import Net
+
+
+def triplet(features: Tensor, y: Tensor, alpha: float) -> Tensor:
     """Mean over the pairs of one class of max(0, d_ap - d_an + alpha), n as described for the method."""
     embedding = [phi / phi.norm() for phi in features]
     labels, terms = y.tolist(), []
@@ -17,9 +21,9 @@ def triplet(features, y, alpha):
     return sum(terms) / len(terms) if terms else 0 * features.sum()
 
 
-def loss(net, x, y, *, alpha, weight):
+def loss(net: Net, x: Tensor, y: Tensor, *, alpha: float, weight: float) -> Tensor:
     """Mean cross-entropy plus weight times the triplet term."""
-    total = 0.0
+    total = x.new_zeros(())
     for z, label in zip(net(x), y.tolist(), strict=True):
         total = total + (z - z[label]).exp().sum().log()
     return total / len(y) + weight * triplet(net.features(x), y, alpha)
