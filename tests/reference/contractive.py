@@ -17,4 +17,4 @@ def radius(logits: Tensor, weight: Tensor, stretch: float) -> Tensor:
     top = max(range(len(logits)), key=lambda k: float(logits[k]))
     rivals = [j for j in range(len(logits)) if j != top]
     distances: list[Tensor] = [(logits[top] - logits[j]) / (stretch * (weight[top] - weight[j]).norm()) for j in rivals]
-    return min(distances, key=float)
+    return min(distances, key=Tensor.item)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from made import a_record
+from processes import from_server
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
@@ -35,7 +36,9 @@ def test_workers_write_what_one_process_writes(tiny: Path, tmp_path: Path) -> No
     assert one.to_dict("records") == two.to_dict("records")
 
 
-def test_a_killed_worker_is_reported(tiny: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = from_server()  # saves two imports of torch
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: server)
     path = write_template("deadly", tmp_path)
     line = "        return Loss"
     path.write_text(path.read_text().replace(line, f"        __import__('os').abort()\n{line}"))
