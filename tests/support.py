@@ -31,7 +31,8 @@ TASK = Task(input_shape=(1, 4, 4), class_counts=(6, 6, 6, 6), epsilon={"l2": 0.5
 def a_query(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, seed: int = 0, **more: Any) -> Query:
     """A query with what most estimators do not look at filled in; `seed` is that of its generator."""
     stream = torch.Generator(x.device).manual_seed(seed)
-    return Query(net, x, y, norm, **({"epsilon": 0.1, "reference": x[:0], "generator": stream} | more))
+    usual: dict[str, Any] = {"epsilon": 0.1, "reference": x[:0], "generator": stream}
+    return Query(net, x, y, norm, **usual | more)
 
 
 def reference(key: str) -> ModuleType:
