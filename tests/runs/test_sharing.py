@@ -22,7 +22,7 @@ from marginbench.benchmarks.runs.plan import make_plan, shard
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import write_tables
-from marginbench.benchmarks.training.loop import Training
+from marginbench.benchmarks.training.loop import Run as TrainingRun
 from marginbench.methods import MarginbenchError, create
 
 DIES_AFTER_ITS_FIRST_CHECKPOINT = f"""
@@ -99,14 +99,14 @@ def test_a_driver_that_is_killed_leaves_a_checkpoint_and_no_lock_that_counts(
     code, out, _ = run("status", tmp_path)
     assert code == 0 and "running" not in out.splitlines()[-1]
     steps: list[int] = []
-    step = Training.step
+    step = TrainingRun.step
 
-    def watched(training: Training) -> Tensor:
+    def watched(training: TrainingRun) -> Tensor:
         steps.append(training.ctx.step)
         return step(training)
 
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.warm_up", lambda *_: None)
-    monkeypatch.setattr(Training, "step", watched)
+    monkeypatch.setattr(TrainingRun, "step", watched)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert outcome.repeated == 1 and steps[0] == 1
     assert not list(runs.glob("*.ckpt")) and not list(runs.glob("*.lock")) and len(outcome.records) == 1
