@@ -6,10 +6,13 @@ from .data.dataset import Dataset as Dataset
 from .data.dataset import Split as Split
 from .data.dataset import load_data as load_data
 from .estimator import Answer as Answer
+from .estimator import Certify as Certify
 from .estimator import Query as Query
 from .evaluation.doubts import doubt as doubt
 from .evaluation.evidence import Evidence as Evidence
+from .evaluation.sandwich import Evaluated as Evaluated
 from .evaluation.sandwich import evaluate as evaluate
+from .models.evaluate import ModelOutcome as ModelOutcome
 from .models.evaluate import evaluate_model as evaluate_model
 from .nets.networks import network as network
 from .plugins import load_plugin as load_plugin
@@ -19,6 +22,8 @@ from .probes.listed import probe as probe
 from .records.column import Column as Column
 from .records.reader import read_arrays as read_arrays
 from .records.record import Record as Record
+from .runs.options import RunOptions as RunOptions
+from .runs.run_all import RunOutcome as RunOutcome
 from .runs.run_all import run_all as run_all
 from .suites.derive import derive as derive
 from .suites.evaluation import Evaluation as Evaluation

@@ -1,120 +1,132 @@
 """The command line. Heavy imports stay inside the commands, so that --help answers at once."""
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from marginbench.benchmarks.runs.command import with_run_options
+from marginbench.benchmarks.runs.console import shown
+from marginbench.benchmarks.runs.options import RESULTS, SETS, Device, RunOptions
+from marginbench.methods.errors import MarginbenchError, ParameterError
+
+
+class _Commands(typer.core.TyperGroup):
+    """Turns what goes wrong in a command into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ParameterError as error:
+            print(f"error: {_in_options(error, self.commands[str(ctx.invoked_subcommand)])}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except MarginbenchError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            kept = ": finished runs are kept; run the same command again for the rest"
+            print(f"interrupted{kept if ctx.invoked_subcommand == 'run-all' else ''}", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Train large-margin methods under one budget, enclose every test point's margin between a certified"
     " radius and the nearest adversarial example, and rank them.",
-    epilog="Start with: marginbench run-all. Then: marginbench methods arcface.",
+    epilog="Start with: marginbench run-all. Then: marginbench methods arcface. Exit codes: 0 all is well,"
+    " 1 a run or check failed, 2 wrong input, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that defines a method; repeatable.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that adds methods. Repeatable.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at a record that cannot be read, and check the files of all arrays.")
 ]
-SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 
 
 def main() -> None:
-    """Entry point: wrong input gives one line and exit code 2."""
+    """Entry point."""
     try:
-        app()
+        with shown():
+            app()
     except BrokenPipeError:  # output piped into head
         sys.stderr.close()
         sys.exit(0)
-    except Exception as error:
-        from marginbench.methods.errors import MarginbenchError  # imports torch: not before it is needed
 
-        if not isinstance(error, MarginbenchError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+
+def _in_options(error: ParameterError, command: Any) -> str:
+    """The message of an error about a parameter, in terms of the command's options."""
+    names = {parameter.name: parameter for parameter in command.params}
+    parameter = names.get(error.parameter)
+    if parameter is None:
+        return str(error)
+    name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.make_metavar()
+    values = error.value if isinstance(error.value, list | tuple) else [error.value]
+    value = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return f"{name}: {error.problem}" if error.value is None else f"{name} {value}: {error.problem}"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"marginbench {metadata.version('marginbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("run-all")
+@with_run_options
 def run_all_command(
-    suite: Annotated[str, typer.Option(help="Built-in suite such as digits, or a FILE.toml of your own.")] = "digits",
-    methods: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC[,SPEC...]", help="As in 'ce,arcface(m=0.4)'. Default: the suite's list, or all."),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds per method. Default: the suite's.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train and evaluate.")] = "auto",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for records and tables.")] = Path("results/local"),
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="METHOD.FIELD=VALUE", help="Change a hyper-parameter; repeatable."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data", "--data-dir", metavar="DIR", envvar="MARGINBENCH_DATA", show_default=False, help=SETS),
-    ] = None,
-    plugin: Plugins = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Repeat runs that have a record already.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Repeat runs that failed.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option(metavar="N", help="Worker processes that share the cores. Default: as many as pay.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS|FILE", help="Use the workers of this Dask cluster."),
-    ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do every N-th run from the I-th on: one share of N machines.")
-    ] = None,
-    deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0, help="A run that takes longer counts as failed.")
-    ] = None,
-    checkpoint_every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="A run that is interrupted goes on from its checkpoint.")
-    ] = 300.0,
-    eager: Annotated[
-        bool, typer.Option("--eager", help="On CUDA, do every training step instead of replaying a recorded one.")
-    ] = False,
+    chosen: RunOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do, and how much time and memory it takes.")
     ] = False,
 ) -> None:
     """Train, evaluate and rank methods.
 
-    Finished runs are not repeated: stop it at any time, the same command goes on. Several of them, on one machine or
-    many, may share the output folder.
+    Finished runs are not repeated: stop at any time, and run the same command again for the rest. Several commands, on
+    one machine or many, may share the output folder. Exit code 1 if runs failed.
     """
-    _load_plugins(plugin)
-    from marginbench.benchmarks.runs.run_all import prepare, run_all
-    from marginbench.benchmarks.tables.render import show
-    from marginbench.methods.spec import split_specs
+    from marginbench.benchmarks.runs.forks import load_early
 
-    specs = split_specs(methods) if methods is not None else None
-    redo: Literal["nothing", "failed", "everything"] = "everything" if fresh else "failed" if retry else "nothing"
-    chosen = (suite, specs, seeds, device, out, settings or (), redo)
+    if chosen.jobs != 1 and chosen.device != "cuda" and not chosen.scheduler and not dry_run:
+        load_early()
+    _say_what_loads(f"suite {chosen.suite}, into {chosen.out}")
+    from marginbench.benchmarks.runs.run_all import prepare, run_all
+
     if dry_run:
         from marginbench.benchmarks.runs.forecast import forecast
 
-        print(forecast(prepare(*chosen, data_dir, shard), jobs))
+        print(forecast(prepare(**vars(chosen))))
         return
-    try:
-        outcome = run_all(*chosen, jobs, data_dir, shard, scheduler, deadline, checkpoint_every, eager)
-    except KeyboardInterrupt:
-        print("interrupted: finished runs are kept, the same command goes on with the rest", file=sys.stderr)
-        raise typer.Exit(130) from None
+    outcome = run_all(**vars(chosen))
+    from marginbench.benchmarks.tables.render import show
+
     show(outcome.records)
     again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
     print(f"{outcome.repeated} runs done{again}.")
     if outcome.elsewhere:
-        print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {out}")
+        print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
     print("Tables:  " + "  ".join(map(str, outcome.files)))
     print(f"Records: {outcome.runs}/<id>.json and .npz")
+    if outcome.failed:
+        print(f"{outcome.failed} runs failed (--retry repeats them).", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command("status")
@@ -126,7 +138,7 @@ def status_command(
     """Say what is done, running, failed and left."""
     from marginbench.benchmarks.runs.status import status
 
-    print(status(folders or [Path("results/local")]))
+    print(status(folders or [RESULTS]))
 
 
 @app.command("evaluate")
@@ -149,12 +161,12 @@ def evaluate_command(
     ] = None,
     suite: Annotated[str, typer.Option(help="Radii, attacks, certificates, points: name or FILE.toml.")] = "digits",
     name: Annotated[str | None, typer.Option(metavar="ROW", help="Name of the row. Default: the factory's.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for records and tables.")] = Path("results/local"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for records and tables.")] = RESULTS,
     mean: Annotated[
         str | None, typer.Option(metavar="A,B,C", help="The model wants (x - mean) / std: a number per channel.")
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="A,B,C", help="Radii stay in pixels of [0, 1].")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to evaluate.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat a run that has a record already.")] = False,
 ) -> None:
     """Enclose the margins of any classifier, beside the methods of a suite.
@@ -165,11 +177,12 @@ def evaluate_command(
 
     An nn.Sequential is certified through its layers; of other modules the table says why there is no certificate, if
     there is none. The images are those of the test split: a model that was trained on them is not measured by them.
+    Exit code 1 if the evaluation fails.
     """
-    from marginbench.benchmarks.models.evaluate import evaluate_model, parse_numbers
+    from marginbench.benchmarks.models.evaluate import evaluate_model
     from marginbench.benchmarks.tables.render import show
 
-    numbers = {"mean": parse_numbers("--mean", mean), "std": parse_numbers("--std", std)}
+    numbers = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
     outcome = evaluate_model(
         model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh, data_dir=data_dir
     )
@@ -227,7 +240,7 @@ def compare_command(
     from marginbench.benchmarks.tables.compare import compare_rows
     from marginbench.benchmarks.tables.render_comparison import render_comparison
 
-    table = compare_rows(a, b, *(folders or [Path("results/local")]), strict=strict)
+    table = compare_rows(a, b, *(folders or [RESULTS]), strict=strict)
     sys.stdout.write(render_comparison(table) if form == "md" else table.to_csv(index=False))
 
 
@@ -251,7 +264,7 @@ def claims_command(
 
 @app.command("doctor")
 def doctor_command(
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to evaluate.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "auto",
     every: Annotated[bool, typer.Option("--all", help="Show every estimator, not only the best ones.")] = False,
 ) -> None:
     """Check the evaluation on this machine.
@@ -271,7 +284,7 @@ def doctor_command(
 
 @app.command("methods")
 def methods_command(
-    key: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Show one method in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     plugin: Plugins = None,
 ) -> None:
@@ -344,9 +357,24 @@ def check_command(
     raise typer.Exit(1 if failed else 0)
 
 
-def _refuse_nothing(records: Sequence[Any], folders: Sequence[Path]) -> None:
-    from marginbench.methods import MarginbenchError
+def _say_what_loads(what: str) -> None:
+    """Break the silence of the seconds in which libraries load, where they have to."""
+    if "torch" not in sys.modules:
+        logging.getLogger(__name__).info("%s; loading torch", what)
 
+
+def _numbers(parameter: str, text: str | None) -> list[float] | None:
+    """Read `0.5,0.4`."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        problem = "write one number per channel, as in 0.49,0.48,0.45"
+        raise ParameterError(parameter, text, problem) from None
+
+
+def _refuse_nothing(records: Sequence[Any], folders: Sequence[Path]) -> None:
     if not records:
         raise MarginbenchError(f"{', '.join(map(str, folders))}: no records; make some with `marginbench run-all`")
 

@@ -1,13 +1,17 @@
 """Spec strings such as `arcface(m=0.4)`: one canonical text per configured method."""
 
+from __future__ import annotations
+
 import ast
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from marginbench.methods.errors import MarginbenchError, suggest
-from marginbench.methods.method import Method
+
+if TYPE_CHECKING:  # the command line splits specs before torch is loaded
+    from marginbench.methods.method import Method
 
 _SPEC = re.compile(r"\s*(?P<key>[A-Za-z_]\w*)\s*(?:\((?P<fields>.*)\))?\s*", re.DOTALL)
 _WORDS = {"true": True, "false": False, "none": None, "inf": float("inf")}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.methods import MarginbenchError, rows
+from marginbench.methods.errors import ParameterError
 from marginbench.methods.method import CONTRACT
 
 
@@ -20,7 +21,7 @@ def write_template(name: str, folder: Path) -> Path:
         raise MarginbenchError(f"method name {name!r}: use lower-case letters, digits and _, as in my_margin")
     path = folder / f"{name}.py"
     if path.exists():
-        raise MarginbenchError(f"{path}: exists already; choose another name or --dir")
+        raise MarginbenchError(f"{path}: exists already; choose another name or folder")
     if name in rows():
         raise MarginbenchError(f"method name {name!r} is taken: see `marginbench methods {name}`")
     template = resources.files("marginbench.benchmarks.contract").joinpath("template.txt").read_text(encoding="utf-8")
@@ -35,6 +36,6 @@ def write_template(name: str, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MarginbenchError(f"--dir {folder}: cannot be made ({error.strerror})") from None
+        raise ParameterError("folder", str(folder), f"cannot be made ({error.strerror})") from None
     write_atomically(path, text.encode())
     return path

@@ -4,9 +4,9 @@ Each image is scaled until its shorter side has `size` pixels, and its centre is
 """
 
 import hashlib
+import logging
 import secrets
 import shutil
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,9 @@ import numpy as np
 from marginbench.benchmarks.data.arrays import Arrays, hashed_order
 from marginbench.benchmarks.machine.device import cores
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError
+
+log = logging.getLogger(__name__)
 
 Samples = list[tuple[str, int]]  # path and label of each image
 
@@ -71,13 +74,14 @@ def _make_room(data_dir: Path, needed: int, place: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MarginbenchError(f"data folder {data_dir}: {error.strerror}; choose another with --data-dir") from None
+        raise ParameterError("data_dir", str(data_dir), f"{error.strerror}; choose another folder") from None
     free = shutil.disk_usage(data_dir).free
     if needed > free:
-        raise MarginbenchError(
-            f"data folder {data_dir}: the decoded images of {place} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are"
-            " free; choose a smaller data.size, or another folder with --data-dir"
+        problem = (
+            f"the decoded images of {place} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose a smaller"
+            " data.size, or another folder"
         )
+        raise ParameterError("data_dir", str(data_dir), problem)
 
 
 def _make_cache(cache: Path, listed: dict[str, Samples], size: int) -> None:
@@ -94,7 +98,8 @@ def _make_cache(cache: Path, listed: dict[str, Samples], size: int) -> None:
             if not cache.is_dir():  # else another process has made it in the meantime
                 raise
     except OSError as error:
-        raise MarginbenchError(f"{cache}: cannot be written ({error}); choose another folder with --data-dir") from None
+        problem = f"{cache} cannot be written ({error}); choose another folder"
+        raise ParameterError("data_dir", str(cache.parent), problem) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -113,7 +118,7 @@ def _decode(folder: Path, part: str, samples: Samples, size: int) -> None:
             if time.monotonic() - reported > PROGRESS:
                 reported = time.monotonic()
                 done = f"{start + len(paths)} of {len(samples)} {part} images"
-                print(f"decoding into {folder.parent}: {done}", file=sys.stderr, flush=True)
+                log.info("decoding into %s: %s", folder.parent, done)
     images.flush()
     np.save(folder / f"y_{part}.npy", np.array([label for _, label in samples], np.int64))
     np.save(folder / f"sha256_{part}.npy", digests)

@@ -1,9 +1,10 @@
 """Where the images come from: scikit-learn, an .npz file, torchvision, or a folder of images."""
 
 import contextlib
+import importlib.util
 import io
+import logging
 import socket
-import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -14,6 +15,8 @@ from marginbench.benchmarks.data.arrays import Arrays, hashed_order
 from marginbench.benchmarks.data.folders import read_folder
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
+
+log = logging.getLogger(__name__)
 
 DIGITS_TEST = 360  # of 1,797; fixed, so that no result can choose its split
 TORCHVISION = {
@@ -28,7 +31,7 @@ NAMES = ("digits", *TORCHVISION, "imagenet")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 SIZE = 224  # pixels: default height and width of the images of a folder
 PATIENCE = 30.0  # seconds without an answer after which a download has failed
-OTHER_FOLDER = "or name the folder that has it with --data-dir or MARGINBENCH_DATA"
+OTHER_FOLDER = "or set data_dir or MARGINBENCH_DATA to the folder that has it"
 
 
 def find(name: str, folder: Path, data_dir: Path, size: int | None = None) -> Arrays:
@@ -61,14 +64,21 @@ def find(name: str, folder: Path, data_dir: Path, size: int | None = None) -> Ar
 
 
 def _digits() -> Arrays:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = digits.images.astype(np.uint8)[:, None]  # 17 grey levels, 0 to 16
-    y = digits.target.astype(np.int64)
+    file = _scikit_learn() / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, dtype=np.uint8, delimiter=",")  # a row: 64 pixels of 17 grey levels, 0 to 16, and a label
+    x = table[:, :-1].reshape(-1, 1, 8, 8)
+    y = table[:, -1].astype(np.int64)
     order = hashed_order("digits", len(y))
     test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
     return Arrays(x[train], y[train], x[test], y[test], levels=16)
+
+
+def _scikit_learn() -> Path:
+    """Its folder. Importing it would take seconds."""
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise MarginbenchError("data 'digits': needs scikit-learn: pip install scikit-learn")
+    return Path(found.origin).parent
 
 
 def _npz_file(name: str, folder: Path, data_dir: Path) -> Path:
@@ -139,7 +149,7 @@ def _read_torchvision(name: str, data_dir: Path, download: bool) -> dict[str, np
 
 def _download(name: str, data_dir: Path) -> dict[str, np.ndarray]:
     text = f"downloading {name} into {data_dir}"
-    note = threading.Timer(2, print, (text,), {"file": sys.stderr, "flush": True})  # only if it takes a while
+    note = threading.Timer(2, log.info, ("%s", text))  # only if it takes a while
     timeout = socket.getdefaulttimeout()
     note.start()
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 """The cores available when the process started, before it was confined to some of them."""
@@ -20,14 +20,14 @@ def resolve_device(name: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device.
 
     Raises:
-        MarginbenchError: CUDA asked for and not there.
+        ParameterError: CUDA asked for and not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         if not torch.cuda.is_available():
             reason = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-            raise MarginbenchError(f"--device cuda: {reason}; use --device cpu or auto")
+            raise ParameterError("device", name, f"{reason}; use cpu or auto")
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(name)
 

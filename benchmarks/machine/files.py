@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import MarginbenchError, ParameterError
 
 
 def digest(value: Any) -> str:
@@ -43,12 +43,14 @@ def ensure_writable(folder: Path) -> None:
     """Make the folder, and a file in it.
 
     Raises:
-        MarginbenchError: that fails.
+        ParameterError: that fails; callers take the folder as `out`.
+        UnwritableError: the folder is there and cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MarginbenchError(f"--out: {folder} cannot be made ({error.strerror}); choose another --out") from None
+        problem = f"cannot be made ({error.strerror}); choose another folder"
+        raise ParameterError("out", str(folder), problem) from None
     probe = folder / ".writable"
     write_atomically(probe, b"")
     probe.unlink(missing_ok=True)  # another process may do the same

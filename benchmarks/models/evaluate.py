@@ -26,11 +26,12 @@ from marginbench.benchmarks.records.record import About, Identity, Record
 from marginbench.benchmarks.runs.execute import measure, record_run
 from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
-from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
+from marginbench.methods import Net, Norm, Normalise, NotApplicable, rows
+from marginbench.methods.errors import ParameterError
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModelOutcome:
     """What a call of `evaluate_model` did."""
 
     record: Record
@@ -45,8 +46,8 @@ class Outcome:
 def evaluate_model(
     model: str | nn.Module,
     weights: str | Path | None = None,
-    data: str | None = None,
-    suite: str = "digits",
+    data: str | Path | None = None,
+    suite: str | Path = "digits",
     name: str | None = None,
     out: str | Path = "results/local",
     mean: Sequence[float] | None = None,
@@ -54,7 +55,7 @@ def evaluate_model(
     device: str = "auto",
     fresh: bool = False,
     data_dir: str | Path | None = None,
-) -> Outcome:
+) -> ModelOutcome:
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
     Args:
@@ -75,7 +76,7 @@ def evaluate_model(
     Raises:
         MarginbenchError: wrong input, found before the evaluation starts.
     """
-    chosen = _with_data(load_suite(suite), data)
+    chosen = _with_data(load_suite(str(suite)), None if data is None else str(data))
     target = resolve_device(device)
     row = _row(name or (model.rpartition(":")[2] if isinstance(model, str) else type(model).__name__))
     images = chosen.load_data(data_dir).to(target)
@@ -119,21 +120,7 @@ def evaluate_model(
     current = [record for record in records.values() if record.identity.suite == chosen.fingerprint]
     table, files = write_tables(current, folder)
     arrays = read_arrays(path)
-    return Outcome(known, arrays, table, current, files, path, resumed)
-
-
-def parse_numbers(option: str, text: str | None) -> list[float] | None:
-    """`0.5,0.4` as numbers.
-
-    Raises:
-        MarginbenchError: something else, naming the option.
-    """
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise MarginbenchError(f"{option} {text!r}: write one number per channel, as in 0.49,0.48,0.45") from None
+    return ModelOutcome(known, arrays, table, current, files, path, resumed)
 
 
 def _certify(net: Net, x: Tensor, norm: Norm) -> NotApplicable:
@@ -142,9 +129,9 @@ def _certify(net: Net, x: Tensor, norm: Norm) -> NotApplicable:
 
 def _row(name: str) -> str:
     if re.fullmatch(r"[\w.+-]+", name) is None:
-        raise MarginbenchError(f"--name {name!r}: write letters, digits and . _ + - only")
+        raise ParameterError("name", name, "write letters, digits and . _ + - only")
     if name in rows():
-        raise MarginbenchError(f"--name {name}: a method is called so; choose another --name")
+        raise ParameterError("name", name, "is the name of a method; choose another one")
     return name
 
 
@@ -168,13 +155,13 @@ def _normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, da
     if mean is None and std is None:
         return nn.Identity()
     if mean is None or std is None:
-        raise MarginbenchError("--mean and --std: give both or neither")
-    for option, values in (("--mean", mean), ("--std", std)):
+        raise ParameterError(*(("std", std) if mean is None else ("mean", mean)), "give mean and std, or neither")
+    for parameter, values in (("mean", mean), ("std", std)):
         if len(values) != data.shape[0] or not np.isfinite(values).all():
-            text = ",".join(f"{value:g}" for value in values)
-            raise MarginbenchError(f"{option} {text}: the images have {data.shape[0]} channels, give a number for each")
+            problem = f"the images have {data.shape[0]} channels, give a number for each"
+            raise ParameterError(parameter, list(values), problem)
     if min(std) <= 0:
-        raise MarginbenchError(f"--std {min(std):g}: must be above 0")
+        raise ParameterError("std", list(std), "must be above 0")
     return Normalise(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
 

@@ -1,12 +1,12 @@
-"""Runs on the workers of a Dask cluster, each a process of its own, anywhere.
+"""Runs on the workers of a Dask cluster: processes anywhere.
 
-Workers need marginbench and the data. Where they see the output folder they write the records themselves, so that
-nothing finished is lost with the driver; otherwise the driver writes what they send.
+Workers need marginbench and the data. Those that see the output folder write the records themselves, so that nothing
+finished is lost with the driver; for the others the driver writes what they send.
 """
 
 import contextlib
 import logging
-import sys
+import pickle
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,37 +16,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from marginbench.benchmarks.data.dataset import Dataset, data_folder
+from marginbench.benchmarks.data.dataset import data_folder
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.records.record import Record, write_record
-from marginbench.benchmarks.runs.execute import Job, execute
-from marginbench.benchmarks.runs.plan import Cell, make_plan
-from marginbench.benchmarks.runs.workers import get_ready, plugin_files
-from marginbench.methods import MarginbenchError, create, spec_of
+from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.plan import Cell
+from marginbench.benchmarks.runs.workers import plugin_files
+from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
+from marginbench.methods.errors import ParameterError
 
+log = logging.getLogger(__name__)
 TIMEOUT = 15  # seconds to find the scheduler
 PAUSE = 0.2  # seconds between two looks at what is finished
 
 
-class _Order(NamedTuple):
-    """One cell, as it travels to a worker."""
+class _Parcel(NamedTuple):
+    """One run and all that a worker must know for it."""
 
-    run_id: str
-    spec: str
-    repetition: int
-    job: Job
-    device: str
-    data_dir: Path
+    order: Order
+    job: bytes  # pickled, which also tells one job from another
     plugins: tuple[tuple[str, bytes], ...]  # name and content of the files
 
 
-def on_cluster(cells: Sequence[Cell], job: Job, device: str, data_dir: Path, scheduler: str) -> Iterator[Record | None]:
-    """The records of all cells in the order in which they end; None for one whose workers died of it.
+def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Record | None]:
+    """The records of all cells in the order in which they end; None for one whose workers were killed by it.
 
     Args:
-        device: auto, cpu or cuda, as each worker understands it.
+        job: its device is what each worker makes of auto, cpu or cuda.
         scheduler: address such as tcp://host:8786, or the file that `dask scheduler --scheduler-file` writes.
 
     Raises:
@@ -55,30 +53,33 @@ def on_cluster(cells: Sequence[Cell], job: Job, device: str, data_dir: Path, sch
     """
     plugins = tuple((path.name, path.read_bytes()) for path in plugin_files(cells))
     job = replace(job, runs=job.runs.absolute())
-    orders = [_Order(c.id, spec_of(c.method), c.repetition, job, device, data_dir, plugins) for c in cells]
+    packed = pickle.dumps(job)
     with _connected(scheduler) as client:
         from distributed import KilledWorker
 
-        pending = {
-            client.submit(_work, order, key=f"{order.spec}-{order.run_id}", pure=False): order for order in orders
-        }
-        gone = MarginbenchError(
-            f"--scheduler {scheduler}: the scheduler went away: finished runs are kept in {job.runs}, and the same"
-            " command goes on with the rest"
+        pending = {}
+        for told in map(order, cells):
+            key = f"{told.method}-{told.run_id}"
+            pending[client.submit(_work, _Parcel(told, packed, plugins), key=key, pure=False)] = told
+        gone = ParameterError(
+            "scheduler",
+            scheduler,
+            f"went away: finished runs are kept in {job.runs}; run the same command again for the rest",
         )
         while pending:
             time.sleep(PAUSE)
             if client.status != "running" or any(future.status == "cancelled" for future in pending):
                 raise gone
             for future in [future for future in pending if future.done()]:
-                order = pending.pop(future)
+                told = pending.pop(future)
                 try:
                     record, arrays = future.result()
                 except KilledWorker:
-                    print(
-                        f"{order.spec} seed {order.repetition}: its workers were killed, for want of memory perhaps:"
-                        " the same command tries it again",
-                        file=sys.stderr,
+                    log.warning(
+                        "%s seed %d: its workers were killed, perhaps because memory ran out: run the same command"
+                        " again for it",
+                        told.method,
+                        told.repetition,
                     )
                     yield None
                     continue
@@ -94,56 +95,60 @@ def _connected(scheduler: str) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError:
-        raise MarginbenchError("--scheduler needs Dask: pip install 'marginbench[cluster]'") from None
+        raise ParameterError("scheduler", scheduler, "needs Dask: pip install 'marginbench[cluster]'") from None
     is_file = "://" not in scheduler and not scheduler.rpartition(":")[2].isdecimal()
     if is_file and not Path(scheduler).is_file():
-        raise MarginbenchError(
-            f"--scheduler {scheduler}: no such file; `dask scheduler --scheduler-file {scheduler}` writes it"
-        )
-    for logger in ("distributed", "distributed.client"):  # what they have to say we say in one line
+        problem = f"no such file; `dask scheduler --scheduler-file {scheduler}` writes it"
+        raise ParameterError("scheduler", scheduler, problem)
+    for logger in ("distributed", "distributed.client"):  # we say the same in one line
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     where = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
     try:
         client = Client(**where, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
-        raise MarginbenchError(f"--scheduler {scheduler}: no scheduler answers ({error})") from None
+        raise ParameterError("scheduler", scheduler, f"no scheduler answers ({error})") from None
     try:
         several = [w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values() if w["nthreads"] > 1]
         if several:
-            raise MarginbenchError(
-                f"--scheduler {scheduler}: worker {several[0]} has several threads: start workers with --nthreads 1"
-            )
+            problem = f"worker {several[0]} has several threads: start workers with `dask worker --nthreads 1`"
+            raise ParameterError("scheduler", scheduler, problem)
         yield client
     finally:
         client.close(timeout=10 * PAUSE)
 
 
-_ready: dict[object, tuple[Job, Dataset]] = {}  # what this worker has loaded, by what it was told: the latest alone
+_ready: dict[object, tuple[Workplace, bool]] = {}  # of this worker, by what it was told: the latest alone
 
 
-def _work(order: _Order) -> tuple[Record, dict[str, np.ndarray] | None]:
+def _work(parcel: _Parcel) -> tuple[Record, dict[str, np.ndarray] | None]:
     """The record, and its arrays if this worker does not see the output folder."""
-    job, data = _prepare(order)
-    (cell,) = make_plan(job.suite, [create(order.spec)], [order.repetition], data.fingerprint)
-    if cell.id != order.run_id:
-        raise MarginbenchError(f"a worker has other data, or another version of {order.spec}, than the one who asks")
-    while (record := execute(cell, job, data)) is None:  # a worker that died may have left its lock
+    place, shared = _workplace(parcel)
+    while (record := place.work(parcel.order)) is None:  # a worker that died may have left its lock
         time.sleep(10 * PAUSE)
-    if job.runs == order.job.runs:
+    if shared:
         return record, None
-    return record, read_arrays(job.runs / f"{record.id}.json")
+    return record, read_arrays(place.job.runs / f"{record.id}.json")
 
 
-def _prepare(order: _Order) -> tuple[Job, Dataset]:
-    key = (order.job.suite.fingerprint, str(order.job), order.device, order.data_dir, order.plugins)
+def _workplace(parcel: _Parcel) -> tuple[Workplace, bool]:
+    """Where this worker does the runs of a job, and whether it sees the output folder there."""
+    key = (parcel.job, parcel.plugins)
     if key not in _ready:
         _ready.clear()  # first: whatever fails below, what was there before is gone
         forget_plugins()
         folder = Path(tempfile.mkdtemp(prefix="marginbench-"))
-        for name, content in order.plugins:
-            (folder / name).write_bytes(content)
-        job = order.job if order.job.runs.is_dir() else replace(order.job, runs=folder)
-        data_dir = order.data_dir if order.data_dir.is_dir() else data_folder()
-        plugins = [folder / name for name, _ in order.plugins]
-        _ready[key] = job, get_ready(job.suite, resolve_device(order.device), data_dir, plugins)
+        plugins = [folder / str(number) / name for number, (name, _) in enumerate(parcel.plugins)]
+        for path, (_, content) in zip(plugins, parcel.plugins, strict=True):
+            path.parent.mkdir()
+            path.write_bytes(content)
+        job: Job = pickle.loads(parcel.job)
+        shared = job.runs.is_dir()
+        data_dir = data_folder(job.options.data_dir)
+        place = get_ready(
+            job if shared else replace(job, runs=folder),
+            plugins,
+            resolve_device(job.options.device),
+            data_dir if data_dir.is_dir() else data_folder(),
+        )
+        _ready[key] = place, shared
     return _ready[key]

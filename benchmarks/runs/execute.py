@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from marginbench.benchmarks.records.provenance import environment
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.record import About, Identity, Record, SuiteFacts, write_record
 from marginbench.benchmarks.runs.locks import lock
+from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell, about_of
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
@@ -29,7 +30,6 @@ from marginbench.benchmarks.training.loop import DivergedError, train
 from marginbench.methods import MarginbenchError, Net, spec_of
 from marginbench.methods.errors import one_line
 
-Redo = Literal["nothing", "failed", "everything"]
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
 
 
@@ -39,18 +39,16 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What a process must know to do the cells of a plan, beside the cells and the data."""
+    """What a process must know to do the runs of a plan. It travels to every worker."""
 
-    suite: Suite
+    options: RunOptions
+    suite: Suite  # with the settings of the options
     runs: Path  # folder of the records
-    redo: Redo = "nothing"  # finished runs that are repeated
-    deadline: float | None = None  # seconds for each run
-    checkpoint_every: float = 300.0  # seconds
-    eager: bool = False  # on CUDA, do every step instead of replaying a recorded one
     began: str = field(default_factory=_now)  # UTC; what others finished later is not repeated
 
     def repeats(self, record: Record) -> bool:
-        chosen = self.redo == "everything" or (self.redo == "failed" and record.status == "failed")
+        redo = self.options.redo
+        chosen = redo == "everything" or (redo == "failed" and record.status == "failed")
         return chosen and record.finished <= self.began
 
 
@@ -58,7 +56,7 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
     """Train and evaluate one cell and write its record, whatever happens to the method.
 
     Returns:
-        The record, if need be that of another process that was faster; None if another process is at it.
+        The record, possibly another process's; None while another process holds the run.
     """
     path = job.runs / f"{cell.id}.json"
     with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
@@ -66,11 +64,11 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
             return None
         if path.exists() and (record := _finished(path, job)) is not None:
             return record
-        checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.checkpoint_every)
-        deadline = Deadline(job.deadline)
+        checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.options.checkpoint_every)
+        deadline = Deadline(job.options.deadline)
         row = (cell.identity, spec_of(cell.method), about_of(cell.method))
         record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), *row, job.suite, data, job.runs)
-        if not deadline.stopped:  # with more time such a run goes on; one that failed otherwise begins anew
+        if not deadline.stopped:  # with more time such a run resumes; one that failed otherwise starts again
             checkpoint.remove()
         return record
 
@@ -80,7 +78,7 @@ def _finished(path: Path, job: Job) -> Record | None:
     try:
         record = read_record(path)
     except MarginbenchError:
-        if job.redo == "nothing":
+        if job.options.redo == "nothing":
             raise
         return None
     return None if job.repeats(record) else record
@@ -135,7 +133,7 @@ def record_run(
 
 
 def _run(cell: Cell, job: Job, data: Dataset, checkpoint: Checkpoint, deadline: Deadline) -> Results:
-    trained = train(cell.method, job.suite, data, cell.repetition, checkpoint, deadline, job.eager)
+    trained = train(cell.method, job.suite, data, cell.repetition, checkpoint, deadline, job.options.eager)
     names = (cell.method.info.key, cell.repetition)
     results, arrays = measure(trained.net, cell.method.certify, data, job.suite, *names, deadline)
     cost = {

@@ -1,8 +1,8 @@
-"""Which process does which run: a file beside the records, so that processes on one folder share the work.
+"""Which process does which run: a file beside the records, so that processes with one output folder share the work.
 
-A run in progress is `<id>.lock`, made by the one process that got it, and touched every few seconds. The lock of a
-process that is gone is void: at once on the same machine, elsewhere when it has not been touched for a while. Nothing
-breaks when two processes do get the same run: they write the same record.
+A run in progress has a file `<id>.lock`, created by the process that holds it and touched every few seconds. The lock
+of a dead process is void: at once on the same machine, elsewhere once it has not been touched for a while. Nothing
+breaks if two processes do get the same run: they write the same record.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ STALE = 8 * BEAT  # without a touch, and the process is believed gone: clusters'
 
 @dataclass(frozen=True)
 class Holder:
-    """Who does a run."""
+    """The process that does a run."""
 
     host: str
     pid: int
@@ -34,7 +34,7 @@ class Holder:
 
 @contextlib.contextmanager
 def lock(runs: Path, run_id: str, method: str, repetition: int) -> Iterator[bool]:
-    """Whether this process got the run; if so it holds it to the end of the block.
+    """Whether this process got the run; if so, it holds it until the end of the block.
 
     Raises:
         MarginbenchError: the folder cannot be written.
@@ -57,7 +57,7 @@ def lock(runs: Path, run_id: str, method: str, repetition: int) -> Iterator[bool
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds a lock; None if nobody does any more."""
+    """Who holds a lock; None if it is void or gone."""
     try:
         silent = _now(path.parent) - path.stat().st_mtime
         text = path.read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def holder(path: Path) -> Holder | None:
         return None
     try:
         found = Holder(**json.loads(text))
-    except (ValueError, TypeError):  # half written, by a process that has just begun or was killed then
+    except (ValueError, TypeError):  # half written: by a process that has just begun, or was killed then
         return Holder("?", 0, "?", 0, time.time())
     return None if found.host == socket.gethostname() and not _alive(found.pid) else found
 
@@ -108,7 +108,7 @@ def _beat(path: Path, done: threading.Event) -> None:
 
 
 def _now(folder: Path) -> float:
-    """The clock of the file system, which need not be this machine's."""
+    """The time of the file system, which need not be this machine's."""
     probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
     probe.touch()
     now = probe.stat().st_mtime

@@ -4,19 +4,23 @@ import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.machine.files import digest, write_atomically
+from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import About, Identity
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.methods import MarginbenchError, Method, create, rows, spec_of
-from marginbench.methods.errors import suggest
+from marginbench.methods import MarginbenchError, Method, create, register, rows, spec_of
+from marginbench.methods.errors import ParameterError, suggest
 from marginbench.methods.spec import configure, parse_value
 
 PLANS = "plans"
+SECTIONS = ("data", "network", "training", "evaluation")  # of a suite: a setting of these is no method's
+EXAMPLE = "write METHOD.FIELD=VALUE, as in arcface.m=0.4, or SECTION.KEY=VALUE of the suite, as in training.epochs=5"
+Settings = Mapping[str, Any] | Sequence[str]  # KEY to value, or KEY=VALUE
 
 
 @dataclass(frozen=True)
@@ -32,24 +36,48 @@ class Cell:
         return self.identity.id
 
 
-def choose_methods(specs: Sequence[str] | None, suite: Suite, settings: Iterable[str]) -> list[Method]:
-    """The methods to run: those named, else the suite's, else all; `settings` are METHOD.FIELD=VALUE.
+def split_settings(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the suite, as in training.epochs, and those of methods, as in arcface.m; values may be text.
+
+    Raises:
+        ParameterError: one that is not KEY=VALUE with a dot in the key.
+    """
+    given = dict(settings) if isinstance(settings, Mapping) else {}
+    for text in () if isinstance(settings, Mapping) else settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ParameterError("set", text, EXAMPLE)
+        if key.strip() in given:
+            raise ParameterError("set", text, f"{key.strip()!r} is given twice")
+        given[key.strip()] = value
+    for key, value in given.items():
+        if "." not in key:
+            raise ParameterError("set", f"{key}={value}", EXAMPLE)
+    of_suite = {key: value for key, value in given.items() if key.partition(".")[0] in SECTIONS}
+    return of_suite, {key: value for key, value in given.items() if key not in of_suite}
+
+
+def choose_methods(
+    methods: Sequence[str | Path | Method | type[Method]] | None, suite: Suite, settings: Settings = ()
+) -> list[Method]:
+    """The methods to run: those given, else the suite's, else all.
+
+    Args:
+        methods: spec strings, methods, or plug-in files, which stand for all methods that they define.
+        settings: METHOD.FIELD to its value, applied to every setting of the method among them.
 
     Raises:
         MarginbenchError: unknown method or field, wrong value, a method named twice or a setting for none.
     """
-    chosen = [create(spec) for spec in (specs or suite.methods or rows())]
-    for setting in settings:
-        target, equals, value = setting.partition("=")
-        key, dot, field = target.partition(".")
-        if not (equals and dot):
-            raise MarginbenchError(f"--set {setting!r}: write METHOD.FIELD=VALUE, as in arcface.m=0.4")
+    chosen = [method for given in (methods or suite.methods or rows()) for method in _methods(given)]
+    for target, value in split_settings(settings)[1].items():
+        key, _, field = target.partition(".")
         keys = [method.info.key for method in chosen]
         if key not in keys:
-            raise MarginbenchError(f"--set {setting!r}: method {key!r} is not among those to run: {suggest(key, keys)}")
-        chosen = [
-            configure(type(m), {**dict(m), field: parse_value(value)}) if m.info.key == key else m for m in chosen
-        ]
+            known = suggest(key, [*keys, *SECTIONS])
+            raise ParameterError("set", f"{target}={value}", f"method {key!r} is not among those to run: {known}")
+        fields = {field: parse_value(value) if isinstance(value, str) else value}
+        chosen = [configure(type(m), {**dict(m), **fields}) if m.info.key == key else m for m in chosen]
     specs_seen = [spec_of(method) for method in chosen]
     twice = {spec for spec in specs_seen if specs_seen.count(spec) > 1}
     if twice:
@@ -57,32 +85,47 @@ def choose_methods(specs: Sequence[str] | None, suite: Suite, settings: Iterable
     return chosen
 
 
+def _methods(given: str | Path | Method | type[Method]) -> list[Method]:
+    if isinstance(given, str) and not given.endswith(".py"):
+        return [create(given)]
+    if isinstance(given, str | Path):
+        return [configure(cls, {}) for cls in load_plugin(given)]
+    method = configure(given, {}) if isinstance(given, type) else given
+    if not isinstance(method, Method):
+        raise ParameterError("methods", given, "write spec strings such as 'ce', methods, or paths of plug-in files")
+    register(type(method))  # tables ask for its place among the others
+    return [method]
+
+
 def make_plan(suite: Suite, methods: Sequence[Method], repetitions: Iterable[int], data_fingerprint: str) -> list[Cell]:
-    """All cells, repetition by repetition, so that an interrupted run leaves comparable rows."""
+    """All cells, repetition by repetition, so that an interrupted run leaves comparable rows.
+
+    In each of them cross-entropy comes first: it is quick, and what the others are compared with.
+    """
     fixed: dict[str, Any] = {"suite": suite.fingerprint, "data": data_fingerprint}
     return [
         Cell(method, repetition, Identity(**fixed, **_identity(method), repetition=repetition))
         for repetition in repetitions
-        for method in methods
+        for method in sorted(methods, key=lambda method: method.info.key != "ce")
     ]
 
 
-def shard(cells: Sequence[Cell], part: str | None) -> list[Cell]:
-    """Every n-th cell from the i-th on, for `part` "i/n"; all without one.
+def take_shard(cells: Sequence[Cell], shard: str | None) -> list[Cell]:
+    """Every n-th cell from the i-th on, for the shard "i/n"; all without one.
 
     Raises:
-        MarginbenchError: not of that form, or i beyond n.
+        ParameterError: not of that form, or i beyond n.
     """
-    if part is None:
+    if shard is None:
         return list(cells)
-    i, slash, n = part.partition("/")
+    i, slash, n = shard.partition("/")
     if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise MarginbenchError(f"--shard {part!r}: write I/N with I from 1 to N, as in 2/4")
+        raise ParameterError("shard", shard, "write I/N with I from 1 to N, as in 2/4")
     return list(cells[int(i) - 1 :: int(n)])
 
 
 def write_plan(folder: Path, suite: Suite, cells: Iterable[Cell]) -> None:
-    """Note in a suite's folder what is to be done, in a file of its own for each plan: several may be at work."""
+    """Note in a suite's folder what is to be done. Each plan has its own file: several processes may be at work."""
     todo = {cell.id: [spec_of(cell.method), cell.repetition] for cell in cells}
     content = {"suite": suite.fingerprint, "cells": todo}
     path = folder / PLANS / f"{digest(content)[:12]}.json"

@@ -1,20 +1,22 @@
-"""Progress: a live bar with ETA on a terminal, one line for each finished run elsewhere."""
+"""What there is to do, what is done, and how long the rest takes, as messages of a logger."""
 
-import sys
+import logging
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.console import Step
+from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell
+from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
 from marginbench.methods import spec_of
 
+if TYPE_CHECKING:
+    from marginbench.benchmarks.runs.run_all import Work
 
-class Report(Protocol):
-    """Told of every run that has ended."""
-
-    def finished(self, record: Record, eta: float) -> None: ...
+log = logging.getLogger(__name__)
 
 
 class Eta:
@@ -31,45 +33,60 @@ class Eta:
         for record in before:
             self._times[record.method].append(record.total_seconds)
 
-    def finished(self, record: Record) -> float:
+    def finished(self, record: Record) -> None:
         self._times[record.method].append(record.total_seconds)
         self._left.remove(record.method)
+
+    def seconds(self) -> float | None:
+        """None as long as no run is known."""
+        if not self._times:
+            return None
         means = {name: sum(times) / len(times) for name, times in self._times.items()}
         typical = sum(means.values()) / len(means)
         return sum(means.get(name, typical) for name in self._left) / self._workers
 
 
-class Lines:
-    """One line for each run, for logs."""
+class Progress:
+    """Reports the runs of a call of `run_all`, from entering the block to leaving it."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
+    def __init__(self, work: "Work", workers: int) -> None:
+        options, self._workers = work.job.options, workers
+        self._level, self._done, self._total = _level(options), 0, len(work.todo)
+        self._eta = Eta(work.todo, workers, work.known)
+        seconds = self._eta.seconds()
+        takes = _suites_own_words(work.suite) if seconds is None else f"about {clock(seconds)}, as in earlier runs"
+        where = "a Dask cluster" if options.scheduler else _count(workers, "worker")
+        resumed = len(work.cells) - len(work.todo)
+        self._first = f"{resumed} have a record, {self._total} to do with {where}: {takes}"
 
-    def finished(self, record: Record, eta: float) -> None:
+    def __enter__(self) -> "Progress":
+        self._say(self._first, self._first)
+        return self
+
+    def finished(self, record: Record) -> None:
         self._done += 1
-        print(f"[{self._done}/{self._total}] {describe(record)}  ETA {clock(eta)}", file=sys.stderr, flush=True)
+        self._eta.finished(record)
+        text = describe(record)
+        self._say(f"[{self._done}/{self._total}] {text}  ETA {self._clock()}", text)
+
+    def __exit__(self, *_: object) -> None:
+        text = f"{self._done} of {self._total} runs done"
+        self._say(text, text, last=True)
+
+    def _say(self, line: str, text: str, last: bool = False) -> None:
+        step = Step(text, self._done, self._total, self._clock(), self._workers, last)
+        log.log(self._level, "%s", line, extra={"step": step})
+
+    def _clock(self) -> str:
+        seconds = self._eta.seconds()
+        return "?" if seconds is None else clock(seconds)
 
 
-@contextmanager
-def reporting(total: int, workers: int) -> Iterator[Report]:
-    """The report that fits where stderr goes."""
-    if not sys.stderr.isatty():
-        yield Lines(total)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("ETA {task.fields[eta]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{workers} worker{'s' * (workers > 1)}", total=total, eta="?")
-
-        class Bar:
-            def finished(self, record: Record, eta: float) -> None:
-                bar.console.print(describe(record), highlight=False)
-                bar.update(task, advance=1, eta=clock(eta))
-
-        yield Bar()
+def announce(options: RunOptions, suite: Suite, methods: int, seeds: int) -> None:
+    """Say what a call is about, before anything takes long."""
+    runs = f"{_count(methods, 'method')} x {_count(seeds, 'seed')} = {_count(methods * seeds, 'run')}"
+    share = f", of which this is the share {options.shard}" if options.shard else ""
+    log.log(_level(options), "suite %s: %s%s", suite.name, runs, share)
 
 
 def describe(record: Record) -> str:
@@ -90,3 +107,19 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{hours}:{minutes:02}:{whole % 60:02}"
     return f"{minutes}:{whole % 60:02}" if minutes else f"{whole} s"
+
+
+def _level(options: RunOptions) -> int:
+    return logging.INFO if options.progress else logging.DEBUG
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _suites_own_words(suite: Suite) -> str:
+    """The sentence in which a built-in suite says how long it takes."""
+    text = comment(suite.name).replace("\n", " ") if suite.name in suite_names() else ""
+    found = re.search(r"[^.]*\b(minutes?|hours?)\b[^.]*\.?", text, re.IGNORECASE)
+    unknown = "how long it takes shows when the first run has ended"
+    return f"{unknown} (the whole suite: {found[0].strip().rstrip('.')})" if found else unknown

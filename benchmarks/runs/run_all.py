@@ -1,31 +1,40 @@
 """Runs what is left of a plan and writes the tables."""
 
-import sys
-from collections.abc import Mapping, Sequence, Set
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Set
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pandas as pd
-import torch
+from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.certificates.listed import missing
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
+from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.runs.cluster import on_cluster
-from marginbench.benchmarks.runs.execute import Job, Redo
-from marginbench.benchmarks.runs.plan import Cell, choose_methods, make_plan, shard, write_plan
-from marginbench.benchmarks.runs.progress import Eta, reporting
+from marginbench.benchmarks.runs.console import shown
+from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.options import RunOptions, spelled_out
+from marginbench.benchmarks.runs.plan import Cell, choose_methods, make_plan, split_settings, take_shard, write_plan
+from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.tables.files import write_tables
-from marginbench.methods import MarginbenchError
+from marginbench.methods import spec_of
+from marginbench.methods.errors import ParameterError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a call of `run_all` did."""
 
     table: pd.DataFrame
@@ -33,18 +42,18 @@ class Outcome:
     files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md
     runs: Path  # folder of the records
     repeated: int  # runs that were done
+    failed: int  # of them
     resumed: int  # runs that had a record already
-    elsewhere: int  # runs that another process is at
+    elsewhere: int  # runs that another process holds
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A plan, and what is left of it."""
+class Work:
+    """The runs that a call of `run_all` is about, and which of them are left to do."""
 
     job: Job
     data: Dataset
     device: torch.device
-    data_dir: Path
     folder: Path  # of the suite
     cells: list[Cell]
     todo: list[Cell]
@@ -60,7 +69,7 @@ class Prepared:
 
     @property
     def known(self) -> list[Record]:
-        """Runs like those to do that have ended well."""
+        """Successful records of this version of the suite."""
         return [record for record in self.records.values() if record.status == "done" and self.suits(record)]
 
     def suits(self, record: Record) -> bool:
@@ -68,112 +77,105 @@ class Prepared:
         return bool(record.identity.suite == self.suite.fingerprint)
 
 
-def prepare(
-    suite: str = "digits",
-    methods: Sequence[str] | None = None,
-    seeds: int | None = None,
-    device: str = "auto",
-    out: str | Path = "results/local",
-    settings: Sequence[str] = (),
-    redo: Redo = "nothing",
-    data_dir: str | Path | None = None,
-    part: str | None = None,
-) -> Prepared:
-    """Find out what `run_all` would do; its arguments.
+@spelled_out(RunOptions)
+def prepare(options: RunOptions) -> Work:
+    """Find out what `run_all` would do.
 
     Raises:
         MarginbenchError: wrong input.
     """
-    chosen_suite = load_suite(suite)
-    chosen = choose_methods(methods, chosen_suite, settings)
-    target = resolve_device(device)
-    if seeds is not None and seeds < 1:
-        raise MarginbenchError(f"--seeds {seeds}: must be at least 1")
-    shard([], part)  # complains before data are loaded
-    sets = data_folder(data_dir)
-    data = chosen_suite.load_data(sets).to(target)
-    cells = shard(make_plan(chosen_suite, chosen, range(seeds or chosen_suite.seeds), data.fingerprint), part)
-    folder = Path(out) / chosen_suite.name
-    job = Job(chosen_suite, folder / "runs", redo)
+    for path in options.plugin:
+        load_plugin(path)
+    of_suite, of_methods = split_settings(options.set)
+    suite = _derived(load_suite(str(options.suite)), of_suite)
+    methods = choose_methods(options.methods, suite, of_methods)
+    repetitions = range(options.seeds or suite.seeds)
+    take_shard([], options.shard)  # complains before data are loaded
+    device = resolve_device(options.device)
+    announce(options, suite, len(methods), len(repetitions))
+    data_dir = data_folder(options.data_dir)
+    data = suite.load_data(data_dir).to(device)
+    cells = take_shard(make_plan(suite, methods, repetitions, data.fingerprint), options.shard)
+    folder = Path(options.out).expanduser() / suite.name
+    named = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir)
+    job = Job(named, suite, folder / "runs")
     reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
     todo = [cell for cell in cells if _is_left(cell, job, records, {path.stem for path in reading.problems})]
-    return Prepared(job, data, target, sets, folder, cells, todo, records)
+    return Work(job, data, device, folder, cells, todo, records)
 
 
 def _is_left(cell: Cell, job: Job, records: Mapping[str, Record], unreadable: Set[str]) -> bool:
     """A record that cannot be read counts as that of a failed run: nothing of it is replaced unasked."""
     if cell.id in unreadable:
-        return job.redo != "nothing"
+        return job.options.redo != "nothing"
     return cell.id not in records or job.repeats(records[cell.id])
 
 
-def run_all(
-    suite: str = "digits",
-    methods: Sequence[str] | None = None,
-    seeds: int | None = None,
-    device: str = "auto",
-    out: str | Path = "results/local",
-    settings: Sequence[str] = (),
-    redo: Redo = "nothing",
-    jobs: int | None = 1,
-    data_dir: str | Path | None = None,
-    part: str | None = None,
-    scheduler: str | None = None,
-    deadline: float | None = None,
-    checkpoint_every: float = 300.0,
-    eager: bool = False,
-) -> Outcome:
-    """Train and evaluate every method with every seed, and write the leaderboard. Finished runs are not repeated.
+@spelled_out(RunOptions)
+def run_all(options: RunOptions) -> RunOutcome:
+    """Train and evaluate every method with every seed, and write the leaderboard.
 
-    Args:
-        suite: name of a built-in suite, or path of a TOML file.
-        methods: spec strings; default: the suite's list, else all registered methods.
-        seeds: repetitions; default: the suite's.
-        device: auto, cpu or cuda.
-        out: folder for records and tables. Several processes may share it: each run is done by one of them.
-        settings: METHOD.FIELD=VALUE, applied to every named method.
-        redo: which finished runs are repeated: nothing, those that failed, or everything. A record is replaced when
-            its new run has ended.
-        jobs: processes that share the cores; 1 stays in this one, None chooses. A script that asks for more than one
-            must guard its entry with `if __name__ == "__main__":`.
-        data_dir: folder of data sets. Default: $MARGINBENCH_DATA, else marginbench in the user's cache folder.
-        part: "i/n" does every n-th run from the i-th on.
-        scheduler: address or scheduler file of a Dask cluster, whose workers do the runs.
-        deadline: seconds for each run, after which it counts as failed.
-        checkpoint_every: seconds between two checkpoints of a run, from which it goes on after an interruption.
-        eager: on CUDA, do every training step instead of replaying a recorded one.
+    Finished runs are not repeated: stop at any time, and make the same call again for the rest. Several processes may
+    share the output folder: each run is done by one of them. A repeated run replaces its record once it has ended.
+
+    Methods are spec strings, objects or classes, or plug-in files:
+    `run_all(methods=[MyMethod(), "ce", Path("my_margin.py")])`. Those that are defined in a notebook need `jobs=1`. A
+    script that asks for more jobs must guard its entry with `if __name__ == "__main__":`.
+
+    Progress is logged to "marginbench" at level INFO. Unless logging is set up to show that, it goes to stderr during
+    the call. With `progress=False` it is logged at level DEBUG.
 
     Raises:
         MarginbenchError: wrong input, found before the first run starts.
     """
-    plan = prepare(suite, methods, seeds, device, out, settings, redo, data_dir, part)
-    if plan.todo and (advice := missing(plan.suite.evaluation.certificates)):
-        print(f"warning: nothing will be certified by {advice}", file=sys.stderr)
-    ensure_writable(plan.runs)
-    write_plan(plan.folder, plan.suite, plan.cells)
-    job = replace(plan.job, deadline=deadline, checkpoint_every=checkpoint_every, eager=eager)
-    workers = choose_jobs(jobs, len(plan.todo), plan.device)
-    if scheduler is not None:
-        done = on_cluster(plan.todo, job, device, plan.data_dir, scheduler)
-    elif workers > 1:
-        done = run_in_workers(plan.todo, job, plan.device, workers, plan.data_dir)
-    else:
-        done = run_here(plan.todo, job, plan.data)
-    finished = 0
-    if plan.todo:
-        with reporting(len(plan.todo), workers) as report:
-            eta = Eta(plan.todo, workers, plan.known)
-            for record in done:
+    with shown() if options.progress else nullcontext():
+        return _run(options, prepare(**vars(options)))
+
+
+def _run(options: RunOptions, work: Work) -> RunOutcome:
+    if work.todo and (advice := missing(work.suite.evaluation.certificates)):
+        log.warning("nothing will be certified by %s", advice)
+    ensure_writable(work.runs)
+    write_plan(work.folder, work.suite, work.cells)
+    workers = choose_jobs(options.jobs, len(work.todo), work.device)
+    ended = []
+    if work.todo:
+        with Progress(work, workers) as progress:
+            for record in _records(options, work, workers):
                 if record is not None:
-                    finished += 1
-                    report.finished(record, eta.finished(record))
+                    ended.append(record)
+                    progress.finished(record)
+    table, files, current = _tables(work)
+    failed = sum(record.status == "failed" for record in ended)
+    resumed, left = len(work.cells) - len(work.todo), len(work.todo) - len(ended)
+    return RunOutcome(table, current, files, work.runs, len(ended), failed, resumed, left)
+
+
+def _derived(suite: Suite, settings: dict[str, object]) -> Suite:
+    if settings:
+        raise ParameterError("set", min(settings), "settings of a suite cannot be changed yet")
+    return suite
+
+
+def _records(options: RunOptions, work: Work, workers: int) -> Iterable[Record | None]:
+    """Do the runs, in this process or others."""
+    if options.scheduler is None and workers == 1:
+        return run_here(work.todo, work.job, work.data)
+    if options.scheduler is None:
+        return run_in_workers(work.todo, work.job, work.device, workers)
+    from marginbench.benchmarks.runs.cluster import on_cluster
+
+    return on_cluster(work.todo, work.job, options.scheduler)
+
+
+def _tables(work: Work) -> tuple[pd.DataFrame, list[Path], list[Record]]:
+    from marginbench.benchmarks.tables.files import write_tables
+
     while True:  # other processes write records too, and tables: whoever is last has seen all of them
-        seen = record_paths([plan.runs])
-        current = [record for record in read_folders([plan.runs]).records.values() if plan.suits(record)]
-        table, files = write_tables(current, plan.folder)
-        if record_paths([plan.runs]) == seen:
-            break
-    resumed = len(plan.cells) - len(plan.todo)
-    return Outcome(table, current, files, plan.runs, finished, resumed, len(plan.todo) - finished)
+        seen = record_paths([work.runs])
+        current = [record for record in read_folders([work.runs]).records.values() if work.suits(record)]
+        table, files = write_tables(current, work.folder)
+        if record_paths([work.runs]) == seen:
+            return table, files, current

@@ -1,4 +1,4 @@
-"""How far the plans in a folder are: what is done, running, failed and left."""
+"""How far the plans in a folder have got: what is done, running, failed and left."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ def status(folders: Sequence[Path]) -> str:
             raise MarginbenchError(f"{folder}: no such folder")
     suites = sorted({path.parent for folder in folders for path in folder.rglob(PLANS) if path.is_dir()})
     if not suites:
-        raise MarginbenchError(f"{', '.join(map(str, folders))}: no plan; `marginbench run-all --out DIR` makes one")
+        raise MarginbenchError(f"{', '.join(map(str, folders))}: no plan; `marginbench run-all` makes one")
     rows, lines = [], []
     for suite in suites:
         plan, running = read_plans(suite), holders(suite / "runs")

@@ -13,123 +13,104 @@ from typing import Any
 
 import torch
 
-from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memory
-from marginbench.benchmarks.plugins import load_installed_plugins, load_plugin
+from marginbench.benchmarks.plugins import loaded_files
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.execute import Job, execute
-from marginbench.benchmarks.runs.plan import Cell, make_plan
-from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.runs.forks import workers_context
+from marginbench.benchmarks.runs.plan import Cell
+from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
 from marginbench.benchmarks.training.loop import warm_up
-from marginbench.methods import MarginbenchError, create, spec_of
+from marginbench.methods.errors import ParameterError
 from marginbench.methods.userfile import USER_MODULE
 
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
-WORTHWHILE = 4  # cells per worker below which loading the libraries anew takes longer than it saves
+WORTHWHILE = 4  # cells per worker below which starting workers takes longer than it saves
 
 
 def choose_jobs(jobs: int | None, cells: int, device: torch.device) -> int:
-    """The number of workers; None: one for each core that pays, and one process where a GPU does the work.
-
-    Raises:
-        MarginbenchError: below 1.
-    """
+    """The number of workers; None: one for each core that pays, and one process where a GPU does the work."""
     if jobs is None:
         if device.type != "cpu":
             return 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * MEMORY
         return max(1, min(cores(), cells // WORTHWHILE, memory // MEMORY))
-    if jobs < 1:
-        raise MarginbenchError(f"--jobs {jobs}: must be at least 1")
     return min(jobs, max(cells, 1))
 
 
 def run_here(cells: Sequence[Cell], job: Job, data: Dataset) -> Iterator[Record | None]:
-    """One cell after the other in this process; None for those that another process is at."""
+    """One cell after the other in this process; None for those that another process holds."""
     keep_freed_memory()
     warm_up(job.suite, data)
     for cell in cells:
         yield execute(cell, job, data)
 
 
-def run_in_workers(
-    cells: Sequence[Cell], job: Job, device: torch.device, jobs: int, data_dir: Path
-) -> Iterator[Record | None]:
+def run_in_workers(cells: Sequence[Cell], job: Job, device: torch.device, jobs: int) -> Iterator[Record | None]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
     Workers are told method and repetition by name, load data and plug-ins themselves, and write the records. Each
     keeps to its own cores, and to its share of the memory of a GPU.
 
     Raises:
-        MarginbenchError: a method that other processes cannot see, or a worker that was killed.
+        ParameterError: a method that other processes cannot see, or a worker was killed.
     """
-    spawn = multiprocessing.get_context("spawn")  # forking a process that runs torch's threads hangs
-    setup = (job, device, data_dir, plugin_files(cells), jobs, spawn.Value("i", 0))
-    with ProcessPoolExecutor(jobs, spawn, _start, setup) as pool:
-        futures = [pool.submit(_work, spec_of(cell.method), cell.repetition) for cell in cells]
+    context = workers_context(device.type)
+    setup = (job, plugin_files(cells), device, jobs, context.Value("i", 0))
+    with ProcessPoolExecutor(jobs, context, _start, setup) as pool:
+        futures = [pool.submit(_work, order(cell)) for cell in cells]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
-            raise MarginbenchError(
-                "a worker process was killed, for want of memory perhaps: finished runs are kept, and the same"
-                f" command goes on with the rest; --jobs {max(1, jobs // 2)} needs less memory"
+            raise ParameterError(
+                "jobs",
+                jobs,
+                "a worker process was killed, perhaps because memory ran out: finished runs are kept; run the same"
+                " command again for the rest, with fewer workers if memory is short",
             ) from None
-        finally:  # interrupted: do not wait for the cells in progress
+        finally:  # interrupted: do not wait for the runs in progress
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
                 worker.terminate()
 
 
-def plugin_files(cells: Sequence[Cell]) -> list[Path]:
-    """The files that another process must load to know the methods of the cells.
+def plugin_files(cells: Sequence[Cell]) -> tuple[Path, ...]:
+    """The files that another process must load to know what the suite and the cells name.
 
     Raises:
-        MarginbenchError: a method that is defined in a notebook or script.
+        ParameterError: a method that is defined in a notebook or script.
     """
-    files = set()
+    files = loaded_files()
     for cls in {type(cell.method) for cell in cells}:
         if cls.__module__ == "__main__":
-            raise MarginbenchError(
-                f"method {cls.info.key!r} is defined in this session, where other processes cannot see it: use jobs=1,"
-                " or write it to a file and load_plugin that"
+            raise ParameterError(
+                "methods",
+                cls.info.key,
+                "is defined in this session, where other processes cannot see it: use jobs=1, or write it to a file and"
+                " load_plugin that",
             )
         if cls.__module__.startswith(USER_MODULE):
-            files.add(Path(str(sys.modules[cls.__module__].__file__)))
-    return sorted(files)
+            files.append(Path(str(sys.modules[cls.__module__].__file__)))
+    return tuple(dict.fromkeys(files))
 
 
-def get_ready(suite: Suite, device: torch.device, data_dir: Path, plugins: Sequence[Path]) -> Dataset:
-    """What a process does before the first of the runs that it is told by name. Returns the data, on the device.
-
-    Raises:
-        MarginbenchError: data or plug-ins that it does not find.
-    """
-    load_installed_plugins()
-    for path in plugins:
-        load_plugin(path)
-    keep_freed_memory()
-    data = suite.load_data(data_dir).to(device)
-    warm_up(suite, data)
-    return data
+_workplaces: list[Workplace] = []  # of this process: one, once it has started
 
 
-class _Worker:
-    """What one worker process keeps from cell to cell."""
-
-    job: Job
-    data: Dataset
-
-
-def _start(job: Job, device: torch.device, data_dir: Path, plugins: list[Path], jobs: int, started: Any) -> None:
+def _start(job: Job, plugins: Sequence[Path], device: torch.device, jobs: int, started: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends the workers
     threading.Thread(target=_follow_parent, daemon=True).start()
     with started.get_lock():
         place = started.value
         started.value += 1
-    device = _settle(place, jobs, device)
-    _Worker.job = job
-    _Worker.data = get_ready(job.suite, device, data_dir, plugins)
+    data_dir = data_folder(job.options.data_dir)
+    _workplaces.append(get_ready(job, plugins, _settle(place, jobs, device), data_dir))
+
+
+def _work(order: Order) -> Record | None:
+    return _workplaces[0].work(order)
 
 
 def _settle(place: int, jobs: int, device: torch.device) -> torch.device:
@@ -162,8 +143,3 @@ def _follow_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _work(spec: str, repetition: int) -> Record | None:
-    cells = make_plan(_Worker.job.suite, [create(spec)], [repetition], _Worker.data.fingerprint)
-    return execute(cells[0], _Worker.job, _Worker.data)

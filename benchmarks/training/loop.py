@@ -1,7 +1,7 @@
 """Training one network: the benchmark owns network, order of the data, optimiser, schedule and seeds."""
 
+import logging
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser,
 from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
 from marginbench.methods import Batch, Context, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
+
+log = logging.getLogger(__name__)
 
 HOW = ("fused", "foreach", "capturable")  # how this machine runs an optimiser: no part of a checkpoint
 STATISTICS = 100_000  # images that give the mean and standard deviation of the pixels
@@ -215,7 +217,7 @@ def train(
         run.optimiser.zero_grad(set_to_none=True)
         net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
     if run.replay is not None and run.replay.obstacle:
-        print(f"{spec_of(method)}: steps were not replayed: {run.replay.obstacle}", file=sys.stderr)
+        log.warning("%s: steps were not replayed: %s", spec_of(method), run.replay.obstacle)
     seen = run.ctx.steps * run.batch_size
     return Trained(
         net=net.eval(),

@@ -1,6 +1,7 @@
 """A Dask cluster of real processes: two workers, found through a scheduler file, produce one leaderboard together."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.plugins import forget_plugins, load_plugin
 from marginbench.benchmarks.runs import cluster
 from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.options import RunOptions
+from marginbench.benchmarks.runs.workplace import Order
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError
 
@@ -107,12 +110,12 @@ def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
     """As worker processes of one machine do: it keeps freed memory, which takes a third off small evaluations."""
     calls: list[str] = []
     for name in ("keep_freed_memory", "warm_up"):
-        monkeypatch.setattr(f"marginbench.benchmarks.runs.workers.{name}", lambda *_, name=name: calls.append(name))
+        monkeypatch.setattr(f"marginbench.benchmarks.runs.workplace.{name}", lambda *_, name=name: calls.append(name))
     monkeypatch.setattr(cluster, "_ready", {})
-    job = Job(load_suite(str(tiny)), tmp_path)
+    job = Job(RunOptions(device="cpu", data_dir=tmp_path), load_suite(str(tiny)), tmp_path)
     for repetition in range(2):
-        order = cluster._Order("id", "ce", repetition, job, "cpu", tmp_path, ())
-        cluster._prepare(pickle.loads(pickle.dumps(order)))
+        parcel = cluster._Parcel(Order("id", "ce", repetition), pickle.dumps(job), ())
+        cluster._workplace(pickle.loads(pickle.dumps(parcel)))
     assert calls == ["keep_freed_memory", "warm_up"]
 
 
@@ -141,7 +144,7 @@ def test_a_scheduler_that_goes_away_is_named_and_nothing_finished_is_lost(
     wait_for(lambda: list(runs.glob("*.json")) and list(runs.glob("*.lock")), hand, driver)
     process.kill()
     assert driver.wait() == 2, driver.err
-    assert "the scheduler went away: finished runs are kept in" in driver.err and "Traceback" not in driver.err
+    assert "went away: finished runs are kept in" in driver.err and "Traceback" not in driver.err
     hand.kill()  # else it is still at a run, which this process then leaves to it
     outcome = run_all(str(tiny), METHODS, 1, "cpu", tmp_path / "out")
     assert len(outcome.records) == 4 and outcome.resumed == 1
@@ -151,32 +154,33 @@ def test_workers_that_do_not_see_the_folder_send_their_records(
     tiny: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver writes them. Here the folder is hidden from workers by its name."""
-    orders: list[cluster._Order] = []
+    parcels: list[cluster._Parcel] = []
 
-    class Elsewhere(cluster._Order):
+    class Elsewhere(cluster._Parcel):
         def __reduce__(self) -> tuple[object, ...]:
-            hidden = self._replace(job=self.job.__class__(**{**vars(self.job), "runs": Path("/nowhere/runs")}))
-            orders.append(self)
-            return cluster._Order, tuple(hidden)
+            job = replace(pickle.loads(self.job), runs=Path("/nowhere/runs"))
+            hidden = self._replace(job=pickle.dumps(job))
+            parcels.append(self)
+            return cluster._Parcel, tuple(hidden)
 
-    monkeypatch.setattr(cluster, "_Order", Elsewhere)
+    monkeypatch.setattr(cluster, "_Parcel", Elsewhere)
     _, path = scheduler(start, tmp_path)
     worker(start, path)
     outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", scheduler=str(path))
-    assert orders and outcome.repeated == 2 and len(outcome.records) == 2
+    assert parcels and outcome.repeated == 2 and len(outcome.records) == 2
 
 
 def test_what_is_wrong_with_a_cluster_is_said(
     tiny: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(MarginbenchError, match=r"--scheduler nowhere\.json: no such file; `dask scheduler"):
+    with pytest.raises(MarginbenchError, match=r"scheduler='nowhere\.json': no such file; `dask scheduler"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler="nowhere.json")
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "TIMEOUT", 1)
-        with pytest.raises(MarginbenchError, match=r"--scheduler tcp://127\.0\.0\.1:9: no scheduler answers"):
+        with pytest.raises(MarginbenchError, match=r"scheduler='tcp://127\.0\.0\.1:9': no scheduler answers"):
             run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler="tcp://127.0.0.1:9")
     _, path = scheduler(start, tmp_path)
     hand = worker(start, path, "--nthreads", "2")
     wait_for(lambda: "Registered to" in hand.err, hand)
-    with pytest.raises(MarginbenchError, match="several threads: start workers with --nthreads 1"):
+    with pytest.raises(MarginbenchError, match="several threads: start workers with `dask worker --nthreads 1`"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler=str(path))

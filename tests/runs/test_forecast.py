@@ -17,7 +17,7 @@ def test_trainings_of_any_length_are_foretold(
     """On a clock on which the first step takes a minute, where there are others, and every other one a second."""
     text = tiny.read_text().replace("epochs = 2", "epochs = 1")
     tiny.write_text(text.replace("batch_size = 128", f"batch_size = {batch_size}"))
-    plan = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    work = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path)
     clock = 0.0
 
     def step(run: Run) -> None:
@@ -27,5 +27,5 @@ def test_trainings_of_any_length_are_foretold(
 
     monkeypatch.setattr(Run, "step", step)
     monkeypatch.setattr(forecast, "seconds_on", lambda _: clock)
-    assert Run(create("ce"), plan.suite, plan.data, 0).ctx.steps == steps
-    assert forecast._time_steps(create("ce"), plan) == steps
+    assert Run(create("ce"), work.suite, work.data, 0).ctx.steps == steps
+    assert forecast._time_steps(create("ce"), work) == steps

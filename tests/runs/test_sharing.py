@@ -16,9 +16,10 @@ from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.files import UnwritableError, write_atomically
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.runs.execute import Redo, execute
+from marginbench.benchmarks.runs.execute import execute
 from marginbench.benchmarks.runs.locks import holders, lock
-from marginbench.benchmarks.runs.plan import make_plan, shard
+from marginbench.benchmarks.runs.options import Redo
+from marginbench.benchmarks.runs.plan import make_plan, take_shard
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import write_tables
@@ -64,12 +65,12 @@ def test_what_others_repeated_meanwhile_is_not_repeated_again(
     late = None if redo == "everything" else 0.0
     (before,) = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=late).records
     assert before.status == ("done" if redo == "everything" else "failed")
-    plan = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo)
-    assert len(plan.todo) == 1
+    work = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo)
+    assert len(work.todo) == 1
     monkeypatch.setattr("marginbench.benchmarks.runs.execute._now", lambda: "2999-01-01T00:00:00+00:00")
     meanwhile = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo, deadline=late)
     assert meanwhile.repeated == 1
-    assert execute(plan.todo[0], plan.job, plan.data) == meanwhile.records[0] != before
+    assert execute(work.todo[0], work.job, work.data) == meanwhile.records[0] != before
 
 
 def test_runs_that_another_process_is_at_are_left_to_it(tiny: Path, tmp_path: Path, run: Run) -> None:
@@ -192,7 +193,7 @@ def test_the_tables_hold_what_another_process_wrote_meanwhile(
             shutil.copy(path, folder / "runs")
         return write_tables(records, folder)
 
-    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.write_tables", slow)
+    monkeypatch.setattr("marginbench.benchmarks.tables.files.write_tables", slow)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert sorted(outcome.table["method"]) == ["ce", "svm"]
     assert "svm" in (tmp_path / "tiny" / "leaderboard.md").read_text()
@@ -201,18 +202,18 @@ def test_the_tables_hold_what_another_process_wrote_meanwhile(
 def test_shards_are_disjoint_and_complete(tiny: Path, tmp_path: Path) -> None:
     suite = load_suite(str(tiny))
     cells = make_plan(suite, [create(spec) for spec in ("ce", "svm", "mixup")], range(3), "data")
-    parts = [shard(cells, f"{i}/4") for i in range(1, 5)]
+    parts = [take_shard(cells, f"{i}/4") for i in range(1, 5)]
     ids = [cell.id for part in parts for cell in part]
-    assert sorted(ids) == sorted(cell.id for cell in cells) and shard(cells, None) == cells
+    assert sorted(ids) == sorted(cell.id for cell in cells) and take_shard(cells, None) == cells
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for wrong in ("0/4", "5/4", "1", "1/0", "a/b", "-1/2", ""):
-        with pytest.raises(MarginbenchError, match="--shard"):
-            shard(cells, wrong)
+        with pytest.raises(MarginbenchError, match="shard="):
+            take_shard(cells, wrong)
 
 
 def test_two_shards_make_one_leaderboard(tiny: Path, tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
-        outcome = run_all(str(tiny), ["ce", "svm", "mixup"], 1, "cpu", tmp_path, part=part)
+        outcome = run_all(str(tiny), ["ce", "svm", "mixup"], 1, "cpu", tmp_path, shard=part)
     assert set(outcome.table["method"]) == {"ce", "svm", "mixup"} and outcome.repeated == 1
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from made import a_record
-from processes import from_server
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
@@ -36,9 +35,14 @@ def test_workers_write_what_one_process_writes(tiny: Path, tmp_path: Path) -> No
     assert one.to_dict("records") == two.to_dict("records")
 
 
-def test_a_killed_worker_is_reported(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = from_server()  # saves two imports of torch
-    monkeypatch.setattr("multiprocessing.get_context", lambda _: server)
+def test_workers_know_what_plugins_add_to_a_suite(tiny: Path, tmp_path: Path) -> None:
+    plugin = Path(__file__).parents[1] / "doors" / "my_probe.py"
+    tiny.write_text(tiny.read_text() + "[evaluation.mirror]\nvertical = true\n")
+    outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", jobs=2, plugin=[plugin])
+    assert outcome.failed == 0 and all("mirror_agreement" in record.metrics for record in outcome.records)
+
+
+def test_a_killed_worker_is_reported(tiny: Path, tmp_path: Path) -> None:
     path = write_template("deadly", tmp_path)
     line = "        return Loss"
     path.write_text(path.read_text().replace(line, f"        __import__('os').abort()\n{line}"))
@@ -54,7 +58,7 @@ def test_a_method_of_this_session_needs_one_process(tiny: Path, monkeypatch: pyt
     cells = make_plan(suite, [mine()], range(1), "data")
     with pytest.raises(MarginbenchError, match="jobs=1"):
         plugin_files(cells)
-    assert plugin_files(make_plan(suite, [create("ce")], range(1), "data")) == []
+    assert plugin_files(make_plan(suite, [create("ce")], range(1), "data")) == ()
 
 
 def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +67,6 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_jobs(None, cells=6, device=CPU) == 1  # a short plan: starting workers does not pay
     assert choose_jobs(None, cells=100, device=torch.device("cuda")) == 1
     assert choose_jobs(3, cells=2, device=CPU) == 2
-    with pytest.raises(MarginbenchError, match="--jobs 0"):
-        choose_jobs(0, cells=2, device=CPU)
 
 
 def test_workers_keep_to_their_own_cores() -> None:
@@ -79,5 +81,7 @@ def test_the_time_left_is_known_from_earlier_records() -> None:
         return a_record(method, cost=cost)
 
     cells = [Cell(create(spec), 1, {}) for spec in ("ce", "mma", "roll")]
+    assert Eta(cells, 2).seconds() is None
     eta = Eta(cells, 2, [record("mma", 99.0)])
-    assert eta.finished(record("ce", 9.0)) == pytest.approx((100 + (100 + 10) / 2) / 2)  # roll: like the mean
+    eta.finished(record("ce", 9.0))
+    assert eta.seconds() == pytest.approx((100 + (100 + 10) / 2) / 2)  # roll: like the mean

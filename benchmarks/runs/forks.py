@@ -1,0 +1,35 @@
+"""How worker processes come to be. Imports nothing heavy: the earlier it is asked, the more is loaded meanwhile."""
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import sys
+from multiprocessing.context import BaseContext
+
+LOADED = ["marginbench.benchmarks.runs.workers", "torch._dynamo"]
+"""Modules that a fork server imports once for all workers. The first optimiser of a process imports the second."""
+
+
+def forking() -> bool:
+    """Whether workers can be forks of a server. Only Linux promises that what the imports have begun survives that."""
+    return sys.platform == "linux"
+
+
+def workers_context(device: str) -> BaseContext:
+    """The way to start workers. Never a fork of this process, whose threads would be missing in it.
+
+    Args:
+        device: of the runs. Workers that share a GPU import torch themselves: importing it may open the driver.
+    """
+    if not forking() or device != "cpu":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    return context
+
+
+def load_early() -> None:
+    """Let a fork server import what workers need, while this process finds out what there is to do."""
+    if forking() and len(os.sched_getaffinity(0)) > 1:
+        workers_context("cpu")
+        multiprocessing.forkserver.ensure_running()

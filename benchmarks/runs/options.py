@@ -1,0 +1,152 @@
+"""Every option of `run-all`, once: the arguments of `run_all` and the options of the command are made of these fields.
+
+Imports nothing heavy, so that `marginbench run-all --help` answers at once.
+"""
+# ruff: noqa: RUF009 (`_field` is a `dataclasses.field`)
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
+
+from marginbench.methods.errors import ParameterError
+
+if TYPE_CHECKING:
+    from marginbench.methods import Method
+
+Device = Literal["auto", "cpu", "cuda"]
+Redo = Literal["nothing", "failed", "everything"]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RESULTS = Path("results/local")
+SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
+_LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field appears on the command line, under its own name."""
+
+    help: str
+    type: Any  # what the command line reads
+    metavar: str | None = None
+    parse: Callable[[Any], Any] | None = None  # turns that into the field, where they differ
+    flags: Mapping[str, tuple[str, str]] | None = None  # name of each flag, the field's value that it means, its help
+    envvar: str | None = None
+    command_default: Any = ...  # where the command line has another one
+
+
+def _field(default: Any, help: str, type: Any, **how: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"option": Option(help, type, **how)})
+
+
+def _specs(text: str | None) -> list[str] | None:
+    from marginbench.methods.spec import split_specs
+
+    return None if text is None else split_specs(text)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `run_all` is asked to do.
+
+    Raises:
+        ParameterError: a value that is wrong whatever the suite.
+    """
+
+    suite: str | Path = _field("digits", "Built-in suite such as digits, or a FILE.toml of your own.", str)
+    methods: Sequence[str | Path | Method | type[Method]] | None = _field(
+        None,
+        "As in 'ce,arcface(m=0.4)'; a FILE.py stands for the methods in it. Default: the suite's list, or all.",
+        str | None,
+        metavar="SPEC[,SPEC...]",
+        parse=_specs,
+    )
+    seeds: int | None = _field(None, "Seeds per method. Default: the suite's.", int | None, metavar="N")
+    device: Device = _field("auto", "Where to train and evaluate.", Device)
+    out: str | Path = _field(RESULTS, "Folder for records and tables.", Path, metavar="DIR")
+    set: Mapping[str, Any] | Sequence[str] = _field(
+        (),
+        "Change a hyper-parameter of a method or a setting of the suite, as in arcface.m=0.4 or training.epochs=5.",
+        list[str] | None,
+        metavar="KEY=VALUE",
+    )
+    redo: Redo = _field(
+        "nothing",
+        "Finished runs that are repeated: nothing, those that failed, or everything.",
+        bool,
+        flags={
+            "fresh": ("everything", "Repeat runs that have a record already."),
+            "retry": ("failed", "Repeat runs that failed."),
+        },
+    )
+    jobs: int | None = _field(
+        1,
+        "Worker processes that share the cores. Default of the command: as many as pay.",
+        int | None,
+        metavar="N",
+        command_default=None,
+    )
+    data_dir: str | Path | None = _field(None, SETS, Path | None, metavar="DIR", envvar="MARGINBENCH_DATA")
+    shard: str | None = _field(
+        None, "Do every N-th run from the I-th on: one share of N machines.", str | None, metavar="I/N"
+    )
+    scheduler: str | None = _field(None, "Use the workers of this Dask cluster.", str | None, metavar="ADDRESS|FILE")
+    deadline: float | None = _field(None, "A run that takes longer counts as failed.", float | None, metavar="SECONDS")
+    checkpoint_every: float = _field(
+        300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
+    )
+    eager: bool = _field(False, "On CUDA, do every training step instead of replaying a recorded one.", bool)
+    plugin: Sequence[str | Path] = _field(
+        (), "Python file that adds a method, an attack, a probe, ...", list[Path] | None, metavar="FILE.py"
+    )
+    progress: bool = _field(True, "Say what there is to do, and report every finished run.", bool)
+
+    def __post_init__(self) -> None:
+        for name, example in _LISTS.items():
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Sequence | Mapping | None):
+                raise ParameterError(name, value, f"must be a list, as in {example}")
+        if self.methods is not None and not self.methods:
+            raise ParameterError("methods", self.methods, "names no method; leave it out for all of them")
+        for name, smallest in (("seeds", 1), ("jobs", 1), ("deadline", 0), ("checkpoint_every", 0)):
+            value = getattr(self, name)
+            if value is not None and not value >= smallest:
+                raise ParameterError(name, value, f"must be at least {smallest}")
+        for name, choices in (("device", get_args(Device)), ("redo", get_args(Redo))):
+            if getattr(self, name) not in choices:
+                raise ParameterError(name, getattr(self, name), f"must be one of {', '.join(choices)}")
+
+
+def options() -> dict[str, Option]:
+    """How each field of `RunOptions` appears on the command line."""
+    return {field.name: field.metadata["option"] for field in dataclasses.fields(RunOptions)}
+
+
+def spelled_out(made_by: Callable[P, RunOptions]) -> Callable[[Callable[[RunOptions], T]], Callable[P, T]]:
+    """A decorator: the function takes the fields of its `RunOptions` as arguments of its own.
+
+    Args:
+        made_by: `RunOptions` itself, from which type checkers and `help` know the arguments.
+    """
+
+    def decorate(function: Callable[[RunOptions], T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return function(made_by(*args, **kwargs))
+
+        arguments = [f"    {name}: {option.help}" for name, option in options().items()]
+        head, raises, tail = inspect.cleandoc(function.__doc__ or "").partition("Raises:\n")
+        call.__doc__ = "\n".join([f"{head}Args:", *arguments, "", f"{raises}{tail}"])
+        signature = inspect.signature(made_by)
+        returned = inspect.signature(function).return_annotation
+        call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        return call
+
+    return decorate

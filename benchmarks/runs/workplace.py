@@ -1,0 +1,66 @@
+"""A process that does runs of a plan. It gets ready once, and is then told one run after the other by name."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.machine.device import keep_freed_memory
+from marginbench.benchmarks.plugins import load_installed_plugins, load_plugin
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.execute import Job, execute
+from marginbench.benchmarks.runs.plan import Cell, make_plan
+from marginbench.benchmarks.training.loop import warm_up
+from marginbench.methods import MarginbenchError, create, spec_of
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run, as it travels to another process."""
+
+    run_id: str
+    method: str  # spec
+    repetition: int
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A process that has loaded what the runs of a job need."""
+
+    job: Job
+    data: Dataset  # on the device
+
+    def work(self, order: Order) -> Record | None:
+        """Do a run: its record, or None while another process holds it.
+
+        Raises:
+            MarginbenchError: it would be another run here.
+        """
+        method = create(order.method)
+        (cell,) = make_plan(self.job.suite, [method], [order.repetition], self.data.fingerprint)
+        if cell.id != order.run_id:
+            raise MarginbenchError(
+                f"a worker has other data, or another version of {order.method}, than the process that asks"
+            )
+        return execute(cell, self.job, self.data)
+
+
+def order(cell: Cell) -> Order:
+    return Order(cell.id, spec_of(cell.method), cell.repetition)
+
+
+def get_ready(job: Job, plugins: Iterable[Path], device: torch.device, data_dir: Path) -> Workplace:
+    """Load plug-ins, data and kernels.
+
+    Raises:
+        MarginbenchError: plug-ins or data that are not there.
+    """
+    load_installed_plugins()
+    for path in plugins:
+        load_plugin(path)
+    keep_freed_memory()
+    data = job.suite.load_data(data_dir).to(device)
+    warm_up(job.suite, data)
+    return Workplace(job, data)

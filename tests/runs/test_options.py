@@ -1,0 +1,198 @@
+"""The options of run-all: the same for the command line and for Python, declared once."""
+
+import inspect
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from support import Run
+
+from marginbench.benchmarks import RunOptions, run_all
+from marginbench.benchmarks.contract.new_method import write_template
+from marginbench.benchmarks.runs import forks
+from marginbench.benchmarks.runs.options import options
+from marginbench.benchmarks.runs.plan import split_settings
+from marginbench.benchmarks.runs.run_all import prepare
+from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, cross_entropy
+from marginbench.methods.errors import ParameterError
+
+GIVEN: dict[str, tuple[tuple[str, ...], Any]] = {
+    "suite": (("--suite", "mnist"), "mnist"),
+    "methods": (("--methods", "ce,arcface(s=8,m=0.1)"), ["ce", "arcface(s=8,m=0.1)"]),
+    "seeds": (("--seeds", "2"), 2),
+    "device": (("--device", "cpu"), "cpu"),
+    "out": (("--out", "there"), Path("there")),
+    "set": (("--set", "arcface.m=0.1", "--set", "arcface.s=8"), ["arcface.m=0.1", "arcface.s=8"]),
+    "redo": (("--retry",), "failed"),
+    "jobs": (("--jobs", "3"), 3),
+    "data_dir": (("--data-dir", "sets"), Path("sets")),
+    "shard": (("--shard", "1/2"), "1/2"),
+    "scheduler": (("--scheduler", "tcp://host:1"), "tcp://host:1"),
+    "deadline": (("--deadline", "1.5"), 1.5),
+    "checkpoint_every": (("--checkpoint-every", "7"), 7.0),
+    "eager": (("--eager",), True),
+    "plugin": (("--plugin", "a.py", "--plugin", "b.py"), [Path("a.py"), Path("b.py")]),
+    "progress": (("--no-progress",), False),
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command line asks `run_all` for, which then refuses."""
+    seen: dict[str, Any] = {}
+
+    def refuse(**given: Any) -> None:
+        seen.update(given)
+        raise MarginbenchError("enough")
+
+    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.run_all", refuse)
+    monkeypatch.setattr(forks, "load_early", lambda: None)
+    return seen
+
+
+@pytest.mark.parametrize("name", options())
+def test_every_option_reaches_run_all_under_its_own_name(run: Run, asked: dict[str, Any], name: str) -> None:
+    words, value = GIVEN[name]
+    assert run("run-all", *words)[0] == 2
+    assert asked.pop(name) == value
+    usual = vars(RunOptions(jobs=None, data_dir=asked.get("data_dir")))
+    assert asked == {key: usual[key] for key in asked}, "the others keep their defaults"
+
+
+def test_fresh_repeats_everything(run: Run, asked: dict[str, Any]) -> None:
+    run("run-all", "--fresh")
+    assert asked["redo"] == "everything"
+
+
+def test_help_on_both_sides_is_that_of_the_fields(run: Run) -> None:
+    text = " ".join(run("run-all", "--help")[1].split())
+    for function in (run_all, prepare):
+        assert list(inspect.signature(function).parameters) == list(options())
+        for name, option in options().items():
+            assert f"    {name}: {option.help}" in (function.__doc__ or "")
+            for flag, wanted in (option.flags or {name: ("", option.help)}).items():
+                assert f"--{flag.replace('_', '-')} " in text and wanted[1] in text
+
+
+WRONG = [
+    ({"methods": "ce"}, "methods='ce': must be a list, as in ['ce', 'arcface(m=0.4)']"),
+    ({"methods": Path("a.py")}, "must be a list"),
+    ({"methods": []}, "methods=[]: names no method"),
+    ({"methods": [3]}, "methods=3: write spec strings"),
+    ({"set": "arcface.m=0.4"}, "set='arcface.m=0.4': must be a list"),
+    ({"set": ["arcface.m"]}, "set='arcface.m': write METHOD.FIELD=VALUE"),
+    ({"set": ["arcface.m=0.1", "arcface.m=0.2"]}, "'arcface.m' is given twice"),
+    ({"set": {"m": 0.4}}, "set='m=0.4': write METHOD.FIELD=VALUE"),
+    ({"plugin": "a.py"}, "plugin='a.py': must be a list"),
+    ({"seeds": 0}, "seeds=0: must be at least 1"),
+    ({"jobs": 0}, "jobs=0: must be at least 1"),
+    ({"deadline": -1.0}, "deadline=-1.0: must be at least 0"),
+    ({"checkpoint_every": -1.0}, "checkpoint_every=-1.0: must be at least 0"),
+    ({"device": "gpu"}, "device='gpu': must be one of auto, cpu, cuda"),
+    ({"redo": "all"}, "redo='all': must be one of nothing, failed, everything"),
+    ({"shard": "3/2"}, "shard='3/2': write I/N"),
+    ({"out": "/dev/null/x"}, "out='/dev/null/x/tiny/runs': cannot be made"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_wrong_arguments_are_named_as_python_names_them(tiny: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        run_all(**{"suite": str(tiny), **wrong})
+    assert message in str(caught.value) and "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--seeds", "0"), "error: --seeds 0: must be at least 1"),
+        (("--jobs", "0"), "error: --jobs 0: must be at least 1"),
+        (("--shard", "3/2"), "error: --shard 3/2: write I/N with I from 1 to N, as in 2/4"),
+        (("--set", "arcfac.m=1"), "error: --set arcfac.m=1: method 'arcfac' is not among those to run"),
+        (("--checkpoint-every", "-1"), "error: --checkpoint-every -1: must be at least 0"),
+    ],
+)
+def test_the_command_line_names_them_as_its_options(run: Run, tiny: Path, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run("run-all", "--suite", tiny, *words)
+    assert code == 2 and out == "" and err.startswith(message)
+
+
+class Twice(Method):
+    """Twice the cross-entropy of logits [B, K] and labels [B]."""
+
+    info: ClassVar[Info] = Info(
+        key="twice", title="Twice", family="mine", paper="-", section="-", year=2026, neutral="it is never ce"
+    )
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        return Loss(2 * cross_entropy(net(batch.x), batch))
+
+
+def test_methods_may_be_objects_classes_specs_and_files(tiny: Path, tmp_path: Path) -> None:
+    plugin = write_template("my_margin", tmp_path)
+    text = write_template("other_margin", tmp_path)
+    outcome = run_all(str(tiny), [Twice(), "ce", plugin, str(text)], 1, "cpu", tmp_path / "out")
+    assert outcome.failed == 0
+    assert set(outcome.table["method"]) == {"twice", "ce", "my_margin", "other_margin"}
+    again = run_all(str(tiny), [Twice], 1, "cpu", tmp_path / "out")
+    assert again.repeated == 0 and again.resumed == 1
+
+
+def test_a_method_of_a_notebook_runs_in_this_process(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Twice, "__module__", "__main__")
+    assert run_all(str(tiny), [Twice()], 1, "cpu", tmp_path, jobs=1).repeated == 1
+    with pytest.raises(ParameterError, match=r"defined in this session.*jobs=1"):
+        run_all(str(tiny), [Twice()], 3, "cpu", tmp_path, jobs=2)
+
+
+def test_settings_are_a_mapping_or_texts() -> None:
+    given = {"arcface.m": 0.3, "training.epochs": 5}
+    assert split_settings(given) == ({"training.epochs": 5}, {"arcface.m": 0.3})
+    texts = [f"{key}={value}" for key, value in given.items()]
+    assert split_settings(texts) == ({"training.epochs": "5"}, {"arcface.m": "0.3"})
+
+
+@pytest.mark.parametrize("given", [{"arcface.m": 0.3}, ["arcface.m=0.3"]])
+def test_a_setting_reaches_the_method(tiny: Path, tmp_path: Path, given: Any) -> None:
+    work = prepare(str(tiny), ["arcface(s=8)"], 1, "cpu", tmp_path, given)
+    assert list(work.job.options.methods or ()) == ["arcface(s=8,m=0.3)"]
+
+
+def test_progress_goes_to_stderr_and_nowhere_twice(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "suite tiny: 1 method x 1 seed = 1 run" and lines[1].startswith("0 have a record, 1 to do")
+    assert lines[2].startswith("[1/1] ce") and lines[3] == "1 of 1 runs done"
+
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="everything", progress=False)
+    assert capsys.readouterr().err == ""
+
+    with caplog.at_level(logging.INFO, "marginbench"):  # logging is set up by the caller
+        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="everything")
+    assert capsys.readouterr().err == "" and any("[1/1] ce" in message for message in caplog.messages)
+
+
+def test_what_is_said_before_the_first_run(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    run_all(str(tiny), ["ce"], 2, "cpu", tmp_path)
+    assert "1 have a record, 1 to do with 1 worker: about " in capsys.readouterr().err
+    run_all("smoke", ["ce"], 1, "cpu", tmp_path, shard="1/1", deadline=0.0)
+    text = capsys.readouterr().err
+    assert "of which this is the share 1/1" in text and "the whole suite: About a minute" in text
+
+
+def test_cross_entropy_comes_first_in_every_repetition(tiny: Path, tmp_path: Path) -> None:
+    work = prepare(str(tiny), ["svm", "ce", "mixup"], 2, "cpu", tmp_path)
+    order = [(cell.method.info.key, cell.repetition) for cell in work.cells]
+    assert order == [(key, repetition) for repetition in (0, 1) for key in ("ce", "svm", "mixup")]
+
+
+def test_workers_are_no_forks_where_a_gpu_is_shared() -> None:
+    assert forks.workers_context("cuda").get_start_method() == "spawn"
+    if forks.forking():
+        assert forks.workers_context("cpu").get_start_method() == "forkserver"
