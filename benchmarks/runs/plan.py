@@ -12,13 +12,13 @@ from typing import Any
 from marginbench.benchmarks.machine.files import digest, write_atomically
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import About, Identity
+from marginbench.benchmarks.suites.derive import SECTIONS
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.methods import MarginbenchError, Method, create, register, rows, spec_of
 from marginbench.methods.errors import ParameterError, suggest
 from marginbench.methods.spec import configure, parse_value
 
 PLANS = "plans"
-SECTIONS = ("data", "network", "training", "evaluation")  # of a suite: a setting of these is no method's
 EXAMPLE = "write METHOD.FIELD=VALUE, as in arcface.m=0.4, or SECTION.KEY=VALUE of the suite, as in training.epochs=5"
 Settings = Mapping[str, Any] | Sequence[str]  # KEY to value, or KEY=VALUE
 

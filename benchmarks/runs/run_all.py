@@ -22,9 +22,9 @@ from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, choose_methods, make_plan, split_settings, take_shard, write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
+from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.methods import spec_of
-from marginbench.methods.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +87,7 @@ def prepare(options: RunOptions) -> Work:
     for path in options.plugin:
         load_plugin(path)
     of_suite, of_methods = split_settings(options.set)
-    suite = _derived(load_suite(str(options.suite)), of_suite)
+    suite = derive(load_suite(str(options.suite)), of_suite)
     methods = choose_methods(options.methods, suite, of_methods)
     repetitions = range(options.seeds or suite.seeds)
     take_shard([], options.shard)  # complains before data are loaded
@@ -151,12 +151,6 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     failed = sum(record.status == "failed" for record in ended)
     resumed, left = len(work.cells) - len(work.todo), len(work.todo) - len(ended)
     return RunOutcome(table, current, files, work.runs, len(ended), failed, resumed, left)
-
-
-def _derived(suite: Suite, settings: dict[str, object]) -> Suite:
-    if settings:
-        raise ParameterError("set", min(settings), "settings of a suite cannot be changed yet")
-    return suite
 
 
 def _records(options: RunOptions, work: Work, workers: int) -> Iterable[Record | None]:

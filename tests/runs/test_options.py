@@ -161,6 +161,14 @@ def test_a_setting_reaches_the_method(tiny: Path, tmp_path: Path, given: Any) ->
     assert list(work.job.options.methods or ()) == ["arcface(s=8,m=0.3)"]
 
 
+@pytest.mark.parametrize("given", [{"training.epochs": 1, "arcface.m": 0.2}, ["training.epochs=1", "arcface.m=0.2"]])
+def test_settings_of_the_suite_make_another_suite(tiny: Path, tmp_path: Path, given: Any) -> None:
+    outcome = run_all(str(tiny), ["arcface"], 1, "cpu", tmp_path, given)
+    assert outcome.runs == tmp_path / "tiny+training.epochs=1" / "runs"
+    (record,) = outcome.records
+    assert record.status == "done" and record.method == "arcface(m=0.2)"
+
+
 def test_progress_goes_to_stderr_and_nowhere_twice(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
