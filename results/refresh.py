@@ -1,12 +1,14 @@
-"""Make everything below results/ that follows from the records again, and the two tables of the top README.
+"""Make all tables in results/ and in the pages again: from the records, from the registry of methods, from the doubts.
 
 python results/refresh.py
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from marginbench.benchmarks.evaluation.evidence import DOUBTS, explanation
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.reader import read_records
 from marginbench.benchmarks.records.record import Record
@@ -15,11 +17,12 @@ from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.leaderboard import BASELINE, rank
 from marginbench.benchmarks.tables.render import page
 from marginbench.benchmarks.tables.text import pipe
+from marginbench.methods import get, names
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
-SHOWN = {"leaderboard": "leaderboard.md", "claims": "claims.md"}  # mark in the README to file of the digits
 ROWS = 10  # of the short leaderboard
+LEFT_OUT = ("n", "points", "rejecting", "doubts")  # of its columns, by the first word
 
 
 def between(text: str, mark: str, body: str) -> str:
@@ -27,13 +30,6 @@ def between(text: str, mark: str, body: str) -> str:
     before, rest = text.split(f"<!-- {mark} -->\n")
     after = rest.split(f"<!-- /{mark} -->")[1]
     return f"{before}<!-- {mark} -->\n\n{body.strip()}\n\n<!-- /{mark} -->{after}"
-
-
-def readme(text: str, made: dict[str, str]) -> str:
-    """The top README with each table of the digits, less its title."""
-    for mark, name in SHOWN.items():
-        text = between(text, mark, made[name].split("\n", 1)[1])
-    return text
 
 
 def suite_page(name: str, made: dict[str, str]) -> str:
@@ -49,11 +45,33 @@ def ten_rows(records: Sequence[Record]) -> str:
     best = {families[str(row.facts["method"])]: row for row in reversed(rows)}  # the first one stays
     first = [row for row in rows if row.facts["method"] == BASELINE or row in best.values()]
     chosen = [*first, *(row for row in rows if row not in first)][:ROWS]
-    table = page([row for row in rows if row in chosen], records)
+    lines = [line.strip("|").split("|") for line in page([row for row in rows if row in chosen], records).splitlines()]
+    kept = [i for i, head in enumerate(lines[0]) if head.split()[0] not in LEFT_OUT]
+    heads, _, *cells = [[line[i].strip() for i in kept] for line in lines]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *cells))
     return (
         f"{table}\n\n{len(chosen)} of {len(rows)} rows: `{BASELINE}`; of each family, the row with the largest robust"
-        " accuracy in L2; and the best of the others."
+        " accuracy in L2; and the best of the others. Means over three networks, ± half of Student's 95 % interval; a"
+        " margin is [mean certified radius, mean distance of the nearest adversarial example found]."
     )
+
+
+def catalogue() -> str:
+    """All methods by family, with what is said to grow."""
+    parts = []
+    for family, keys in itertools.groupby(names(), key=lambda key: get(key).info.family):
+        parts.append(f"### {family}\n\n| method | paper | said to grow |\n| --- | --- | --- |")
+        for info in (get(key).info for key in keys):
+            rows = ", ".join(f"`{name}`" for name in (info.key, *info.presets))
+            claims = ", ".join(info.claims).replace("_", " ") or "-"
+            parts[-1] += f"\n| {rows} | {info.paper} | {claims} |"
+    return "\n\n".join(parts)
+
+
+def doubts() -> str:
+    """Every doubt with its explanation."""
+    lines = [(f"`{name}`", explanation(name)) for name in sorted(DOUBTS)]
+    return pipe(("doubt", "what was seen"), lines, ["left"] * 2)
 
 
 def legend(records: Sequence[Record]) -> str:
@@ -79,10 +97,18 @@ def refreshed() -> dict[Path, str]:
         files |= {folder / name: content for name, content in made.items()}
         files[folder / "README.md"] = suite_page(folder.name, made)
         if folder.name == "digits":
-            files[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(encoding="utf-8"), made)
-    results = ROOT / "results" / "README.md"
-    files[results] = between(results.read_text(encoding="utf-8"), "columns", legend(everything))
+            files[ROOT / "README.md"] = filled("README.md", **{"ten rows": ten_rows(records)})
+    files[ROOT / "methods" / "README.md"] = filled("methods/README.md", catalogue=catalogue())
+    files[ROOT / "results" / "README.md"] = filled("results/README.md", columns=legend(everything), doubts=doubts())
     return files
+
+
+def filled(page_name: str, **marked: str) -> str:
+    """A page with what stands between its marks."""
+    text = (ROOT / page_name).read_text(encoding="utf-8")
+    for mark, body in marked.items():
+        text = between(text, mark, body)
+    return text
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""Every command and every block of code in the pages is run, with the built-in suites made small."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from support import Run
+
+from marginbench.benchmarks.suites import schema
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "benchmarks/README.md", "methods/README.md", "results/README.md", "tests/README.md")
+ELSEWHERE = {  # commands that other tests run, or that run the tests
+    "pip ": "sets an environment up",
+    "uv run": "what continuous integration calls",
+    "srun ": "needs Slurm",
+    "#SBATCH": "needs Slurm",
+    "git ": "of a person who contributes",
+    "python results/refresh.py": "tests/tables/test_results.py",
+    "python -m marginbench.benchmarks.speed": "tests/speed",
+    "marginbench run-all --scheduler": "tests/runs/test_cluster.py",
+    "marginbench run-all --suite mnist --scheduler": "tests/runs/test_cluster.py",
+    "marginbench doctor": "tests/evaluation/test_doctor.py",
+}
+SMALL = {
+    "seeds": "1",
+    "epochs": "2",
+    "points": "10",
+    "validation": "200",
+    "train_size": "300",
+    "methods": '["ce", "mma"]',
+    "n": "200",
+}
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of the fenced blocks; indented ones count as commands."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    fenced = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^    ((?:marginbench|pip|uv|srun|#SBATCH) .*)$", rest, re.MULTILINE)
+    return [*fenced, ("sh", "\n".join(indented))]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, where the built-in suites are small and their data the digits."""
+
+    def small(name: str) -> Path:
+        text = original(name).read_text(encoding="utf-8")
+        for key, value in SMALL.items():
+            text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+        text = re.sub(r'^\[data\]\nname = ".*?"', '[data]\nname = "digits"', text, flags=re.MULTILINE)
+        network = '[network]\nname = "mlp"\nwidth = 8\n\n['
+        text = re.sub(r"^\[network\].*?^\[", network, text, flags=re.MULTILINE | re.DOTALL)
+        if "methods = " not in text:
+            text = text.replace("seeds = ", f"methods = {SMALL['methods']}\nseeds = ", 1)
+        path = tmp_path / "suites" / f"{name}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    original = schema._built_in
+    monkeypatch.setattr(schema, "_built_in", small)
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.choose_jobs", lambda *_: 1)
+    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.choose_jobs", lambda *_: 1)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "reference").symlink_to(ROOT / "results" / "reference")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_everything_in_the_page_runs(page: str, desk: Path, run: Run) -> None:
+    found = blocks(page)
+    python = [text for language, text in found if language == "python"]
+    for text in python:  # files first: commands name them
+        if name := re.match(r"# (\w+\.py)\n", text):
+            (desk / name[1]).write_text(text, encoding="utf-8")
+    for language, text in found:
+        if language == "sh":
+            for line in text.splitlines():
+                for command in line.partition(" #")[0].split("&&"):
+                    do(command.strip(), run)
+        elif language == "toml":
+            tomllib.loads(text)
+        elif language == "python" and not re.match(r"# (\w+\.py)\n", text):
+            exec(compile(text, page, "exec"), {"__name__": "__main__"})
+        assert language in ("sh", "toml", "python", "bibtex"), f"{page}: nothing runs blocks of {language}"
+
+
+def do(command: str, run: Run) -> None:
+    if not command or command.startswith(tuple(ELSEWHERE)):
+        return
+    words = shlex.split(command)
+    target = None
+    if ">" in words:
+        words, target = words[: words.index(">")], words[words.index(">") + 1]
+    assert words[0] == "marginbench", f"nothing runs {command!r}"
+    code, out, err = run(*words[1:])
+    assert code == 0, f"{command}: {err}"
+    if target:
+        Path(target).write_text(out, encoding="utf-8")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        folder = (ROOT / page).parent
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert "://" in link or (folder / link).exists(), f"{page}: {link}"
+
+
+def test_pages_are_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 7000
