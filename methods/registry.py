@@ -24,7 +24,18 @@ logger = logging.getLogger(__name__)
 
 
 def register(cls: M) -> M:
-    """Add a method class to the registry; usable as a decorator in notebooks.
+    """Add a method class to the registry, so that its key can be written wherever a spec is wanted.
+
+    For classes of a notebook or script: files of this package, plug-ins and entry points are registered by themselves,
+    and so are methods that are given to `run_all` as objects or classes.
+
+        @register
+        class MyMargin(Method):
+            info: ClassVar[Info] = Info(key="my_margin", ...)
+
+        run_all(methods=["ce", "my_margin(m=0.2)"])
+
+    A class of the same file, or of the same notebook, replaces the one before.
 
     Raises:
         MarginbenchError: facts missing, hook misspelt or with wrong arguments, or the key already taken.
