@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from marginbench.benchmarks.evaluation.evidence import DOUBTS, explanation
+from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.reader import read_records
 from marginbench.benchmarks.records.record import Record
@@ -69,8 +69,8 @@ def catalogue() -> str:
 
 
 def doubts() -> str:
-    """Every doubt with its explanation."""
-    lines = [(f"`{name}`", explanation(name)) for name in sorted(DOUBTS)]
+    """Every built-in doubt with its explanation."""
+    lines = [(f"`{name}`", explanation(name)) for name in sorted(DOUBTS) if DOUBTS.source(name) is None]
     return pipe(("doubt", "what was seen"), lines, ["left"] * 2)
 
 

@@ -6,7 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from support import Run
+from torch import nn
 
 from marginbench.benchmarks.suites import schema
 
@@ -14,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "benchmarks/README.md", "methods/README.md", "results/README.md", "tests/README.md")
 ELSEWHERE = {  # commands that other tests run, or that run the tests
     "pip ": "sets an environment up",
-    "uv run": "what continuous integration calls",
+    "uv ": "sets an environment up, or is what continuous integration calls",
     "srun ": "needs Slurm",
     "#SBATCH": "needs Slurm",
     "git ": "of a person who contributes",
@@ -24,6 +26,13 @@ ELSEWHERE = {  # commands that other tests run, or that run the tests
     "marginbench run-all --suite mnist --scheduler": "tests/runs/test_cluster.py",
     "marginbench doctor": "tests/evaluation/test_doctor.py",
 }
+NET = """
+from torch import nn
+
+
+def make_net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
 SMALL = {
     "seeds": "1",
     "epochs": "2",
@@ -48,8 +57,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, where the built-in suites are small and their data the digits."""
 
-    def small(name: str) -> Path:
-        text = original(name).read_text(encoding="utf-8")
+    def small(name: str) -> tuple[Path, str]:
+        path, text = original(name)
         for key, value in SMALL.items():
             text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
         text = re.sub(r'^\[data\]\nname = ".*?"', '[data]\nname = "digits"', text, flags=re.MULTILINE)
@@ -57,15 +66,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = re.sub(r"^\[network\].*?^\[", network, text, flags=re.MULTILINE | re.DOTALL)
         if "methods = " not in text:
             text = text.replace("seeds = ", f"methods = {SMALL['methods']}\nseeds = ", 1)
-        path = tmp_path / "suites" / f"{name}.toml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
+        return path, text
 
-    original = schema._built_in
-    monkeypatch.setattr(schema, "_built_in", small)
-    monkeypatch.setattr("marginbench.benchmarks.runs.workers.choose_jobs", lambda *_: 1)
+    original = schema.read_suite
+    monkeypatch.setattr(schema, "read_suite", small)
     monkeypatch.setattr("marginbench.benchmarks.runs.run_all.choose_jobs", lambda *_: 1)
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    torch.save(nn.Linear(64, 10).state_dict(prefix="1."), tmp_path / "net.pt")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "reference").symlink_to(ROOT / "results" / "reference")
     monkeypatch.chdir(tmp_path)
