@@ -19,6 +19,17 @@ from marginbench.methods.errors import ParameterError, suggest
 
 Format = Literal["md", "csv", "tex", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+LEAST_FIRST = (
+    "points",
+    "n",
+    "CLEVER",
+    "smoothed",
+    "rejecting",
+    "cost",
+    "margin",
+    "certified",
+)  # first words of headers
+PADDING = 3  # characters beside a cell in a terminal: two spaces and a rule
 
 
 def render(records: Sequence[Record], form: str, sort: str = DEFAULT_SORT) -> str:
@@ -49,15 +60,31 @@ def show(records: Sequence[Record], sort: str = DEFAULT_SORT) -> None:
 
     console = Console(highlight=False)
     for rows, own in _by_suite(rank(records, sort), records):
-        header, *lines = _page(rows, own)
+        full = [[cell.replace(", ", ",\n") for cell in line] for line in _page(rows, own)]
+        header, *lines = fitting(full, console.width)
         grid = Table(title=f"{own[0].suite.name}: {own[0].suite.title}", show_lines=True)
         for name, side in zip(header, _sides(header), strict=True):
             grid.add_column(name, justify=side, overflow="fold")
         for line in lines:
-            grid.add_row(*(cell.replace(", ", ",\n") for cell in line))
+            grid.add_row(*line)
         console.print(grid)
+        if missing := [name for name in full[0] if name not in header]:
+            console.print(f"- Too narrow for {', '.join(missing)}: --format csv has all columns.", markup=False)
         for note in notes(rows, own):
             console.print(f"- {note}", markup=False)
+
+
+def fitting(table: list[list[str]], width: int) -> list[list[str]]:
+    """The table, header first, less as many columns of the least interest as do not fit into the width."""
+    for word in ("", *LEAST_FIRST):
+        kept = [i for i, name in enumerate(table[0]) if name.split()[0] != word]
+        table = [[line[i] for i in kept] for line in table]
+        upright = list(zip(*table, strict=True))
+        pieces = [[*head.split(), *"\n".join(cells).split("\n")] for head, *cells in upright]
+        pieces[-1] = " ".join(upright[-1]).split()  # doubts and errors are broken between words
+        if sum(PADDING + max(map(len, column)) for column in pieces) < width:
+            break
+    return table
 
 
 def _by_suite(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[tuple[list[Row], list[Record]]]:
