@@ -57,7 +57,8 @@ class Progress:
         takes = _suites_own_words(work.suite) if seconds is None else f"about {clock(seconds)}, as in earlier runs"
         where = "a Dask cluster" if options.scheduler else _count(workers, "worker")
         resumed = len(work.cells) - len(work.todo)
-        self._first = f"{resumed} have a record, {self._total} to do with {where}: {takes}"
+        before = f", {resumed} have a record already" if resumed else ""
+        self._first = f"{_count(self._total, 'run')} to do with {where}{before}; {takes}"
 
     def __enter__(self) -> "Progress":
         self._say(self._first, self._first)
@@ -118,8 +119,10 @@ def _count(number: int, what: str) -> str:
 
 
 def _suites_own_words(suite: Suite) -> str:
-    """The sentence in which a built-in suite says how long it takes."""
+    """How long a built-in suite takes, as its file says."""
     text = comment(suite.name).replace("\n", " ") if suite.name in suite_names() else ""
     found = re.search(r"[^.]*\b(minutes?|hours?)\b[^.]*\.?", text, re.IGNORECASE)
-    unknown = "how long it takes shows when the first run has ended"
-    return f"{unknown} (the whole suite: {found[0].strip().rstrip('.')})" if found else unknown
+    if found is None:
+        return "no estimate before the first run has ended"
+    words = found[0].strip().rstrip(".")
+    return f"the whole suite: {words[0].lower()}{words[1:]}"

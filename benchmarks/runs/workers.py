@@ -18,7 +18,7 @@ from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memor
 from marginbench.benchmarks.plugins import loaded_files
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.execute import Job, execute
-from marginbench.benchmarks.runs.forks import workers_context
+from marginbench.benchmarks.runs.forks import forking, workers_context
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
 from marginbench.benchmarks.training.loop import warm_up
@@ -26,7 +26,7 @@ from marginbench.methods.errors import ParameterError
 from marginbench.methods.userfile import USER_MODULE
 
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
-WORTHWHILE = 4  # cells per worker below which starting workers takes longer than it saves
+WORTHWHILE = 4  # cells per worker below which it takes longer to start workers than they save, unless they are forks
 
 
 def choose_jobs(jobs: int | None, cells: int, device: torch.device) -> int:
@@ -35,7 +35,7 @@ def choose_jobs(jobs: int | None, cells: int, device: torch.device) -> int:
         if device.type != "cpu":
             return 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * MEMORY
-        return max(1, min(cores(), cells // WORTHWHILE, memory // MEMORY))
+        return max(1, min(cores(), cells // (1 if forking() else WORTHWHILE), memory // MEMORY))
     return min(jobs, max(cells, 1))
 
 

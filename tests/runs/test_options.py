@@ -174,7 +174,9 @@ def test_progress_goes_to_stderr_and_nowhere_twice(
 ) -> None:
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "suite tiny: 1 method x 1 seed = 1 run" and lines[1].startswith("0 have a record, 1 to do")
+    assert lines[0] == "suite tiny: 1 method x 1 seed = 1 run" and lines[1].startswith(
+        "1 run to do with 1 worker; no estimate"
+    )
     assert lines[2].startswith("[1/1] ce") and lines[3] == "1 of 1 runs done"
 
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="everything", progress=False)
@@ -188,10 +190,10 @@ def test_progress_goes_to_stderr_and_nowhere_twice(
 def test_what_is_said_before_the_first_run(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     run_all(str(tiny), ["ce"], 2, "cpu", tmp_path)
-    assert "1 have a record, 1 to do with 1 worker: about " in capsys.readouterr().err
+    assert "1 run to do with 1 worker, 1 have a record already; about " in capsys.readouterr().err
     run_all("smoke", ["ce"], 1, "cpu", tmp_path, shard="1/1", deadline=0.0)
     text = capsys.readouterr().err
-    assert "of which this is the share 1/1" in text and "the whole suite: About a minute" in text
+    assert "of which this is the share 1/1" in text and "the whole suite: about a minute" in text
 
 
 def test_cross_entropy_comes_first_in_every_repetition(tiny: Path, tmp_path: Path) -> None:

@@ -61,10 +61,12 @@ def test_a_method_of_this_session_needs_one_process(tiny: Path, monkeypatch: pyt
     assert plugin_files(make_plan(suite, [create("ce")], range(1), "data")) == ()
 
 
-def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("forks", "workers"), [(True, 4), (False, 1)])
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch, forks: bool, workers: int) -> None:
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.cores", lambda: 4)
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.forking", lambda: forks)
     assert choose_jobs(None, cells=100, device=CPU) > 1
-    assert choose_jobs(None, cells=6, device=CPU) == 1  # a short plan: starting workers does not pay
+    assert choose_jobs(None, cells=6, device=CPU) == workers  # a short plan: only forks start fast enough
     assert choose_jobs(None, cells=100, device=torch.device("cuda")) == 1
     assert choose_jobs(3, cells=2, device=CPU) == 2
 
