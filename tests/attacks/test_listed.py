@@ -1,0 +1,35 @@
+"""What is refused as an attack, and as its result."""
+
+import pytest
+import torch
+from attack_support import Constant, images
+from support import a_query
+from torch import Tensor
+
+from marginbench.benchmarks.attacks.listed import ATTACKS, Attack, attack
+from marginbench.benchmarks.estimator import Query
+from marginbench.methods import MarginbenchError
+
+
+def test_what_is_no_attack_is_refused() -> None:
+    def positional(q: Query, steps: int = 3) -> Tensor:
+        return q.x
+
+    def without_default(q: Query, *, steps: int) -> Tensor:
+        return q.x
+
+    def nothing() -> None:
+        return None
+
+    for function in (positional, without_default, nothing):
+        with pytest.raises(MarginbenchError, match=f"{function.__name__}: write \\(q: Query, \\*"):
+            attack()(function)  # type: ignore[arg-type]
+        assert function.__name__ not in ATTACKS
+
+
+def test_points_of_another_shape_are_refused_by_name() -> None:
+    x = images(1, 3, 1.0)
+    q = a_query(Constant(3, graph=True), x, torch.zeros(3, dtype=torch.int64), "l2")
+    for function, got in ((lambda q: q.x[:, 0], r"\(3, 6, 6\)"), (lambda q: None, "NoneType")):
+        with pytest.raises(MarginbenchError, match=f"attack 'odd' returned {got}"):
+            Attack("odd", function)(q)
