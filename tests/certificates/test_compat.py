@@ -1,0 +1,85 @@
+"""auto-LiRPA: rewritten where it is slow, left alone where it is current, and missing with a reason."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from certificate_support import certify, images, network, predicted
+from torch import Tensor, nn
+
+from marginbench.benchmarks import run_all
+from marginbench.benchmarks.certificates import _compat, certificate, crown
+from marginbench.benchmarks.estimator import Answer
+from marginbench.methods import NORMS
+from marginbench.methods.maths.transpose import conv_transpose2d
+
+
+def test_the_library_calls_our_transposed_convolution_and_gets_what_torch_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, x = network("cnn", 5), images(6)
+    label = predicted(net, x)
+    calls: list[int] = []
+
+    def ours(*args: Any) -> Tensor:
+        calls.append(1)
+        return conv_transpose2d(*args)
+
+    monkeypatch.setattr(_compat, "conv_transpose2d", ours)
+    for norm in NORMS:
+        fast = certify(net, x, label, norm, conv_mode="patches")
+        assert calls
+        with monkeypatch.context() as patch:
+            patch.setattr(crown, "FastTranspose", contextlib.nullcontext)
+            slow = certify(net, x, label, norm, conv_mode="patches")
+        assert torch.allclose(fast, slow, rtol=1e-4)
+
+
+def test_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = network("mlp", 0), images(3)
+    for name in ["auto_LiRPA", *(name for name in sys.modules if name.startswith("auto_LiRPA."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    got = certify(net, x, predicted(net, x), "linf")
+    assert got == Answer(reason="install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_without_auto_lirpa_says_so_before_it_starts(
+    there: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(certificate, "find_spec", lambda name: object() if there else None)
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    advice = "warning: nothing will be certified by crown: install auto-LiRPA: pip install --no-deps auto-lirpa"
+    assert (advice in capsys.readouterr().err) is not there
+
+
+def test_unknown_layer_is_a_reason() -> None:
+    class Sorted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sort(dim=1).values
+
+    net, x = network("mlp", 0), images(3)
+    got = certify(nn.Sequential(*net, Sorted()), x, torch.full((3,), 4), "linf")
+    assert isinstance(got, Answer) and got.lower is None
+    assert got.reason == "auto-LiRPA does not know the operation TopK"
+
+
+def test_compatibility_layer_leaves_existing_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.onnx.symbolic_helper as helper
+
+    own = object()
+    monkeypatch.setattr(helper, "_set_opset_version", own, raising=False)
+    monkeypatch.setattr(torch._C.Node, "__getitem__", own, raising=False)
+    _compat._add_opset_setter()
+    _compat._add_node_getitem()
+    assert helper._set_opset_version is own and torch._C.Node.__getitem__ is own
+
+    class Modern(nn.Module):
+        pass
+
+    before = Modern._named_members
+    _compat._accept_new_arguments(Modern)
+    assert Modern._named_members is before
