@@ -1,0 +1,70 @@
+"""A module of a user as a `Net`: taken apart where that is the same, and rewritten for bounds."""
+
+import torch
+from support import a_query
+from torch import Tensor, nn
+
+from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.models.adapter import adapt
+from marginbench.benchmarks.nets.networks import make_net
+from marginbench.methods import NORMS
+
+
+class Doubling(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = 2 * super().forward(x)
+        return out
+
+
+def test_layers_are_taken_apart_only_where_that_is_the_same() -> None:
+    x = torch.rand(3, 1, 4, 4)
+    relu = nn.ReLU()
+    first, second, last = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+    shared = nn.Sequential(nn.Flatten(), nn.Sequential(first, relu, second, relu), last).eval()
+    net = adapt(shared, nn.Identity(), x)
+    assert len(net.body) == 6 and net.head is last
+    assert torch.equal(net(x), shared(x)) and net.features(x).shape == (3, 16)
+    for opaque in (Doubling(nn.Flatten(), last), nn.Sequential(Doubling(nn.Flatten(), last))):
+        net = adapt(opaque.eval(), nn.Identity(), x)
+        assert len(net.body) == 2 and torch.equal(net(x), 2 * last(x.flatten(1)))
+    hooked = nn.Sequential(nn.Flatten(), last).eval()
+    hooked.register_forward_hook(lambda module, inputs, out: 3 * out)
+    assert torch.allclose(adapt(hooked, nn.Identity(), x)(x), 3 * last(x.flatten(1)))
+    own = make_net("mlp", 4, (1, 4, 4), 3, torch.tensor([0.3]), torch.tensor([0.4])).eval()
+    net = adapt(own, nn.Identity(), x)
+    assert net.head is own.head and torch.allclose(net(x), own(x))
+
+
+def test_bounds_follow_batch_norm_and_views() -> None:
+    """auto-LiRPA 0.3 takes another function for batch norm, and keeps the batch of `view`: both are rewritten."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.linear = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.relu(self.norm(self.conv(x)))
+            z: Tensor = self.linear((x + x).view(x.size(0), -1))
+            return z
+
+    with seeded(torch.device("cpu"), "test"):
+        x = torch.rand(5, 1, 4, 4)
+        layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3)
+        models = [Block(), nn.Sequential(*layers)]
+        for model in models:
+            for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
+                norm.running_mean.normal_()  # type: ignore[union-attr]
+                norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    for model in models:
+        net = adapt(model.eval().requires_grad_(False), nn.Identity(), x)
+        assert torch.allclose(net(x), model(x), atol=1e-6)
+        for norm_name in NORMS:
+            y = net(x).argmax(1)
+            radius = crown(a_query(net.decision_net(), x, y, norm_name)).lower
+            assert radius is not None and (radius > 0).any()
+            direction = torch.randn(200, *x.shape).sign()
+            size = radius.view(-1, 1, 1, 1) / (4.0 if norm_name == "l2" else 1.0)
+            moved = (x + size * direction).clamp(0, 1)
+            assert (model(moved.flatten(0, 1)).argmax(1).view(200, -1) == y).all()

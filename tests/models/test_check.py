@@ -1,0 +1,97 @@
+"""Wrong models, weights and options are refused in one line."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import Run
+from torch import nn
+
+from marginbench.benchmarks import evaluate_model
+from marginbench.benchmarks.models.load import load_model
+from marginbench.methods import MarginbenchError
+
+WRONG = [
+    (("none.py:mlp",), ["none.py", "no such file"]),
+    (("models.py",), ["FILE.py:NAME"]),
+    (("models.py:mlpp",), ["'mlpp'", "did you mean 'mlp'"]),
+    (("models.py:CONSTANT",), ["'CONSTANT'", "known: "]),
+    (("broken.py:mlp",), ["broken.py, line 1"]),
+    (("fails.py:mlp",), ["fails.py", "ModuleNotFoundError: No module named 'nowhere'"]),
+    (("models.py:raises",), ["models.py, line ", "ValueError: no"]),
+    (("models.py:wants",), ["TypeError: wants() missing", "'width'"]),
+    (("models.py:number",), ["returns int, not a torch.nn.Module"]),
+    (("models.py:image_out",), ["[1, 1, 8, 8] give [1, 1, 8, 8]", "[1, 10]"]),
+    (("models.py:Squeezed",), ["[1, 1, 8, 8] give [10]"]),
+    (("models.py:Pair",), ["returns tuple", "[B, K]"]),
+    (("models.py:seven",), ["7 logits", "10 classes"]),
+    (("models.py:large",), ["fails on images [1, 1, 8, 8]", "RuntimeError"]),
+    (("models.py:Steps",), ["no gradient"]),
+    (("models.py:softmax",), ["probabilities", "before softmax"]),
+    (("models.py:mlp", "--weights", "none.pt"), ["none.pt", "no such file"]),
+    (("models.py:mlp", "--weights", "whole.pt"), ["whole.pt", "refused", "state_dict()"]),
+    (("models.py:mlp", "--weights", "code.pt"), ["code.pt", "refused", "Unsupported global: GLOBAL exec"]),
+    (("models.py:mlp", "--weights", "garbage.pt"), ["garbage.pt"]),
+    (("models.py:mlp", "--weights", "list.pt"), ["list.pt", "no tensors by name"]),
+    (("models.py:mlp", "--weights", "keys.pt"), ["no key '2.weight'", "unexpected key '3.weight' (the first of 2)"]),
+    (("models.py:mlp", "--weights", "shape.pt"), ["shape.pt", "2.weight"]),
+    (("models.py:mlp", "--weights", "net.safetensors"), ["pip install safetensors"]),
+    (("models.py:mlp", "--mean", "0.3"), ["--mean 0.3: give mean and std"]),
+    (("models.py:mlp", "--mean", "a", "--std", "1"), ["--mean a:"]),
+    (("models.py:mlp", "--mean", "0,0,0", "--std", "1"), ["--mean 0,0,0", "1 channels"]),
+    (("models.py:mlp", "--mean", "0", "--std", "0"), ["--std 0"]),
+    (("models.py:mlp", "--data", "mnis"), ["'mnis'", "did you mean 'mnist'"]),
+    (("models.py:mlp", "--data", "mnist"), ["'mnist'", "mnist.npz", "no network", "data_dir"]),
+    (("models.py:mlp", "--data", "none.npz"), ["none.npz", "no such data file"]),
+    (("models.py:mlp", "--suite", "digit"), ["did you mean 'digits'"]),
+    (("models.py:mlp", "--name", "ce"), ["--name ce"]),
+    (("models.py:mlp", "--name", "a b"), ["--name a b:"]),
+    (("models.py:mlp", "--out", "/dev/null/x"), ["/dev/null/x"]),
+]
+
+
+class Exec:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('code of a pickle ran')",)
+
+
+@pytest.fixture(scope="module")
+def wrong(trained: Path) -> Path:
+    """The folder of `trained` with broken files beside."""
+    model, _ = load_model(f"{trained / 'models.py'}:mlp")
+    state = model.state_dict()
+    (trained / "broken.py").write_text("def mlp(:\n")
+    (trained / "fails.py").write_text("import nowhere\n")
+    torch.save(model, trained / "whole.pt")
+    torch.save({"net": Exec()}, trained / "code.pt")
+    torch.save([1, 2], trained / "list.pt")
+    (trained / "garbage.pt").write_bytes(b"no weights at all")
+    (trained / "net.safetensors").write_bytes(b"")
+    torch.save({key.replace("2.", "3."): value for key, value in state.items()}, trained / "keys.pt")
+    torch.save({**state, "2.weight": torch.zeros(10, 17)}, trained / "shape.pt")
+    return trained
+
+
+@pytest.mark.parametrize(("words", "expected"), WRONG, ids=" ".join)
+def test_wrong_input_gives_one_line_and_exit_code_2(
+    run: Run,
+    wrong: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    expected: list[str],
+) -> None:
+    monkeypatch.chdir(wrong)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    code, out, err = run("evaluate", "--suite", tiny, "--out", tiny.parent / "out", "--model", *words)
+    assert code == 2 and out == "" and err.count("\n") == 1
+    for word in expected:
+        assert word in err
+    assert not list(tiny.parent.rglob("*.json"))
+
+
+def test_a_broken_rule_is_named_in_python_too(tiny: Path) -> None:
+    with pytest.raises(MarginbenchError, match="model Linear: fails on images"):
+        evaluate_model(nn.Linear(3, 10), suite=str(tiny), out=tiny.parent / "out")
