@@ -1,0 +1,63 @@
+"""How data are split, where they are looked for, and where they stay."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_support import arrays, rows, save
+
+from marginbench.benchmarks.data.dataset import Split, data_folder, load_data
+
+
+def test_splits_are_disjoint_and_the_test_set_is_not_touched(sets: Path) -> None:
+    values = arrays()
+    save(sets / "mine.npz", values)
+    for options in ({}, {"train_size": 20}, {"imbalance": 4.0}, {"train_size": 20, "imbalance": 4.0}):
+        data = load_data("mine", 10, Path(), sets, **options)  # type: ignore[arg-type]
+        assert len(rows(data.train) | rows(data.validation)) == len(data.train) + 10
+        assert not (rows(data.train) | rows(data.validation)) & rows(data.test)
+        assert np.array_equal(data.test.x[:, 0].numpy(), values["x_test"]) and len(data.test.y) == 12
+        assert data.num_classes == 4
+        whole = load_data("mine", 10, Path(), sets)
+        assert torch.equal(data.validation.x, whole.validation.x)
+        assert rows(data.train) <= rows(whole.train)
+        assert (data.fingerprint == whole.fingerprint) == (not options)
+
+
+def test_the_order_is_that_of_the_hashes(sets: Path) -> None:
+    values = arrays()
+    save(sets / "mine.npz", values)
+    order = sorted(range(40), key=lambda i: hashlib.sha256(f"validation:{i}".encode()).digest())
+    data = load_data("mine", 10, Path(), sets, train_size=25)
+    assert np.array_equal(data.validation.x[:, 0].numpy(), values["x_train"][order[:10]])
+    assert np.array_equal(data.train.x[:, 0].numpy(), values["x_train"][order[10:35]])
+    assert data.train.y.tolist() == values["y_train"][order[10:35]].tolist()
+
+
+def test_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert data_folder("a") == Path("a") and data_folder() == tmp_path / "sets"
+    monkeypatch.setenv("MARGINBENCH_DATA", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert data_folder() == Path("/caches/marginbench")
+    monkeypatch.setenv("XDG_CACHE_HOME", "not absolute")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert data_folder() == Path("/home/someone/.cache/marginbench")
+    assert data_folder("~/x") == Path("/home/someone/x")
+
+
+def test_images_that_stay_on_the_host_follow_by_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is torch's `meta`, which has shapes and no memory."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64, device="meta"), 255)
+    for index in (torch.tensor([3, 1]), slice(2)):
+        assert split.images(index).shape == (2, 1, 2, 2) and split.images(index).device == split.device
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (39, 100))
+    moved: list[torch.device] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: moved.append(self.dtype) or self)
+    Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5), 255).to(torch.device("cuda"))
+    assert moved == [torch.float32], "20 bytes are more than half of 39"
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (40, 100))
+    Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5), 255).to(torch.device("cuda"))
+    assert set(moved[1:]) == {torch.uint8, torch.float32}

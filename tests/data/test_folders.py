@@ -1,0 +1,102 @@
+"""Image folders: decoded once into a cache, or explained."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_support import rows, save_images
+from PIL import Image
+
+from marginbench.benchmarks.data.dataset import load_data
+from marginbench.methods import MarginbenchError
+
+
+def test_an_image_folder_is_decoded_once(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "flowers"
+    save_images(place, {"rose": 9, "tulip": 5})
+    data = load_data("flowers", 4, tmp_path, sets, size=6)
+    assert data.shape == (3, 6, 6) and data.num_classes == 2
+    assert (len(data.train), len(data.validation), len(data.test)) == (10, 4, 14)
+    assert sorted(data.test.y.tolist()) == [0] * 9 + [1] * 5 != data.test.y.tolist()
+    wanted = set()
+    for path in (place / "train").rglob("*.png"):
+        image = Image.open(path).resize((6, 6), Image.Resampling.BILINEAR, box=(1.5, 0, 10.5, 9))
+        wanted.add(np.asarray(image).transpose(2, 0, 1).tobytes())
+    assert rows(data.train) | rows(data.validation) == wanted
+    (cache,) = sets.iterdir()
+    assert cache.name.startswith("flowers-6-")
+
+    def stop(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("marginbench.benchmarks.data.folders._read_image", stop)
+        again = load_data("flowers", 4, tmp_path, sets, size=6)
+        assert again.fingerprint == data.fingerprint and torch.equal(again.train.x, data.train.x)
+        fewer = load_data("flowers", 4, tmp_path, sets, size=6, train_size=7)
+        assert torch.equal(fewer.train.x, data.train.x[:7]) and fewer.fingerprint != data.fingerprint
+    assert len(list(sets.iterdir())) == 1
+
+    pixels = np.asarray(Image.open(place / "train" / "rose" / "0.png")).copy()
+    Image.fromarray(255 - pixels).save(place / "train" / "rose" / "0.png")
+    os.utime(place / "train" / "rose" / "0.png", ns=(1, 1))
+    assert load_data("flowers", 4, tmp_path, sets, size=6).fingerprint != data.fingerprint
+    assert not [path for path in sets.iterdir() if path.name.startswith(".")]
+
+
+def test_imagenet_and_other_folders_are_found_in_the_data_folder(sets: Path, tmp_path: Path) -> None:
+    save_images(sets / "imagenet", {"n01": 4, "n02": 4})
+    data = load_data("imagenet", 2, tmp_path, sets)
+    assert data.shape == (3, 224, 224)
+    assert {path.name.split("-")[0] for path in sets.iterdir()} == {"imagenet"}
+    save_images(tmp_path / "own", {"a": 3}, test="test")
+    assert len(load_data(str(tmp_path / "own"), 1, Path(), sets, size=4).test) == 3
+
+
+def _no_test(place: Path) -> None:
+    for path in (place / "val").rglob("*.png"):
+        path.unlink()
+
+
+def _other_class(place: Path) -> None:
+    (place / "val" / "rose").rename(place / "val" / "lily")
+
+
+def _broken_image(place: Path) -> None:
+    (place / "train" / "rose" / "0.png").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_no_test, ["flowers", "train and test (or val)"]),
+        (_other_class, ["flowers", "'lily'", "one of train and val only"]),
+        (_broken_image, ["rose/0.png", "not a readable image"]),
+    ],
+)
+def test_a_wrong_image_folder_is_explained(
+    sets: Path, tmp_path: Path, spoil: Callable[[Path], None], words: list[str]
+) -> None:
+    save_images(tmp_path / "flowers", {"rose": 3, "tulip": 3})
+    spoil(tmp_path / "flowers")
+    with pytest.raises(MarginbenchError) as caught:
+        load_data("flowers", 2, tmp_path, sets, size=4)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+    assert not sets.is_dir() or not list(sets.iterdir()), "half a cache is left"
+
+
+def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:
+    save_images(tmp_path / "flowers", {"rose": 3, "tulip": 3})
+    with pytest.raises(MarginbenchError, match=r"need .* GB, .* GB are free; choose a smaller data.size"):
+        load_data("flowers", 2, tmp_path, sets, size=10_000_000)
+    load_data("flowers", 2, tmp_path, sets, size=4)
+    (cache,) = sets.iterdir()
+    (cache / "x_train.npy").write_bytes(b"")
+    with pytest.raises(MarginbenchError, match=r"not a readable cache of .*; delete it"):
+        load_data("flowers", 2, tmp_path, sets, size=4)
+    (tmp_path / "file").touch()
+    with pytest.raises(MarginbenchError, match=r"data_dir=.*choose another folder"):
+        load_data("flowers", 2, tmp_path, tmp_path / "file" / "sets", size=4)
