@@ -1,0 +1,96 @@
+"""Bounds know the networks: constants, radii of Lipschitz bounds and of CROWN, and the layer that has none."""
+
+import pytest
+import torch
+from net_support import build, images, trained
+from support import a_query
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.certificates.lipschitz import lipschitz
+from marginbench.methods import Subsample
+from marginbench.methods.maths.estimate import estimate, keep_vectors
+from marginbench.methods.maths.lipschitz import layer_bound
+
+
+def test_dropout_does_not_count_in_lipschitz_constants_for_training() -> None:
+    found = []
+    for name in ("wrn_16_4", "wrn_16_4_dropout"):
+        net = build(name)
+        keep_vectors(net, (3, 8, 8))
+        found.append(torch.as_tensor(estimate(net.train().body)).item())
+    assert found[0] == found[1] > 0
+
+
+def test_the_shortcut_keeps_every_second_pixel_and_adds_zeros() -> None:
+    x = torch.rand(2, 3, 5, 6)
+    layer = Subsample(3, 8)
+    out = layer(x)
+    assert torch.equal(out[:, :3], x[:, :, ::2, ::2]) and not out[:, 3:].any()
+    assert not list(layer.parameters())
+    assert float(layer_bound(layer, x[:1])) == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_the_bound_of_a_fixed_convolution_is_that_of_its_kernel(factor: float) -> None:
+    layer = Subsample(2, 4)
+    layer.kernel.mul_(factor)
+    assert float(layer_bound(layer, torch.rand(1, 2, 8, 8))) == pytest.approx(factor, abs=1e-8)
+    assert float(layer_bound(layer, torch.rand(1, 2, 40, 40))) == pytest.approx(factor, abs=1e-8)
+
+
+def least_gap(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    z = net(x)
+    own = z.gather(1, y[:, None])[:, 0]
+    return own - z.scatter(1, y[:, None], -torch.inf).amax(1)
+
+
+def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, steps: int = 20) -> Tensor:
+    """Images within the radii [B] that a few gradient steps find, in float64."""
+    reach = radius[:, None, None, None]
+    delta = torch.zeros_like(x)
+    for _ in range(steps):
+        delta.requires_grad_()
+        (g,) = torch.autograd.grad(least_gap(net, x + delta, y).sum(), delta)
+        if norm == "linf":
+            delta = (delta.detach() - 0.5 * reach * g.sign()).clamp(-reach, reach)
+        else:
+            delta = delta.detach() - 0.5 * reach * F.normalize(g.flatten(1)).view_as(g)
+            length = delta.flatten(1).norm(dim=1)[:, None, None, None]
+            delta = delta * (reach / length).clamp(max=1)
+    return x + delta.detach()
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "wrn_16_4", "wrn_16_4_dropout", "preact_resnet18", "vgg16_bn", "lenet5", "lenet5_madry"]
+)
+def test_lipschitz_radii_hold(name: str) -> None:
+    net, x, y = trained(name)
+    radius = lipschitz(a_query(net.decision_net(), x, y, "l2")).lower
+    assert radius is not None and (radius > 0).all()
+    net, x = net.double(), x.double()
+    start = least_gap(net, x, y)
+    for share in (1.0, 1e3):  # far outside, the attack must be able to do harm
+        found = least_gap(net, attacked(net, x, y, share * radius.double(), "l2"), y)
+        assert (found <= start).all()
+        assert share > 1 or (found > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("mobilenet", "groups=4"), ("mobilenet_v2", "ReLU6"), ("resnet50", "Bottleneck")]
+)
+def test_where_no_lipschitz_bound_is_known_the_layer_is_named(name: str, layer: str) -> None:
+    net = build(name).eval().decision_net()
+    answer = lipschitz(a_query(net, images(name, 2), torch.zeros(2).long(), "l2"))
+    assert answer.lower is None and layer in answer.reason
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet18"])
+def test_crown_bounds_residual_networks(name: str, norm: str) -> None:
+    net, x, y = trained(name)
+    radius = crown(a_query(net.decision_net(), x[:2], y[:2], norm)).lower
+    assert radius is not None and (radius > 1e-3).all()
+    net, x = net.double(), x[:2].double()
+    assert (least_gap(net, attacked(net, x, y[:2], radius.double(), norm), y[:2]) > 0).all()
