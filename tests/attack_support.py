@@ -1,7 +1,8 @@
-"""What the tests of the attacks share: networks whose margins are known, and one call of an attack."""
+"""What the tests of the attacks share: networks whose margins are known, one call of an attack, suites with attacks."""
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from marginbench.methods import Norm
 
 SHAPE = (1, 6, 6)
 EPSILON: dict[Norm, float] = {"l2": 1.0, "linf": 0.25}
+TABLE = """[evaluation.attacks]
+deepfool = { steps = 5 }
+blend = {}
+"""
 MINIMUM_NORM = [name for name, one in ATTACKS.items() if one.minimum_norm]
 
 
@@ -101,3 +106,16 @@ def ignores_other_images(attack: Attack, norm: Norm, **settings: Any) -> bool:
     batches = [(x, y), (torch.cat([others, x[12:]]), torch.cat([predicted(net, others), y[12:]]))]
     points = [propose_by(attack, net, *batch, norm, epsilon=EPSILON[norm] / 2, **settings)[12:] for batch in batches]
     return torch.allclose(*points, atol=1e-4)
+
+
+def with_attacks(tiny: Path, text: str, name: str = "other.toml") -> Path:
+    """The tiny suite with other attacks: a table, or a line in [evaluation]."""
+    suite = tiny.read_text()
+    assert TABLE in suite
+    if text.startswith("[evaluation.attacks"):
+        suite = suite.replace(TABLE, text)
+    else:
+        suite = suite.replace(TABLE, "").replace("points = 30", f"points = 30\n{text}")
+    path = tiny.parent / name
+    path.write_text(suite)
+    return path
