@@ -1,0 +1,145 @@
+"""Planted faults of networks, attacks and certificates are seen."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation_support import evaluated
+from torch import Tensor, nn
+
+from marginbench.benchmarks.attacks.listed import ATTACKS, Attack
+from marginbench.benchmarks.data.dataset import Dataset, Split
+from marginbench.benchmarks.estimator import Query
+from marginbench.benchmarks.evaluation.doubts import DOUBTS
+from marginbench.benchmarks.nets.networks import make_net
+from marginbench.methods import Net, Radii
+
+
+def _certificate(radius: float) -> Any:
+    return lambda net, x, norm: Radii(torch.full((len(x),), radius))
+
+
+def test_a_certificate_that_lies_is_a_contradiction(trained: Net) -> None:
+    assert "contradiction" in evaluated(trained, certify=_certificate(3.0)).doubts
+
+
+def test_a_certificate_of_nan_certifies_nothing(trained: Net) -> None:
+    result = evaluated(trained, certify=_certificate(float("nan")))
+    assert (result.arrays["lower_l2_own"] == 0).all() and "contradiction" not in result.doubts
+
+
+def test_an_attack_that_does_nothing_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("deepfool", "fmn", "apgd"):
+        monkeypatch.setitem(ATTACKS, name, Attack(name, lambda q: q.x))
+    result = evaluated(trained)
+    assert np.isinf(result.arrays["upper_l2_deepfool"][result.arrays["prediction"] == result.arrays["label"]]).all()
+    assert {"no_backward", "black_box_wins"} <= set(result.doubts)
+
+
+class Rounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (16 * x).round() / 16
+
+
+def test_a_step_function_in_front_is_seen(trained: Net) -> None:
+    masked = Net(nn.Sequential(Rounded(), trained.normalise), trained.body, trained.head)
+    assert "zero_gradient" in evaluated(masked).doubts
+
+
+class Faint(nn.Module):
+    """Logits so small that a shift drowns them in float32."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, phi: Tensor) -> Tensor:
+        z: Tensor = self.head(phi)
+        return 1e-8 * z
+
+
+def test_logits_that_drown_in_a_shift_are_seen(trained: Net) -> None:
+    assert "scale_dependence" in evaluated(Net(trained.normalise, trained.body, Faint(trained.head))).doubts
+
+
+def test_an_attack_on_cross_entropy_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of cross-entropy underflows once logits are scaled up: the attack then stands still."""
+
+    def ascend(q: Query) -> Tensor:
+        point = q.x.clone()
+        for _step in range(20):
+            point.requires_grad_()
+            with torch.enable_grad():
+                loss = nn.functional.cross_entropy(q.net(point), q.y, reduction="sum")
+                (grad,) = torch.autograd.grad(loss, point)
+            step = grad / (grad.flatten(1).norm(dim=1)[:, None, None, None] + 1e-12)
+            point = (point.detach() + 0.2 * step).clamp(0, 1)
+        return point
+
+    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", ascend))
+    assert "fmn" in evaluated(trained).doubts["scale_dependence"]
+
+
+class Band(nn.Module):
+    """Wrong only where the mean pixel lies in a narrow band: long steps jump over it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gap = (x.flatten(1).mean(1) - 0.4 - 0.45 * 0.05).abs() - 0.2 * 0.05
+        return torch.stack([gap, -gap], 1)
+
+
+def test_an_attack_that_finds_less_at_larger_radii_is_seen() -> None:
+    net = Net(nn.Identity(), nn.Sequential(nn.Flatten()), Band())
+    split = Split(torch.full((64, 1, 4, 4), 102, dtype=torch.uint8), torch.zeros(64, dtype=torch.long), 255)
+    assert (
+        "robust accuracy 0.0%, 100.0%" in evaluated(net, Dataset(split, split, split, 2, "grey")).doubts["not_falling"]
+    )
+
+
+class Moody(nn.Module):
+    """Noise on the logits, new at every call."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head, self.stream = head, torch.Generator().manual_seed(0)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        z: Tensor = self.head(phi)
+        return z + z.detach().std() * torch.randn(z.shape, generator=self.stream)
+
+
+def test_a_network_with_two_answers_is_seen(trained: Net) -> None:
+    assert "radius_zero" in evaluated(Net(trained.normalise, trained.body, Moody(trained.head))).doubts
+
+
+class Constant(nn.Module):
+    def forward(self, phi: Tensor) -> Tensor:
+        return torch.eye(5, device=phi.device)[0].expand(len(phi), 5) + 0 * phi.sum(1, keepdim=True)
+
+
+def test_a_constant_class_is_a_collapse(trained: Net) -> None:
+    doubts = evaluated(Net(trained.normalise, trained.body, Constant())).doubts
+    assert "one class" in doubts["collapse"]
+
+
+def test_weights_of_nan_are_a_collapse() -> None:
+    net = make_net("mlp", 8, (1, 8, 8), 5, torch.tensor([0.5]), torch.tensor([0.2]))
+    with torch.no_grad():
+        net.head.weight.fill_(torch.nan)  # type: ignore[operator, union-attr]
+    assert "not finite" in evaluated(net).doubts["collapse"]
+
+
+class Centred(nn.Module):
+    def forward(self, phi: Tensor) -> Tensor:
+        return phi - phi.mean(0)
+
+
+def test_a_network_that_looks_at_its_batch_is_seen(trained: Net) -> None:
+    net = Net(trained.normalise, nn.Sequential(*trained.body, Centred()), trained.head)
+    assert "batch_dependence" in evaluated(net).doubts
+
+
+def test_every_doubt_explains_itself() -> None:
+    for name, check in DOUBTS.items():
+        assert check.__doc__ and check.__doc__.endswith("."), name
