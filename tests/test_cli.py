@@ -1,4 +1,4 @@
-"""The command line as a user meets it: the main job, resuming, and one clear line for each wrong input."""
+"""The command line as a user meets it: the main job, its options, and what it says."""
 
 import json
 import os
@@ -7,12 +7,11 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import MARGINBENCH, Start, wait_for
+from processes import MARGINBENCH, Start
 from support import Run
 
 from marginbench.benchmarks import __version__
@@ -147,151 +146,6 @@ def test_a_method_that_fails_becomes_a_row(run: Run, tiny: Path, tmp_path: Path)
     assert rows.loc["raises", "n"] == 0 and rows.loc["ce", "n"] == 1 and rows.loc["raises", "failed"] == 1
 
 
-WRONG = [
-    (("--methods", "arcfac"), ["unknown method 'arcfac'", "did you mean 'arcface'"]),
-    (("--methods", "arcface(m=-1)"), ["arcface.m=-1"]),
-    (("--methods", "arcface(m=abc)"), ["arcface.m='abc'"]),
-    (("--methods", "ce,ce"), ["'ce' is named twice"]),
-    (("--set", "arcface.n=1"), ["no field 'n'"]),
-    (("--set", "arcfac.m=1"), ["did you mean 'arcface'"]),
-    (("--set", "arcface"), ["METHOD.FIELD=VALUE"]),
-    (("--suite", "digit"), ["unknown suite 'digit'", "did you mean 'digits'"]),
-    (("--suite", "none.toml"), ["none.toml", "No such file"]),
-    (("--seeds", "0"), ["--seeds 0"]),
-    (("--seeds", "many"), ["--seeds"]),
-    (("--plugin", "none.py"), ["none.py", "no such file"]),
-    (("--out", "/dev/null/x"), ["/dev/null/x", "--out"]),
-]
-
-
-@pytest.mark.parametrize(("words", "expected"), WRONG)
-def test_wrong_input_gives_one_line_and_exit_code_2(
-    run: Run, tiny: Path, tmp_path: Path, words: tuple[str, ...], expected: list[str]
-) -> None:
-    code, out, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out", *words)
-    assert code == 2 and out == ""
-    for word in expected:
-        assert word in err
-    assert "Traceback" not in err
-    assert not list(tmp_path.rglob("*.json"))
-
-
-def test_cuda_is_refused_without_one(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    code, _, err = run("run-all", "--suite", tiny, "--device", "cuda")
-    assert code == 2 and "--device cuda" in err and "cpu" in err
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("epochs = 2", "epoch = 2", ["training.epoch", "did you mean 'epochs'"]),
-        ("epochs = 2", "epochs = 'two'", ["training.epochs='two'", "integer"]),
-        ("epochs = 2", "epochs = 0", ["training.epochs=0"]),
-        ("epochs = 2", "epochs =", ["not valid TOML"]),
-        ("validation = 200", "", ["data.validation", "missing"]),
-        ("validation = 200", "validation = 99999", ["data.validation=99999"]),
-        ('name = "mlp"', 'name = "resnet"', ["network.name='resnet'", "mlp"]),
-        ('name = "digits"', 'name = "digit"', ["data.name 'digit'", "digits"]),
-        ('name = "digits"', 'name = "mine.npz"', ["mine.npz", "no such data file"]),
-        ("blend = {}", "blent = {}", ["attacks.blent", "did you mean 'blend'"]),
-        ("steps = 5", "step = 5", ["deepfool.step", "did you mean 'steps'"]),
-        ("steps = 5", "steps = 'five'", ["deepfool.steps='five'"]),
-        ("crown = {}", "crowm = {}", ["certificates.crowm", "crown"]),
-        ('"ce"', '"ce2"', ["unknown method 'ce2'"]),
-        ("linf = 0.05, ", "", ["epsilon", "linf"]),
-    ],
-)
-def test_a_suite_with_a_typo_names_file_key_and_remedy(
-    run: Run, tiny: Path, tmp_path: Path, old: str, new: str, words: list[str]
-) -> None:
-    tiny.write_text(tiny.read_text().replace(old, new, 1))
-    code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out")
-    last = err.splitlines()[-1]
-    assert code == 2 and last.startswith("error: ")
-    for word in words:
-        assert word in last
-
-
-def _truncate(path: Path) -> None:
-    path.write_text(path.read_text()[:200])
-
-
-def _newer(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-
-
-def _unknown_key(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "surprise": 1}))
-
-
-def _cut_arrays(path: Path) -> None:
-    arrays = path.with_suffix(".npz")
-    arrays.write_bytes(arrays.read_bytes()[:100])
-
-
-def _lose_arrays(path: Path) -> None:
-    path.with_suffix(".npz").unlink()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (_truncate, "not a whole JSON object"),
-        (_newer, "schema_version 99 is newer"),
-        (_unknown_key, "key 'surprise'"),
-        (_cut_arrays, "is not the file that was written"),
-        (_lose_arrays, "No such file"),
-    ],
-)
-def test_a_broken_record_is_named_and_repeated_only_on_demand(
-    run: Run, tiny: Path, tmp_path: Path, spoil: Callable[[Path], None], words: str
-) -> None:
-    out = tmp_path / "out"
-    run("run-all", "--suite", tiny, "--out", out, "--jobs", "1")
-    records = sorted((out / "tiny" / "runs").glob("*.json"))
-    spoil(records[0])
-    before = {path: path.read_bytes() for path in (out / "tiny" / "runs").iterdir()}
-    code, text, err = run("run-all", "--suite", tiny, "--out", out, "--jobs", "1")
-    assert code == 0 and "0 runs done, 2 had a record already" in text
-    assert "warning: skipped 1 record" in err and str(records[0]) in err and words in err
-    assert before == {path: path.read_bytes() for path in (out / "tiny" / "runs").iterdir()}
-    code, text, _ = run("status", out)
-    assert code == 0 and "failed: " in text and words in text
-    code, text, _ = run("run-all", "--suite", tiny, "--out", out, "--jobs", "1", "--retry")
-    assert code == 0 and "1 runs done, 1 had a record already" in text
-    assert run("leaderboard", out, "--strict")[0] == 0
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_killed_process_loses_at_most_the_runs_in_progress(
-    tiny: Path, tmp_path: Path, run: Run, start: Start, jobs: int
-) -> None:
-    out = tmp_path / "out"
-    words = ("run-all", "--suite", tiny, "--out", out)
-    process = start(MARGINBENCH, *words, "--jobs", str(jobs), "--seeds", "30")
-    runs = out / "tiny" / "runs"
-    wait_for(lambda: len(list(runs.glob("*.json"))) >= 2, process)
-    process.kill()
-    kept = {path: path.read_bytes() for path in runs.glob("*.json")}
-    wait_for(lambda: not process.group() or len(list(runs.glob("*.json"))) > len(kept) + jobs)
-    assert not process.group(), "a worker went on without its parent"
-    kept = {path: path.read_bytes() for path in runs.glob("*.json")}
-    exit_code, text, _ = run(*words, "--jobs", "1", "--seeds", "2")
-    resumed = sum(json.loads(content)["repetition"] < 2 for content in kept.values())
-    assert exit_code == 0 and f"{4 - resumed} runs done, {resumed} had a record already" in text
-    assert all(path.read_bytes() == content for path, content in kept.items())
-
-
-def test_ctrl_c_says_how_to_go_on(run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("marginbench.benchmarks.runs.execute.train", interrupt)
-    code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out")
-    assert code == 130 and "finished runs are kept" in err
-
-
 def test_help_teaches_and_imports_nothing_heavy(run: Run) -> None:
     code = (
         "import sys; sys.argv = ['marginbench', '--help']\n"
@@ -319,11 +173,6 @@ def test_something_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
 
 def test_version(run: Run) -> None:
     assert run("--version") == (0, f"marginbench {__version__}\n", "")
-
-
-def test_a_parameter_with_another_name_is_translated_too(run: Run) -> None:
-    code, _, err = run("new-method", "some_margin", "--dir", "/dev/null/x")
-    assert code == 2 and err.startswith("error: --dir /dev/null/x: cannot be made")
 
 
 def test_bars_on_a_terminal(tiny: Path, tmp_path: Path, start: Start) -> None:

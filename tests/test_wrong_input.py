@@ -1,0 +1,76 @@
+"""One clear line for each wrong input of the command line."""
+
+from pathlib import Path
+
+import pytest
+from support import Run
+
+WRONG = [
+    (("--methods", "arcfac"), ["unknown method 'arcfac'", "did you mean 'arcface'"]),
+    (("--methods", "arcface(m=-1)"), ["arcface.m=-1"]),
+    (("--methods", "arcface(m=abc)"), ["arcface.m='abc'"]),
+    (("--methods", "ce,ce"), ["'ce' is named twice"]),
+    (("--set", "arcface.n=1"), ["no field 'n'"]),
+    (("--set", "arcfac.m=1"), ["did you mean 'arcface'"]),
+    (("--set", "arcface"), ["METHOD.FIELD=VALUE"]),
+    (("--suite", "digit"), ["unknown suite 'digit'", "did you mean 'digits'"]),
+    (("--suite", "none.toml"), ["none.toml", "No such file"]),
+    (("--seeds", "0"), ["--seeds 0"]),
+    (("--seeds", "many"), ["--seeds"]),
+    (("--plugin", "none.py"), ["none.py", "no such file"]),
+    (("--out", "/dev/null/x"), ["/dev/null/x", "--out"]),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), WRONG)
+def test_wrong_input_gives_one_line_and_exit_code_2(
+    run: Run, tiny: Path, tmp_path: Path, words: tuple[str, ...], expected: list[str]
+) -> None:
+    code, out, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out", *words)
+    assert code == 2 and out == ""
+    for word in expected:
+        assert word in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_cuda_is_refused_without_one(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = run("run-all", "--suite", tiny, "--device", "cuda")
+    assert code == 2 and "--device cuda" in err and "cpu" in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("epochs = 2", "epoch = 2", ["training.epoch", "did you mean 'epochs'"]),
+        ("epochs = 2", "epochs = 'two'", ["training.epochs='two'", "integer"]),
+        ("epochs = 2", "epochs = 0", ["training.epochs=0"]),
+        ("epochs = 2", "epochs =", ["not valid TOML"]),
+        ("validation = 200", "", ["data.validation", "missing"]),
+        ("validation = 200", "validation = 99999", ["data.validation=99999"]),
+        ('name = "mlp"', 'name = "resnet"', ["network.name='resnet'", "mlp"]),
+        ('name = "digits"', 'name = "digit"', ["data.name 'digit'", "digits"]),
+        ('name = "digits"', 'name = "mine.npz"', ["mine.npz", "no such data file"]),
+        ("blend = {}", "blent = {}", ["attacks.blent", "did you mean 'blend'"]),
+        ("steps = 5", "step = 5", ["deepfool.step", "did you mean 'steps'"]),
+        ("steps = 5", "steps = 'five'", ["deepfool.steps='five'"]),
+        ("crown = {}", "crowm = {}", ["certificates.crowm", "crown"]),
+        ('"ce"', '"ce2"', ["unknown method 'ce2'"]),
+        ("linf = 0.05, ", "", ["epsilon", "linf"]),
+    ],
+)
+def test_a_suite_with_a_typo_names_file_key_and_remedy(
+    run: Run, tiny: Path, tmp_path: Path, old: str, new: str, words: list[str]
+) -> None:
+    tiny.write_text(tiny.read_text().replace(old, new, 1))
+    code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out")
+    last = err.splitlines()[-1]
+    assert code == 2 and last.startswith("error: ")
+    for word in words:
+        assert word in last
+
+
+def test_a_parameter_with_another_name_is_translated_too(run: Run) -> None:
+    code, _, err = run("new-method", "some_margin", "--dir", "/dev/null/x")
+    assert code == 2 and err.startswith("error: --dir /dev/null/x: cannot be made")
