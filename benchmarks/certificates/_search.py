@@ -1,6 +1,7 @@
 """The largest verified radius of every image, with few bound computations."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,16 +14,16 @@ HALVINGS = 24  # of an interval of logarithms, down to float32
 Margin = Callable[[Tensor, Tensor], Tensor]
 
 
-def largest_verified(
-    margin: Margin,
-    margin_at_zero: Tensor,
-    linear: Tensor,
-    upper: Tensor,
-    cap: float,
-    *,
-    rounds: int,
-    tolerance: float,
-) -> Tensor:
+@dataclass(frozen=True)
+class Limits:
+    """Where a search ends."""
+
+    cap: float  # the largest radius to try
+    rounds: int  # calls of the margin at most, for every image
+    tolerance: float  # relative
+
+
+def largest_verified(margin: Margin, margin_at_zero: Tensor, linear: Tensor, upper: Tensor, limits: Limits) -> Tensor:
     """The largest radius found at which the margin is positive, for every image on its own.
 
     Verified margins fall with the radius: linearly at first, then as a power of it. The first root comes from that
@@ -39,9 +40,6 @@ def largest_verified(
         margin_at_zero: [B]; images where it is not positive get radius 0.
         linear: [B] where the margin would vanish if it kept falling as it does near zero.
         upper: [B] distances of adversarial examples, or infinity; they bound nothing.
-        cap: the largest radius to try.
-        rounds: calls of `margin` at most, for every image.
-        tolerance: relative.
 
     Returns:
         [B], each 0 or a radius at which `margin` was positive.
@@ -55,39 +53,34 @@ def largest_verified(
         share = (found / scale)[pilots]
         share = share[share > 0]  # none before the pilots
         start = share.median() * scale[index] if len(share) else first[index]
-        found[index] = _search(margin, index, margin_at_zero[index], linear[index], start, cap, rounds, tolerance)
+
+        def of_these(radius: Tensor, rest: Tensor, index: Tensor = index) -> Tensor:
+            return margin(radius, index[rest])
+
+        found[index] = _search(of_these, margin_at_zero[index], linear[index], start, limits)
     return found
 
 
-def _search(
-    margin: Margin,
-    index: Tensor,
-    zero: Tensor,
-    linear: Tensor,
-    first: Tensor,
-    cap: float,
-    rounds: int,
-    tolerance: float,
-) -> Tensor:
+def _search(margin: Margin, zero: Tensor, linear: Tensor, first: Tensor, limits: Limits) -> Tensor:
+    cap, near = limits.cap, NEAR * limits.tolerance
     verified = torch.zeros_like(zero)
     refuted = torch.full_like(verified, torch.inf)
     here, there = torch.zeros_like(verified), torch.zeros_like(verified)  # the last two radii
     at_here, at_there = zero.clone(), zero.clone()
     radius = first.clamp(min=1e-6 * cap, max=cap)
     active = torch.ones_like(zero, dtype=torch.bool)
-    for _ in range(rounds):
+    for _ in range(limits.rounds):
         rest = active.nonzero().squeeze(1)
         if len(rest) == 0:
             break
         there[rest], at_there[rest] = here[rest], at_here[rest]
-        here[rest], at_here[rest] = radius[rest], margin(radius[rest], index[rest])
+        here[rest], at_here[rest] = radius[rest], margin(radius[rest], rest)
         positive = at_here > 0
         verified = torch.where(active & positive, torch.maximum(verified, here), verified)
         refuted = torch.where(active & ~positive, torch.minimum(refuted, here), refuted)
         second = _root_from_two(zero, there, at_there, here, at_here)
         root = torch.where(there > 0, second, _root_from_one(zero, linear, here, at_here))
-        near = NEAR * tolerance
-        enclosed = verified >= (1 - tolerance) * refuted
+        enclosed = verified >= (1 - limits.tolerance) * refuted
         active &= ~(enclosed | (verified >= (1 - near) * root) | (verified >= cap))
         radius = _next_radius(root, verified, refuted, here, near).clamp(max=cap)
     return verified

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
-from marginbench.benchmarks.certificates._search import largest_verified
+from marginbench.benchmarks.certificates._search import Limits, largest_verified
 from marginbench.benchmarks.certificates.certificate import Needs, certificate
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.machine.device import no_tf32
@@ -142,9 +142,7 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
                 at_zero,
                 linear,
                 torch.full_like(linear, torch.inf) if some.upper is None else some.upper.to(linear),
-                cap,
-                rounds=search.rounds,
-                tolerance=search.tolerance,
+                Limits(cap, search.rounds, search.tolerance),
             )
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
             if out_of_memory(error):

@@ -24,7 +24,7 @@ def search(
         return value
 
     limits: dict[str, Any] = {"cap": 4.0, "rounds": 8, "tolerance": 0.01} | settings
-    found = _search.largest_verified(margin, torch.ones(len(root)), linear, upper, **limits)
+    found = _search.largest_verified(margin, torch.ones(len(root)), linear, upper, _search.Limits(**limits))
     assert torch.equal(found, best)
     return found, calls
 
@@ -94,5 +94,5 @@ def test_search_at_its_limits() -> None:
         return 1 - radius
 
     zero = torch.tensor([-1.0, 1.0, torch.nan, 1.0, 0.0])
-    found = _search.largest_verified(margin, zero, ones[:5], ones[:5], 4.0, rounds=8, tolerance=0.01)
+    found = _search.largest_verified(margin, zero, ones[:5], ones[:5], _search.Limits(4.0, rounds=8, tolerance=0.01))
     assert ((found > 0.98) == (zero > 0)).all() and (found[zero.nan_to_num() <= 0] == 0).all()
