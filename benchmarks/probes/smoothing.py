@@ -15,6 +15,7 @@ give: two tables compare only at the same n and alpha.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -95,6 +96,15 @@ class Smoothing(Probe):
         )
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise for images in a row."""
+
+    sigma: float  # standard deviation, in pixels
+    streams: list[torch.Generator]
+    share: int  # consecutive images that each stream serves
+
+
 def smoothing_arrays(
     net: nn.Module,
     test: Split,
@@ -131,8 +141,9 @@ def smoothing_arrays(
     x = test.images(slice(None))
     streams = [seeds.generator(x.device, "smoothing", seed, i) for i in range(0, len(x), share)]
     together = max(1, (rows or ROWS.get(x.device.type, OTHER_ROWS)) // BLOCK)
-    selected = _votes(net, x, streams, sigma, n0, together, share).argmax(1)
-    count = _votes(net, x, streams, sigma, n, together, share).gather(1, selected[:, None])[:, 0]
+    noise = Noise(sigma, streams, share)
+    selected = _votes(net, x, noise, n0, together).argmax(1)
+    count = _votes(net, x, noise, n, together).gather(1, selected[:, None])[:, 0]
     lower = lower_bound(count.cpu().numpy(), n, alpha)
     radius = torch.from_numpy(_radius(lower, sigma)).to(x.device)
     return {"smoothed_prediction": torch.where(radius > 0, selected, ABSTAIN), "smoothed_radius": radius}
@@ -162,26 +173,24 @@ def _radius(lower: np.ndarray, sigma: float) -> np.ndarray:
 
 
 @torch.no_grad()
-def _votes(
-    net: nn.Module, x: Tensor, streams: list[torch.Generator], sigma: float, count: int, together: int, share: int
-) -> Tensor:
+def _votes(net: nn.Module, x: Tensor, noise: Noise, count: int, together: int) -> Tensor:
     """How many of `count` noisy copies of each image x [N, ...] go to each of the K classes: [N, K] int64.
 
-    Each stream serves `share` images in a row, each batch holds `together`. Nothing here waits for the device. Noise is
-    drawn in blocks of one size: on a GPU, which numbers a generator gives depends on how many are asked for at once.
+    Each batch holds `together` images. Nothing here waits for the device. Noise is drawn in blocks of one size: on a
+    GPU, which numbers a generator gives depends on how many are asked for at once.
     """
-    noise = x.new_empty(min(BLOCK, count), *x.shape[1:])
-    noisy = x.new_empty(min(together, len(x)), *noise.shape)
+    drawn = x.new_empty(min(BLOCK, count), *x.shape[1:])
+    noisy = x.new_empty(min(together, len(x)), *drawn.shape)
     chunks = Chunks(together * BLOCK)
     votes: Tensor | None = None
     for start in range(0, count, BLOCK):
-        block = noise[: count - start]
+        block = drawn[: count - start]
         for first in range(0, len(x), together):
             images = x[first : first + together]
             batch = noisy[: len(images), : len(block)]
             for i, image in enumerate(images):
-                if (first + i) % share == 0:
-                    block.normal_(0, sigma, generator=streams[(first + i) // share])
+                if (first + i) % noise.share == 0:
+                    block.normal_(0, noise.sigma, generator=noise.streams[(first + i) // noise.share])
                 torch.add(block, image, out=batch[i])
             logits = chunks.rows(net, batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
             if votes is None:

@@ -1,5 +1,6 @@
 """The smoothed classifier: closed forms, the confidence of the bound, streams of noise, and mutants of it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -226,15 +227,15 @@ def test_a_broken_certificate_is_noticed(monkeypatch: pytest.MonkeyPatch, mutant
         monkeypatch.setattr(smoothing, "lower_bound", lambda count, n, alpha: count / n)
     elif mutant == "samples reused":
 
-        def reused(net: nn.Module, x: Tensor, streams: list[torch.Generator], *rest: Any) -> Tensor:
-            for stream in streams:
+        def reused(net: nn.Module, x: Tensor, noise: smoothing.Noise, *rest: Any) -> Tensor:
+            for stream in noise.streams:
                 stream.manual_seed(stream.initial_seed())
-            return votes(net, x, streams, *rest)
+            return votes(net, x, noise, *rest)
 
         monkeypatch.setattr(smoothing, "_votes", reused)
     elif mutant == "noise without sigma":
         monkeypatch.setattr(
-            smoothing, "_votes", lambda net, x, streams, sigma, *rest: votes(net, x, streams, 1.0, *rest)
+            smoothing, "_votes", lambda net, x, noise, *rest: votes(net, x, replace(noise, sigma=1.0), *rest)
         )
     else:
         monkeypatch.setattr(smoothing, "_radius", lambda lower, sigma: radius(lower, 1.0))
