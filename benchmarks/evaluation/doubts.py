@@ -19,6 +19,7 @@ from marginbench.methods.maths.perturb import pgd
 __all__ = ["DOUBTS", "are_probabilities", "collect", "doubt", "explanation", "not_confirmed"]
 
 PROBED = 64  # points on which networks are asked again
+STEPS = 10  # of projected gradient ascent, where attacks are doubted
 SCALE, SHIFT = 100.0, 50.0
 
 
@@ -169,7 +170,7 @@ def not_falling(e: Evidence) -> str | None:
     return None
 
 
-def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float, steps: int = 10) -> float:
+def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) -> float:
     if len(x) == 0:
         return 0.0
     radius = x.new_full((len(x),), epsilon)
@@ -178,8 +179,8 @@ def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float, st
         x,
         torch.zeros_like(x),
         epsilon=radius,
-        step=2.5 * radius / steps,
-        steps=steps,
+        step=2.5 * radius / STEPS,
+        steps=STEPS,
         norm=norm,
     )
     with torch.no_grad():

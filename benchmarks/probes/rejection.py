@@ -17,10 +17,11 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.benchmarks.data.batches import logits_of
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
@@ -71,12 +72,11 @@ class Rejection(Probe):
             x, y = test.images(part), test.y[part]
             found = {}
             for norm in NORMS:
-                epsilon = subject.epsilon[norm]
-                best = _attack(net, x, y, norm, epsilon, self.steps, None)
+                q = Query(net, x, y, norm, subject.epsilon[norm], reference=x[:0], generator=generator)
+                best = _attack(q, self.steps, at_random=False)
                 for _ in range(self.restarts):
                     left = (best < tau).nonzero()[:, 0]
-                    again = _attack(net, x[left], y[left], norm, epsilon, self.steps, generator)
-                    best[left] = torch.maximum(best[left], again)
+                    best[left] = torch.maximum(best[left], _attack(q.rows(left), self.steps, at_random=True))
                 found[f"wrong_confidence_{norm}"] = best
             return found
 
@@ -126,21 +126,19 @@ def _log_odds(logits: Tensor, index: Tensor) -> Tensor:
     return (logits.gather(1, index) - logits.scatter(1, index, -torch.inf).logsumexp(1, keepdim=True))[:, 0]
 
 
-def _attack(
-    net: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: float, steps: int, generator: torch.Generator | None
-) -> Tensor:
+def _attack(q: Query, steps: int, *, at_random: bool) -> Tensor:
     """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
 
-    Ascent on the log-odds of the likeliest wrong class, from x, or from a random point if there is a generator.
+    Ascent on the log-odds of the likeliest wrong class, from x or from a random point.
     """
 
     def confidence(image: Tensor) -> Tensor:
-        logits = net(image)
-        return _log_odds(logits, logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True))
+        logits = q.net(image)
+        return _log_odds(logits, logits.scatter(1, q.y[:, None], -torch.inf).argmax(1, keepdim=True))
 
-    radius = x.new_full((len(x),), epsilon)
-    start = torch.zeros_like(x) if generator is None else random_start(x, radius, norm, generator)
-    delta = backtracking(confidence, x, start, epsilon=radius, step=radius, steps=steps, norm=norm)
+    radius = q.x.new_full((len(q.x),), q.epsilon)
+    start = random_start(q.x, radius, q.norm, q.generator) if at_random else torch.zeros_like(q.x)
+    delta = backtracking(confidence, q.x, start, epsilon=radius, step=radius, steps=steps, norm=q.norm)
     with torch.no_grad():
-        logits = net((x + delta).clamp(0, 1))
-        return torch.where(changes_class(logits, y), _confidence(logits), -torch.inf)
+        logits = q.net((q.x + delta).clamp(0, 1))
+        return torch.where(changes_class(logits, q.y), _confidence(logits), -torch.inf)

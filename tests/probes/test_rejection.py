@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
@@ -109,9 +110,9 @@ def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.
     x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     y = linear(x).argmax(1)
     for norm in NORMS:
-        for stream in (None, torch.Generator().manual_seed(0)):
+        for at_random in (False, True):
             seen.clear()
-            rejection._attack(Spy(), x, y, norm, EPSILON[norm], 20, stream)
+            rejection._attack(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, at_random=at_random)
             points = torch.stack(seen)
             move = (points - x).flatten(2)
             size = move.norm(dim=2) if norm == "l2" else move.abs().amax(2)
