@@ -23,7 +23,7 @@ from marginbench.benchmarks.models.check import check_model
 from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
 from marginbench.benchmarks.records.reader import read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
-from marginbench.benchmarks.runs.execute import measure, record_run
+from marginbench.benchmarks.runs.execute import Entry, measure, record_run
 from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import Net, Norm, Normalise, NotApplicable, rows
@@ -111,9 +111,8 @@ def evaluate_model(
     known = records.get(identity.id)
     resumed = known is not None and known.status == "done" and not fresh
     if not resumed:
-        known = record_run(
-            lambda: measure(net, _certify, images, chosen, row, 0), identity, row, About(), chosen, images, runs
-        )
+        entry = Entry(identity, row, About())
+        known = record_run(lambda: measure(net, _certify, images, chosen, row, 0), entry, chosen, images, runs)
         records[known.id] = known
     assert known is not None
     path = runs / f"{known.id}.json"

@@ -66,8 +66,8 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
             return record
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.options.checkpoint_every)
         deadline = Deadline(job.options.deadline)
-        row = (cell.identity, spec_of(cell.method), about_of(cell.method))
-        record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), *row, job.suite, data, job.runs)
+        entry = Entry(cell.identity, spec_of(cell.method), about_of(cell.method))
+        record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), entry, job.suite, data, job.runs)
         if not deadline.stopped:  # with more time such a run resumes; one that failed otherwise starts again
             checkpoint.remove()
         return record
@@ -84,21 +84,17 @@ def _finished(path: Path, job: Job) -> Record | None:
     return None if job.repeats(record) else record
 
 
-def record_run(
-    run: Callable[[], Results],
-    identity: Identity,
-    row: str,
-    about: About,
-    suite: Suite,
-    data: Dataset,
-    folder: Path,
-) -> Record:
-    """Do a run and write its record: what it returns, or the error that it raises.
+@dataclass(frozen=True)
+class Entry:
+    """What a record is of."""
 
-    Args:
-        identity: what the record's id is the hash of.
-        row: the name of its row in the tables.
-        about: what they say of it.
+    identity: Identity  # the record's id is its hash
+    row: str  # name of its row in the tables
+    about: About  # what the tables say of it
+
+
+def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dataset, folder: Path) -> Record:
+    """Do a run and write its record: what it returns, or the error that it raises.
 
     Raises:
         UnwritableError: for the record, or within the run for a checkpoint.
@@ -114,11 +110,11 @@ def record_run(
     settings = suite.model_dump(mode="json", exclude={"methods", "seeds"})
     probes = suite.evaluation.probes.values()
     record = Record(
-        id=identity.id,
-        identity=identity,
-        method=row,
-        about=about,
-        repetition=identity.repetition,
+        id=entry.identity.id,
+        identity=entry.identity,
+        method=entry.row,
+        about=entry.about,
+        repetition=entry.identity.repetition,
         status="done" if error is None else "failed",
         error=error,
         columns=[column for probe in probes for column in probe.columns],
