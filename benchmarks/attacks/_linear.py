@@ -52,6 +52,14 @@ def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor | None = 
     return gap, gradient, changes_class(logits, y)
 
 
+def ascent(gradient: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """The unit step of steepest ascent [B, D] for gradients [B, D], and their dual norm [B], 1e-12 or more."""
+    if norm == "l2":
+        dual = gradient.norm(dim=1).clamp(min=1e-12)
+        return gradient / dual[:, None], dual
+    return gradient.sign(), gradient.abs().sum(1).clamp(min=1e-12)
+
+
 def _input_gradient(values: Tensor, point: Tensor) -> Tensor:
     """d values_b / d point_b for each image b; zero for a network that ignores its input."""
     if not values.requires_grad:

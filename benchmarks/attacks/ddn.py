@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import linearise, nearest_rival
+from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rival
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.benchmarks.estimator import Query
@@ -49,12 +49,7 @@ def ddn(q: Query, *, steps: int = 50, gamma: float = 0.05, rivals: int = 10) -> 
         gap, gradient, adversarial = linearise(net, point, y, rival)
         gap, gradient = gap[:, 0], gradient[:, 0]
         closest.offer(point, adversarial)
-        if norm == "l2":
-            dual = gradient.norm(dim=1).clamp(min=1e-12)
-            unit = gradient / dual[:, None]
-        else:
-            dual = gradient.abs().sum(1).clamp(min=1e-12)
-            unit = gradient.sign()
+        unit, dual = ascent(gradient, norm)
         if step == 0:
             radius = (gap.abs() / dual).clamp(max=original.shape[1])  # finite where the gradient is zero
         radius = radius * torch.where(adversarial, 1 - gamma, 1 + gamma)

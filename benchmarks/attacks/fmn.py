@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import linearise, nearest_rival
+from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rival
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.benchmarks.estimator import Query
@@ -51,12 +51,8 @@ def fmn(q: Query, *, steps: int = 30, rivals: int = 10) -> Tensor:
         gap, gradient, adversarial = linearise(net, point, y, rival)
         gap, gradient = gap[:, 0], gradient[:, 0]
         closest.offer(point, adversarial)
-        if norm == "l2":
-            size, dual = delta.norm(dim=1), gradient.norm(dim=1).clamp(min=1e-12)
-            unit = gradient / dual[:, None]
-        else:
-            size, dual = delta.abs().amax(1), gradient.abs().sum(1).clamp(min=1e-12)
-            unit = gradient.sign()
+        unit, dual = ascent(gradient, norm)
+        size = delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)
         missed = torch.where(closest.distance.isfinite(), radius, size + gap.abs() / dual) * (1 + gamma)
         radius = torch.where(adversarial, torch.minimum(radius * (1 - gamma), closest.distance), missed)
         stride = (alpha * radius).clamp(max=original.shape[1])  # finite where the gradient is zero
