@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.maths.perturb import eval_mode
 from marginbench.methods.net import Net
 
@@ -15,6 +16,18 @@ Weighted = nn.Linear | nn.Conv2d
 def weighted_layers(module: nn.Module) -> list[Weighted]:
     """The linear and convolutional layers, in the order in which they were registered."""
     return [layer for layer in module.modules() if isinstance(layer, Weighted)]
+
+
+def head_weight(net: Net, method: str) -> Tensor:
+    """The class weights [K, d].
+
+    Raises:
+        MarginbenchError: the head has none, and the method named cannot do without.
+    """
+    weight = getattr(net.head, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise MarginbenchError(f"{method} needs a head with .weight [K, d], not {type(net.head).__name__}")
+    return weight
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import (
@@ -10,7 +9,6 @@ from marginbench.methods import (
     Context,
     Info,
     Loss,
-    MarginbenchError,
     Method,
     Net,
     Task,
@@ -18,6 +16,7 @@ from marginbench.methods import (
     logit_margin,
     param,
 )
+from marginbench.methods.maths.layers import head_weight
 
 
 class ODM(Method):
@@ -72,15 +71,13 @@ class ODM(Method):
     )
 
     def build(self, net: Net, task: Task) -> Net:
-        if not isinstance(getattr(net.head, "weight", None), Tensor):
-            raise MarginbenchError(f"odm needs a head with .weight [K, d], not {type(net.head).__name__}")
+        head_weight(net, "odm")
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         margin = logit_margin(as_float(net(batch.x)), batch.y)
         below, above = F.relu(1 - self.theta - margin), F.relu(margin - 1 - self.theta)
         risk = (below.square() + self.mu * above.square()).mean() / (1 - self.theta) ** 2
-        weight = net.head.weight
-        assert isinstance(weight, Tensor)
+        weight = head_weight(net, "odm")
         penalty = weight.square().sum()
         return Loss(risk + self.weight_penalty * penalty, {"risk": risk.detach(), "margin": margin.detach().mean()})

@@ -3,7 +3,6 @@
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import (
@@ -11,7 +10,6 @@ from marginbench.methods import (
     Context,
     Info,
     Loss,
-    MarginbenchError,
     Method,
     Net,
     Task,
@@ -19,6 +17,7 @@ from marginbench.methods import (
     cross_entropy,
     param,
 )
+from marginbench.methods.maths.layers import head_weight
 
 
 class PMM(Method):
@@ -64,8 +63,7 @@ class PMM(Method):
     )
 
     def build(self, net: Net, task: Task) -> Net:
-        if not isinstance(getattr(net.head, "weight", None), Tensor):
-            raise MarginbenchError(f"pmm needs a head with .weight [K, d], not {type(net.head).__name__}")
+        head_weight(net, "pmm")
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
@@ -80,8 +78,7 @@ class PMM(Method):
         else:
             risk = F.relu(1 - values.gather(1, label) + values.gather(1, runner_up)).mean()
 
-        weight = net.head.weight
-        assert isinstance(weight, Tensor)
+        weight = head_weight(net, "pmm")
         with torch.autocast(weight.device.type, enabled=False):
             pair = weight.new_zeros(values.shape).scatter_(1, label, 1.0).scatter_(1, runner_up, -1.0)
             differences = pair @ weight  # w_y - w_m; its backward pass is cheaper than that of indexing

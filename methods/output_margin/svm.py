@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, Task, as_float, param
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Task, as_float, param
+from marginbench.methods.maths.layers import head_weight
 
 
 class SVM(Method):
@@ -51,14 +52,12 @@ class SVM(Method):
     )
 
     def build(self, net: Net, task: Task) -> Net:
-        if not isinstance(getattr(net.head, "weight", None), Tensor):
-            raise MarginbenchError(f"svm needs a head with .weight [K, d], not {type(net.head).__name__}")
+        head_weight(net, "svm")
         return net
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         hinge = self._hinge(as_float(net(batch.x)), batch.y[:, None])
-        weight = net.head.weight
-        assert isinstance(weight, Tensor)
+        weight = head_weight(net, "svm")
         penalty = weight.square().sum()
         return Loss(hinge + self.weight_penalty * penalty, {"hinge": hinge.detach(), "penalty": penalty.detach()})
 
