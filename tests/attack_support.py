@@ -45,7 +45,8 @@ def images(seed: int, count: int, spread: float) -> Tensor:
 
 
 def predicted(net: nn.Module, x: Tensor) -> Tensor:
-    return net(x).argmax(1)
+    logits: Tensor = net(x)
+    return logits.argmax(1)
 
 
 def propose_by(
@@ -65,9 +66,11 @@ def found(name: str, net: nn.Module, x: Tensor, y: Tensor, norm: Norm, **setting
 
 def margin_without_box(net: nn.Sequential, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
     """min_j (z_y - z_j) / ||w_y - w_j||_dual."""
-    difference = net[-1].weight[None] - net[-1].weight[y][:, None]
+    weight = net[-1].weight
+    assert isinstance(weight, Tensor)
+    difference = weight[None] - weight[y][:, None]
     dual = difference.norm(dim=2) if norm == "l2" else difference.abs().sum(2)
-    z = net(x)
+    z: Tensor = net(x)
     return ((z.gather(1, y[:, None]) - z) / dual).scatter(1, y[:, None], torch.inf).amin(1)
 
 
@@ -79,7 +82,8 @@ class Scaled(nn.Module):
         self.net, self.scale, self.shift = net, scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x) * self.scale + self.shift
+        logits: Tensor = self.net(x)
+        return logits * self.scale + self.shift
 
 
 class Constant(nn.Module):
@@ -100,12 +104,16 @@ def ignores_other_images(attack: Attack, norm: Norm, **settings: Any) -> bool:
     Batches of equal shape get the same random numbers, so that attacks with random starts can be asked, too.
     """
     net, x = random_net(16), images(16, 24, 1.0)
-    net[1].weight.data *= torch.linspace(0.2, 3, 32)[:, None]
+    hidden = net[1].weight
+    assert isinstance(hidden, Tensor)
+    hidden.data *= torch.linspace(0.2, 3, 32)[:, None]
     y = predicted(net, x)
     others = images(17, 12, 0.2)
     batches = [(x, y), (torch.cat([others, x[12:]]), torch.cat([predicted(net, others), y[12:]]))]
-    points = [propose_by(attack, net, *batch, norm, epsilon=EPSILON[norm] / 2, **settings)[12:] for batch in batches]
-    return torch.allclose(*points, atol=1e-4)
+    first, second = (
+        propose_by(attack, net, *batch, norm, epsilon=EPSILON[norm] / 2, **settings)[12:] for batch in batches
+    )
+    return torch.allclose(first, second, atol=1e-4)
 
 
 def with_attacks(tiny: Path, text: str, name: str = "other.toml") -> Path:

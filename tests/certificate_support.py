@@ -42,7 +42,8 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 def predicted(net: nn.Sequential, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return net(x).argmax(1)
+        logits: Tensor = net(x)
+    return logits.argmax(1)
 
 
 def least_by_bisection(a: Tensor, low: Tensor, high: Tensor, epsilon: Tensor) -> Tensor:
