@@ -1,14 +1,11 @@
 """How long exact L-infinity margins take, and how far the attacks were from them.
 
-    python -m marginbench.benchmarks.speed.exact [--points 100] [--width 16] [--time-limit 60] [--methods SPEC,...]
-
 A 64-32-16-10 ReLU network is trained on the digits with each method, with the budget of the suite `digits_exact`.
 DeepFool and FMN start the search on the first test images that the network classifies correctly, and the margin of
 each is then enclosed by mixed-integer programming, all rival classes together, within the time limit. The images are
 shared by `--jobs` processes; where there are several, of one thread each. Seconds are wall time, without the attacks.
 """
 
-import argparse
 import math
 import multiprocessing
 import statistics
@@ -20,20 +17,16 @@ from importlib import metadata
 from typing import NamedTuple
 
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.deepfool import deepfool
 from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.certificates.milp import milp
-from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import cores
+from marginbench.benchmarks.speed import turns
 from marginbench.benchmarks.suites.derive import derive
-from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.training.loop import train
-from marginbench.methods import Net, create
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods.spec import split_specs
 
 START = (deepfool, fmn)
@@ -52,24 +45,23 @@ class Point(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--points", type=int, default=100, help="correctly classified test images")
-    parser.add_argument("--width", type=int, default=16, help="units of the second hidden layer; the first has twice")
-    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each image")
-    parser.add_argument("--methods", default="ce", help="SPEC[,SPEC...]")
-    parser.add_argument("--jobs", type=int, default=cores(), help="processes")
-    words = parser.parse_args()
-
+    words = turns.parse(
+        __doc__,
+        points=turns.Option(100, "correctly classified test images"),
+        width=turns.Option(16, "units of the second hidden layer; the first has twice as many"),
+        time_limit=turns.Option(60.0, "seconds for each image"),
+        methods="ce",
+        jobs=turns.Option(cores(), "processes"),
+    )
     changes = {"network.file": f"{__file__}:body", "network.width": words.width}  # `mlp` has layers of one width
     suite = derive(load_suite("digits_exact"), changes)
     data = suite.load_data()
     runs = {}
     for spec in split_specs(words.methods):
-        net = train(create(spec), suite, data, 0).net.eval().requires_grad_(False)
-        runs[spec] = measure(net, suite, data, words.points, words.time_limit, words.jobs)
+        runs[spec] = measure(turns.Classifier.trained(spec, suite, data), words.points, words.time_limit, words.jobs)
     print(report(runs))
     widths = "-".join(map(str, (math.prod(data.shape), 2 * words.width, words.width, data.num_classes)))
-    where = f"{words.jobs} processes on {cores()} cores, torch {torch.__version__}, scipy {metadata.version('scipy')}"
+    where = f"processes: {words.jobs} on {cores()} cores, torch {torch.__version__}, scipy {metadata.version('scipy')}"
     print(f"\n{widths} network, at most {words.time_limit:g} s for a point, {where}")
 
 
@@ -79,28 +71,27 @@ def body(shape: tuple[int, int, int], width: int = 16) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU())
 
 
-def measure(net: Net, suite: Suite, data: Dataset, points: int, time_limit: float, jobs: int) -> list[Point]:
+def measure(classifier: turns.Classifier, points: int, time_limit: float, jobs: int) -> list[Point]:
     """Attack the first `points` test images that are classified correctly, and solve for their margins."""
-    images = data.test.images(slice(None))
-    with torch.no_grad():
-        index = (net(images).argmax(1) == data.test.y).nonzero().squeeze(1)[:points]
-    x, y = images[index], data.test.y[index]
+    test = classifier.data.test
+    index = classifier.correct(test.images(slice(None)), test.y)[:points]
+    x, y = test.images(index), test.y[index]
     attacked = torch.full((len(x),), torch.inf)
     for attack in START:
-        stream = seeds.generator(x.device, "exact_speed", attack.name)
-        distance = attack(Query(net, x, y, "linf", suite.evaluation.epsilon["linf"], x[:0], stream)).upper
+        distance = attack(classifier.query(x, y, "linf", "exact_speed", attack.name)).upper
         assert distance is not None
         attacked = torch.minimum(attacked, distance)
-    solve = partial(_solve, net.decision_net(), time_limit)
-    each = index.tolist(), x.split(1), y.split(1), attacked.split(1)
+    solve = partial(_solve, classifier.net.decision_net(), time_limit)
+    each = list(zip(index.tolist(), x.split(1), y.split(1), attacked.split(1), strict=True))
     if jobs == 1:
-        return list(map(solve, *each))
+        return list(map(solve, each))
     fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(jobs, fresh, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(solve, *each))
+        return list(pool.map(solve, each))
 
 
-def _solve(net: nn.Sequential, time_limit: float, image: int, x: Tensor, y: Tensor, attacked: Tensor) -> Point:
+def _solve(net: nn.Sequential, time_limit: float, one: tuple[int, Tensor, Tensor, Tensor]) -> Point:
+    image, x, y, attacked = one
     start = time.perf_counter()
     found = milp(Query(net, x, y, "linf", 1.0, x[:0], torch.Generator(x.device), upper=attacked), time_limit=time_limit)
     seconds = time.perf_counter() - start
@@ -122,17 +113,11 @@ def report(runs: Mapping[str, Sequence[Point]]) -> str:
         rest += [(spec, p.image, p.lower, p.upper, p.seconds) for p in points if not p.solved]
     far = (f"attacks > {TOO_FAR:.1%} too far", "by, median", "by, max")
     headers = ("method", "points", "solved", "s mean", "s median", "s max", *far)
-    formats = ("", "", "", ".2f", ".2f", ".2f", "", ".1%", ".1%")
-    table = tabulate(rows, headers, tablefmt="github", floatfmt=formats, missingval="-")
+    text = turns.table(rows, headers, ("", "", "", ".2f", ".2f", ".2f", "", ".1%", ".1%"))
     if not rest:
-        return f"{table}\n\nAll points are solved."
-    left = tabulate(
-        rest,
-        ("not solved", "test image", "lower", "upper", "s"),
-        tablefmt="github",
-        floatfmt=("", "", ".5f", ".5f", ".2f"),
-    )
-    return f"{table}\n\n{left}"
+        return f"{text}\n\nAll points are solved."
+    left = turns.table(rest, ("not solved", "test image", "lower", "upper", "s"), ("", "", ".5f", ".5f", ".2f"))
+    return f"{text}\n\n{left}"
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 """Images per second in training and evaluation, network by network, beside a plain DataLoader loop.
 
-    python -m marginbench.benchmarks.speed.training [--networks cnn,resnet20] [--size 32] [--batch 128]
-
 Training is cross-entropy with crop and flip, as the suites do it: images on the device, augmentation in batches. The
 plain loop has the same network, optimiser and precision, and torchvision's crop and flip of one image after the other
 in a `DataLoader` with `--workers` processes. The two take turns, so that a busy machine slows both alike. Peak is what
 the device reaches with products of large matrices in the same precision; the share is that of the operations counted.
 """
 
-import argparse
 import itertools
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -25,7 +21,8 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.nets.networks import NETWORKS
-from marginbench.benchmarks.speed.steps import Flops, noise
+from marginbench.benchmarks.speed import turns
+from marginbench.benchmarks.speed.flops import Flops
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.suites.training import Training
@@ -36,21 +33,31 @@ from marginbench.methods import create
 PRODUCT = 2048  # rows and columns of the matrices that measure the peak
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--networks", default="cnn,resnet20", help=f"of {', '.join(NETWORKS)}")
-    parser.add_argument("--channels", type=int, default=3)
-    parser.add_argument("--size", type=int, default=32, help="height and width of the images")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--precision", default="float32", choices=("float32", "bf16"))
-    parser.add_argument("--steps", type=int, default=5, help="in each turn")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=0, help="processes of the plain DataLoader")
-    parser.add_argument("--device", default="auto")
-    words = parser.parse_args()
+class Rates(NamedTuple):
+    """Images per second."""
 
+    training: float
+    plain: float
+    evaluation: float
+    ratio: float  # of the first two, the median over the turns
+    flops: float  # operations per second in training
+
+
+def main() -> None:
+    words = turns.parse(
+        __doc__,
+        networks=turns.Option("cnn,resnet20", f"of {', '.join(NETWORKS)}"),
+        channels=turns.Option(3, "channels of the images"),
+        size=32,
+        batch=128,
+        precision=turns.Option("float32", "of products and convolutions", choices=("float32", "bf16")),
+        steps=5,
+        turns=turns.Option(5, "turns of each loop"),
+        workers=turns.Option(0, "processes of the plain DataLoader"),
+        device="auto",
+    )
     device = resolve_device(words.device)
-    data = noise(words.channels, words.size).to(device)
+    data = turns.noise(words.channels, words.size).to(device)
     training = Training(
         epochs=10_000,
         batch_size=words.batch,
@@ -64,43 +71,32 @@ def main() -> None:
     for name in words.networks.split(","):
         network = Network(name=name)
         suite = load_suite("digits").model_copy(update={"network": network, "training": training})
-        rows.append(_row(suite, data, words.steps, words.turns, words.workers, peak))
+        r = measure(suite, data, words.steps, words.turns, words.workers)
+        rows.append((network.label, network.width, r.training, r.flops / peak, r.plain, r.ratio, r.evaluation))
     headers = ("network", "width", "training, images/s", "share of peak", "plain loop", "ratio", "evaluation, images/s")
-    print(tabulate(rows, headers, tablefmt="github", floatfmt=("", "", ",.0f", ".1%", ",.0f", ".2f", ",.0f")))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    images = f"{words.channels}x{words.size}x{words.size}"
-    print(f"\nimages {images}, batch {words.batch}, {words.precision}, {name}, torch {torch.__version__}")
+    print(turns.table(rows, headers, ("", "", ",.0f", ".1%", ",.0f", ".2f", ",.0f")))
+    print(f"\n{turns.where(data, f'batch {words.batch}', words.precision)}")
     print(f"peak {peak / 1e12:.3f} TFLOP/s: product of {PRODUCT}x{PRODUCT} matrices in {words.precision}")
 
 
-def _row(suite: Suite, data: Dataset, steps: int, turns: int, workers: int, peak: float) -> tuple[Any, ...]:
+def measure(suite: Suite, data: Dataset, steps: int, rounds: int, workers: int) -> Rates:
+    """Training, the plain loop and evaluation in turns, as many images each."""
     run = Run(create("ce"), suite, data, 0)
     plain = _plain(suite, data, workers)
     with Flops() as flops:
         run.step()
     plain()
-    evaluate = Chunks(ROWS)
-    images, batch = data.test.images(slice(None)), run.batch_size
-    times: dict[str, list[float]] = {"ours": [], "plain": [], "evaluation": []}
+    chunks, images, batch = Chunks(ROWS), data.test.images(slice(None)), run.batch_size
 
-    def evaluation() -> None:
-        with torch.no_grad():
-            evaluate.rows(run.net, images[: steps * batch])
-
-    todo: dict[str, Callable[[], object]] = {
-        "ours": lambda: [run.step() for _ in range(steps)],
-        "plain": lambda: [plain() for _ in range(steps)],
-        "evaluation": evaluation,
+    ways: dict[str, Callable[[int], object]] = {
+        "training": lambda count: [run.step() for _ in range(count)],
+        "plain": lambda count: [plain() for _ in range(count)],
+        "evaluation": torch.no_grad()(lambda count: chunks.rows(run.net, images[: count * batch])),
     }
-    for _ in range(turns):
-        for name, work in todo.items():
-            start = seconds_on(data.train.device)
-            work()
-            times[name].append(seconds_on(data.train.device) - start)
-    rate = {name: steps * batch / statistics.median(seconds) for name, seconds in times.items()}
-    ratio = statistics.median(b / a for a, b in zip(times["ours"], times["plain"], strict=True))
-    share = flops.total / batch * rate["ours"] / peak
-    return suite.network.label, suite.network.width, rate["ours"], share, rate["plain"], ratio, rate["evaluation"]
+    race = turns.take_turns(ways, [steps] * rounds, turns.clock_of(data.train.device))
+    rate = {name: steps * batch / statistics.median(seconds) for name, seconds in race.seconds.items()}
+    ratio = statistics.median(race.ratios("plain", "training"))
+    return Rates(**rate, ratio=ratio, flops=flops.total / batch * rate["training"])
 
 
 class _Images(TorchDataset[tuple[Tensor, int]]):

@@ -9,6 +9,7 @@ import pytest
 
 from marginbench.benchmarks.machine.device import CORES
 from marginbench.benchmarks.speed import jobs as jobs_speed
+from marginbench.benchmarks.speed.turns import Turns
 
 TELL = """
 import os, sys
@@ -38,4 +39,10 @@ def test_the_ways_are_compared_with_a_job_for_each_core(
 def test_a_command_that_fails_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs_speed, "COMMAND", [sys.executable, "-SEc", "raise SystemExit(3)"])
     with pytest.raises(subprocess.CalledProcessError):
-        jobs_speed.seconds([], CORES[:1])
+        jobs_speed.run_on(CORES[:1], 1, [])
+
+
+def test_medians_are_relative_to_the_last_way() -> None:
+    lines = jobs_speed.report(Turns({"one": [9.0, 6.0, 60.0], "all": [3.0, 2.0, 30.0]}, {})).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert rows == [["one", "9.0", "3.00"], ["all", "3.0", "1.00"]]

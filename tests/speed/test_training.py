@@ -7,7 +7,8 @@ import pytest
 
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.speed import training as train_speed
-from marginbench.benchmarks.speed.steps import noise
+from marginbench.benchmarks.speed import turns
+from marginbench.benchmarks.speed.turns import noise
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.training.loop import Run
 
@@ -42,9 +43,7 @@ def test_rates_are_images_by_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "step", takes(3.0))
     monkeypatch.setattr(Chunks, "rows", takes(1.0))
     monkeypatch.setattr(train_speed, "_plain", lambda *_: takes(6.0))
-    monkeypatch.setattr(train_speed, "seconds_on", lambda _: clock)
+    monkeypatch.setattr(turns, "clock_of", lambda _: lambda: clock)
     data, batch = noise(1, 8, 1024), suite.training.batch_size
-    name, width, training, share, plain, ratio, evaluation = train_speed._row(suite, data, 2, 3, 0, 1.0)
-    assert (name, width, share) == (suite.network.name, suite.network.width, 0.0)  # nothing was counted
-    assert (training, plain, ratio, evaluation) == pytest.approx((batch / 3, batch / 6, 2.0, 2 * batch))
-    assert evaluation > training
+    found = train_speed.measure(suite, data, steps=2, rounds=3, workers=0)
+    assert found == pytest.approx((batch / 3, batch / 6, 2 * batch, 2.0, 0.0))  # no operations were counted
