@@ -84,5 +84,5 @@ def test_ctrl_c_says_how_to_go_on(run: Run, tiny: Path, tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr("marginbench.benchmarks.runs.execute.train", interrupt)
-    code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out")
+    code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out", "--jobs", "1")
     assert code == 130 and "finished runs are kept" in err
