@@ -29,7 +29,7 @@ Clock = Callable[[], float]
 
 
 class Option(NamedTuple):
-    """An option of a script; by default of the type of its default."""
+    """An option of a script. Without a type, it has that of its default."""
 
     default: Any
     help: str
@@ -37,7 +37,7 @@ class Option(NamedTuple):
     choices: Sequence[str] | None = None
 
 
-SHARED = {  # what options mean in every script that has them with a default of its own
+SHARED = {  # help for options of which a script gives the default alone
     "suite": "name or file of a suite",
     "methods": "methods, SPEC[,SPEC...]",
     "points": "test images",
@@ -51,7 +51,7 @@ SHARED = {  # what options mean in every script that has them with a default of 
 
 
 def parse(doc: str | None, **options: Any) -> argparse.Namespace:
-    """The options of the command line, `--max-points` for `max_points`; `--help` shows the script's docstring too.
+    """The options of the command line, `--rival-points` as `rival_points`; `--help` shows the docstring as well.
 
     Args:
         options: an `Option` each, or the default of one of `SHARED`.
@@ -83,9 +83,10 @@ class Classifier:
     @torch.no_grad()
     def correct(self, images: Tensor, labels: Tensor) -> Tensor:
         """[C] int64 indices of the images [B, C, H, W] that are classified correctly."""
-        return (self.net(images).argmax(1) == labels).nonzero().squeeze(1)
+        logits: Tensor = self.net(images)
+        return (logits.argmax(1) == labels).nonzero().squeeze(1)
 
-    def query(self, x: Tensor, y: Tensor, norm: Norm, *stream: object) -> Query:
+    def query(self, x: Tensor, y: Tensor, norm: Norm, *stream: str) -> Query:
         """A query without reference images; `stream` names its random numbers."""
         generator = seeds.generator(x.device, *stream)
         return Query(self.net, x, y, norm, self.suite.evaluation.epsilon[norm], x[:0], generator)
