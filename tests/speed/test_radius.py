@@ -3,8 +3,11 @@
 import sys
 
 import pytest
-from torch import tensor
+from support import a_query
+from torch import Tensor, nn, tensor, zeros
 
+from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.speed import radius as radius_speed
 from marginbench.benchmarks.speed.radius import Found, compare
 from marginbench.benchmarks.speed.turns import Turns
@@ -18,6 +21,19 @@ def test_the_row_says_what_was_found() -> None:
     race = Turns({"search": [1.0, 3.0], "bisection": [5.0, 9.0]}, {"search": [search], "bisection": [early, bisection]})
     expected = (4.0, 2.0, 12.0, 14.0, 7.0, 0.05, 0.5, 1 / 3, 0.25)
     assert compare(race) == pytest.approx(expected)
+
+
+def test_bounds_of_crown_alone_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search computes a cheaper bound for both images, and CROWN twice for the second."""
+
+    def certified_radius(q: Query, search: crown.Search) -> Tensor:
+        for bound, index in (("CROWN-IBP", [0, 1]), ("CROWN", [1]), ("CROWN", [1])):
+            search.watch(bound, tensor(index))
+        return tensor([0.5, 1.0])
+
+    monkeypatch.setattr(crown, "certified_radius", certified_radius)
+    found = radius_speed._search(a_query(nn.Sequential(), zeros(2, 1, 2, 2), tensor([0, 0]), "l2"))
+    assert found.radius.tolist() == [0.5, 1.0] and found.bounds.tolist() == [0.0, 2.0]
 
 
 def test_both_find_the_same_radii(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
