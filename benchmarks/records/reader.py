@@ -1,13 +1,13 @@
-"""Reading records: one file, its arrays, or all that stand below some folders."""
+"""Reading records: one file, its arrays, or all below some folders."""
 
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records import schema1
 from marginbench.benchmarks.records.record import SCHEMA, Record
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AGAIN = "delete it, or let run-all repeat it with the runs that failed"
+AGAIN = "delete it, or run `run-all --retry`"
+RESULTS = Path("results/local")  # where records are written and read unless a folder is named
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What stands below some folders."""
+    """What was found below some folders."""
 
-    records: dict[Path, Record]  # by file; a run that stands in two folders counts once
+    records: dict[Path, Record]  # by file; of a run that appears twice, the better one
     problems: dict[Path, str]  # files that are no readable records, and why
 
     def warn(self) -> None:
@@ -37,28 +38,31 @@ class Reading:
             log.warning("skipped %s:\n%s", skipped, "\n".join(self.problems.values()))
 
 
-def read_record(path: Path, *, check_arrays: bool = True) -> Record:
+def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
     """Read one record.
+
+    The id must be the digest of the identity, and the name of the file. A hash protects the arrays; nothing protects
+    the numbers derived from them, such as the metrics.
 
     Args:
         check_arrays: compare the arrays' file with its hash. It takes most of the time, and tables read no arrays;
             `read_arrays` compares it in any case.
 
     Raises:
-        MarginbenchError: the file is cut, changed, or written by a newer marginbench; its arrays are, or are missing.
+        MarginbenchError: there is no such file; it is cut, changed, renamed, or written by a newer marginbench; its
+            arrays are cut, changed or missing.
     """
+    path = Path(path).expanduser()
+    values = _object(path)
     try:
-        values = json.loads(path.read_bytes())
-        schema = values.get("schema_version")
-    except (OSError, ValueError, AttributeError) as error:
-        raise MarginbenchError(f"record {path}: not a whole JSON object ({error}): {AGAIN}") from None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise MarginbenchError(
-            f"record {path}: schema_version {schema} is newer than {SCHEMA}, the newest that this"
-            " marginbench reads: upgrade marginbench"
-        )
-    try:
+        schema = _schema(values)
+        if schema > SCHEMA:
+            raise MarginbenchError(
+                f"record {path}: schema_version {schema} is newer than {SCHEMA}, the newest that this"
+                " marginbench reads: upgrade marginbench"
+            )
         record = build(Record, schema1.upgrade(values) if schema == 1 else values)
+        _check_id(record, path)
     except WrongValueError as error:
         raise MarginbenchError(f"record {path}: {error}: {AGAIN}") from None
     if check_arrays and record.arrays_sha256 is not None:
@@ -66,7 +70,39 @@ def read_record(path: Path, *, check_arrays: bool = True) -> Record:
     return record
 
 
-def read_arrays(path: Path) -> "dict[str, np.ndarray]":
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise MarginbenchError(f"record {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise MarginbenchError(f"record {path}: not a complete JSON object ({error}): {AGAIN}") from None
+    if not isinstance(values, dict):
+        raise MarginbenchError(f"record {path}: not a complete JSON object ({values!r:.40}): {AGAIN}")
+    return values
+
+
+def _schema(values: Mapping[str, Any]) -> int:
+    schema = values.get("schema_version")
+    if schema is None:
+        raise WrongValueError("schema_version", "is missing")
+    if type(schema) is not int or schema < 1:
+        raise WrongValueError("schema_version", f"should be a whole number from 1 to {SCHEMA}, not {schema!r:.40}")
+    return schema
+
+
+def _check_id(record: Record, path: Path) -> None:
+    try:
+        wanted = record.identity.id
+    except ValueError as error:  # NaN and infinity, which records never hold
+        raise WrongValueError("identity", f"has no digest ({error})") from None
+    if record.id != wanted:
+        raise WrongValueError("id", f"should be {wanted}, the digest of the identity, not {record.id!r:.66}")
+    if path.stem != wanted:
+        raise WrongValueError("id", f"should be the name of the file, not {record.id!r:.66}")
+
+
+def read_arrays(path: str | Path) -> "dict[str, np.ndarray]":
     """The per-point arrays that belong to a record's JSON; none where the run failed.
 
     Raises:
@@ -74,6 +110,7 @@ def read_arrays(path: Path) -> "dict[str, np.ndarray]":
     """
     import numpy as np
 
+    path = Path(path).expanduser()
     record = read_record(path, check_arrays=False)
     if record.arrays_sha256 is None:
         return {}
@@ -108,7 +145,7 @@ def record_paths(folders: Iterable[Path]) -> list[Path]:
 
 
 def read_folders(folders: Iterable[Path], *, strict: bool = False, check_arrays: bool = False) -> Reading:
-    """Read all records below the folders.
+    """Read all records below the folders. Of a run that appears twice, one that is done counts, then the newest one.
 
     Args:
         strict: raise at the first file that cannot be read, and check all arrays.
@@ -127,8 +164,14 @@ def read_folders(folders: Iterable[Path], *, strict: bool = False, check_arrays:
                 raise
             problems[path] = str(error)
         else:
-            records[record.id] = path, record
+            _, known = records.get(record.id, (path, record))
+            if _rank(record) >= _rank(known):
+                records[record.id] = path, record
     return Reading(dict(records.values()), problems)
+
+
+def _rank(record: Record) -> tuple[bool, str]:
+    return record.status == "done", record.finished
 
 
 def read_records(folders: Iterable[Path], *, strict: bool = False) -> list[Record]:

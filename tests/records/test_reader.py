@@ -1,5 +1,6 @@
 """Records on disk: what is written comes back, what is broken is named, and tables go on without it."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -61,6 +62,39 @@ def test_folders_may_overlap(tmp_path: Path) -> None:
         read_records([tmp_path / "nowhere"])
 
 
+def test_a_renamed_record_is_refused(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "runs", full(), ARRAYS)
+    copy = path.rename(path.with_name("copy.json"))
+    with pytest.raises(MarginbenchError, match=r"copy\.json: key 'id': should be the name of the file"):
+        read_record(copy)
+
+
+def test_a_file_may_be_named_by_a_string(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "runs", full(), ARRAYS)
+    assert read_record(str(path)) == read_record(path) and read_arrays(str(path)).keys() == ARRAYS.keys()
+
+
+@pytest.mark.parametrize("read", [read_record, read_arrays])
+def test_a_file_that_is_not_there_is_not_called_broken(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(MarginbenchError) as caught:
+        read(tmp_path / "none.json")
+    assert str(caught.value) == f"record {tmp_path / 'none.json'}: No such file or directory"
+
+
+FAILED, OLD, NEW = (
+    a_failure("ce", finished="2026-01-03T00:00:00+00:00"),
+    a_record("ce", clean=0.1, finished="2026-01-01T00:00:00+00:00"),
+    a_record("ce", clean=0.2, finished="2026-01-02T00:00:00+00:00"),
+)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([FAILED, OLD, NEW])))
+def test_of_a_run_in_several_folders_the_newest_that_is_done_counts(tmp_path: Path, order: list[Record]) -> None:
+    for folder, record in zip("abc", order, strict=True):
+        write_record(tmp_path / folder / "runs", record, {})
+    assert read_records([tmp_path]) == [NEW]
+
+
 def change(*keys: str, to: object) -> Callable[[Path], None]:
     """Set a value deep in a record's JSON; ... takes the key away."""
 
@@ -90,8 +124,15 @@ def lose_arrays(path: Path) -> None:
 
 
 SPOILT = [
-    (truncate, "not a whole JSON object"),
+    (truncate, "not a complete JSON object"),
+    (lambda path: path.write_text("[]"), "not a complete JSON object ([])"),
     (change("schema_version", to=99), "schema_version 99 is newer than 2"),
+    (change("schema_version", to=...), "key 'schema_version': is missing"),
+    (change("schema_version", to=True), "key 'schema_version': should be a whole number from 1 to 2, not True"),
+    (change("schema_version", to=0), "key 'schema_version': should be a whole number from 1 to 2, not 0"),
+    (change("id", to="f" * 64), "the digest of the identity, not 'ffff"),
+    (change("identity", "fields", to={"m": 0.5}), "the digest of the identity, not '"),
+    (change("identity", "fields", to={"m": float("nan")}), "key 'identity': has no digest"),
     (change("surprise", to=1), "key 'surprise': is not known"),
     (change("finished", to=...), "key 'finished': is missing"),
     (change("identity", "revision", to="2"), "key 'identity.revision': should be a whole number, not '2'"),

@@ -33,7 +33,7 @@ def _lose_arrays(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_truncate, "not a whole JSON object"),
+        (_truncate, "not a complete JSON object"),
         (_newer, "schema_version 99 is newer"),
         (_unknown_key, "key 'surprise'"),
         (_cut_arrays, "is not the file that was written"),
