@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.command import with_run_options
 from marginbench.benchmarks.runs.console import shown
-from marginbench.benchmarks.runs.options import RESULTS, SETS, Device, RunOptions
+from marginbench.benchmarks.runs.options import SETS, Device, RunOptions
 from marginbench.methods.errors import MarginbenchError, ParameterError
 
 

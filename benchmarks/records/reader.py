@@ -129,14 +129,14 @@ def _array_bytes(path: Path, record: Record) -> bytes:
     return content
 
 
-def record_paths(folders: Iterable[Path]) -> list[Path]:
+def record_paths(folders: Iterable[str | Path]) -> list[Path]:
     """All record files below the folders, sorted; a folder may be an output folder, a suite's or `runs` itself.
 
     Raises:
         MarginbenchError: no such folder.
     """
     found: set[Path] = set()
-    for folder in folders:
+    for folder in (Path(folder).expanduser() for folder in folders):
         if not folder.is_dir():
             raise MarginbenchError(f"{folder}: no such folder")
         runs = [folder] if folder.name == "runs" else folder.rglob("runs")
@@ -144,7 +144,7 @@ def record_paths(folders: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def read_folders(folders: Iterable[Path], *, strict: bool = False, check_arrays: bool = False) -> Reading:
+def read_folders(folders: Iterable[str | Path], *, strict: bool = False, check_arrays: bool = False) -> Reading:
     """Read all records below the folders. Of a run that appears twice, one that is done counts, then the newest one.
 
     Args:
@@ -174,7 +174,7 @@ def _rank(record: Record) -> tuple[bool, str]:
     return record.status == "done", record.finished
 
 
-def read_records(folders: Iterable[Path], *, strict: bool = False) -> list[Record]:
+def read_records(folders: Iterable[str | Path], *, strict: bool = False) -> list[Record]:
     """The records below the folders. Files that cannot be read are skipped, with one warning that names them all.
 
     Args:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
+from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.methods.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ Redo = Literal["nothing", "failed", "everything"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-RESULTS = Path("results/local")
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 _LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marginbench.benchmarks.records.metrics import per_point
-from marginbench.benchmarks.records.reader import read_arrays, read_folders
+from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import newest_versions
 from marginbench.benchmarks.tables.statistics import LEVEL, bootstrap, holm, mcnemar, mean_and_interval, student
-from marginbench.methods import MarginbenchError
+from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
     """Compare two rows of a leaderboard in every suite that holds both.
 
     Args:
-        a, b: method specs or names, as they stand in the leaderboard.
-        folders: output folders, the records of which are read.
+        a, b: method specs or names, as the leaderboard shows them.
+        folders: output folders, the records of which are read. Default: results/local.
         strict: raise where a record cannot be read, instead of a warning. Arrays that are compared are checked anyway.
 
     Returns:
@@ -96,12 +96,12 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
         suite, and the verdict: `differs`, `not shown`, `infinite` or `not measured`.
 
     Raises:
-        MarginbenchError: unknown row, no suite, data or repetition in common, different test points, or an array
-            file that is not the one that was written.
+        MarginbenchError: no such folder, unknown row, no suite, data or repetition in common, different test points, or
+            an array file that is not the one that was written.
     """
     import pandas as pd
 
-    reading = read_folders(map(Path, folders), strict=strict)
+    reading = read_folders(folders or [RESULTS], strict=strict)
     reading.warn()
     rows: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in newest_versions(reading.records.values()):
@@ -168,8 +168,7 @@ def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapp
         "a": a,
         "b": b,
         "repetitions": " ".join(map(str, common)),
-        "epsilon_l2": of_a[0].epsilon["l2"],
-        "epsilon_linf": of_a[0].epsilon["linf"],
+        **{f"epsilon_{norm}": of_a[0].epsilon[norm] for norm in NORMS},
     }
     return [
         {

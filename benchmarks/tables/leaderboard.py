@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
-from marginbench.benchmarks.records.reader import read_folders
+from marginbench.benchmarks.records.reader import RESULTS, read_folders, read_records
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.statistics import mean_and_interval
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT_SORT = "robust_accuracy_l2"
-BASELINE = "ce"  # training times are told relative to its
+BASELINE = "ce"  # training times are reported relative to its times
 
 Mean = tuple[float, float | None]  # over seeds, and half of Student's 95 % interval from three of them on
 Version = tuple[str, ...]  # suite, its fingerprint, method, and what the method and the data were
@@ -48,7 +48,7 @@ class Row:
 
 
 def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
-    """Read all records below the folders: one row per run, with identity, metrics, cost and doubts.
+    """Read all records below the folders (default: results/local): one row per run, with metrics, cost and doubts.
 
     The column `path` leads to the record; `read_arrays(path)` gives its per-point arrays.
 
@@ -60,7 +60,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    reading = read_folders(map(Path, folders), strict=strict)
+    reading = read_folders(folders or [RESULTS], strict=strict)
     reading.warn()
     rows = [
         {
@@ -79,20 +79,44 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def leaderboard(records: Iterable[Record], sort: str = DEFAULT_SORT) -> "pd.DataFrame":
+def leaderboard(
+    source: str | Path | Iterable[str | Path] | Iterable[Record] = RESULTS,
+    sort: str = DEFAULT_SORT,
+    *,
+    strict: bool = False,
+) -> "pd.DataFrame":
     """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
 
     `cost` is the training time divided by the median of that of `ce` on the same machine.
 
+    Args:
+        source: an output folder, several of them, or records, such as those of the outcome of `run_all`.
+        sort: a column; the best come first, or the narrowest of its intervals.
+        strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
+
     Raises:
-        ParameterError: `sort` is not a column.
+        MarginbenchError: no such folder; with `strict`, a record that cannot be read.
+        ParameterError: `source` is something else, such as the frame that `load` gives, or `sort` is not a column.
     """
     import pandas as pd
 
-    records = list(records)
+    records = _records(source, strict)
     probes = columns.of_probes(records)
     rows = [row.values(probes) for row in rank(records, sort)]
     return pd.DataFrame(rows, columns=columns.names(probes))
+
+
+def _records(source: Any, strict: bool) -> list[Record]:
+    import pandas as pd
+
+    many = isinstance(source, Iterable) and not isinstance(source, str | pd.DataFrame)
+    items = list(source) if many else [source]
+    if all(isinstance(item, Record) for item in items):
+        return items
+    if all(isinstance(item, str | Path) for item in items):
+        return read_records(items, strict=strict)
+    problem = "should be folders or records, as in leaderboard('results/local')"
+    raise ParameterError("source", type(source).__name__, problem)
 
 
 def rank(records: Iterable[Record], sort: str = DEFAULT_SORT) -> list[Row]:
@@ -110,8 +134,8 @@ def rank(records: Iterable[Record], sort: str = DEFAULT_SORT) -> list[Row]:
     baseline = _baseline(records)
     names = [column.name for column in columns.measured(probes)]
     rows = [_row(groups[version], baseline, version in newest, names) for version in sorted(groups)]
-    name = sort.removesuffix(columns.INTERVAL)
-    (ascending,) = (column.ascending for column in columns.all_columns(probes) if column.name == name)
+    down = {column.name for column in columns.all_columns(probes) if not column.ascending}
+    ascending = sort not in down  # of intervals, the narrowest first
     return sorted(rows, key=lambda row: (*_suite(row), *_place(row, sort, ascending), row.facts["method"]))
 
 
@@ -182,17 +206,17 @@ def _row(group: Sequence[Record], baseline: Mapping[Any, float], newest: bool, n
     for record, metrics in zip(done, values, strict=True):
         seconds = record.cost.get("seconds") or math.nan
         metrics[columns.COST.name] = seconds / baseline.get(_machine(record), math.nan)
-    facts: tuple[str | int, ...] = (
-        first.suite.name,
-        first.identity.suite,
-        first.method,
-        first.identity.method,
-        len(done),
-        len(failed),
-        max((int(metrics.get("points", 0)) for metrics in values), default=0),
-    )
+    facts: dict[str, str | int] = {
+        "suite": first.suite.name,
+        "suite_fingerprint": first.identity.suite,
+        "method": first.method,
+        "key": first.identity.method,
+        "n": len(done),
+        "failed": len(failed),
+        "points": max((int(metrics.get("points", 0)) for metrics in values), default=0),
+    }
     return Row(
-        facts={column.name: fact for column, fact in zip(columns.FACTS, facts, strict=True)},
+        facts={column.name: facts[column.name] for column in columns.FACTS},
         # a mean over missing cells is no mean
         means={name: mean_and_interval([metrics.get(name, math.nan) for metrics in values]) for name in names},
         texts={

@@ -216,6 +216,15 @@ def test_specs_are_read_in_any_form_and_stale_rows_left_out(toy: Path) -> None:
     assert set(table["repetitions"]) == {"0"}, "of two versions the newer one counts, whole"
 
 
+def test_without_folders_results_local_is_read(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy)
+    with pytest.raises(MarginbenchError, match="results/local: no such folder"):
+        compare_rows("good", "ce")
+    Path("results").mkdir()
+    Path("toy").rename("results/local")
+    assert set(compare_rows("good", "ce")["a"]) == {"good"}
+
+
 def test_two_suites_make_two_tables(run: Run, toy: Path) -> None:
     stream = np.random.default_rng(10)
     for method in ("good", "ce"):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from scipy.stats import t
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.metrics import summarise
-from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import leaderboard
+from marginbench.benchmarks.tables.leaderboard import leaderboard, load
 from marginbench.benchmarks.tables.render import FORMATS, render
 from marginbench.benchmarks.tables.statistics import mean_and_interval, quantile
 from marginbench.methods.errors import ParameterError
@@ -128,14 +129,38 @@ def three_rows(name: str) -> list[Record]:
 
 @pytest.mark.parametrize("name", [column.name + end for column in columns.measured(PROBE) for end in ("", "_ci95")])
 def test_every_measured_column_sorts_the_best_first_and_what_is_missing_last(name: str) -> None:
-    """Costs are seconds of the row over those of ce; a half width of 0 in all rows is no order."""
+    """Costs are seconds of the row over those of ce; narrow intervals are good, and a width of 0 in all is no order."""
     small_is_good = ("cost", "unattacked_l2", "unattacked_linf", "probe_rate")
-    wanted = ["low", "middle", "high"] if name.removesuffix("_ci95") in small_is_good else ["high", "middle", "low"]
+    small = name in small_is_good or name.endswith("_ci95")
+    wanted = ["low", "middle", "high"] if small else ["high", "middle", "low"]
     if name == "cost":
         wanted = [*wanted, "ce"]  # its seconds are 2
     if name == "cost_ci95":
         wanted = ["ce", "high", "low", "middle"]  # all 0: by name
     assert list(leaderboard(three_rows(name), name)["method"]) == [*wanted, "none"]
+
+
+def test_folders_or_records_make_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [a_record("ce", 0), a_record("pmm", 0)]
+    for record in records:
+        write_record(tmp_path / "results" / "local" / "toy" / "runs", record, {})
+    monkeypatch.chdir(tmp_path)
+    wanted = leaderboard(records, "cost")
+    for source in ("results", [Path("results/local/toy")], ["results/local", tmp_path], iter(records)):
+        pd.testing.assert_frame_equal(leaderboard(source, "cost"), wanted)
+    assert len(leaderboard()) == len(load()) == 2, "results/local, as on the command line"
+
+
+@pytest.mark.parametrize("wrong", [pd.DataFrame({"suite": ["toy"]}), 3, ["toy", a_record("ce")]])
+def test_what_is_neither_folder_nor_record_is_refused(wrong: Any) -> None:
+    with pytest.raises(ParameterError, match=r"source=.*should be folders or records"):
+        leaderboard(wrong)
+
+
+def test_a_home_folder_may_be_written_as_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_record(tmp_path / "mine" / "runs", a_record("ce"), {})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load("~/mine")) == len(leaderboard("~/mine")) == 1
 
 
 FACTS = {
