@@ -37,8 +37,11 @@ class Column:
         return f"{self.factor * value:.{self.digits}f}{self.plus_minus(half)}"
 
     def signed(self, difference: float) -> str:
-        """`+1.2`, in the units of a page."""
+        """`+1.2`, in the units of a page; +∞ or -∞ for an infinite difference."""
+        if math.isinf(difference):
+            return "+∞" if difference > 0 else "-∞"
         return f"{self.factor * difference:+.{self.digits}f}"
 
     def plus_minus(self, half: float | None) -> str:
+        """` ± 2.0` for half an interval, in the units of a page; nothing where it is None or NaN."""
         return "" if half is None or math.isnan(half) else f" ± {self.factor * half:.{self.digits}f}"

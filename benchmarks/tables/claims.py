@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, numbers
+from marginbench.benchmarks.tables.leaderboard import BASELINE, newest_versions, numbers
 from marginbench.benchmarks.tables.statistics import LEVEL, mean_and_interval
+from marginbench.benchmarks.tables.text import escaped
 from marginbench.methods import NORMS, Claim
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Finding:
     """A column in which a claim should show: `method` minus cross-entropy."""
 
     suite: str
+    suite_fingerprint: str
     method: str
     claim: Claim
     column: str
@@ -65,32 +67,45 @@ def claims(records: Iterable[Record]) -> "pd.DataFrame":
     return pd.DataFrame([asdict(finding) for finding in findings(records)])
 
 
-Runs = Mapping[int, Mapping[str, float]]  # the metrics of a row, by repetition
+Runs = Sequence[Record]  # of one row
+Suite = dict[str, list[Record]]  # the runs of its rows
 
 
 def findings(records: Iterable[Record]) -> list[Finding]:
-    """What the records say about every claim."""
-    runs: dict[str, dict[str, dict[int, dict[str, float]]]] = defaultdict(lambda: defaultdict(dict))
-    claimed: dict[str, tuple[Claim, ...]] = {}
-    for record in records:
-        if record.status == "done":
-            runs[record.suite.name][record.method][record.repetition] = numbers(record.metrics)
-            claimed[record.method] = record.about.claims
+    """What the records say about every claim. Rows that the leaderboard calls stale are left out."""
+    return [finding for suite in _suites(records) for finding in _of_suite(suite)]
+
+
+def _suites(records: Iterable[Record]) -> list[Suite]:
+    """Newest versions alone: a row has one version, the runs of which differ in the repetition."""
+    suites: dict[str, Suite] = defaultdict(lambda: defaultdict(list))
+    for record in newest_versions(records):
+        suites[record.identity.suite][record.method].append(record)
+    return list(suites.values())
+
+
+def _of_suite(suite: Suite) -> list[Finding]:
+    baseline = suite.get(BASELINE, ())
     return [
         finding
-        for suite, methods in runs.items()
-        for method, values in methods.items()
-        for claim in claimed[method]
-        for finding in _findings(suite, method, claim, values, methods.get(BASELINE, {}))
+        for runs in suite.values()
+        if any(run.status == "done" for run in runs)
+        for claim in _newest(runs).about.claims
+        for finding in _findings(claim, runs, baseline)
     ]
 
 
-def _findings(suite: str, method: str, claim: Claim, values: Runs, baseline: Runs) -> list[Finding]:
+def _newest(runs: Runs) -> Record:
+    return max(runs, key=lambda record: (record.finished, record.id))
+
+
+def _findings(claim: Claim, runs: Runs, baseline: Runs) -> list[Finding]:
     names = _CLAIMS[claim].columns
-    differences = [_difference(values, baseline, name, level=1 - LEVEL / len(names)) for name in names]
+    differences = [_difference(runs, baseline, name, level=1 - LEVEL / len(names)) for name in names]
     verdict = _verdict(differences)
+    row = runs[0]
     return [
-        Finding(suite, method, claim, name, *difference, verdict)
+        Finding(row.suite.name, row.identity.suite, row.method, claim, name, *difference, verdict)
         for name, difference in zip(names, differences, strict=True)
     ]
 
@@ -98,10 +113,16 @@ def _findings(suite: str, method: str, claim: Claim, values: Runs, baseline: Run
 Difference = tuple[int, float, float | None]
 
 
-def _difference(values: Runs, baseline: Runs, name: str, level: float) -> Difference:
-    pairs = [(values[seed].get(name), baseline[seed].get(name)) for seed in values if seed in baseline]
-    differences = [a - b for a, b in pairs if a is not None and b is not None]
+def _difference(runs: Runs, baseline: Runs, name: str, level: float) -> Difference:
+    own, other = _measured(runs, name), _measured(baseline, name)
+    differences = [own[pair] - other[pair] for pair in own if pair in other]
     return len(differences), *mean_and_interval(differences, level)
+
+
+def _measured(runs: Runs, name: str) -> dict[tuple[int, str], float]:
+    """By repetition and data: only these make a pair."""
+    done = [run for run in runs if run.status == "done" and name in run.metrics]
+    return {(run.repetition, run.identity.data): numbers(run.metrics)[name] for run in done}
 
 
 def _verdict(differences: Sequence[Difference]) -> str:
@@ -116,18 +137,17 @@ def render_claims(records: Iterable[Record]) -> str:
     known = {column.name: column for column in columns.measured(columns.of_probes(records))}
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings(records):
-        found[finding.suite, finding.method].append(finding)
-    rows: dict[str, dict[str, Record]] = defaultdict(dict)
-    for record in records:
-        rows[record.suite.name][record.method] = record
+        found[finding.suite_fingerprint, finding.method].append(finding)
     pages = []
-    for suite, methods in rows.items():
+    for suite in _suites(records):
+        rows = sorted(map(_newest, suite.values()), key=_place)
         table = [("method", "family", "paper", f"claim, and difference to {BASELINE}", "shown"), ("---",) * 5]
-        for record in sorted(methods.values(), key=_place):
-            cells = _cells(found[suite, record.method], known)
-            table.append((record.method, record.about.family, record.about.paper, *cells))
-        text = "\n".join(f"| {' | '.join(line)} |" for line in table)  # unpadded: papers have long titles
-        pages.append(f"## {suite}: what is claimed, and what was measured\n\n{text}\n\n- {LEGEND}\n")
+        for row in rows:
+            cells = _cells(found[row.identity.suite, row.method], known)
+            table += [(row.method, row.about.family, row.about.paper, *cells)]
+        # unpadded: papers have long titles
+        text = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in table)
+        pages.append(f"## {rows[0].suite.name}: what is claimed, and what was measured\n\n{text}\n\n- {LEGEND}\n")
     return "\n".join(pages)
 
 
@@ -147,8 +167,10 @@ def _cells(own: Sequence[Finding], known: Mapping[str, Column]) -> tuple[str, st
 
 
 def _text(finding: Finding, known: Mapping[str, Column]) -> str:
-    if math.isnan(finding.difference):
+    if not finding.n:
         return "not measured"
+    if math.isnan(finding.difference):
+        return "infinite in both"
     column = known[finding.column]
     norm = NORM_TEXT.get(columns.norm_of(column.name), "")
     return f"{norm} {column.signed(finding.difference)}{column.plus_minus(finding.half)}".strip()

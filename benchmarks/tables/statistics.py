@@ -41,10 +41,10 @@ _QUANTILES = {
 def mean_and_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
     """Mean and half width of Student's interval of that level; the half width is None below three finite values.
 
-    A mean over an infinite value is infinite, a mean over nothing is NaN.
+    A mean over an infinite value is infinite, one over both infinities or over nothing is NaN.
     """
     n = len(values)
-    if not n:
+    if not n or {math.inf, -math.inf} <= set(values):
         return math.nan, None
     mean = math.fsum(values) / n
     if n < MIN_FOR_INTERVAL or not math.isfinite(mean):

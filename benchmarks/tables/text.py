@@ -16,9 +16,14 @@ _ESCAPED = str.maketrans(
 )
 
 
+def escaped(cell: str) -> str:
+    """A cell that does not end at a | of its own."""
+    return cell.replace("|", r"\|")
+
+
 def pipe(header: Sequence[str], rows: Sequence[Sequence[str]], sides: Sequence[Side]) -> str:
     """A Markdown table with columns of even width."""
-    lines = [[cell.replace("|", r"\|") for cell in line] for line in (header, *rows)]
+    lines = [list(map(escaped, line)) for line in (header, *rows)]
     widths = [max(2 + len(cells[0]), *map(len, cells)) for cells in zip(*lines, strict=True)]
     align = [f"{{:{'<' if side == 'left' else '>'}{width}}}" for width, side in zip(widths, sides, strict=True)]
     rules = ["-" * (width + 1) for width in widths]
@@ -31,9 +36,7 @@ def pipe(header: Sequence[str], rows: Sequence[Sequence[str]], sides: Sequence[S
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]], sides: Sequence[Side], caption: str) -> str:
     """A LaTeX table with rules of the package booktabs."""
     head, *lines = (" & ".join(cell.translate(_ESCAPED) for cell in line) + r" \\" for line in (header, *rows))
-    caption = caption.replace("`", "")
-    for sign in "%_#":
-        caption = caption.replace(sign, f"\\{sign}")
+    caption = caption.replace("`", "").translate(_ESCAPED)
     text = "\n".join(
         [
             r"\begin{table}",

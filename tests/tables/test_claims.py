@@ -1,6 +1,7 @@
 """The table of claims: differences by hand, verdicts, and every method in it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -61,6 +62,58 @@ def test_a_margin_without_adversarial_example_is_no_number() -> None:
     row = claims(records).iloc[0]
     assert row["difference"] == float("inf") and pd.isna(row["half"])
     assert row["verdict"] == "open"
+
+
+def both(method: str, l2: tuple[float | None, ...], linf: tuple[float | None, ...]) -> list[Record]:
+    pairs = enumerate(zip(l2, linf, strict=True))
+    return [a_run(method, i, margin_upper_l2=first, margin_upper_linf=second) for i, (first, second) in pairs]
+
+
+def test_an_infinite_difference_has_a_sign_and_that_of_two_infinite_margins_no_value() -> None:
+    records = both("ce", (1.0, 1.0), (None, 1.0)) + both("mma", (None, 1.0), (None, 2.0))
+    assert "input margin: L2 +∞, infinite in both | open |" in render_claims(records)
+    records = both("ce", (None, 1.0), (None, 1.0)) + both("mma", (1.0, 1.0), (1.0, None))
+    assert "input margin: L2 -∞, infinite in both | open |" in render_claims(records)
+
+
+def of_version(records: list[Record], finished: str, **identity: Any) -> list[Record]:
+    return [
+        replace(record, identity=of, id=of.id, finished=finished)
+        for record in records
+        for of in [replace(record.identity, **identity)]
+    ]
+
+
+VERSIONS = [
+    *three("ce", "feature_margin", 0.1, 0.2, 0.3),
+    *three("arcface", "feature_margin", 0.2, 0.31, 0.39),
+    *of_version(three("arcface", "feature_margin", 0.0, 0.11, 0.19), "2026-01-02", revision=2),
+]
+
+
+@pytest.mark.parametrize("records", [VERSIONS, VERSIONS[::-1]], ids=["new last", "new first"])
+def test_the_newest_version_counts_whatever_the_order(records: list[Record]) -> None:
+    (row,) = claims(records).to_dict("records")
+    assert row["verdict"] == "no" and row["difference"] == pytest.approx(-0.1)
+    assert render_claims(records).count("| arcface |") == 1
+
+
+def test_two_versions_of_a_suite_are_never_mixed() -> None:
+    old = of_version(VERSIONS[:6], "2026-01-01", suite="e" * 64)
+    records = VERSIONS[:3] + three("mma", "margin_upper_l2", 1.0, 1.0, 1.0) + old
+    frame = claims(records)
+    assert dict(zip(frame["suite_fingerprint"], frame["method"], strict=True)) == {"e" * 64: "arcface", "f" * 64: "mma"}
+    assert render_claims(records).count("## toy") == 2
+
+
+def test_runs_on_different_data_are_no_pair() -> None:
+    records = VERSIONS[:3] + of_version(VERSIONS[3:6], "2026-01-02", data="c" * 64)
+    assert claims(records)["n"].tolist() == [0] and "feature margin: not measured | open |" in render_claims(records)
+
+
+def test_a_bar_in_a_name_opens_no_column() -> None:
+    text = render_claims([claiming(a_record("ce"), "a|b", "c|d")])
+    assert r"| ce | a\|b | c\|d | - | - |" in text
 
 
 def test_every_row_stands_in_the_table_with_its_paper() -> None:

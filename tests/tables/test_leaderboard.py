@@ -27,6 +27,7 @@ def test_mean_and_student_interval() -> None:
     assert half == pytest.approx(4.302652729911275 / math.sqrt(3))  # t quantile 0.975 with 2 degrees of freedom
     assert mean_and_interval([1.0, 2.0]) == (1.5, None)
     assert mean_and_interval([1.0, math.inf, 1.0]) == (math.inf, None)
+    assert math.isnan(mean_and_interval([math.inf, 1.0, -math.inf])[0])
     assert math.isnan(mean_and_interval([])[0]) and math.isnan(mean_and_interval([1.0, math.nan, 2.0])[0])
 
 
@@ -214,6 +215,13 @@ def test_latex_escapes_what_latex_would_read() -> None:
     text = render(records, "tex")
     body = text.replace(r"\%", "").replace(r"\_", "").replace(r"\#", "")
     assert "%" not in body and "_" not in body and "#" not in body and "∞" not in body
+
+
+def test_latex_escapes_the_caption_as_the_cells() -> None:
+    signs = "a & b $ c { d } e ~ f ^ g \\"
+    text = render([a_record("ce", notes=[signs]), a_failure("pmm")], "tex")
+    wanted = r"a \& b \$ c \{ d \} e \textasciitilde  f \textasciicircum  g \textbackslash "
+    assert wanted in text.partition("\\begin{tabular}")[0]
 
 
 def test_metrics_follow_their_definitions() -> None:
