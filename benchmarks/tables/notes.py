@@ -1,10 +1,10 @@
-"""What stands below a leaderboard: how to read it, what was not measured, and what its doubts mean."""
+"""The notes below a leaderboard: how to read it, what was not measured, and what its doubts mean."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from marginbench.benchmarks.records.column import NORM_TEXT
-from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.record import Environment, Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import Row, newest_versions
 from marginbench.methods import NORMS
@@ -56,7 +56,7 @@ def _solved(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
         shares = ", ".join("{} {} of {}".format(m, *of[m]) for m in methods if m in of)
         yield (
             f"Exact margins ({estimator}, {NORM_TEXT[norm]}), correct points solved: {shares}."
-            " The others count with the interval that was left."
+            " For the others, the remaining interval counts."
         )
 
 
@@ -69,9 +69,20 @@ def _unattacked(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _where(records: Sequence[Record]) -> str:
-    first = records[0].environment
+    """Dates, machines, versions and commits of all records, whatever their order."""
     dates = sorted(record.finished[:10] for record in records)
-    versions = ", ".join(f"{name} {number}" for name, number in first.versions.items() if number)
     period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    commits = ", ".join(sorted({str(record.environment.commit) for record in records}))
-    return f"{period}, {first.device}, {first.processor}, {first.cores} cores; {versions}; commit {commits}."
+    places = [record.environment for record in sorted(records, key=lambda record: record.id)]
+    machines = sorted({f"{place.device}, {place.processor}, {place.cores} cores" for place in places})
+    commits = ", ".join(sorted({str(place.commit) for place in places}))
+    return f"{period}, {' and '.join(machines)}; {', '.join(_versions(places))}; commit {commits}."
+
+
+def _versions(places: Iterable[Environment]) -> Iterator[str]:
+    """`numpy 2.4.6`, or `numpy 2.3.0 and 2.4.6`."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for place in places:
+        for name, number in place.versions.items():
+            if number:
+                found[name].add(number)
+    return (f"{name} {' and '.join(sorted(numbers))}" for name, numbers in found.items())

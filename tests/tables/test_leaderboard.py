@@ -266,6 +266,15 @@ def test_a_doubt_is_explained_by_its_record() -> None:
     assert "- hunch: What nobody else knows." in render([a_record("ce", **doubt)], "md")
 
 
+def test_the_page_names_every_machine_and_version() -> None:
+    assert "- 2026-01-01, cpu, p, 2 cores; torch 2; commit c0ffee." in render([a_record("ce")], "md")
+    other = replace(ENVIRONMENT, device="NVIDIA H100", cores=16, versions={"torch": "3", "numpy": "2"}, commit=None)
+    records = [a_record("ce"), a_record("pmm", environment=other, finished="2026-01-03T00:00:00+00:00")]
+    text = render(records, "md")
+    assert "- 2026-01-01 to 2026-01-03, NVIDIA H100, p, 16 cores and cpu, p, 2 cores; torch 2 and 3" in text
+    assert "numpy 2" in text and "commit None, c0ffee." in text and text == render(records[::-1], "md")
+
+
 def test_pages_show_shares_with_linf_first_and_distances_with_l2_first() -> None:
     header = render([a_record("ce")], "md").splitlines()[2]
     names = [cell.strip() for cell in header.strip("|").split("|")]
