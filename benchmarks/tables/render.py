@@ -58,7 +58,7 @@ def show(records: Sequence[Record], sort: str = DEFAULT_SORT) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names and errors may hold [brackets]
     for rows, own in _by_suite(rank(records, sort), records):
         full = [[cell.replace(", ", ",\n") for cell in line] for line in _page(rows, own)]
         header, *lines = fitting(full, console.width)
@@ -69,13 +69,13 @@ def show(records: Sequence[Record], sort: str = DEFAULT_SORT) -> None:
             grid.add_row(*line)
         console.print(grid)
         if missing := [name for name in full[0] if name not in header]:
-            console.print(f"- Too narrow for {', '.join(missing)}: --format csv has all columns.", markup=False)
+            console.print(f"- Too narrow for {', '.join(missing)}: --format csv has all columns.")
         for note in notes(rows, own):
-            console.print(f"- {note}", markup=False)
+            console.print(f"- {note}")
 
 
 def fitting(table: list[list[str]], width: int) -> list[list[str]]:
-    """The table, header first, less as many columns of the least interest as do not fit into the width."""
+    """The table, header first, without the least interesting columns, as many as must go for the rest to fit."""
     for word in ("", *LEAST_FIRST):
         kept = [i for i, name in enumerate(table[0]) if name.split()[0] != word]
         table = [[line[i] for i in kept] for line in table]
