@@ -104,7 +104,7 @@ def refreshed() -> dict[Path, str]:
 
 
 def filled(page_name: str, **marked: str) -> str:
-    """A page with what stands between its marks."""
+    """The page with new text between its marks."""
     text = (ROOT / page_name).read_text(encoding="utf-8")
     for mark, body in marked.items():
         text = between(text, mark, body)

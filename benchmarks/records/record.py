@@ -88,7 +88,7 @@ class Environment:
     system: str
     python: str
     versions: dict[str, str | None]
-    commit: str | None  # with + behind it where files differed
+    commit: str | None  # followed by + where files differed
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ _WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 
 class WrongValueError(Exception):
-    """A value that does not fit: `key` is its path, as in `suite.name`; `problem` says what would."""
+    """A value that does not fit. The message has the path of its key, as in `suite.name`, and says what would fit."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"key {key!r}: {problem}")

@@ -9,7 +9,7 @@ from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.record import Record
 from marginbench.methods import NORMS
 
-INTERVAL = "_ci95"  # behind the name of a column: half of its interval
+INTERVAL = "_ci95"  # after the name of a column: half of its interval
 
 
 def _shares(name: str, header: str, meaning: str) -> tuple[Column, ...]:
@@ -58,9 +58,14 @@ OTHERS = (
         "feature_margin",
         "feature margin",
         on_page=False,
-        meaning="Distance from the decision planes behind the last layer.",
+        meaning="Distance of the features to the decision planes of the last layer.",
     ),
-    Column("output_margin", "output margin", on_page=False, meaning="Logit of the true class less the largest other."),
+    Column(
+        "output_margin",
+        "output margin",
+        on_page=False,
+        meaning="Logit of the true class minus the largest other.",
+    ),
 )
 COST = Column("cost", "cost", 1, 2, True, meaning="Training time relative to the median of ce on the same machine.")
 TEXTS = (
@@ -83,7 +88,7 @@ def measured(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
 
 
 def all_columns(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
-    """What csv and json hold, less the intervals behind the measured ones."""
+    """The columns of csv and json, without the intervals that follow the measured ones."""
     return (*FACTS, *measured(probes), *TEXTS)
 
 
