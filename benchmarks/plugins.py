@@ -1,5 +1,6 @@
 """Plug-ins: files of users and entry points of other packages, which add methods, attacks, networks and more."""
 
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ def load_plugin(path: str | Path) -> list[type[Method]]:
     """Load a file: what it defines can then be named like what is built in. Returns its methods, if any.
 
     A method is a subclass of `marginbench.methods.Method`; other things are added by a decorator in the file. A file
-    that was edited replaces what it defined before.
+    that was edited replaces all that it defined before.
 
     Raises:
         MarginbenchError: no such file, its code fails, a name in it is taken, or it defines nothing.
@@ -27,6 +28,7 @@ def load_plugin(path: str | Path) -> list[type[Method]]:
     load_installed_plugins()
     module = load_user_file(path, "plug-in")
     methods = _take(module)
+    _forget_other_versions(module)
     file = Path(str(module.__file__))
     if file not in _loaded:
         _loaded.append(file)
@@ -55,6 +57,15 @@ def forget_plugins() -> None:
     for file in _loaded:
         forget_user_file(file)
     _loaded.clear()
+
+
+def _forget_other_versions(module: ModuleType) -> None:
+    for name, other in list(sys.modules.items()):
+        if name.startswith(USER_MODULE) and other is not module and getattr(other, "__file__", None) == module.__file__:
+            forget(name)
+            for registry in REGISTRIES:
+                registry.forget(name)
+            del sys.modules[name]  # so that it is executed if the file becomes what it was
 
 
 def _take(module: ModuleType) -> list[type[Method]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable
@@ -18,13 +19,15 @@ class _Origin(NamedTuple):
     module: str
     file: str  # the module's name where there is no file
     source: str | None
+    line: int  # 0 where it is not known
 
 
 class Registry(dict[str, T]):
     """Name to thing. Each remembers the module that it comes from."""
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
         super().__init__()
+        self._reserved = frozenset(reserved)
         self._origins: dict[str, _Origin] = {}
         REGISTRIES.append(self)
 
@@ -35,13 +38,18 @@ class Registry(dict[str, T]):
             maker: the function or class whose module the thing belongs to. Default: the thing itself.
 
         Raises:
-            MarginbenchError: another file has the name already.
+            MarginbenchError: another file has the name already, this file has it twice, or it is reserved.
         """
-        origin = _origin((thing if maker is None else maker).__module__)
+        origin = _origin(thing if maker is None else maker)
+        if name in self._reserved:
+            raise MarginbenchError(f"{origin.file}: the name {name!r} is reserved: choose another")
         known = self._origins.get(name)
         if known is not None and known.file != origin.file:
             ours, theirs = sorted((known, origin), key=lambda o: o.module.startswith(BUILT_IN), reverse=True)
             raise MarginbenchError(f"{theirs.file}: the name {name!r} is already taken by {ours.file}: choose another")
+        if known is not None and origin.source is not None and known[:3] == origin[:3] and known.line != origin.line:
+            lines = f"lines {known.line} and {origin.line}"
+            raise MarginbenchError(f"{origin.file}: the name {name!r} is given twice, in {lines}: choose another")
         self[name] = thing
         self._origins[name] = origin
 
@@ -87,7 +95,15 @@ def import_all(package: str) -> None:
         importlib.import_module(found.name)
 
 
-def _origin(module: str) -> _Origin:
+def _origin(maker: Any) -> _Origin:
+    module = maker.__module__
     file = str(getattr(sys.modules.get(module), "__file__", None) or module)
     outside = not module.startswith(BUILT_IN) and Path(file).is_file()
-    return _Origin(module, file, hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if outside else None)
+    source = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if outside else None
+    return _Origin(module, file, source, _line(maker))
+
+
+def _line(maker: Any) -> int:
+    """Where the function, or the first method of the class, is defined."""
+    functions = vars(maker).values() if isinstance(maker, type) else [maker]
+    return min((inspect.unwrap(f).__code__.co_firstlineno for f in functions if inspect.isfunction(f)), default=0)

@@ -70,6 +70,43 @@ def test_only_outside_files_have_a_source(tmp_path: Path, monkeypatch: pytest.Mo
     assert registry.source("outside") not in (None, before)
 
 
+def test_a_file_gives_a_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "twice.py"
+    first = module("twice", path, monkeypatch, f"{MAKE}first = make\n{MAKE}")
+    registry: Registry[object] = Registry()
+    registry.add("mine", first.first)
+    with pytest.raises(MarginbenchError, match=r"twice\.py: the name 'mine' is given twice, in lines 1 and 4"):
+        registry.add("mine", first.make)
+    registry.add("mine", first.first)  # executed again
+    assert registry.find("mine", "thing") is first.first
+
+
+def test_a_class_has_the_line_of_its_first_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = "class A:\n    def f(self): ...\nclass B:\n    def f(self): ...\n"
+    made = module("kinds", tmp_path / "kinds.py", monkeypatch, kinds)
+    registry: Registry[object] = Registry()
+    registry.add("mine", made.A)
+    with pytest.raises(MarginbenchError, match="in lines 2 and 4"):
+        registry.add("mine", made.B)
+
+
+def test_a_notebook_may_define_a_thing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = ModuleType("a_notebook")
+    monkeypatch.setitem(sys.modules, "a_notebook", cell)
+    registry: Registry[object] = Registry()
+    for source in (MAKE, f"\n{MAKE}"):
+        exec(source, vars(cell))
+        registry.add("mine", cell.make)
+    assert registry.find("mine", "thing") is cell.make
+
+
+def test_a_reserved_name_is_refused() -> None:
+    registry: Registry[object] = Registry(reserved=["seed"])
+    with pytest.raises(MarginbenchError, match=r"seeds\.py: the name 'seed' is reserved"):
+        registry.add("seed", derive_seed)
+    assert not registry
+
+
 def test_what_a_plugin_added_is_known_and_can_be_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry: Registry[object] = Registry()
     registry.add("built_in", derive_seed)
