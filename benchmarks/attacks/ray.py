@@ -17,6 +17,12 @@ def changes_class(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) != y) & logits.isfinite().all(1)
 
 
+def attached(net: nn.Module, x: Tensor) -> Tensor:
+    """The logits [B, K], with a graph to the images x [B, C, H, W] even where the network ignores them."""
+    logits: Tensor = net(x)
+    return logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
 def distance(delta: Tensor, norm: Norm) -> Tensor:
     """[B] float32 length of each perturbation, in pixels of [0, 1], never below the true one.
 
@@ -44,7 +50,7 @@ def tighten(
         x: [B, C, H, W] float32 images in [0, 1]; candidate: the same shape.
         y: [B] int64 true labels.
         steps: halvings; the result is within 2^-steps of the candidate's distance from a class change on the
-        segment.
+            segment.
 
     Returns:
         The adversarial points [B, C, H, W] float32 in [0, 1], x itself where the candidate is not

@@ -53,7 +53,8 @@ class Certificate(Estimator):
         return answer
 
 
-CERTIFICATES: Registry[Certificate] = Registry()
+OWN = "own"  # the name in records of the certificate that a method has of its own networks
+CERTIFICATES: Registry[Certificate] = Registry(reserved=[OWN])
 
 
 def certificate(
@@ -62,8 +63,8 @@ def certificate(
     """A decorator: the function is a certificate, which suites may list by its name. For the traits see `Certificate`.
 
     Raises:
-        MarginbenchError: another file has a certificate of that name, or the function has arguments beside the query
-            that are not settings.
+        MarginbenchError: another file has a certificate of that name, the name is "own", or the function has arguments
+            beside the query that are not settings.
     """
 
     def add(function: Prove) -> Certificate:

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from marginbench.benchmarks.certificates.certificate import CERTIFICATES, Certificate, Needs, certificate
+from marginbench.benchmarks.certificates.certificate import CERTIFICATES, OWN, Certificate, Needs, certificate
 from marginbench.benchmarks.registry import import_all
 
-__all__ = ["CERTIFICATES", "Certificate", "Needs", "certificate", "configured_certificates", "missing"]
+__all__ = ["CERTIFICATES", "OWN", "Certificate", "Needs", "certificate", "configured_certificates", "install_advice"]
 
 import_all("marginbench.benchmarks.certificates")
 
@@ -28,7 +28,7 @@ def configured_certificates(table: Mapping[str, Mapping[str, Any]]) -> dict[str,
     return {name: CERTIFICATES.find(name, "certificate").configured(settings) for name, settings in table.items()}
 
 
-def missing(names: Iterable[str]) -> str | None:
+def install_advice(names: Iterable[str]) -> str | None:
     """What to install for certificates of these names, if anything; without it their columns stay empty."""
     advice = defaultdict(list)
     for name in names:

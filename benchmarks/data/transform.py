@@ -17,21 +17,19 @@ from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from marginbench.benchmarks.registry import Registry
+from marginbench.benchmarks.section import Section
 
 
-class Transform(BaseModel):
+class Transform(Section):
     """A random change of the training images, the same for every method. Its fields are the settings of a suite.
 
     Called with a batch as a whole, on its device: images x [B, C, H, W] float32 in [0, 1] to such images, of the same
     shape. `fill` [C] is the colour of what has no pixel of its own. All random numbers come from `stream`, a generator
     on the CPU: they are then the same on every device.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     place: ClassVar[int] = 100  # transforms are applied in the order of their places, then of their names
 

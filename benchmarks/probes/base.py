@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.registry import Registry
+from marginbench.benchmarks.section import Section
 from marginbench.methods import MarginbenchError, Norm
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,11 @@ class Subject:
         return torch.Generator(self.test.device).manual_seed(self.seed)
 
 
-class Probe(BaseModel):
+class Probe(Section):
     """A measurement. Its fields are the suite's section [evaluation.KEY]; a suite without it does not measure.
 
     A subclass in any file, decorated with `@probe`, adds one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     key: ClassVar[str]  # of the section, and of the seconds in the record
     rank: ClassVar[int] = 100  # of its columns among those of other probes, the smallest first
@@ -62,7 +58,9 @@ class Probe(BaseModel):
         return ""
 
 
-PROBES: Registry[type[Probe]] = Registry()
+RESERVED = ("attacks", "certificates", "epsilon", "points", "doubts")
+"""The other keys of the section [evaluation], and what else has seconds in the record."""
+PROBES: Registry[type[Probe]] = Registry(reserved=RESERVED)
 P = TypeVar("P", bound=type[Probe])
 
 
@@ -70,7 +68,7 @@ def probe(cls: P) -> P:
     """A decorator: suites may have a section of the probe's key.
 
     Raises:
-        MarginbenchError: another file has the key, or the class lacks one, or its columns.
+        MarginbenchError: another file has the key, it is reserved, or the class lacks one, or its columns.
     """
     where = f"{cls.__module__}.{cls.__qualname__}"
     for fact in ("key", "columns"):

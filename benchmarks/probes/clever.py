@@ -6,14 +6,14 @@ Approach, ICLR 2018, arXiv 1801.10578. A network that hides its gradients has a 
 
 import warnings
 from collections.abc import Mapping
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
+from marginbench.benchmarks.attacks.ray import attached
+from marginbench.benchmarks.probes.base import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import random_start
@@ -37,14 +37,14 @@ class Clever(Probe):
         for norm in NORMS
     )
 
-    radius: dict[Norm, Annotated[float, Field(gt=0)]]  # of the balls that are sampled, in pixels; no score exceeds it
-    points: Positive = 100  # the first of the test set
-    batches: Positive = 50  # maxima that the distribution is fitted to; the paper: 500
-    samples: Positive = 128  # gradients in each of them; the paper: 1024
-    rivals: Positive = 3  # classes considered, by largest logit at the image
+    radius: dict[Norm, PositiveFloat]  # of the balls that are sampled, in pixels; no score exceeds it
+    points: PositiveInt = 100  # the first of the test set
+    batches: PositiveInt = 50  # maxima that the distribution is fitted to; the paper: 500
+    samples: PositiveInt = 128  # gradients in each of them; the paper: 1024
+    rivals: PositiveInt = 3  # classes considered, by largest logit at the image
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
-        """clever_NORM [N], NaN for the images behind the first `points`."""
+        """clever_NORM [N], NaN for the images after the first `points`."""
         test, generator = subject.test, subject.generator
         x, y = test.images(slice(self.points)), test.y[: self.points]
         out = {}
@@ -82,7 +82,7 @@ class Clever(Probe):
             noise = random_start(ball, x.new_full((self.samples,), radius), norm, generator)
             point = (ball + noise).clamp(0, 1).requires_grad_()
             with torch.enable_grad():
-                z = net(point)
+                z = attached(net, point)
                 for row, j in enumerate(nearest.tolist()):
                     (gradient,) = torch.autograd.grad((z[:, y] - z[:, j]).sum(), point, retain_graph=row < count - 1)
                     size = gradient.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1)

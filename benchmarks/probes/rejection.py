@@ -16,14 +16,14 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.ray import changes_class
+from marginbench.benchmarks.attacks.ray import attached, changes_class
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
-from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
+from marginbench.benchmarks.probes.base import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import backtracking, random_start
@@ -55,7 +55,7 @@ class Rejection(Probe):
     )
 
     tpr: float = Field(gt=0, le=1)  # share of the correct held-out images that must be accepted
-    steps: Positive  # of each start of the attack
+    steps: PositiveInt  # of each start of the attack
     restarts: Annotated[int, Field(ge=0)] = 1  # random starts, for the images not yet past the threshold
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ def _attack(q: Query, steps: int, *, at_random: bool) -> Tensor:
     """
 
     def confidence(image: Tensor) -> Tensor:
-        logits = q.net(image)
+        logits = attached(q.net, image)
         return _log_odds(logits, logits.scatter(1, q.y[:, None], -torch.inf).argmax(1, keepdim=True))
 
     radius = q.x.new_full((len(q.x),), q.epsilon)

@@ -19,19 +19,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.memory import Chunks
-from marginbench.benchmarks.probes.base import Positive, Probe, Subject, probe
+from marginbench.benchmarks.probes.base import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
 from marginbench.methods import Norm
 
 ABSTAIN = -1
 BLOCK = 200  # noisy copies of an image that are drawn at once: on one CPU core they stay in its cache
-ROWS = {"cpu": BLOCK}  # noisy copies in a forward pass, by type of device
+NOISY_ROWS = {"cpu": BLOCK}  # noisy copies in a forward pass, by type of device
 OTHER_ROWS = 100 * BLOCK
 
 
@@ -63,10 +63,10 @@ class Smoothing(Probe):
     )
 
     sigma: float = Field(gt=0)  # of the noise, in pixels of [0, 1]
-    n0: Positive = 100  # noisy copies that select the class
-    n: Positive  # noisy copies that estimate its probability
+    n0: PositiveInt = 100  # noisy copies that select the class
+    n: PositiveInt  # noisy copies that estimate its probability
     alpha: float = Field(default=0.001, gt=0, lt=1)  # probability that a radius is wrong, at most
-    share: Positive = 1  # consecutive images that get the same noise
+    share: PositiveInt = 1  # consecutive images that get the same noise
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
         """CERTIFY for every image: see `smoothing_arrays`."""
@@ -140,7 +140,7 @@ def smoothing_arrays(
     """
     x = test.images(slice(None))
     streams = [seeds.generator(x.device, "smoothing", seed, i) for i in range(0, len(x), share)]
-    together = max(1, (rows or ROWS.get(x.device.type, OTHER_ROWS)) // BLOCK)
+    together = max(1, (rows or NOISY_ROWS.get(x.device.type, OTHER_ROWS)) // BLOCK)
     noise = Noise(sigma, streams, share)
     selected = _votes(net, x, noise, n0, together).argmax(1)
     count = _votes(net, x, noise, n, together).gather(1, selected[:, None])[:, 0]

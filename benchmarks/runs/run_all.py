@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marginbench.benchmarks.certificates.listed import missing
+from marginbench.benchmarks.certificates.listed import install_advice
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
@@ -135,7 +135,7 @@ def run_all(options: RunOptions) -> RunOutcome:
 
 
 def _run(options: RunOptions, work: Work) -> RunOutcome:
-    if work.todo and (advice := missing(work.suite.evaluation.certificates)):
+    if work.todo and (advice := install_advice(work.suite.evaluation.certificates)):
         log.warning("nothing will be certified by %s", advice)
     ensure_writable(work.runs)
     write_plan(work.folder, work.suite, work.cells)

@@ -15,7 +15,7 @@ from torch import Tensor
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.nets.networks import NETWORKS, make_net
-from marginbench.benchmarks.probes.smoothing import BLOCK, OTHER_ROWS, ROWS, smoothing_arrays
+from marginbench.benchmarks.probes.smoothing import BLOCK, NOISY_ROWS, OTHER_ROWS, smoothing_arrays
 from marginbench.benchmarks.speed import turns
 from marginbench.methods import Net
 
@@ -37,7 +37,7 @@ def main() -> None:
         device="auto",
     )
     device = resolve_device(words.device)
-    rows = max((words.rows or ROWS.get(device.type, OTHER_ROWS)) // BLOCK, 1) * BLOCK
+    rows = max((words.rows or NOISY_ROWS.get(device.type, OTHER_ROWS)) // BLOCK, 1) * BLOCK
     torch.manual_seed(0)
     mean = torch.full((1,), 0.5)
     net = make_net(words.network, words.width, (1, words.size, words.size), 10, mean, mean).to(device)

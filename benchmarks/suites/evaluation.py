@@ -3,11 +3,12 @@
 import copy
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import (
-    Field,
     ModelWrapValidatorHandler,
+    PositiveFloat,
+    PositiveInt,
     PrivateAttr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -22,20 +23,18 @@ from pydantic_core import InitErrorDetails
 from marginbench.benchmarks.attacks.from_file import versioned
 from marginbench.benchmarks.attacks.listed import ATTACKS, configured_attacks
 from marginbench.benchmarks.attacks.presets import PRESETS
-from marginbench.benchmarks.certificates.listed import CERTIFICATES, configured_certificates
+from marginbench.benchmarks.certificates.listed import CERTIFICATES, OWN, configured_certificates
 from marginbench.benchmarks.probes.listed import PROBES, Probe
-from marginbench.benchmarks.suites.section import Positive, Section
+from marginbench.benchmarks.section import Section, Settings
 from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.errors import suggest
-
-Settings = dict[str, Any]
 
 
 class Evaluation(Section):
     """A section [evaluation.KEY] for the key of a probe adds that measurement and its columns."""
 
-    epsilon: dict[Norm, Annotated[float, Field(gt=0)]]
-    points: Positive  # the first of the test set
+    epsilon: dict[Norm, PositiveFloat]
+    points: PositiveInt  # the first of the test set
     attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
     certificates: dict[str, Settings]
     _sections: dict[str, Settings] = PrivateAttr(default_factory=dict)  # of probes, without their classes: see `probes`
@@ -124,8 +123,10 @@ def check_estimators(evaluation: Evaluation) -> None:
     """Do all attacks and certificates exist, and take their settings?
 
     Raises:
-        MarginbenchError: one does not; the message begins with its key.
+        MarginbenchError: one does not, or two share a name; the message begins with its key.
     """
+    for name in evaluation.attacks.keys() & {*evaluation.certificates, OWN}:  # their arrays and costs would be one
+        raise MarginbenchError(f"evaluation.attacks.{name}: a certificate has this name: choose another")
     for name, settings in evaluation.attacks.items():
         if "file" not in settings:
             _check("attacks", name, settings, ATTACKS, configured_attacks)

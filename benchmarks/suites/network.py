@@ -4,11 +4,18 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import PrivateAttr, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    PositiveInt,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from marginbench.benchmarks.nets.networks import NETWORKS, Architecture
 from marginbench.benchmarks.nets.outside import from_file
-from marginbench.benchmarks.suites.section import Positive, Section
+from marginbench.benchmarks.section import Section
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
 from marginbench.methods.userfile import source_digest
@@ -19,7 +26,7 @@ class Network(Section):
 
     name: str | None = None
     file: str | None = None  # FILE.py:FUNCTION; the function is make(shape) or make(shape, width)
-    width: Positive | None = None  # default: the network's own
+    width: PositiveInt | None = None  # default: the network's own
     _sha256: str | None = PrivateAttr(None)  # of the file
 
     @field_validator("name")

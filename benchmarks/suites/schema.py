@@ -7,15 +7,15 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.plugins import load_installed_plugins
 from marginbench.benchmarks.probes.listed import PROBES
+from marginbench.benchmarks.section import Section
 from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators
 from marginbench.benchmarks.suites.network import Network
-from marginbench.benchmarks.suites.section import Positive, Section
 from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import MarginbenchError, Task
 from marginbench.methods.errors import suggest
@@ -27,10 +27,10 @@ class Data(Section):
     """The keys are the arguments of `load_data`."""
 
     name: str
-    validation: Positive
-    train_size: Positive | None = None  # images to train on; default: all that are left
+    validation: PositiveInt
+    train_size: PositiveInt | None = None  # images to train on; default: all that are left
     imbalance: float | None = Field(default=None, ge=1)  # first class to last, in images: a long-tailed training split
-    size: Positive | None = None  # height and width of the images, for image folders only
+    size: PositiveInt | None = None  # height and width of the images, for image folders only
 
 
 class Suite(Section):
@@ -39,7 +39,7 @@ class Suite(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     title: str
     methods: tuple[str, ...] | None = None  # default: all registered
-    seeds: Positive
+    seeds: PositiveInt
     data: Data
     network: Network
     training: Training
@@ -65,6 +65,12 @@ class Suite(Section):
         return load_data(**self.data.model_dump(), folder=self.folder, data_dir=data_dir)
 
     def task(self, input_shape: tuple[int, int, int], class_counts: tuple[int, ...]) -> Task:
+        """What methods are told.
+
+        Args:
+            input_shape: channels, height and width of the images.
+            class_counts: training images of each class.
+        """
         return Task(input_shape, class_counts, self.evaluation.epsilon)
 
 

@@ -4,11 +4,11 @@ import inspect
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import nn
 
 from marginbench.benchmarks.data.augment import Augment
-from marginbench.benchmarks.suites.section import Positive, Section
+from marginbench.benchmarks.section import Section, Settings
 from marginbench.methods.errors import suggest
 
 OURS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -19,15 +19,15 @@ FIXED = ("params", "maximize", "foreach", "fused", "capturable", "differentiable
 
 
 class Training(Section):
-    epochs: Positive
-    batch_size: Positive
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
     optimiser: str = "adam"  # or sgd, or a class of torch.optim by its name
-    optimiser_settings: dict[str, Any] | None = None  # further arguments of the class
+    optimiser_settings: Settings | None = None  # further arguments of the class
     schedule: Literal["one_cycle", "constant", "drops"] = "one_cycle"
-    drops: list[list[float]] | None = None  # [epoch, factor on the learning rate from then on], in order
-    warm_up: float | None = Field(default=None, gt=0)  # epochs in which the rate rises linearly; one_cycle has its own
+    drops: list[list[NonNegativeFloat]] | None = None  # [epoch, factor on the learning rate from then on], in order
+    warm_up: PositiveFloat | None = None  # epochs in which the rate rises linearly; one_cycle has its own
     nesterov: bool | None = None  # of sgd; default: yes
     precision: Literal["float32", "bf16"] = "float32"
     augment: Augment | None = None  # default: the images as they are
@@ -63,11 +63,17 @@ class Training(Section):
     def _drops_fit(self) -> "Training":
         if (self.drops is not None) != (self.schedule == "drops"):
             raise ValueError('schedule = "drops" and drops = [[EPOCH, FACTOR], ...] go together')
-        epochs = [drop[0] for drop in self.drops or ()]
-        if any(len(drop) != 2 for drop in self.drops or ()) or epochs != sorted(epochs):
+        drops = self.drops or []
+        if any(len(drop) != 2 for drop in drops) or drops != sorted(drops, key=lambda drop: drop[0]):
             raise ValueError("drops: write [[EPOCH, FACTOR], ...] with growing epochs, as in [[100, 0.1], [150, 0.01]]")
+        if drops and drops[-1][0] >= self.epochs:
+            raise ValueError(
+                f"drops: that at epoch {drops[-1][0]:g} is never reached with epochs={self.epochs}: set both"
+            )
         if self.warm_up is not None and self.schedule == "one_cycle":
             raise ValueError("warm_up: one_cycle has its own")
+        if self.warm_up is not None and self.warm_up > self.epochs:
+            raise ValueError(f"warm_up: longer than the training, which has {self.epochs} epochs")
         return self
 
     @property

@@ -1,15 +1,17 @@
 """What every probe keeps to: arrays of a value for each image, a column for each metric, a note of a sentence."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from marginbench.benchmarks.evaluation.canaries import linear
 from marginbench.benchmarks.probes.listed import PROBES, Probe, Subject, probe
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.methods import MarginbenchError, Norm
+from marginbench.methods import MarginbenchError, Net, Norm
 
 EPSILON: dict[Norm, float] = {"linf": 0.05, "l2": 0.25}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -35,6 +37,22 @@ def test_arrays_metrics_columns_and_note_fit(key: str) -> None:
     assert set(metrics) == {column.name for column in made.columns}
     assert all(column.header.format(**EPSILON) and column.meaning.endswith(".") for column in made.columns)
     assert made.note(EPSILON).endswith(".")
+
+
+class Constant(nn.Module):
+    """The same logits for every image, without a graph to it."""
+
+    def forward(self, phi: Tensor) -> Tensor:
+        return torch.eye(4)[0].expand(len(phi), 4)
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_network_that_ignores_its_input_is_measured(key: str) -> None:
+    canary = linear()
+    net = Net(canary.net.normalise, canary.net.body, Constant()).eval()
+    test = replace(canary.data.test, y=torch.zeros_like(canary.data.test.y))
+    found = PROBES[key](**SETTINGS[key]).measure(Subject(net, test, test, EPSILON, seed=1))
+    assert found and all(values.shape in ((), (64,)) for values in found.values())
 
 
 @pytest.mark.parametrize("name", ["digits", "digits_exact", "digits_smooth"])

@@ -112,6 +112,18 @@ def test_every_name_is_safe_for_a_folder(settings: dict[str, Any]) -> None:
         ("training.augment={ crop = { pading = 2 } }", ["'training.augment.crop.pading'", "did you mean 'padding'"]),
         ("training.epochs", ["set='training.epochs'", "KEY=VALUE"]),
         ("training.epochs=", ["KEY=VALUE"]),
+        ("training.learning_rate=inf", ["training.learning_rate=inf", "finite"]),
+        ("training.learning_rate=nan", ["training.learning_rate='nan'", "valid number"]),
+        ("training.weight_decay=inf", ["training.weight_decay=inf", "finite"]),
+        ("training.optimiser_settings={ eps = inf }", ["training.optimiser_settings", "eps=inf", "finite"]),
+        ("training.optimiser_settings={ betas = [0.9, nan] }", ["betas=[0.9, nan]", "finite"]),
+        ("training.augment={ cutout = { size = inf } }", ["training.augment.cutout.size"]),
+        ("evaluation.epsilon={ linf = 0.1, l2 = inf }", ["evaluation.epsilon.l2=inf", "finite"]),
+        ("evaluation.attacks={ mine = { file = 'x.py:f', rate = inf } }", ["evaluation.attacks.mine", "rate=inf"]),
+        ("evaluation.rejection.tpr=inf", ["evaluation.rejection.tpr=inf", "finite"]),
+        ("evaluation.attacks.fmn.steps=0", ["evaluation.attacks.fmn.steps=0", "greater than 0"]),
+        ("evaluation.certificates.crown.conv_mode=nope", ["certificates.crown.conv_mode='nope'", "'patches'"]),
+        ("data.imbalance=inf", ["data.imbalance=inf", "finite"]),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, words: list[str]) -> None:
@@ -119,6 +131,33 @@ def test_a_wrong_setting_is_named(text: str, words: list[str]) -> None:
         derive(DIGITS, [text])
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("drops", "words"),
+    [
+        ([[]], r"write \[\[EPOCH, FACTOR\], \.\.\.\] with growing epochs"),
+        ([[1, 0.1, 2]], "with growing epochs"),
+        ([[5, 0.1], [3, 0.01]], "with growing epochs"),
+        ([[-1, 0.1]], r"training\.drops\.0\.0=-1: input should be greater than or equal to 0"),
+        ([[1, -0.1]], r"training\.drops\.0\.1=-0\.1: input should be greater than or equal to 0"),
+        ([[1, 0.1], [25, 0.01]], "drops: that at epoch 25 is never reached with epochs=25"),
+    ],
+)
+def test_drops_that_cannot_be_meant_are_refused(drops: list[list[float]], words: str) -> None:
+    with pytest.raises(MarginbenchError, match=words):
+        derive(DIGITS, {"training.schedule": "drops", "training.drops": drops})
+
+
+def test_a_warm_up_longer_than_the_training_is_refused() -> None:
+    with pytest.raises(MarginbenchError, match="warm_up: longer than the training, which has 25 epochs"):
+        derive(DIGITS, {"training.schedule": "constant", "training.warm_up": 26})
+    assert derive(DIGITS, {"training.schedule": "constant", "training.warm_up": 25}).training.warm_up == 25
+
+
+def test_the_radii_of_noise_are_a_list() -> None:
+    suite = derive(DIGITS, ["evaluation.attacks.noise.radii=[1.0, 3.0]"])
+    assert suite.evaluation.attacks["noise"] == {"radii": [1.0, 3.0]}
 
 
 def test_a_key_given_twice_is_refused() -> None:
