@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, Radii
@@ -14,6 +15,7 @@ from marginbench.methods.errors import suggest
 
 Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
 """A method's certificate of its own networks, for images [B, C, H, W]: see `Method.certify`."""
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,11 @@ def ask(certify: Certify, net: Net, x: Tensor, norm: Norm) -> Answer:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A function of a query and of settings: keyword-only arguments with defaults, which a suite may change."""
+    """A function of a query and of settings: keyword-only arguments with defaults, which a suite may change.
+
+    Their annotations say which values a suite may give, as in `steps: PositiveInt = 30` with the types of pydantic;
+    without annotation those of the type of the default.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -71,31 +77,54 @@ class Estimator:
     @property
     def settings(self) -> dict[str, Any]:
         """Names and defaults."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {p.name: p.default for p in _settings(self.function)}
 
     def configured(self, settings: Mapping[str, Any]) -> Self:
-        """The same with other defaults.
+        """The same with other defaults. A list fits where the default is a tuple: TOML has no tuples.
 
         Raises:
-            MarginbenchError: unknown setting, or a value of another type than its default.
+            MarginbenchError: unknown setting, or a value that its annotation does not allow.
         """
-        known = self.settings
+        known = {p.name: p for p in _settings(self.function)}
+        values = {}
         for key, value in settings.items():
             if key not in known:
                 raise MarginbenchError(f"{self.name}.{key}: unknown setting: {suggest(key, known)}")
-            wanted = type(known[key])
-            if type(value) is not wanted and not (wanted is float and type(value) is int):
-                raise MarginbenchError(f"{self.name}.{key}={value!r}: should be like {known[key]!r}")
-        return replace(self, function=partial(self.function, **settings))
+            default = known[key].default
+            values[key] = tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
+            try:
+                TypeAdapter(_allowed(known[key]), config=STRICT).validate_python(values[key])
+            except ValidationError as error:
+                problem = "; ".join(one["msg"][0].lower() + one["msg"][1:] for one in error.errors())
+                raise MarginbenchError(f"{self.name}.{key}={value!r}: {problem}; default: {default!r}") from None
+        return replace(self, function=partial(self.function, **values))
 
 
 def check_signature(function: Callable[..., Any]) -> None:
     """Raise a MarginbenchError unless the function can be an estimator."""
     parameters = list(inspect.signature(function).parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     settings = parameters[1:]
-    if not parameters or any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in settings):
+    if (
+        not parameters
+        or parameters[0].kind not in positional
+        or any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in settings)
+    ):
         raise MarginbenchError(
             f"{function.__module__}.{function.__qualname__}: write (q: Query, *, setting=default, ...):"
             " settings are keyword-only arguments with defaults"
         )
+
+
+def _settings(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+    except NameError:  # an annotation for type checkers alone
+        parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def _allowed(setting: inspect.Parameter) -> Any:
+    if setting.annotation is setting.empty or isinstance(setting.annotation, str):
+        return Any if setting.default is None else type(setting.default)
+    return setting.annotation

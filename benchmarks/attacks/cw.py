@@ -3,6 +3,7 @@
 import math
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks._linear import linearise, to_hyperplane, top_rivals
@@ -16,7 +17,13 @@ EDGE = 1e-5  # share of the range by which a start on its border is drawn inside
 
 @attack(minimum_norm=True)
 def cw(
-    q: Query, *, steps: int = 40, searches: int = 5, learning_rate: float = 0.3, kappa: float = 0.0, rivals: int = 10
+    q: Query,
+    *,
+    steps: PositiveInt = 40,
+    searches: PositiveInt = 5,
+    learning_rate: PositiveFloat = 0.3,
+    kappa: NonNegativeFloat = 0.0,
+    rivals: PositiveInt = 10,
 ) -> Tensor:
     """Adam on w in x' = (1 + tanh w) / 2, which keeps x' in the box. In L2 it minimises
 
@@ -35,7 +42,8 @@ def cw(
     negative.
 
     Args:
-        steps: forward and backward passes for each value of c or r; searches: values.
+        steps: forward and backward passes for each value of c or r.
+        searches: values of c or r.
         learning_rate: first step of Adam as a share of d; steps fall to 0 along a cosine.
         kappa: how far beyond the boundary f is followed, in pixels.
         rivals: classes with the largest logits among which the first boundary is chosen, one backward pass each.

@@ -1,8 +1,10 @@
 """Decoupled direction and norm (DDN): a sphere around x that shrinks on success and grows on failure."""
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rival
@@ -12,7 +14,9 @@ from marginbench.benchmarks.estimator import Query
 
 
 @attack(minimum_norm=True)
-def ddn(q: Query, *, steps: int = 50, gamma: float = 0.05, rivals: int = 10) -> Tensor:
+def ddn(
+    q: Query, *, steps: PositiveInt = 50, gamma: Annotated[float, Field(gt=0, lt=1)] = 0.05, rivals: PositiveInt = 10
+) -> Tensor:
     """Direction and norm of the perturbation are separate: the direction follows the gradient, the norm success.
 
     With f = z_r - z_y, r the rival nearest to x in the linearised network, and a cosine schedule of alpha_k from 1 to

@@ -1,6 +1,7 @@
 """DeepFool in the box, with refinement: to the nearest linearised boundary, then back along it."""
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import linearise, to_hyperplane, top_rivals
@@ -10,7 +11,14 @@ from marginbench.benchmarks.estimator import Query
 
 
 @attack(minimum_norm=True)
-def deepfool(q: Query, *, steps: int = 8, rivals: int = 10, keep: int = 3, overshoot: float = 0.02) -> Tensor:
+def deepfool(
+    q: Query,
+    *,
+    steps: PositiveInt = 8,
+    rivals: PositiveInt = 10,
+    keep: PositiveInt = 3,
+    overshoot: NonNegativeFloat = 0.02,
+) -> Tensor:
     """Cross the nearest boundary of the linearised network, exactly within [0, 1].
 
     With f_r = z_r - z_y, each step solves, for every rival r still in play,

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rival
@@ -12,7 +13,7 @@ from marginbench.benchmarks.estimator import Query
 
 
 @attack(minimum_norm=True)
-def fmn(q: Query, *, steps: int = 30, rivals: int = 10) -> Tensor:
+def fmn(q: Query, *, steps: PositiveInt = 30, rivals: PositiveInt = 10) -> Tensor:
     """Gradient ascent on f = z_r - z_y inside a ball whose radius e follows success.
 
     r is the rival nearest to x in the linearised network. Step k, with cosine schedules of gamma_k (0.05 to

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import top_rivals
@@ -17,7 +18,7 @@ DLR_CLASSES = 4  # that the difference-of-logits-ratio loss needs
 
 
 @attack()
-def apgd(q: Query, *, steps: int = 30, restarts: int = 1) -> Tensor:
+def apgd(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1) -> Tensor:
     """torchattacks' Auto-PGD on the DLR loss at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     DLR = -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3) needs 4 classes. NOTE: with 2 or 3 classes the loss is
@@ -25,7 +26,8 @@ def apgd(q: Query, *, steps: int = 30, restarts: int = 1) -> Tensor:
     it depends on neither shift nor scale of the logits, but it is another loss.
 
     Args:
-        steps: backward passes per start, plus one; restarts: random starts.
+        steps: backward passes per start, plus one.
+        restarts: random starts.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
@@ -36,7 +38,7 @@ def apgd(q: Query, *, steps: int = 30, restarts: int = 1) -> Tensor:
 
 
 @attack()
-def apgd_ce(q: Query, *, steps: int = 30, restarts: int = 1, original: bool = False) -> Tensor:
+def apgd_ce(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, original: bool = False) -> Tensor:
     """torchattacks' Auto-PGD on cross-entropy at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     Cross-entropy saturates: on logits that lie far apart its gradient underflows. It is therefore taken of the
@@ -44,7 +46,9 @@ def apgd_ce(q: Query, *, steps: int = 30, restarts: int = 1, original: bool = Fa
     are, as AutoAttack does; the result then depends on their scale.
 
     Args:
-        steps: backward passes per start, plus one; restarts: random starts.
+        steps: backward passes per start, plus one.
+        restarts: random starts.
+        original: cross-entropy of the logits as they are.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
@@ -54,7 +58,7 @@ def apgd_ce(q: Query, *, steps: int = 30, restarts: int = 1, original: bool = Fa
 
 
 @attack()
-def apgd_t(q: Query, *, steps: int = 30, restarts: int = 1, targets: int = 3) -> Tensor:
+def apgd_t(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, targets: PositiveInt = 3) -> Tensor:
     """torchattacks' Auto-PGD on the targeted DLR loss at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     For each of the classes t with the largest logits other than y, until one attack succeeds, it maximises
@@ -69,7 +73,8 @@ def apgd_t(q: Query, *, steps: int = 30, restarts: int = 1, targets: int = 3) ->
     (`step_size[0]`). This runs the steps of its APGD with the targeted loss.
 
     Args:
-        steps: backward passes per start and target, plus one; restarts: random starts per target.
+        steps: backward passes per start and target, plus one.
+        restarts: random starts per target.
         targets: classes; AutoAttack has 9.
 
     Returns:
@@ -119,7 +124,7 @@ def _not_autoattack() -> None:
 
 
 @attack(minimum_norm=True)
-def fab_t(q: Query, *, steps: int = 20, restarts: int = 1, targets: int = 3) -> Tensor:
+def fab_t(q: Query, *, steps: PositiveInt = 20, restarts: PositiveInt = 1, targets: PositiveInt = 3) -> Tensor:
     """torchattacks' targeted FAB, a minimum-norm attack (Croce and Hein, ICML 2020, arXiv 1907.02044).
 
     For each of the classes t with the largest logits other than y, it steps to the hyperplane on which z_t and
@@ -128,8 +133,8 @@ def fab_t(q: Query, *, steps: int = 20, restarts: int = 1, targets: int = 3) -> 
     verdict at epsilon is the same. The scale of the logits has no effect.
 
     Args:
-        steps: forward and backward passes per start and target; restarts: starts, the first of them x
-            itself, the others drawn within epsilon / 2.
+        steps: forward and backward passes per start and target.
+        restarts: starts, the first of them x itself, the others drawn within epsilon / 2.
         targets: classes; AutoAttack has 9.
 
     Returns:
@@ -152,7 +157,7 @@ def fab_t(q: Query, *, steps: int = 20, restarts: int = 1, targets: int = 3) -> 
 
 
 @attack(gradient=False)
-def square(q: Query, *, n_queries: int = 100, restarts: int = 1, original: bool = False) -> Tensor:
+def square(q: Query, *, n_queries: PositiveInt = 100, restarts: PositiveInt = 1, original: bool = False) -> Tensor:
     """torchattacks' Square attack at one epsilon (Andriushchenko et al., ECCV 2020, arXiv 1912.00049).
 
     It only reads logits, so hidden gradients do not stop it. The library's version needs square images, of at
@@ -163,7 +168,9 @@ def square(q: Query, *, n_queries: int = 100, restarts: int = 1, original: bool 
     them otherwise than the original.)
 
     Args:
-        n_queries: forward passes of each of the `restarts`.
+        n_queries: forward passes per start.
+        restarts: random starts.
+        original: the loss and the schedule of AutoAttack.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.

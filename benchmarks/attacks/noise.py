@@ -1,6 +1,7 @@
 """Random directions: an attack so weak that a white-box attack that loses to it is broken."""
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.attack import attack
@@ -9,7 +10,7 @@ from marginbench.benchmarks.estimator import Query
 
 
 @attack(gradient=False, control=True)
-def noise(q: Query, *, directions: int = 8, radii: tuple[float, ...] = (1.0, 2.0, 4.0)) -> Tensor:
+def noise(q: Query, *, directions: PositiveInt = 8, radii: tuple[PositiveFloat, ...] = (1.0, 2.0, 4.0)) -> Tensor:
     """Walk along random directions and keep the closest adversarial point.
 
     Directions are uniform on the sphere for L2 and random signs for Linf, scaled to each radius and clamped

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._ball import ball
@@ -37,26 +38,37 @@ ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from
 
 
 @certificate(needs=AUTO_LIRPA)
-def ibp(q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01) -> Tensor | Answer:
+def ibp(
+    q: Query, *, conv_mode: ConvMode = "auto", rounds: PositiveInt = 8, tolerance: PositiveFloat = 0.01
+) -> Tensor | Answer:
     """Interval bounds; settings as in `Search`."""
     return certified_radius(q, Search("IBP", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
 
 
 @certificate(needs=AUTO_LIRPA)
-def crown_ibp(q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01) -> Tensor | Answer:
+def crown_ibp(
+    q: Query, *, conv_mode: ConvMode = "auto", rounds: PositiveInt = 8, tolerance: PositiveFloat = 0.01
+) -> Tensor | Answer:
     """CROWN from interval bounds of the hidden layers; settings as in `Search`."""
     return certified_radius(q, Search("CROWN-IBP", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
 
 
 @certificate(needs=AUTO_LIRPA, exact_on_linear=True)
-def crown(q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01) -> Tensor | Answer:
+def crown(
+    q: Query, *, conv_mode: ConvMode = "auto", rounds: PositiveInt = 8, tolerance: PositiveFloat = 0.01
+) -> Tensor | Answer:
     """CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv 1811.00866); settings as in `Search`."""
     return certified_radius(q, Search("CROWN", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
 
 
 @certificate(needs=AUTO_LIRPA)
 def alpha_crown(
-    q: Query, *, conv_mode: ConvMode = "auto", rounds: int = 8, tolerance: float = 0.01, iterations: int = 10
+    q: Query,
+    *,
+    conv_mode: ConvMode = "auto",
+    rounds: PositiveInt = 8,
+    tolerance: PositiveFloat = 0.01,
+    iterations: PositiveInt = 10,
 ) -> Tensor | Answer:
     """CROWN with optimised slopes (Xu et al., ICLR 2021, arXiv 2011.13824); settings as in `Search`."""
     search = Search("alpha-CROWN", None, conv_mode, rounds, tolerance, iterations=iterations)

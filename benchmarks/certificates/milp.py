@@ -8,6 +8,7 @@ import math
 import time
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import changes_class, tighten
@@ -27,7 +28,9 @@ FIRST_SHRUNK = 1  # the bounds of the first layer are exact but for the rival's 
 
 @certificate(float64=True)
 @torch.no_grad()
-def milp(q: Query, *, time_limit: float = 60.0, gap: float = 1e-3, max_units: int = 200) -> Answer:
+def milp(
+    q: Query, *, time_limit: NonNegativeFloat = 60.0, gap: NonNegativeFloat = 1e-3, max_units: PositiveInt = 200
+) -> Answer:
     """The distance of the nearest image of the box [0, 1] that some rival wins.
 
     For every rival j in turn: min eps with |x' - x|_inf <= eps, z_j(x') >= z_y(x') - slack, over x' in the box nearer

@@ -229,7 +229,10 @@ def test_a_trait_is_true_or_false(tmp_path: Path) -> None:
 
 def test_settings_of_a_decorated_attack_are_checked(tiny: Path) -> None:
     (tiny.parent / "my_attack.py").write_text(TRAITS["by the decorator"][0].replace("(q)", "(q, *, steps=3)"))
-    for entry, words in (("step = 4", "did you mean 'steps'"), ('steps = "4"', "steps='4': should be like 3")):
+    for entry, words in (
+        ("step = 4", "did you mean 'steps'"),
+        ('steps = "4"', "steps='4': input should be a valid integer; default: 3"),
+    ):
         table = f'[evaluation.attacks]\nmine = {{ file = "my_attack.py:make", {entry} }}\n'
         with pytest.raises(MarginbenchError, match=f"evaluation.attacks.mine: .*{words}"):
             load_suite(str(with_attacks(tiny, table)))

@@ -21,7 +21,13 @@ def test_what_is_no_attack_is_refused() -> None:
     def nothing() -> None:
         return None
 
-    for function in (positional, without_default, nothing):
+    def without_query(*, steps: int = 3) -> None:
+        return None
+
+    def several_queries(*q: Query) -> None:
+        return None
+
+    for function in (positional, without_default, nothing, without_query, several_queries):
         with pytest.raises(MarginbenchError, match=f"{function.__name__}: write \\(q: Query, \\*"):
             attack()(function)  # type: ignore[arg-type]
         assert function.__name__ not in ATTACKS
