@@ -273,10 +273,10 @@ def doctor_command(
     Networks whose margins or faults are known go through every attack, certificate and doubt, and convolutions are
     compared in both memory layouts. Exit code 1 if a check fails.
     """
-    from marginbench.benchmarks.evaluation.doctor import examine, examine_layout, table
+    from marginbench.benchmarks.evaluation.doctor import examine_canaries, examine_layout, table
     from marginbench.benchmarks.machine.device import resolve_device
 
-    results = [examine_layout(), *examine(resolve_device(device))]
+    results = [examine_layout(), *examine_canaries(resolve_device(device))]
     print(table(results, every))
     failed = sum(result.verdict != "pass" for result in results)
     print(f"\n{failed} of {len(results)} checks failed" if failed else f"\nall {len(results)} checks passed")

@@ -1,4 +1,4 @@
-"""Networks whose margins, or whose faults, are known: the evaluation must tell them.
+"""Networks whose margins, or whose faults, are known: the evaluation must detect them.
 
 Each goes through the same evaluation as any other network, in the tests and in `marginbench doctor`.
 """

@@ -8,7 +8,6 @@ import torch
 from tabulate import tabulate
 
 from marginbench.benchmarks.attacks.listed import ATTACKS
-from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.certificates.listed import CERTIFICATES
 from marginbench.benchmarks.evaluation import layout
 from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary
@@ -16,12 +15,6 @@ from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import Net, Norm, NotApplicable, Radii
 
-SETTINGS = Evaluation(
-    points=1000,
-    epsilon={"linf": 0.05, "l2": 0.25},
-    attacks={**PRESETS["quick"], "ddn": {}, "cw": {}},
-    certificates={name: {} for name in CERTIFICATES},
-)
 TIGHT = 1.02  # how far bounds may lie from the truth where they should reach it, median over the points
 
 
@@ -38,12 +31,18 @@ class Result:
     best: bool = True  # the best of all estimators, or the doubts: always shown
 
 
-def examine(device: torch.device, canaries: Sequence[Callable[[], Canary]] = CANARIES) -> Iterator[Result]:
-    """Evaluate the canaries and compare what was found with what is known."""
+def examine_canaries(device: torch.device, canaries: Sequence[Callable[[], Canary]] = CANARIES) -> Iterator[Result]:
+    """Evaluate the canaries with every attack and certificate, and compare what was found with what is known."""
+    settings = Evaluation(
+        points=1000,
+        epsilon={"linf": 0.05, "l2": 0.25},
+        attacks={name: {} for name in ATTACKS},
+        certificates={name: {} for name in CERTIFICATES},
+    )
     for make in canaries:
         canary = make()
         net = canary.net.to(device)
-        found = evaluate(net, _no_certificate, canary.data.to(device), SETTINGS, "doctor", canary.title)
+        found = evaluate(net, _no_certificate, canary.data.to(device), settings, "doctor", canary.title)
         for norm, exact in canary.exact.items():
             yield from _bounds(canary, found.arrays, norm, exact.numpy())
         yield _doubts(canary, set(found.doubts))

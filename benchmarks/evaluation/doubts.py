@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.ray import changes_class
+from marginbench.benchmarks.attacks.ray import attached, changes_class
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
@@ -60,7 +60,7 @@ def zero_gradient(e: Evidence) -> str | None:
     def gradient(part: slice) -> Tensor:
         image = x[part].requires_grad_()
         with torch.enable_grad():
-            return torch.autograd.grad(logit_margin(e.net(image), y[part]).sum(), image)[0]
+            return torch.autograd.grad(logit_margin(attached(e.net, image), y[part]).sum(), image)[0]
 
     grad = torch.cat(Chunks(ROWS).map(gradient, len(x)))
     size = grad.flatten(1).abs().amax(1)
@@ -141,7 +141,7 @@ def are_probabilities(out: Tensor) -> bool:
 
 @doubt
 def unbounded_attack(e: Evidence) -> str | None:
-    """Gradient attacks free to move anywhere in the box leave more than 1 % of the correct points where they are."""
+    """Gradient attacks without a radius find no adversarial example for more than 1 % of the correct points."""
     names = [name for name in e.with_gradient() if e.attacks[name].minimum_norm]
     if not names or not e.correct.any():
         return None
@@ -161,7 +161,10 @@ def radius_zero(e: Evidence) -> str | None:
 
 @doubt
 def not_falling(e: Evidence) -> str | None:
-    """Of 64 points projected gradient ascent moves 5 % fewer at a larger radius (1, 2, 4 times that of the suite)."""
+    """On 64 points, PGD robust accuracy rises by more than 5 percentage points when the radius grows.
+
+    The radii are 1, 2 and 4 times that of the suite.
+    """
     x, y = e.x[e.correct][:PROBED], e.y[e.correct][:PROBED]
     for norm in NORMS:
         robust = [_pgd_accuracy(e.net, x, y, norm, factor * e.epsilon[norm]) for factor in (1, 2, 4)]
@@ -175,7 +178,7 @@ def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) ->
         return 0.0
     radius = x.new_full((len(x),), epsilon)
     delta = pgd(
-        lambda image: -logit_margin(net(image), y),
+        lambda image: -logit_margin(attached(net, image), y),
         x,
         torch.zeros_like(x),
         epsilon=radius,

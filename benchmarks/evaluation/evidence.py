@@ -45,7 +45,10 @@ class Evidence:
         return Query(self.net, self.x[index], self.y[index], norm, self.epsilon[norm], self.x, stream)
 
     def nearest(self, norm: Norm, names: Iterable[str]) -> Tensor:
-        """Smallest distances [N] that these attacks found; what certificates found hides no weak attack."""
+        """Smallest distances [N] that these attacks found.
+
+        Points found by certificates are excluded, so they cannot mask a weak attack.
+        """
         infinite = torch.full_like(self.arrays[f"upper_{norm}"], torch.inf)
         return torch.stack([infinite, *(self.arrays[f"upper_{norm}_{name}"] for name in names)]).amin(0)
 

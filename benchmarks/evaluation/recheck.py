@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from marginbench.benchmarks.certificates.certificate import OWN
 from marginbench.benchmarks.estimator import Answer, Query, ask
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
 from marginbench.methods import NORMS
@@ -21,7 +22,7 @@ Prove = Callable[[Query], Answer]
 
 @doubt
 def not_confirmed(e: Evidence) -> str | None:
-    """Computed again in float64, some certified radii do not hold, of a random twentieth: rounding decided them."""
+    """A random 5 % of the certified radii were recomputed in float64, and some do not hold: rounding decided them."""
     return "; ".join(unconfirmed(e)) or None
 
 
@@ -35,7 +36,7 @@ def unconfirmed(e: Evidence) -> Iterable[str]:
     layers = precise.decision_net()
     for norm in NORMS:
         proofs: dict[str, Prove] = {n: c for n, c in e.certificates.items() if not c.float64}
-        proofs["own"] = lambda q: ask(e.certify, precise, q.x, q.norm)
+        proofs[OWN] = lambda q: ask(e.certify, precise, q.x, q.norm)
         for name, prove in proofs.items():
             radius = e.arrays.get(f"lower_{norm}_{name}")
             if radius is None or not bool((radius > 0).any()):

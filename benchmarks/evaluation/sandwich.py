@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.listed import configured_attacks
-from marginbench.benchmarks.certificates.certificate import Certificate
+from marginbench.benchmarks.certificates.certificate import OWN, Certificate
 from marginbench.benchmarks.certificates.listed import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Certify, Query, ask
@@ -30,6 +30,7 @@ from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.probes.listed import Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin
+from marginbench.methods.maths.perturb import eval_mode
 
 REFERENCES = 2000  # training images that the blend attack may walk towards
 
@@ -50,7 +51,7 @@ def evaluate(
     certify: Certify,
     data: Dataset,
     settings: Evaluation,
-    *names: str | int,
+    *seed_parts: str | int,
     deadline: Deadline | None = None,
 ) -> Evaluated:
     """Enclose the margin of each of the first `settings.points` test images, in L2 and L-infinity.
@@ -58,61 +59,86 @@ def evaluate(
     Without TF32: attacks and certificates must see the same logits, or they contradict each other near the boundary.
 
     Args:
-        net: network in eval mode, images in [0, 1] to logits.
+        net: images in [0, 1] to logits.
         certify: the network's own certificate.
         data: its test split is evaluated; its training images are targets of the blend attack.
         settings: radii, attacks and certificates.
-        names: what the randomness of the attacks is seeded from.
+        seed_parts: what the randomness of the attacks is seeded from.
         deadline: asked before each estimator.
+
+    The network is evaluated in eval mode, with frozen parameters, and afterwards is as it was.
 
     Raises:
         DeadlineError: it took too long.
         MarginbenchError: an attack, certificate or probe is not known, or does not return what it should.
     """
-    net = net.eval().requires_grad_(False)
-    attacks = configured_attacks(settings.attacks)
-    certificates = configured_certificates(settings.certificates)
-    total = min(settings.points, len(data.test))
-    reference = data.train.images(slice(REFERENCES))
-    facts = _Facts({}, deadline or Deadline())
+    with _frozen(net):
+        attacks = configured_attacks(settings.attacks)
+        certificates = configured_certificates(settings.certificates)
+        total = min(settings.points, len(data.test))
+        reference = data.train.images(slice(REFERENCES))
+        facts = _Facts({}, deadline or Deadline())
 
-    def enclose(part: slice) -> tuple[dict[str, Tensor], _Facts]:
-        x, y = data.test.images(part), data.test.y[part]
-        stream = seeds.generator(x.device, "attacks", *names, part.start)
-        cost = _Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
-        enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, stream, cost)
-        return enclosure.of(x, y), cost
+        def enclose(part: slice) -> tuple[dict[str, Tensor], _Facts]:
+            x, y = data.test.images(part), data.test.y[part]
+            stream = seeds.generator(x.device, "attacks", *seed_parts, part.start)
+            cost = _Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
+            enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, stream, cost)
+            return enclosure.of(x, y), cost
 
-    chunks, costs = zip(*Chunks(ROWS).map(enclose, total), strict=True)
-    columns = dict.fromkeys(key for chunk in chunks for key in chunk)
-    # a chunk without correct points has no certificates
-    tensors = {key: torch.cat([chunk.get(key, chunk["upper_l2"]) for chunk in chunks]) for key in columns}
-    for cost in costs:
-        facts.merge(cost)
-    images = data.test.images(slice(total))
-    test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
-    for key, probe in settings.probes.items():
-        with facts.timed(key):
-            seed = seeds.derive_seed(key, *names)
-            measured = probe.measure(Subject(net, test, data.validation, settings.epsilon, seed))
-            if taken := measured.keys() & tensors.keys():
-                raise MarginbenchError(f"probe {key!r}: the array name {min(taken)!r} is taken: choose another")
-            tensors |= measured
-    evidence = Evidence(
-        net,
-        images,
-        tensors,
-        facts.estimators,
-        attacks,
-        certificates,
-        settings.epsilon,
-        data.num_classes,
-        certify,
+        chunks, costs = zip(*Chunks(ROWS).map(enclose, total), strict=True)
+        columns = dict.fromkeys(key for chunk in chunks for key in chunk)
+        tensors = {
+            key: torch.cat([chunk[key] if key in chunk else _unbounded(key, chunk) for chunk in chunks])
+            for key in columns
+        }
+        for cost in costs:
+            facts.merge(cost)
+        images = data.test.images(slice(total))
+        test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
+        for key, probe in settings.probes.items():
+            with facts.timed(key):
+                seed = seeds.derive_seed(key, *seed_parts)
+                measured = probe.measure(Subject(net, test, data.validation, settings.epsilon, seed))
+                if taken := measured.keys() & tensors.keys():
+                    raise MarginbenchError(f"probe {key!r}: the array name {min(taken)!r} is taken: choose another")
+                tensors |= measured
+        evidence = Evidence(
+            net,
+            images,
+            tensors,
+            facts.estimators,
+            attacks,
+            certificates,
+            settings.epsilon,
+            data.num_classes,
+            certify,
+        )
+        with facts.timed("doubts"):
+            found = collect(evidence)
+        arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
+        return Evaluated(arrays, facts.estimators, found, {name: explanation(name) for name in found})
+
+
+@contextmanager
+def _frozen(net: Net) -> Iterator[None]:
+    """A block with the network in eval mode and its parameters without gradients; afterwards it is as before."""
+    free = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    with eval_mode(net):
+        net.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in free:
+                parameter.requires_grad_(True)
+
+
+def _unbounded(key: str, chunk: Mapping[str, Tensor]) -> Tensor:
+    """The bound `key` of images for which its certificate gave none: none, but a wrong class has margin 0."""
+    nothing = torch.zeros_like(chunk["upper_l2"])
+    return (
+        nothing.masked_fill(chunk["prediction"] == chunk["label"], torch.inf) if key.startswith("upper_") else nothing
     )
-    with facts.timed("doubts"):
-        found = collect(evidence)
-    arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
-    return Evaluated(arrays, facts.estimators, found, {name: explanation(name) for name in found})
 
 
 @dataclass
@@ -182,9 +208,9 @@ class _Enclosure:
             assert distance is not None
             out[f"upper_{q.norm}_{name}"] = distance
             upper = torch.minimum(upper, distance)
-        for name in [*self.certificates, "own"] if len(q.x) else ():
+        for name in [*self.certificates, OWN] if len(q.x) else ():
             start = self.facts.begin(f"{name}_{q.norm}")
-            if name == "own":
+            if name == OWN:
                 answer = ask(self.certify, self.net, q.x, q.norm)
             else:
                 answer = self.certificates[name](replace(q, net=self.net.decision_net(), upper=upper))

@@ -1,5 +1,6 @@
 """Canaries: networks whose margins are known go through the same sandwich as any other."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
-from marginbench.benchmarks.estimator import Answer
+from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import sandwich as margins
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.nets.networks import make_net
@@ -126,3 +127,39 @@ def test_a_chunk_without_correct_points_has_no_margins(monkeypatch: pytest.Monke
     assert "lower_l2_own" not in found and ("lower_l2_crown" in found) == (wrong.stop is not None)
     if wrong.stop is not None:
         assert (found["lower_linf_crown"][32:] > 0).any() and (found["lower_linf_crown"][:32] == 0).all()
+
+
+def test_a_certificate_that_applies_to_some_chunks_proves_nothing_about_the_others(
+    trained: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither radii nor distances: those of the attacks must not stand in for them."""
+
+    def moody(q: Query) -> Answer:
+        calls.append(len(q.x))
+        known = torch.full_like(q.y, 1, dtype=torch.float32)
+        return Answer(reason="not today") if len(calls) > 2 else Answer(lower=0 * known, upper=9 * known)
+
+    calls: list[int] = []
+    monkeypatch.setattr(margins, "ROWS", 32)
+    monkeypatch.setitem(CERTIFICATES, "crown", Certificate("crown", moody))
+    data = small_data()
+    label = data.test.y.clone()
+    label[40:] = (label[40:] + 1) % 5
+    found = evaluated(trained, replace(data, test=replace(data.test, y=label)))
+    correct = found.arrays["label"] == found.arrays["prediction"]
+    assert len(calls) == 4 and correct[32:].any() and not correct[32:].all()
+    for norm in ("l2", "linf"):
+        assert (found.arrays[f"lower_{norm}_crown"] == 0).all()
+        assert np.isinf(found.arrays[f"upper_{norm}_crown"][32:][correct[32:]]).all()
+        assert (found.arrays[f"upper_{norm}_crown"][~correct] == 0).all()
+    assert "contradiction" not in found.doubts
+
+
+def test_the_network_is_afterwards_as_it_was(trained: Net) -> None:
+    net = copy.deepcopy(trained).train()
+    net.head.requires_grad_(False)
+    before = [(p.requires_grad, p.grad) for p in net.parameters()]
+    assert len(set(before)) == 2
+    evaluated(net)
+    assert [(p.requires_grad, p.grad) for p in net.parameters()] == before
+    assert all(module.training for module in net.modules())
