@@ -165,9 +165,12 @@ def measure(
     agree = logits_of(net, data.validation).argmax(1) == data.validation.y
     epsilon = suite.evaluation.epsilon
     metrics = summarise(evaluated.arrays, epsilon)
-    for probe in suite.evaluation.probes.values():
-        metrics |= probe.metrics(evaluated.arrays, epsilon)
     metrics["validation_accuracy"] = float(agree.float().mean())
+    for name, probe in suite.evaluation.probes.items():
+        measured = probe.metrics(evaluated.arrays, epsilon)
+        if taken := measured.keys() & metrics.keys():
+            raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
+        metrics |= measured
     results = {
         "metrics": _finite_or_none(metrics),
         "cost": {"evaluation_seconds": time.perf_counter() - start},

@@ -24,7 +24,7 @@ from marginbench.benchmarks.probes.listed import PROBES
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable
+from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable, names
 
 FEW = "Fewer than 100 points were evaluated: a share of them is off by up to ten per cent."
 NAMES = ("attack", "certificate", "probe", "doubt")
@@ -91,6 +91,19 @@ def test_an_array_is_not_overwritten(tmp_path: Path) -> None:
     canary = linear()
     with pytest.raises(MarginbenchError, match="probe 'mirror': the array name 'prediction' is taken"):
         evaluate(canary.net, none, canary.data, a_suite(tmp_path).evaluation, "test")
+
+
+def test_a_metric_is_not_overwritten(tmp_path: Path, run: Run) -> None:
+    for name in NAMES:
+        source = (DOORS / f"my_{name}.py").read_text().replace("mirror_agreement", "clean_accuracy")
+        (tmp_path / f"my_{name}.py").write_text(source)
+    (tmp_path / "own.toml").write_text(SUITE)
+    plugins = [word for name in NAMES for word in ("--plugin", tmp_path / f"my_{name}.py")]
+    run("run-all", "--suite", tmp_path / "own.toml", "--methods", "ce", "--out", tmp_path / "out", *plugins)
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").rglob("runs/*.json"))
+    assert (
+        record["status"] == "failed" and "probe 'mirror': the metric name 'clean_accuracy' is taken" in record["error"]
+    )
 
 
 def test_answers_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
@@ -173,6 +186,57 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path, old: str, new: str) -> 
     file.write_text((DOORS / file.name).read_text().replace(f"def {before}(", f"def {after}("))
     with pytest.raises(MarginbenchError, match=f"{old}.py.*the name '{after}' is already taken by .*/benchmarks/"):
         load_plugin(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("certificate", "def affine(", "def own("),
+        *(("probe", 'key = "mirror"', f'key = "{key}"') for key in (*Evaluation.model_fields, "doubts")),
+    ],
+)
+def test_a_name_that_means_something_else_is_refused(tmp_path: Path, kind: str, old: str, new: str) -> None:
+    source = (DOORS / f"my_{kind}.py").read_text()
+    assert old in source
+    (tmp_path / "mine.py").write_text(source.replace(old, new))
+    with pytest.raises(MarginbenchError, match=r"mine\.py.*the name '\w+' is reserved"):
+        load_plugin(tmp_path / "mine.py")
+
+
+def test_an_attack_and_a_certificate_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened()
+    monkeypatch.setitem(CERTIFICATES, "noise", CERTIFICATES["crown"])
+    with pytest.raises(MarginbenchError, match=r"evaluation\.attacks\.noise: a certificate has this name"):
+        a_suite(tmp_path, SUITE.replace("affine = {}", "noise = {}").replace("deepfool = {}", "noise = {}"))
+
+
+def test_an_edited_file_replaces_all_that_it_defined(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    one = (DOORS / "my_attack.py").read_text()
+    other = one.replace("def darken(", "def lighten(")
+    for source, new, old in ((one, "darken", "lighten"), (other, "lighten", "darken"), (one, "darken", "lighten")):
+        file.write_text(source)
+        load_plugin(file)
+        assert new in ATTACKS and old not in ATTACKS
+    load_plugin(DOORS / "my_probe.py")
+    file.write_text((DOORS / "my_doubt.py").read_text())
+    load_plugin(file)
+    assert "darken" not in ATTACKS and "few_points" in DOUBTS and "mirror" in PROBES
+
+
+def test_an_edited_file_replaces_its_methods_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    for key, other in (("one", "two"), ("two", "one"), ("one", "two")):
+        file.write_text(f"""
+from dataclasses import replace
+from marginbench.methods.registry import get
+
+class Mine(get("ce")):
+    "That of ce, for logits [B, K]."
+    info = replace(get("ce").info, key="{key}")
+""")
+        assert [method.info.key for method in load_plugin(file)] == [key]
+        assert key in names() and other not in names()
 
 
 @pytest.mark.parametrize(
