@@ -9,8 +9,8 @@ import torch
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.listed import ATTACKS, Attack
 from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
 from marginbench.methods import Norm
 
 SHAPE = (1, 6, 6)

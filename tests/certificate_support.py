@@ -7,7 +7,7 @@ from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates import crown
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import Norm
 
 SHAPE = (1, 8, 8)

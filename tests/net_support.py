@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from marginbench.benchmarks.nets.networks import NETWORKS, make_net
+from marginbench.benchmarks.nets.make import make_net
+from marginbench.benchmarks.nets.registered import NETWORKS
 from marginbench.methods import Net
 
 CLASSES = 3

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import (
     Batch,
     Context,

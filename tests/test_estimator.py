@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from pydantic import PositiveInt
 
-from marginbench.benchmarks.attacks.listed import configured_attacks
 from marginbench.benchmarks.attacks.presets import PRESETS
-from marginbench.benchmarks.certificates.listed import configured_certificates
+from marginbench.benchmarks.attacks.registered import configured_attacks
+from marginbench.benchmarks.certificates.registered import configured_certificates
 from marginbench.benchmarks.estimator import Estimator, Query
 from marginbench.methods import MarginbenchError
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates.milp import milp
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import NORMS, Net, Norm
 
 SHAPE = (1, 8, 8)

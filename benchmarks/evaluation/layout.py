@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.nets.networks import NETWORKS, make_net
+from marginbench.benchmarks.nets.make import make_net
+from marginbench.benchmarks.nets.registered import NETWORKS
 
 WIDTHS = (1, 2, 3, 4, 6, 8)
 BATCH, SIZE = 24, 8

@@ -1,5 +1,4 @@
 """The networks of the suites.
 
-Imports the registry and methods. Read `networks.py` first: how a network is put together; `architecture.py` to add
-one.
+Imports the registry and methods. Read `make.py` first: how a network is put together; `network.py` to add one.
 """

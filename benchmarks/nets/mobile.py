@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
+from marginbench.benchmarks.nets.network import network
 
 SMALL = 64  # pixels; smaller images keep their size through the first two strides
 

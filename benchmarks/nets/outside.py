@@ -8,8 +8,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from marginbench.benchmarks.nets.architecture import Architecture
 from marginbench.benchmarks.nets.layers import Shape
+from marginbench.benchmarks.nets.network import Architecture
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 from marginbench.methods.userfile import load_function, user_code

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
+from marginbench.benchmarks.nets.network import network
 from marginbench.methods import Residual
 
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape, convolution, pool
+from marginbench.benchmarks.nets.network import network
 from marginbench.methods import Residual, Subsample
 
 

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape
+from marginbench.benchmarks.nets.network import network
 
 
 @network("linear", width=16)

@@ -6,9 +6,9 @@ the certificate names the block.
 
 from torch import nn
 
-from marginbench.benchmarks.nets.architecture import network
 from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.mobile import SMALL
+from marginbench.benchmarks.nets.network import network
 
 
 @network("vgg16_bn", width=64, smallest=32, channels_last=True)

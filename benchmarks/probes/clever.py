@@ -13,7 +13,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached
-from marginbench.benchmarks.probes.base import Probe, Subject, probe
+from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import random_start

@@ -23,7 +23,7 @@ from marginbench.benchmarks.attacks.ray import attached, changes_class
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
-from marginbench.benchmarks.probes.base import Probe, Subject, probe
+from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import backtracking, random_start

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.memory import Chunks
-from marginbench.benchmarks.probes.base import Probe, Subject, probe
+from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
 from marginbench.methods import Norm
 

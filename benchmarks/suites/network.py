@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from marginbench.benchmarks.nets.networks import NETWORKS, Architecture
 from marginbench.benchmarks.nets.outside import from_file
+from marginbench.benchmarks.nets.registered import NETWORKS, Architecture
 from marginbench.benchmarks.section import Section
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest

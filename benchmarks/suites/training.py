@@ -7,8 +7,8 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import nn
 
-from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.section import Section, Settings
+from marginbench.benchmarks.suites.augment import Augment
 from marginbench.methods.errors import suggest
 
 OURS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.AdamW, "sgd": torch.optim.SGD}

@@ -16,7 +16,7 @@ from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import seconds_on
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.upload import upload
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser, replayable

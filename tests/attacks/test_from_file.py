@@ -13,13 +13,13 @@ from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.from_file import foreign, load_attack
-from marginbench.benchmarks.attacks.listed import ATTACKS
 from marginbench.benchmarks.attacks.ray import is_adversarial
+from marginbench.benchmarks.attacks.registered import ATTACKS
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.canaries import planted
 from marginbench.benchmarks.evaluation.sandwich import evaluate
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, NotApplicable

@@ -17,10 +17,10 @@ from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import InterpolationMode, resized_crop
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.data.autoaugment import autoaugment
 from marginbench.benchmarks.data.cutout import Cutout
 from marginbench.benchmarks.data.geometry import Crop, Flip, RandomResizedCrop
+from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training import loop
 from marginbench.methods import create

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.data.augment import Augment
 from marginbench.benchmarks.plugins import load_plugin
+from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.training import loop
 from marginbench.methods import MarginbenchError, create

@@ -8,11 +8,11 @@ import torch
 from evaluation_support import evaluated
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.listed import ATTACKS, Attack
+from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import Net, Radii
 
 

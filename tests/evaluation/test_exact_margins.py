@@ -9,13 +9,13 @@ import torch
 from evaluation_support import SETTINGS, no_certificate
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.listed import ATTACKS, Attack
-from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certificate
+from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
+from marginbench.benchmarks.certificates.registered import CERTIFICATES, Certificate
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation import sandwich as margins
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import Net
 
 MILP = SETTINGS.model_copy(update={"points": 8, "attacks": {"blend": {}}, "certificates": {"milp": {}}})

@@ -9,13 +9,13 @@ import torch
 from evaluation_support import SETTINGS, evaluated, no_certificate
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates.listed import CERTIFICATES, Certificate
+from marginbench.benchmarks.certificates.registered import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import sandwich as margins
 from marginbench.benchmarks.evaluation.sandwich import evaluate
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, create

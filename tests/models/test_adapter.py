@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates.crown import crown
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.adapter import adapt
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import NORMS
 
 

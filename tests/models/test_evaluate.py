@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.runs.execute import measure
 from marginbench.benchmarks.suites.schema import load_suite

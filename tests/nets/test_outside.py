@@ -12,7 +12,7 @@ from torch import nn
 from marginbench.benchmarks.certificates.crown import crown
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.nets.outside import from_file
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.reader import read_record

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from marginbench.benchmarks.evaluation.canaries import Canary, linear, masked
-from marginbench.benchmarks.probes.base import Subject
 from marginbench.benchmarks.probes.clever import Clever, max_of
+from marginbench.benchmarks.probes.probe import Subject
 from marginbench.methods import NORMS, Norm
 
 RADIUS: dict[Norm, float] = {"linf": 0.2, "l2": 0.4}

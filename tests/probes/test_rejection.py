@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.probes import rejection
-from marginbench.benchmarks.probes.base import Subject
+from marginbench.benchmarks.probes.probe import Subject
 from marginbench.benchmarks.probes.rejection import Rejection, threshold
 from marginbench.methods import NORMS, Norm
 

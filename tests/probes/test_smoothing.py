@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
-from marginbench.benchmarks.nets.networks import make_net
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.probes import smoothing
 from marginbench.benchmarks.probes.smoothing import Smoothing, lower_bound, radius_ceiling, smoothing_arrays
 

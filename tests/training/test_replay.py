@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
-from marginbench.benchmarks.data.augment import Augment
+from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import Run, train

@@ -73,6 +73,6 @@ def probe(cls: P) -> P:
     where = f"{cls.__module__}.{cls.__qualname__}"
     for fact in ("key", "columns"):
         if not getattr(cls, fact, None):
-            raise MarginbenchError(f"{where}: a probe has {fact}: see marginbench.benchmarks.probes.base.Probe")
+            raise MarginbenchError(f"{where}: a probe has {fact}: see marginbench.benchmarks.probes.probe.Probe")
     PROBES.add(cls.key, cls)
     return cls

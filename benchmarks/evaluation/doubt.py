@@ -1,4 +1,4 @@
-"""What a doubt looks at, and the registry of doubts."""
+"""A doubt: what it looks at, how one is added, and how all are asked."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping

@@ -9,8 +9,8 @@ from torch import nn
 
 from marginbench.benchmarks.attacks._wrap import Logits
 from marginbench.benchmarks.attacks.from_file import foreign
-from marginbench.benchmarks.attacks.listed import ATTACKS
 from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
+from marginbench.benchmarks.attacks.registered import ATTACKS
 from marginbench.methods import NORMS, Norm
 
 
@@ -67,9 +67,9 @@ def test_square_as_the_original_cuts_the_schedule_for_10000_queries(monkeypatch:
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_targeted_apgd_says_when_it_is_not_autoattack(classes: int, caplog: pytest.LogCaptureFixture) -> None:
-    from marginbench.benchmarks.attacks import library
+    from marginbench.benchmarks.attacks import from_torchattacks
 
-    library._not_autoattack.cache_clear()
+    from_torchattacks._not_autoattack.cache_clear()
     net, x = random_net(20, classes), images(20, 10, 1.0)
     propose("apgd_t", net, x, predicted(net, x), "l2")
     assert ("not AutoAttack" in caplog.text) == (classes < 4)

@@ -17,14 +17,10 @@ from pydantic import (
 )
 from torch import Tensor
 
-from marginbench.benchmarks.data.transform import TRANSFORMS, Transform, transform
-from marginbench.benchmarks.registry import BUILT_IN, import_all
+from marginbench.benchmarks.data.registered import TRANSFORMS, Transform
+from marginbench.benchmarks.registry import BUILT_IN
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
-
-__all__ = ["TRANSFORMS", "Augment", "Transform", "transform"]
-
-import_all("marginbench.benchmarks.data")  # so that TRANSFORMS is complete
 
 
 class Augment(RootModel[dict[str, dict[str, Any]]]):

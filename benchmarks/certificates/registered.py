@@ -1,4 +1,4 @@
-"""All certificates: those of this folder, found by scanning, and those of plug-ins.
+"""All certificates: found by scanning this folder, and those of plug-ins. A new one needs no line here.
 
 A suite lists them with their settings:
 

@@ -1,4 +1,4 @@
-"""All attacks: those of this folder, found by scanning, those of plug-ins, and those of files that a suite names.
+"""All attacks: found by scanning this folder, and those of plug-ins and of files. A new one needs no line here.
 
 An attack of a suite stands in its table of attacks, by name or as a file:
 

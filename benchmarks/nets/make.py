@@ -1,23 +1,15 @@
-"""The networks of the suites: normalisation, a body that ends in flat features, and a linear head.
-
-`width` is the number of channels of the first convolution; all others grow with it, so that a network of a paper also
-exists in small (`mlp` counts units, `resnet50` says what it means there). The default is the paper's.
-"""
+"""Builds a network with fresh weights: normalisation, a body that ends in flat features, and a linear head."""
 
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.nets.architecture import NETWORKS, Architecture, network
 from marginbench.benchmarks.nets.layers import Shape
+from marginbench.benchmarks.nets.network import Architecture
 from marginbench.benchmarks.nets.outside import build_checked
-from marginbench.benchmarks.registry import import_all
+from marginbench.benchmarks.nets.registered import NETWORKS
 from marginbench.methods import MarginbenchError, Net, Normalise
-
-__all__ = ["NETWORKS", "Architecture", "corrupts_memory", "make_net", "network"]
-
-import_all("marginbench.benchmarks.nets")  # so that NETWORKS is complete
 
 
 def make_net(
