@@ -50,14 +50,19 @@ def _version(package: str) -> str | None:
 
 @cache
 def _commit() -> str | None:
-    """The commit of the source tree, with `+` behind it if files differ; None outside a git checkout."""
+    """The commit of the source tree, with `+` after it if files differ; None outside a checkout of marginbench.
+
+    An installed package may lie in a virtual environment inside somebody else's repository, which does not track it.
+    """
+
+    here = Path(__file__)
 
     def git(*words: str) -> str:
-        here = Path(__file__).parent
-        answer = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+        answer = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True)
         return answer.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "--", here.name)
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "../../methods", "../../benchmarks")
         return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
