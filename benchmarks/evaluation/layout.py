@@ -67,7 +67,10 @@ def _gradients(layer: nn.Conv2d, x: Tensor) -> Tensor:
 def examine() -> str:
     """What is wrong with the layouts on this machine, or nothing."""
     command = [sys.executable, "-m", "marginbench.benchmarks.evaluation.layout"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return f"the process did not end within {LIMIT} s"
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return f"the process ended with {done.returncode}: {reason}"

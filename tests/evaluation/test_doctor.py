@@ -75,3 +75,8 @@ def test_no_network_meets_a_convolution_that_is_wrong_in_its_layout(
 def test_a_process_that_crashes_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", shutil.which("false"))
     assert examine_layout().verdict == "FAIL: the process ended with 1: no message"
+
+
+def test_a_comparison_of_layouts_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.layout.LIMIT", 0.01)
+    assert examine_layout().verdict == "FAIL: the process did not end within 0.01 s"
