@@ -21,8 +21,10 @@ class Deadline:
         return self.seconds is not None and time.monotonic() - self.began > self.seconds
 
     def check(self, where: str) -> None:
-        """Raises:
-        DeadlineError: the time is up.
+        """Stop the run if its time is up; `where` says how far it got, as in "in epoch 3".
+
+        Raises:
+            DeadlineError: the time is up.
         """
         if self.over:
             self.stopped = True

@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 def forecast(work: Work) -> str:
     """A table of the rows of the work, and what is left in all.
 
-    Raises:
-        MarginbenchError: the number of jobs.
+    It trains and evaluates a little, and writes nothing.
     """
     from tabulate import tabulate
 
