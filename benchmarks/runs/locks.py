@@ -6,12 +6,13 @@ breaks if two processes do get the same run: they write the same record.
 """
 
 import contextlib
+import functools
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,19 +30,20 @@ class Holder:
     pid: int
     method: str
     repetition: int
-    since: float  # seconds since the epoch
+    since: float  # seconds since the epoch; this time and the next are those of the file system
+    touched: float = 0.0  # the last sign of life
 
 
 @contextlib.contextmanager
 def lock(runs: Path, run_id: str, method: str, repetition: int) -> Iterator[bool]:
-    """Whether this process got the run; if so, it holds it until the end of the block.
+    """A block that does a run. Yields whether this process got it; if so, it holds it until the end of the block.
 
     Raises:
         MarginbenchError: the folder cannot be written.
     """
     path = runs / f"{run_id}.lock"
-    mine = Holder(socket.gethostname(), os.getpid(), method, repetition, time.time())
-    got = _create(path, mine) or (holder(path) is None and _take_over(path) and _create(path, mine))
+    mine = functools.partial(Holder, socket.gethostname(), os.getpid(), method, repetition)
+    got = _create(path, mine) or (holder(path, _now(runs)) is None and _take_over(path) and _create(path, mine))
     if not got:
         yield False
         return
@@ -56,29 +58,34 @@ def lock(runs: Path, run_id: str, method: str, repetition: int) -> Iterator[bool
         path.unlink(missing_ok=True)
 
 
-def holder(path: Path) -> Holder | None:
-    """Who holds a lock; None if it is void or gone."""
+def holder(path: Path, now: float | None = None) -> Holder | None:
+    """Who holds a lock; None if it is void or gone.
+
+    Args:
+        now: seconds since the epoch by the clock of the file system. Default: by that of this machine, which may
+            differ, but is read without writing.
+    """
     try:
-        silent = _now(path.parent) - path.stat().st_mtime
+        touched = path.stat().st_mtime
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    if silent >= STALE:
+    if (time.time() if now is None else now) - touched >= STALE:
         return None
     try:
-        found = Holder(**json.loads(text))
+        found = Holder(**{**json.loads(text), "touched": touched})
     except (ValueError, TypeError):  # half written: by a process that has just begun, or was killed then
-        return Holder("?", 0, "?", 0, time.time())
+        return Holder("?", 0, "?", 0, touched, touched)
     return None if found.host == socket.gethostname() and not _alive(found.pid) else found
 
 
 def holders(runs: Path) -> dict[str, Holder]:
-    """The runs in progress in a folder, by id."""
+    """The runs in progress in a folder, by id. Writes nothing: whoever asks may not be allowed to."""
     found = {path.stem: holder(path) for path in sorted(runs.glob("*.lock"))}
     return {run_id: who for run_id, who in found.items() if who is not None}
 
 
-def _create(path: Path, mine: Holder) -> bool:
+def _create(path: Path, mine: Callable[[float], Holder]) -> bool:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -86,7 +93,7 @@ def _create(path: Path, mine: Holder) -> bool:
     except OSError as error:
         raise MarginbenchError(f"{path}: cannot be written ({error.strerror})") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(mine), file)
+        json.dump(asdict(mine(os.fstat(descriptor).st_mtime)), file)
     return True
 
 
@@ -110,7 +117,10 @@ def _beat(path: Path, done: threading.Event) -> None:
 def _now(folder: Path) -> float:
     """The time of the file system, which need not be this machine's."""
     probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
-    probe.touch()
+    try:
+        probe.touch()
+    except OSError as error:
+        raise MarginbenchError(f"{folder}: cannot be written ({error.strerror})") from None
     now = probe.stat().st_mtime
     probe.unlink(missing_ok=True)
     return now

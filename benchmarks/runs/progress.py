@@ -102,8 +102,8 @@ def describe(record: Record) -> str:
 
 
 def clock(seconds: float) -> str:
-    """12 s, 3:05 or 2:00:00."""
-    whole = round(seconds)
+    """12 s, 3:05 or 2:00:00; what is negative, because clocks differ, is 0 s."""
+    whole = max(0, round(seconds))
     hours, minutes = divmod(whole // 60, 60)
     if hours:
         return f"{hours}:{minutes:02}:{whole % 60:02}"

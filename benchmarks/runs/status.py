@@ -1,12 +1,12 @@
 """How far the plans in a folder have got: what is done, running, failed and left."""
 
-import time
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.runs.locks import Holder, holders
-from marginbench.benchmarks.runs.plan import PLANS, read_plans
+from marginbench.benchmarks.runs.planned import PLANS, read_plans
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.methods import MarginbenchError
 
@@ -28,7 +28,8 @@ def status(folders: Sequence[Path]) -> str:
     rows, lines = [], []
     for suite in suites:
         plan, running = read_plans(suite), holders(suite / "runs")
-        records = {path.stem: path for path in (suite / "runs").glob("*.json") if path.stem in plan}
+        found = (path for path in (suite / "runs").glob("*.json") if path.stem in plan)
+        records = {path.stem: path for path in found if path.stem not in running}  # a run that is repeated is running
         failed = dict(_failed(records.values()))
         left = len(plan.keys() - records.keys() - running.keys())
         rows.append((suite, len(records) - len(failed), len(failed), len(running), left))
@@ -50,8 +51,10 @@ def _failed(paths: Iterable[Path]) -> Iterable[tuple[str, str]]:
 
 
 def _progress(runs: Path, run_id: str, who: Holder) -> str:
-    text = f"{who.method} seed {who.repetition} on {who.host}, process {who.pid}, for {clock(time.time() - who.since)}"
-    checkpoint = runs / f"{run_id}.ckpt"
-    if checkpoint.exists():
-        text += f", last checkpoint {clock(time.time() - checkpoint.stat().st_mtime)} ago"
+    """How long a run has been in progress, all by the clock of the file system: up to its last sign of life."""
+    seconds = who.touched - who.since
+    text = f"{who.method} seed {who.repetition} on {who.host}, process {who.pid}, for {clock(seconds)}"
+    with contextlib.suppress(FileNotFoundError):  # there is none, or the run has just ended
+        age = who.touched - (runs / f"{run_id}.ckpt").stat().st_mtime
+        text += f", last checkpoint {clock(age)} ago"
     return text

@@ -47,7 +47,7 @@ def test_one_process_gets_the_run_until_it_is_killed(tmp_path: Path) -> None:
 def test_on_another_machine_silence_makes_it_void(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     path.write_text('{"host": "elsewhere", "pid": 1, "method": "ce", "repetition": 0, "since": 5}')
-    assert holder(path) == locks.Holder("elsewhere", 1, "ce", 0, 5)
+    assert holder(path) == locks.Holder("elsewhere", 1, "ce", 0, 5, path.stat().st_mtime)
     before = time.time() - locks.STALE - 1
     os.utime(path, (before, before))
     assert holder(path) is None
@@ -83,3 +83,21 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         lock(tmp_path / "gone", "run", "ce", 0),
     ):
         pass
+
+
+def test_who_holds_the_runs_of_a_folder_is_found_without_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor with this machine's clock: it may differ from that of the file system, from which both times are."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    with lock(tmp_path, "run", "ce", 0):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "touch", refuse)
+            found = holders(tmp_path)["run"]
+            with pytest.raises(MarginbenchError, match="cannot be written"), lock(tmp_path, "run", "ce", 0):
+                pass
+        assert 0.0 < found.since <= found.touched == (tmp_path / "run.lock").stat().st_mtime
