@@ -1,17 +1,15 @@
 """Things found by name: attacks, certificates, networks, transforms. A decorator adds one, from any file."""
 
-import hashlib
 import importlib
 import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from marginbench.methods.errors import MarginbenchError, suggest
+from marginbench.methods.userfile import BUILT_IN, module_source
 
-BUILT_IN = "marginbench."  # begins the names of our own modules
 T = TypeVar("T")
 
 
@@ -98,9 +96,7 @@ def import_all(package: str) -> None:
 def _origin(maker: Any) -> _Origin:
     module = maker.__module__
     file = str(getattr(sys.modules.get(module), "__file__", None) or module)
-    outside = not module.startswith(BUILT_IN) and Path(file).is_file()
-    source = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if outside else None
-    return _Origin(module, file, source, _line(maker))
+    return _Origin(module, file, module_source(module), _line(maker))
 
 
 def _line(maker: Any) -> int:

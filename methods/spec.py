@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from marginbench.methods.errors import MarginbenchError, suggest
+from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
 
 if TYPE_CHECKING:  # the command line splits specs before torch is loaded
     from marginbench.methods.method import Method
@@ -26,6 +27,28 @@ def parse_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def read_settings(settings: Mapping[str, Any] | Iterable[str], example: str) -> dict[str, Any]:
+    """Settings by key, from a mapping or from texts KEY=VALUE, whose values stay text.
+
+    Args:
+        example: says what to write, for the error message.
+
+    Raises:
+        ParameterError: a text without a key or a value, or a key that is given twice.
+    """
+    if isinstance(settings, Mapping):
+        return dict(settings)
+    values: dict[str, Any] = {}
+    for text in settings:
+        key, _, value = (part.strip() for part in text.partition("="))
+        if not key or not value:
+            raise ParameterError("set", text, example)
+        if key in values:
+            raise ParameterError("set", text, f"{key!r} is given twice")
+        values[key] = value
+    return values
 
 
 def split_specs(text: str) -> list[str]:

@@ -12,7 +12,9 @@ from typing import Any
 from marginbench.methods.errors import MarginbenchError, one_line, suggest
 
 USER_MODULE = "marginbench_user_"  # begins the module names of users' files
+BUILT_IN = "marginbench."  # begins the names of our own modules
 
+_sources: dict[str, str] = {}  # by module
 _neighbours: dict[str, Path] = {}  # modules that users' files imported from their own folders
 
 
@@ -37,6 +39,7 @@ def load_user_file(path: str | Path, kind: str) -> ModuleType:
         return known
     module = ModuleType(name)
     module.__file__ = str(path)
+    _sources[name] = hashlib.sha256(source).hexdigest()[:16]
     sys.modules[name] = module
     try:
         with user_code(path, kind):
@@ -45,6 +48,26 @@ def load_user_file(path: str | Path, kind: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def module_source(name: str) -> str | None:
+    """The first 16 hexadecimal digits of the SHA-256 of the file that defines a module, for records.
+
+    Editing a user's file makes its records stale. Of a file that `load_user_file` has loaded, this is what was
+    executed, whatever the file holds by now; of other packages, what it held when this was first asked.
+
+    Returns:
+        None for the modules of marginbench, which change with a revision or a schema, and for what has no file, as in a
+        notebook.
+    """
+    if name.startswith(BUILT_IN):
+        return None
+    if name not in _sources:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is None or not Path(file).is_file():
+            return None
+        _sources[name] = source_digest(file)[:16]
+    return _sources[name]
 
 
 def load_function(spec: str, kind: str) -> tuple[Callable[..., Any], Path]:

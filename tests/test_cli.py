@@ -16,7 +16,7 @@ from support import Run
 
 from marginbench.benchmarks import __version__
 from marginbench.benchmarks.records.reader import read_arrays
-from marginbench.benchmarks.runs.plan import choose_methods
+from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
 from marginbench.benchmarks.tables.leaderboard import load
 from marginbench.methods import rows

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from marginbench.benchmarks.registry import BUILT_IN, Registry
+from marginbench.benchmarks.registry import Registry
+from marginbench.methods.userfile import BUILT_IN
 
 Body = TypeVar("Body", bound=Callable[..., nn.Module])
 """body(shape, width): shape is (C, H, W) of the images; the module maps normalised images [B, C, H, W] float32 to flat

@@ -1,26 +1,14 @@
-"""What there is to do: the cells method x seed of a suite, less those that have a record."""
+"""What there is to do: the cells method x seed of a suite."""
 
-import contextlib
-import hashlib
-import inspect
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from marginbench.benchmarks.machine.files import digest, write_atomically
-from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import About, Identity
-from marginbench.benchmarks.suites.derive import SECTIONS
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.methods import MarginbenchError, Method, create, register, rows, spec_of
-from marginbench.methods.errors import ParameterError, suggest
-from marginbench.methods.spec import configure, parse_value
-
-PLANS = "plans"
-EXAMPLE = "write METHOD.FIELD=VALUE, as in arcface.m=0.4, or SECTION.KEY=VALUE of the suite, as in training.epochs=5"
-Settings = Mapping[str, Any] | Sequence[str]  # KEY to value, or KEY=VALUE
+from marginbench.methods import Method, spec_of
+from marginbench.methods.errors import ParameterError
+from marginbench.methods.userfile import module_source
 
 
 @dataclass(frozen=True)
@@ -33,68 +21,8 @@ class Cell:
 
     @property
     def id(self) -> str:
+        """Of the run's record: 64 hexadecimal digits."""
         return self.identity.id
-
-
-def split_settings(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the suite, as in training.epochs, and those of methods, as in arcface.m; values may be text.
-
-    Raises:
-        ParameterError: one that is not KEY=VALUE with a dot in the key.
-    """
-    given = dict(settings) if isinstance(settings, Mapping) else {}
-    for text in () if isinstance(settings, Mapping) else settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ParameterError("set", text, EXAMPLE)
-        if key.strip() in given:
-            raise ParameterError("set", text, f"{key.strip()!r} is given twice")
-        given[key.strip()] = value
-    for key, value in given.items():
-        if "." not in key:
-            raise ParameterError("set", f"{key}={value}", EXAMPLE)
-    of_suite = {key: value for key, value in given.items() if key.partition(".")[0] in SECTIONS}
-    return of_suite, {key: value for key, value in given.items() if key not in of_suite}
-
-
-def choose_methods(
-    methods: Sequence[str | Path | Method | type[Method]] | None, suite: Suite, settings: Settings = ()
-) -> list[Method]:
-    """The methods to run: those given, else the suite's, else all.
-
-    Args:
-        methods: spec strings, methods, or plug-in files, which stand for all methods that they define.
-        settings: METHOD.FIELD to its value, applied to every setting of the method among them.
-
-    Raises:
-        MarginbenchError: unknown method or field, wrong value, a method named twice or a setting for none.
-    """
-    chosen = [method for given in (methods or suite.methods or rows()) for method in _methods(given)]
-    for target, value in split_settings(settings)[1].items():
-        key, _, field = target.partition(".")
-        keys = [method.info.key for method in chosen]
-        if key not in keys:
-            known = suggest(key, [*keys, *SECTIONS])
-            raise ParameterError("set", f"{target}={value}", f"method {key!r} is not among those to run: {known}")
-        fields = {field: parse_value(value) if isinstance(value, str) else value}
-        chosen = [configure(type(m), {**dict(m), **fields}) if m.info.key == key else m for m in chosen]
-    specs_seen = [spec_of(method) for method in chosen]
-    twice = {spec for spec in specs_seen if specs_seen.count(spec) > 1}
-    if twice:
-        raise MarginbenchError(f"method {min(twice)!r} is named twice")
-    return chosen
-
-
-def _methods(given: str | Path | Method | type[Method]) -> list[Method]:
-    if isinstance(given, str) and not given.endswith(".py"):
-        return [create(given)]
-    if isinstance(given, str | Path):
-        return [configure(cls, {}) for cls in load_plugin(given)]
-    method = configure(given, {}) if isinstance(given, type) else given
-    if not isinstance(method, Method):
-        raise ParameterError("methods", given, "write spec strings such as 'ce', methods, or paths of plug-in files")
-    register(type(method))  # tables ask for its place among the others
-    return [method]
 
 
 def make_plan(suite: Suite, methods: Sequence[Method], repetitions: Iterable[int], data_fingerprint: str) -> list[Cell]:
@@ -124,28 +52,6 @@ def take_shard(cells: Sequence[Cell], shard: str | None) -> list[Cell]:
     return list(cells[int(i) - 1 :: int(n)])
 
 
-def write_plan(folder: Path, suite: Suite, cells: Iterable[Cell]) -> None:
-    """Note in a suite's folder what is to be done. Each plan has its own file: several processes may be at work."""
-    todo = {cell.id: [spec_of(cell.method), cell.repetition] for cell in cells}
-    content = {"suite": suite.fingerprint, "cells": todo}
-    path = folder / PLANS / f"{digest(content)[:12]}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def read_plans(folder: Path) -> dict[str, tuple[str, int]]:
-    """Method and repetition by id, of all plans for the suite as it was when the newest of them was made."""
-    plans = []
-    for path in (folder / PLANS).glob("*.json"):
-        with contextlib.suppress(OSError, ValueError):
-            plans.append((path.stat().st_mtime, json.loads(path.read_text(encoding="utf-8"))))
-    if not plans:
-        return {}
-    newest = max(plans, key=lambda plan: plan[0])[1]["suite"]
-    found = [plan["cells"] for _, plan in sorted(plans, key=lambda plan: plan[0]) if plan["suite"] == newest]
-    return {run_id: (method, repetition) for cells in found for run_id, (method, repetition) in cells.items()}
-
-
 def about_of(method: Method) -> About:
     """What tables say of the method."""
     info = method.info
@@ -160,15 +66,5 @@ def _identity(method: Method) -> dict[str, Any]:
         "method": method.info.key,
         "fields": method.model_dump(mode="json"),
         "revision": method.info.revision,
-        "source": _source(type(method)),
+        "source": module_source(type(method).__module__),
     }
-
-
-def _source(cls: type[Method]) -> str | None:
-    """SHA-256 of a plug-in's file: editing it makes its records stale. Built-in methods raise their revision."""
-    if cls.__module__.startswith("marginbench.methods."):
-        return None
-    try:
-        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:16]
-    except (OSError, TypeError):  # defined in a notebook
-        return None

@@ -16,10 +16,12 @@ from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.choice import choose_methods, split_settings
 from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
-from marginbench.benchmarks.runs.plan import Cell, choose_methods, make_plan, split_settings, take_shard, write_plan
+from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
+from marginbench.benchmarks.runs.planned import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
 from marginbench.benchmarks.suites.derive import derive

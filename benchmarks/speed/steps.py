@@ -11,7 +11,7 @@ import statistics
 from functools import partial
 
 from marginbench.benchmarks.machine.device import resolve_device
-from marginbench.benchmarks.runs.plan import choose_methods
+from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.speed import turns
 from marginbench.benchmarks.speed.flops import Flops
 from marginbench.benchmarks.suites.schema import load_suite

@@ -18,9 +18,9 @@ from pydantic import (
 from torch import Tensor
 
 from marginbench.benchmarks.data.registered import TRANSFORMS, Transform
-from marginbench.benchmarks.registry import BUILT_IN
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
+from marginbench.methods.userfile import BUILT_IN
 
 
 class Augment(RootModel[dict[str, dict[str, Any]]]):

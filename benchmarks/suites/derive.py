@@ -14,7 +14,7 @@ from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import Suite, make_suite, resolve_files
 from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
-from marginbench.methods.spec import parse_value
+from marginbench.methods.spec import parse_value, read_settings
 
 SECTIONS = ("data", "network", "training", "evaluation")
 SAFE = re.compile(r"[A-Za-z0-9_.+-]{1,24}")  # in the name of a folder, on every system
@@ -55,20 +55,10 @@ def derive(suite: Suite, settings: Mapping[str, Any] | Sequence[str]) -> Suite:
 
 
 def _parse(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    if isinstance(settings, Mapping):
-        return {key: _read(value) if isinstance(value, str) else value for key, value in settings.items()}
     if isinstance(settings, str):
         raise ParameterError("set", settings, f"a list or a mapping is needed; {EXAMPLE}")
-    values: dict[str, Any] = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals or not key or not value.strip():
-            raise ParameterError("set", text, EXAMPLE)
-        if key in values:
-            raise ParameterError("set", text, f"{key!r} is given twice")
-        values[key] = _read(value)
-    return values
+    values = read_settings(settings, EXAMPLE)
+    return {key: _read(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def _read(text: str) -> Any:

@@ -10,12 +10,14 @@ from support import Run
 
 from marginbench.benchmarks import RunOptions, run_all
 from marginbench.benchmarks.contract.new_method import write_template
+from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.runs import forks
+from marginbench.benchmarks.runs.choice import split_settings
 from marginbench.benchmarks.runs.options import options
-from marginbench.benchmarks.runs.plan import split_settings
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, cross_entropy
 from marginbench.methods.errors import ParameterError
+from marginbench.methods.userfile import source_digest
 
 GIVEN: dict[str, tuple[tuple[str, ...], Any]] = {
     "suite": (("--suite", "mnist"), "mnist"),
@@ -83,6 +85,8 @@ WRONG = [
     ({"set": "arcface.m=0.4"}, "set='arcface.m=0.4': must be a list"),
     ({"set": ["arcface.m"]}, "set='arcface.m': write METHOD.FIELD=VALUE"),
     ({"set": ["arcface.m=0.1", "arcface.m=0.2"]}, "'arcface.m' is given twice"),
+    ({"set": ["arcface.m="]}, "set='arcface.m=': write METHOD.FIELD=VALUE"),
+    ({"set": ["=0.4"]}, "set='=0.4': write METHOD.FIELD=VALUE"),
     ({"set": {"m": 0.4}}, "set='m=0.4': write METHOD.FIELD=VALUE"),
     ({"plugin": "a.py"}, "plugin='a.py': must be a list"),
     ({"seeds": 0}, "seeds=0: must be at least 1"),
@@ -146,6 +150,21 @@ def test_a_method_of_a_notebook_runs_in_this_process(
     assert run_all(str(tiny), [Twice()], 1, "cpu", tmp_path, jobs=1).repeated == 1
     with pytest.raises(ParameterError, match=r"defined in this session.*jobs=1"):
         run_all(str(tiny), [Twice()], 3, "cpu", tmp_path, jobs=2)
+
+
+def test_a_file_that_is_edited_after_it_was_loaded_counts_as_what_was_loaded(tiny: Path, tmp_path: Path) -> None:
+    plugin = write_template("my_margin", tmp_path)
+    (method,) = load_plugin(plugin)
+
+    def source(given: Any) -> str | None:
+        (cell,) = prepare(str(tiny), [given], 1, "cpu", tmp_path).cells
+        return cell.identity.source
+
+    loaded = source(method)
+    assert loaded == source_digest(plugin)[:16]
+    plugin.write_text(plugin.read_text() + "# edited")
+    assert source(method) == loaded
+    assert source(plugin) == source_digest(plugin)[:16] != loaded
 
 
 def test_settings_are_a_mapping_or_texts() -> None:

@@ -20,6 +20,8 @@ from marginbench.benchmarks.runs.execute import execute
 from marginbench.benchmarks.runs.locks import holders, lock
 from marginbench.benchmarks.runs.options import Redo
 from marginbench.benchmarks.runs.plan import make_plan, take_shard
+from marginbench.benchmarks.runs.planned import read_plans
+from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import write_tables
@@ -244,3 +246,23 @@ def test_status_and_dry_run_say_what_there_is_to_do(tiny: Path, tmp_path: Path, 
     assert code == 0 and "1 of 2 runs to do" in text
     assert json.loads(next((tmp_path / "tiny" / "plans").iterdir()).read_text())["cells"]
     assert run("status", tmp_path / "nowhere")[0] == 2
+
+
+def test_a_run_that_is_repeated_counts_once_in_the_status(tiny: Path, tmp_path: Path, run: Run) -> None:
+    outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
+    with lock(outcome.runs, outcome.records[0].id, "ce", 0):
+        _, text, _ = run("status", tmp_path)
+    cells = [cell.strip() for cell in text.splitlines()[2].split("|")]
+    assert cells[2:6] == ["0", "0", "1", "0"]
+
+
+@pytest.mark.parametrize("wrong", ["{}", "[]", '{"suite": "x", "cells": {"id": "ce"}}', "half"])
+def test_a_file_that_is_no_plan_is_left_out(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "one.json").write_text('{"suite": "x", "cells": {"id": ["ce", 0]}}')
+    (tmp_path / "plans" / "wrong.json").write_text(wrong)
+    assert read_plans(tmp_path) == {"id": ("ce", 0)}
+
+
+def test_times_are_never_negative() -> None:
+    assert [clock(seconds) for seconds in (-5, 0.4, 12, 185, 7200)] == ["0 s", "0 s", "12 s", "3:05", "2:00:00"]

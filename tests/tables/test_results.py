@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 
 from marginbench.benchmarks.records.reader import read_records
-from marginbench.benchmarks.runs.plan import choose_methods, make_plan
+from marginbench.benchmarks.runs.choice import choose_methods
+from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.leaderboard import rank
 

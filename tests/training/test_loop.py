@@ -13,7 +13,8 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.runs.plan import choose_methods, make_plan
+from marginbench.benchmarks.runs.choice import choose_methods
+from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite, suite_names
 from marginbench.benchmarks.suites.training import Training
 from marginbench.benchmarks.training.loop import DivergedError, Run, train
