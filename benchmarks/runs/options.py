@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
@@ -25,8 +26,21 @@ Redo = Literal["nothing", "failed", "everything"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SUITE = "digits"
+PLUGINS = "Python file that adds a method, an attack, a probe, ..."
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 _LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
+_KINDS: Mapping[str, tuple[Any, str]] = {
+    "suite": (str | Path, "a text or a path"),
+    "out": (str | Path, "a text or a path"),
+    "data_dir": (str | Path | None, "a text or a path"),
+    "seeds": (Integral | None, "a whole number"),
+    "jobs": (Integral | None, "a whole number"),
+    "deadline": (Real | None, "a number of seconds"),
+    "checkpoint_every": (Real, "a number of seconds"),
+    "shard": (str | None, "a text"),
+    "scheduler": (str | None, "a text"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class RunOptions:
         ParameterError: a value that is wrong whatever the suite.
     """
 
-    suite: str | Path = _field("digits", "Built-in suite such as digits, or a FILE.toml of your own.", str)
+    suite: str | Path = _field(SUITE, "Built-in suite such as digits, or a FILE.toml of your own.", str)
     methods: Sequence[str | Path | Method | type[Method]] | None = _field(
         None,
         "As in 'ce,arcface(m=0.4)'; a FILE.py stands for the methods in it. Default: the suite's list, or all.",
@@ -88,7 +102,7 @@ class RunOptions:
     )
     jobs: int | None = _field(
         1,
-        "Worker processes that share the cores. Default of the command: as many as pay.",
+        "Worker processes that share the cores. Default of the command: as many as are worth starting.",
         int | None,
         metavar="N",
         command_default=None,
@@ -103,22 +117,27 @@ class RunOptions:
         300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
     )
     eager: bool = _field(False, "On CUDA, do every training step instead of replaying a recorded one.", bool)
-    plugin: Sequence[str | Path] = _field(
-        (), "Python file that adds a method, an attack, a probe, ...", list[Path] | None, metavar="FILE.py"
-    )
+    plugin: Sequence[str | Path] = _field((), PLUGINS, list[Path] | None, metavar="FILE.py")
     progress: bool = _field(True, "Say what there is to do, and report every finished run.", bool)
 
     def __post_init__(self) -> None:
         for name, example in _LISTS.items():
             value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Sequence | Mapping | None):
+            kinds = Sequence | Mapping | None if name == "set" else Sequence | None
+            if isinstance(value, str) or not isinstance(value, kinds):
                 raise ParameterError(name, value, f"must be a list, as in {example}")
         if self.methods is not None and not self.methods:
             raise ParameterError("methods", self.methods, "names no method; leave it out for all of them")
-        for name, smallest in (("seeds", 1), ("jobs", 1), ("deadline", 0), ("checkpoint_every", 0)):
+        for name, (kind, what) in _KINDS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise ParameterError(name, value, f"must be {what}")
+        for name, smallest in (("seeds", 1), ("jobs", 1), ("checkpoint_every", 0)):
             value = getattr(self, name)
             if value is not None and not value >= smallest:
                 raise ParameterError(name, value, f"must be at least {smallest}")
+        if self.deadline is not None and not self.deadline > 0:
+            raise ParameterError("deadline", self.deadline, "must be above 0; leave it out for no limit")
         for name, choices in (("device", get_args(Device)), ("redo", get_args(Redo))):
             if getattr(self, name) not in choices:
                 raise ParameterError(name, getattr(self, name), f"must be one of {', '.join(choices)}")

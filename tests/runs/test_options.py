@@ -91,7 +91,17 @@ WRONG = [
     ({"plugin": "a.py"}, "plugin='a.py': must be a list"),
     ({"seeds": 0}, "seeds=0: must be at least 1"),
     ({"jobs": 0}, "jobs=0: must be at least 1"),
-    ({"deadline": -1.0}, "deadline=-1.0: must be at least 0"),
+    ({"seeds": "3"}, "seeds='3': must be a whole number"),
+    ({"seeds": 2.5}, "seeds=2.5: must be a whole number"),
+    ({"jobs": True}, "jobs=True: must be a whole number"),
+    ({"checkpoint_every": None}, "checkpoint_every=None: must be a number"),
+    ({"shard": 2}, "shard=2: must be a text"),
+    ({"out": 3}, "out=3: must be a text or a path"),
+    ({"methods": {"ce": 1}}, "methods={'ce': 1}: must be a list"),
+    ({"plugin": {"a.py": 1}}, "must be a list"),
+    ({"deadline": -1.0}, "deadline=-1.0: must be above 0"),
+    ({"deadline": 0}, "deadline=0: must be above 0; leave it out for no limit"),
+    ({"deadline": float("nan")}, "deadline=nan: must be above 0"),
     ({"checkpoint_every": -1.0}, "checkpoint_every=-1.0: must be at least 0"),
     ({"device": "gpu"}, "device='gpu': must be one of auto, cpu, cuda"),
     ({"redo": "all"}, "redo='all': must be one of nothing, failed, everything"),
@@ -210,7 +220,7 @@ def test_what_is_said_before_the_first_run(tiny: Path, tmp_path: Path, capsys: p
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     run_all(str(tiny), ["ce"], 2, "cpu", tmp_path)
     assert "1 run to do with 1 worker, 1 have a record already; about " in capsys.readouterr().err
-    run_all("smoke", ["ce"], 1, "cpu", tmp_path, shard="1/1", deadline=0.0)
+    run_all("smoke", ["ce"], 1, "cpu", tmp_path, shard="1/1", deadline=1e-9)
     text = capsys.readouterr().err
     assert "of which this is the share 1/1" in text and "the whole suite: about a minute" in text
 

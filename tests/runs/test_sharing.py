@@ -64,7 +64,7 @@ def test_two_run_alls_on_one_folder_share_the_work(tiny: Path, tmp_path: Path, s
 def test_what_others_repeated_meanwhile_is_not_repeated_again(
     tiny: Path, tmp_path: Path, redo: Redo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = None if redo == "everything" else 0.0
+    late = None if redo == "everything" else 1e-9
     (before,) = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=late).records
     assert before.status == ("done" if redo == "everything" else "failed")
     work = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo)
@@ -220,9 +220,9 @@ def test_two_shards_make_one_leaderboard(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_failed_runs_are_repeated_on_demand_and_go_on_from_their_checkpoint(tiny: Path, tmp_path: Path) -> None:
-    late = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=0.0)
+    late = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=1e-9)
     (record,) = late.records
-    assert record.status == "failed" and (record.error or "").startswith("deadline: its 0 s were over in epoch 1")
+    assert record.status == "failed" and (record.error or "").startswith("deadline: its 1e-09 s were over in epoch 1")
     assert list((tmp_path / "tiny" / "runs").glob("*.ckpt"))
     assert run_all(str(tiny), ["ce"], 1, "cpu", tmp_path).repeated == 0
     again = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="failed", deadline=600.0)
@@ -237,7 +237,7 @@ def test_status_and_dry_run_say_what_there_is_to_do(tiny: Path, tmp_path: Path, 
     assert not (tmp_path / "tiny").exists(), "a dry run writes nothing"
     assert run("status", tmp_path)[0] == 2
     assert run("run-all", "--suite", tiny, "--out", tmp_path, "--shard", "1/2", "--jobs", "1")[0] == 0
-    run("run-all", "--suite", tiny, "--out", tmp_path, "--deadline", "0", "--jobs", "1")
+    run("run-all", "--suite", tiny, "--out", tmp_path, "--deadline", "1e-9", "--jobs", "1")
     code, text, _ = run("status", tmp_path)
     assert code == 0 and "failed: arcface(s=16,m=0.1) seed 0: deadline" in text
     cells = [cell.strip() for cell in text.splitlines()[2].split("|")]
