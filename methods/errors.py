@@ -22,6 +22,9 @@ class ParameterError(MarginbenchError):
         super().__init__(f"{parameter}={value!r}: {problem}")
         self.parameter, self.value, self.problem = parameter, value, problem
 
+    def __reduce__(self) -> tuple[Any, ...]:  # workers send it to the process that asked
+        return type(self), (self.parameter, self.value, self.problem)
+
 
 def one_line(error: BaseException) -> str:
     """Return `ValueError: the first line of its text` for an error message or a table."""

@@ -22,7 +22,7 @@ from marginbench.benchmarks.runs.forks import forking, workers_context
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
 from marginbench.benchmarks.training.loop import warm_up
-from marginbench.methods.errors import ParameterError
+from marginbench.methods.errors import MarginbenchError, ParameterError, one_line
 from marginbench.methods.userfile import USER_MODULE
 
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
@@ -30,7 +30,7 @@ WORTHWHILE = 4  # cells per worker below which it takes longer to start workers 
 
 
 def choose_jobs(jobs: int | None, cells: int, device: torch.device) -> int:
-    """The number of workers; None: one for each core that pays, and one process where a GPU does the work."""
+    """The number of workers; None: as many as are worth starting, which is one where a GPU does the work."""
     if jobs is None:
         if device.type != "cpu":
             return 1
@@ -55,6 +55,7 @@ def run_in_workers(cells: Sequence[Cell], job: Job, device: torch.device, jobs: 
 
     Raises:
         ParameterError: a method that other processes cannot see, or a worker was killed.
+        MarginbenchError: a worker cannot load what it needs.
     """
     context = workers_context(device.type)
     setup = (job, plugin_files(cells), device, jobs, context.Value("i", 0))
@@ -96,7 +97,7 @@ def plugin_files(cells: Sequence[Cell]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(files))
 
 
-_workplaces: list[Workplace] = []  # of this process: one, once it has started
+_workplaces: list[Workplace | Exception] = []  # of this process: one, once it has started, or why it could not
 
 
 def _start(job: Job, plugins: Sequence[Path], device: torch.device, jobs: int, started: Any) -> None:
@@ -106,11 +107,18 @@ def _start(job: Job, plugins: Sequence[Path], device: torch.device, jobs: int, s
         place = started.value
         started.value += 1
     data_dir = data_folder(job.options.data_dir)
-    _workplaces.append(get_ready(job, plugins, _settle(place, jobs, device), data_dir))
+    try:
+        _workplaces.append(get_ready(job, plugins, _settle(place, jobs, device), data_dir))
+    except Exception as error:  # raised here, it would end the pool without a word of it
+        _workplaces.append(error)
 
 
 def _work(order: Order) -> Record | None:
-    return _workplaces[0].work(order)
+    (place,) = _workplaces
+    if isinstance(place, Exception):
+        reason = str(place) if isinstance(place, MarginbenchError) else one_line(place)
+        raise MarginbenchError(f"a worker process cannot get ready: {reason}") from place
+    return place.work(order)
 
 
 def _settle(place: int, jobs: int, device: torch.device) -> torch.device:

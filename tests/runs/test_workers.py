@@ -1,5 +1,6 @@
 """Worker processes: the same records as in one process, plug-ins included, and no silence when one is killed."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from marginbench.benchmarks.runs.progress import Eta
 from marginbench.benchmarks.runs.workers import choose_jobs, plugin_files, share_of
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, create
+from marginbench.methods.errors import ParameterError
 
 CPU = torch.device("cpu")
 
@@ -49,6 +51,19 @@ def test_a_killed_worker_is_reported(tiny: Path, tmp_path: Path) -> None:
     load_plugin(path)
     with pytest.raises(MarginbenchError, match="worker process was killed"):
         run_all(str(tiny), ["ce", "deadly"], 1, "cpu", tmp_path / "out", jobs=2)
+
+
+def test_a_worker_that_cannot_get_ready_says_why(tiny: Path, tmp_path: Path) -> None:
+    path = write_template("homesick", tmp_path)
+    there = "import multiprocessing\nif multiprocessing.parent_process() is not None:\n    raise OSError('not here')\n"
+    path.write_text(f"{path.read_text()}\n{there}")
+    with pytest.raises(MarginbenchError, match=r"a worker process cannot get ready: plug-in .*OSError: not here"):
+        run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", jobs=2, plugin=[path])
+
+
+def test_an_error_about_a_parameter_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(ParameterError("seeds", 0, "must be at least 1")))
+    assert str(error) == "seeds=0: must be at least 1" and error.parameter == "seeds"
 
 
 def test_a_method_of_this_session_needs_one_process(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
