@@ -7,6 +7,7 @@ finished is lost with the driver; for the others the driver writes what they sen
 import contextlib
 import logging
 import pickle
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,11 @@ import numpy as np
 
 from marginbench.benchmarks.data.dataset import data_folder
 from marginbench.benchmarks.machine.device import resolve_device
+from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.records.record import Record, write_record
-from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.execute import Job, finished
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workers import plugin_files
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
@@ -38,13 +40,14 @@ class _Parcel(NamedTuple):
     order: Order
     job: bytes  # pickled, which also tells one job from another
     plugins: tuple[tuple[str, bytes], ...]  # name and content of the files
+    token: str  # name of a file in the folder of records: who sees it sees the driver's folder
 
 
 def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Record | None]:
     """The records of all cells in the order in which they end; None for one whose workers were killed by it.
 
     Args:
-        job: its device is what each worker makes of auto, cpu or cuda.
+        job: each worker resolves its `device` itself.
         scheduler: address such as tcp://host:8786, or the file that `dask scheduler --scheduler-file` writes.
 
     Raises:
@@ -54,13 +57,13 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
     plugins = tuple((path.name, path.read_bytes()) for path in plugin_files(cells))
     job = replace(job, runs=job.runs.absolute())
     packed = pickle.dumps(job)
-    with _connected(scheduler) as client:
+    with _connected(scheduler) as client, _token(job.runs) as token:
         from distributed import KilledWorker
 
         pending = {}
         for told in map(order, cells):
             key = f"{told.method}-{told.run_id}"
-            pending[client.submit(_work, _Parcel(told, packed, plugins), key=key, pure=False)] = told
+            pending[client.submit(_work, _Parcel(told, packed, plugins, token), key=key, pure=False)] = told
         gone = ParameterError(
             "scheduler",
             scheduler,
@@ -85,9 +88,33 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
                     continue
                 except OSError:  # of the connection: workers write their records themselves
                     raise gone from None
-                if arrays is not None and not (job.runs / f"{record.id}.json").exists():
-                    write_record(job.runs, record, arrays)
+                if arrays is not None:
+                    kept = finished(job.runs / f"{record.id}.json", job)  # of another process, meanwhile
+                    if kept is None:
+                        write_record(job.runs, record, arrays)
+                    record = kept or record
                 yield record
+
+
+def count_workers(scheduler: str) -> int:
+    """How many workers a cluster has now.
+
+    Raises:
+        MarginbenchError: no such cluster, or workers of several threads.
+    """
+    with _connected(scheduler) as client:
+        return len(_workers(client))
+
+
+@contextlib.contextmanager
+def _token(runs: Path) -> Iterator[str]:
+    """The name of a file by which workers tell this folder from one of the same path on a disk of their own."""
+    path = runs / f".driver.{secrets.token_hex(8)}"
+    write_atomically(path, b"")
+    try:
+        yield path.name
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -108,7 +135,7 @@ def _connected(scheduler: str) -> Iterator[Any]:
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
         raise ParameterError("scheduler", scheduler, f"no scheduler answers ({error})") from None
     try:
-        several = [w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values() if w["nthreads"] > 1]
+        several = [worker["name"] for worker in _workers(client) if worker["nthreads"] > 1]
         if several:
             problem = f"worker {several[0]} has several threads: start workers with `dask worker --nthreads 1`"
             raise ParameterError("scheduler", scheduler, problem)
@@ -117,12 +144,22 @@ def _connected(scheduler: str) -> Iterator[Any]:
         client.close(timeout=10 * PAUSE)
 
 
-_ready: dict[object, tuple[Workplace, bool]] = {}  # of this worker, by what it was told: the latest alone
+def _workers(client: Any) -> list[dict[str, Any]]:
+    return list(client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+class _Ready(NamedTuple):
+    place: Workplace
+    shared: bool  # it sees the output folder of the driver
+    folder: tempfile.TemporaryDirectory[str]  # for plug-ins, and for records if it does not; goes with this process
+
+
+_ready: dict[object, _Ready] = {}  # of this worker, by what it was told: the latest alone
 
 
 def _work(parcel: _Parcel) -> tuple[Record, dict[str, np.ndarray] | None]:
     """The record, and its arrays if this worker does not see the output folder."""
-    place, shared = _workplace(parcel)
+    place, shared, _ = _workplace(parcel)
     while (record := place.work(parcel.order)) is None:  # a worker that died may have left its lock
         time.sleep(10 * PAUSE)
     if shared:
@@ -130,19 +167,21 @@ def _work(parcel: _Parcel) -> tuple[Record, dict[str, np.ndarray] | None]:
     return record, read_arrays(place.job.runs / f"{record.id}.json")
 
 
-def _workplace(parcel: _Parcel) -> tuple[Workplace, bool]:
-    """Where this worker does the runs of a job, and whether it sees the output folder there."""
+def _workplace(parcel: _Parcel) -> _Ready:
+    """Where this worker does the runs of a job."""
     key = (parcel.job, parcel.plugins)
     if key not in _ready:
-        _ready.clear()  # first: whatever fails below, what was there before is gone
+        while _ready:  # first: whatever fails below, what was there before is gone
+            _ready.popitem()[1].folder.cleanup()
         forget_plugins()
-        folder = Path(tempfile.mkdtemp(prefix="marginbench-"))
+        temporary = tempfile.TemporaryDirectory(prefix="marginbench-", ignore_cleanup_errors=True)
+        folder = Path(temporary.name)
         plugins = [folder / str(number) / name for number, (name, _) in enumerate(parcel.plugins)]
         for path, (_, content) in zip(plugins, parcel.plugins, strict=True):
             path.parent.mkdir()
             path.write_bytes(content)
         job: Job = pickle.loads(parcel.job)
-        shared = job.runs.is_dir()
+        shared = (job.runs / parcel.token).is_file()
         data_dir = data_folder(job.options.data_dir)
         place = get_ready(
             job if shared else replace(job, runs=folder),
@@ -150,5 +189,5 @@ def _workplace(parcel: _Parcel) -> tuple[Workplace, bool]:
             resolve_device(job.options.device),
             data_dir if data_dir.is_dir() else data_folder(),
         )
-        _ready[key] = place, shared
+        _ready[key] = _Ready(place, shared, temporary)
     return _ready[key]

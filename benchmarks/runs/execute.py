@@ -62,7 +62,7 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
     with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
         if not got:
             return None
-        if path.exists() and (record := _finished(path, job)) is not None:
+        if (record := finished(path, job)) is not None:
             return record
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.options.checkpoint_every)
         deadline = Deadline(job.options.deadline)
@@ -73,8 +73,14 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
         return record
 
 
-def _finished(path: Path, job: Job) -> Record | None:
-    """The record, unless its run is to be done again. One that cannot be read is that of a failed run."""
+def finished(path: Path, job: Job) -> Record | None:
+    """The record in a file, if there is one and its run is not to be done again.
+
+    Raises:
+        MarginbenchError: it cannot be read. It counts as that of a failed run, which is not repeated unasked.
+    """
+    if not path.exists():
+        return None
     try:
         record = read_record(path)
     except MarginbenchError:

@@ -11,9 +11,8 @@ from marginbench.benchmarks.machine.device import cores
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock
-from marginbench.benchmarks.runs.run_all import Work
+from marginbench.benchmarks.runs.run_all import Work, count_workers
 from marginbench.benchmarks.runs.timing import evaluation_seconds, training_seconds
-from marginbench.benchmarks.runs.workers import choose_jobs
 from marginbench.methods import spec_of
 from marginbench.methods.errors import one_line
 
@@ -24,12 +23,16 @@ def forecast(work: Work) -> str:
     """A table of the rows of the work, and what is left in all.
 
     It trains and evaluates a little, and writes nothing.
+
+    Raises:
+        MarginbenchError: no such cluster.
     """
     from tabulate import tabulate
 
-    workers = choose_jobs(work.job.options.jobs, len(work.todo), work.device)
+    workers = count_workers(work)
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores() // workers))
+    if work.job.options.scheduler is None:
+        torch.set_num_threads(max(1, cores() // workers))
     known = {record.method for record in work.known}
     unknown = any(spec_of(cell.method) not in known for cell in work.todo)
     evaluation = evaluation_seconds(work.suite, work.data) if unknown else 0.0

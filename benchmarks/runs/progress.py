@@ -55,7 +55,7 @@ class Progress:
         self._eta = Eta(work.todo, workers, work.known)
         seconds = self._eta.seconds()
         takes = _suites_own_words(work.suite) if seconds is None else f"about {clock(seconds)}, as in earlier runs"
-        where = "a Dask cluster" if options.scheduler else _count(workers, "worker")
+        where = f"{_count(workers, 'worker')}{' of a Dask cluster' if options.scheduler else ''}"
         resumed = len(work.cells) - len(work.todo)
         before = f", {resumed} have a record already" if resumed else ""
         self._first = f"{_count(self._total, 'run')} to do with {where}{before}; {takes}"

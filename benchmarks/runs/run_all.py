@@ -141,7 +141,7 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
         log.warning("nothing will be certified by %s", advice)
     ensure_writable(work.runs)
     write_plan(work.folder, work.suite, work.cells)
-    workers = choose_jobs(options.jobs, len(work.todo), work.device)
+    workers = count_workers(work)
     ended = []
     if work.todo:
         with Progress(work, workers) as progress:
@@ -153,6 +153,20 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     failed = sum(record.status == "failed" for record in ended)
     resumed, left = len(work.cells) - len(work.todo), len(work.todo) - len(ended)
     return RunOutcome(table, current, files, work.runs, len(ended), failed, resumed, left)
+
+
+def count_workers(work: Work) -> int:
+    """How many processes share the runs that are left.
+
+    Raises:
+        MarginbenchError: no such cluster.
+    """
+    options = work.job.options
+    if options.scheduler is None or not work.todo:
+        return choose_jobs(options.jobs, len(work.todo), work.device)
+    from marginbench.benchmarks.runs import cluster
+
+    return max(1, min(cluster.count_workers(options.scheduler), len(work.todo)))  # more may come
 
 
 def _records(options: RunOptions, work: Work, workers: int) -> Iterable[Record | None]:

@@ -12,7 +12,9 @@ from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.plugins import forget_plugins, load_plugin
 from marginbench.benchmarks.runs import cluster
 from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.forecast import forecast
 from marginbench.benchmarks.runs.options import RunOptions
+from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.runs.workplace import Order
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError
@@ -114,9 +116,17 @@ def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
     monkeypatch.setattr(cluster, "_ready", {})
     job = Job(RunOptions(device="cpu", data_dir=tmp_path), load_suite(str(tiny)), tmp_path)
     for repetition in range(2):
-        parcel = cluster._Parcel(Order("id", "ce", repetition), pickle.dumps(job), ())
-        cluster._workplace(pickle.loads(pickle.dumps(parcel)))
+        parcel = cluster._Parcel(Order("id", "ce", repetition), pickle.dumps(job), (), "token")
+        ready = cluster._workplace(pickle.loads(pickle.dumps(parcel)))
     assert calls == ["keep_freed_memory", "warm_up"]
+
+    folder = Path(ready.folder.name)
+    assert ready.place.job.runs == folder and not ready.shared, "a folder of the same path on another disk"
+    (tmp_path / "token").touch()
+    other = cluster._workplace(parcel._replace(plugins=(("a.py", write_template("a", tmp_path).read_bytes()),)))
+    assert other.place.job.runs == tmp_path and other.shared
+    assert not folder.exists() and Path(other.folder.name).exists()
+    other.folder.cleanup()
 
 
 def test_a_killed_worker_costs_the_run_in_progress_and_no_other(tiny: Path, tmp_path: Path, start: Start) -> None:
@@ -166,8 +176,22 @@ def test_workers_that_do_not_see_the_folder_send_their_records(
     monkeypatch.setattr(cluster, "_Parcel", Elsewhere)
     _, path = scheduler(start, tmp_path)
     worker(start, path)
-    outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", scheduler=str(path))
-    assert parcels and outcome.repeated == 2 and len(outcome.records) == 2
+    late = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", deadline=1e-9)
+    assert late.failed == 1
+    outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", redo="failed", scheduler=str(path))
+    assert parcels and outcome.repeated == 2 and outcome.failed == 0
+    assert [record.status for record in outcome.records] == ["done", "done"]
+    assert sorted(file.suffix for file in outcome.runs.iterdir()) == [".ckpt", ".json", ".json", ".npz", ".npz"]
+
+
+def test_the_forecast_counts_the_workers_of_the_cluster(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "count_workers", lambda scheduler: 2 if scheduler == "there" else 0)
+    monkeypatch.setattr("marginbench.benchmarks.runs.forecast.evaluation_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("marginbench.benchmarks.runs.forecast.training_seconds", lambda *_: 100.0)
+    work = prepare(str(tiny), METHODS, 1, "cpu", tmp_path, scheduler="there", jobs=1)
+    assert "4 of 4 runs to do: about 3:20 with 2 workers" in forecast(work)
 
 
 def test_what_is_wrong_with_a_cluster_is_said(
