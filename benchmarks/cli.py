@@ -13,7 +13,9 @@ import typer
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.command import with_run_options
 from marginbench.benchmarks.runs.console import shown
-from marginbench.benchmarks.runs.options import SETS, Device, RunOptions
+from marginbench.benchmarks.runs.options import PLUGINS, SETS, SUITE, Device, RunOptions
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.benchmarks.tables.render import FORMATS
 from marginbench.methods.errors import MarginbenchError, ParameterError
 
 
@@ -47,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file that adds methods. Repeatable.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", metavar="FILE.py", help=f"{PLUGINS} Repeatable.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at a record that cannot be read, and check the files of all arrays.")
 ]
@@ -70,6 +72,8 @@ def _in_options(error: ParameterError, command: Any) -> str:
     if parameter is None:
         return str(error)
     name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.make_metavar()
+    if error.value is False:
+        return f"without {name}: {error.problem}"
     values = error.value if isinstance(error.value, list | tuple) else [error.value]
     value = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
     return f"{name}: {error.problem}" if error.value is None else f"{name} {value}: {error.problem}"
@@ -160,7 +164,7 @@ def evaluate_command(
         Path | None,
         typer.Option("--data-dir", metavar="DIR", envvar="MARGINBENCH_DATA", show_default=False, help=SETS),
     ] = None,
-    suite: Annotated[str, typer.Option(help="Radii, attacks, certificates, points: name or FILE.toml.")] = "digits",
+    suite: Annotated[str, typer.Option(help="Radii, attacks, certificates, points: name or FILE.toml.")] = SUITE,
     name: Annotated[str | None, typer.Option(metavar="ROW", help="Name of the row. Default: the factory's.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for records and tables.")] = RESULTS,
     mean: Annotated[
@@ -169,6 +173,7 @@ def evaluate_command(
     std: Annotated[str | None, typer.Option(metavar="A,B,C", help="Radii stay in pixels of [0, 1].")] = None,
     device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat a run that has a record already.")] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Enclose the margins of any classifier, beside the methods of a suite.
 
@@ -180,6 +185,7 @@ def evaluate_command(
     there is none. The images are those of the test split: a model that was trained on them is not measured by them.
     Exit code 1 if the evaluation fails.
     """
+    _load_plugins(plugin)
     from marginbench.benchmarks.models.evaluate import evaluate_model
     from marginbench.benchmarks.tables.render import show
 
@@ -204,8 +210,8 @@ def evaluate_command(
 @app.command("leaderboard")
 def leaderboard_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
-    form: Annotated[str, typer.Option("--format", help="md, csv, tex or json; csv and json hold all columns.")] = "md",
-    sort: Annotated[str, typer.Option(metavar="COLUMN", help="Any column of the csv.")] = "robust_accuracy_l2",
+    form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}; csv and json hold all columns.")] = "md",
+    sort: Annotated[str, typer.Option(metavar="COLUMN", help="Any column of the csv.")] = DEFAULT_SORT,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
     strict: Strict = False,
 ) -> None:
@@ -308,13 +314,14 @@ def methods_command(
 def suites_command(
     name: Annotated[str | None, typer.Argument(help="Show one suite in full: its name, or a FILE.toml.")] = None,
     as_toml: Annotated[bool, typer.Option("--toml", help="As a file to start a suite of your own from.")] = False,
+    plugin: Plugins = None,
 ) -> None:
     """List the suites, or explain one.
 
     For one: what it reproduces, its source, the time to expect, all settings.
     """
+    _load_plugins(plugin)
     from marginbench.benchmarks import describe
-    from marginbench.methods.errors import MarginbenchError
 
     if as_toml:
         if name is None:
@@ -340,11 +347,13 @@ def new_method_command(
 @app.command("check")
 def check_command(
     target: Annotated[str, typer.Argument(help="FILE.py of a method, or a spec such as 'arcface(m=0.4)'.")],
+    plugin: Plugins = None,
 ) -> None:
     """Run the contract tests on a method.
 
     Says what fails and why; exit code 1 if something does.
     """
+    _load_plugins(plugin)
     from marginbench.benchmarks.contract.check import check, methods_of
     from marginbench.methods import spec_of
 

@@ -206,3 +206,14 @@ def test_suites_are_listed_and_explained(run: Run) -> None:
         assert status == 0 and "Rows: " in one and "[evaluation]" in one and "epochs = " in one
         assert re.search("minute|hour", comment(name), re.IGNORECASE), "the time to expect"
     assert run("suites", "digit")[0] == 2
+
+
+def test_commands_that_read_suites_take_plugins(run: Run, tiny: Path) -> None:
+    plugin = Path(__file__).parent / "doors" / "my_probe.py"
+    tiny.write_text(tiny.read_text() + "[evaluation.mirror]\nvertical = true\n")
+    code, text, _ = run("suites", tiny, "--plugin", plugin)
+    assert code == 0 and "mirror" in text
+    (tiny.parent / "model.py").write_text("from torch import nn\ndef make(): return nn.Linear(3, 3)\n")
+    code, _, err = run("evaluate", "--model", f"{tiny.parent / 'model.py'}:make", "--suite", tiny, "--plugin", plugin)
+    assert code == 2 and "fails on images" in err
+    assert run("check", "nothing", "--plugin", plugin.parent / "gone.py")[2].endswith("gone.py: no such file\n")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,13 @@ from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models.adapter import Copied, adapt
 from marginbench.benchmarks.models.check import check_model
 from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
-from marginbench.benchmarks.records.reader import read_arrays, read_folders
+from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
-from marginbench.benchmarks.runs.execute import Entry, measure, record_run
-from marginbench.benchmarks.suites.schema import Data, Suite, load_suite
+from marginbench.benchmarks.runs.execute import Entry, Job, finished, measure, record_run
+from marginbench.benchmarks.runs.options import SUITE, RunOptions
+from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
-from marginbench.methods import Net, Norm, Normalise, NotApplicable, rows
+from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
 from marginbench.methods.errors import ParameterError
 
 
@@ -47,9 +49,9 @@ def evaluate_model(
     model: str | nn.Module,
     weights: str | Path | None = None,
     data: str | Path | None = None,
-    suite: str | Path = "digits",
+    suite: str | Path = SUITE,
     name: str | None = None,
-    out: str | Path = "results/local",
+    out: str | Path = RESULTS,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     device: str = "auto",
@@ -59,27 +61,67 @@ def evaluate_model(
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
     Args:
-        model: `FILE.py:FACTORY`, a callable without arguments that returns the module; or a module, which stays as it
-            is: a copy is evaluated. It maps images [B, C, H, W] in [0, 1], or normalised by `mean` and `std`, to
+        model: `FILE.py:FACTORY`, a callable without arguments that returns the module; or a module, which is left
+            unchanged: a copy is evaluated. It maps images [B, C, H, W] in [0, 1], or normalised by `mean` and `std`, to
             logits [B, K]. It is put into eval mode and float32.
         weights: a state dict saved with `torch.save`, or a .safetensors file.
         data: name, .npz file or image folder as `load_data` takes it. Default: the suite's. With other data the suite
-            is another one, called SUITE-DATA.
+            is another one, called SUITE-DATA. Files of one name in different folders share it, and their rows one
+            table, although the data differ: give the files different names.
         suite: radii, attacks, certificates and number of points: name of a built-in suite, or path of a TOML file.
         name: the model's row. Default: the name of the factory, or of the module's class.
         out: folder for records and tables.
         mean, std: per channel; the model is then given (x - mean) / std, and radii stay in pixels of [0, 1].
         device: auto, cpu or cuda.
-        fresh: repeat a finished run.
+        fresh: repeat a run that has a record, also one that failed, or whose record cannot be read. Nothing is repeated
+            unasked.
         data_dir: folder of data sets. Default: $MARGINBENCH_DATA, else marginbench in the user's cache folder.
 
     Raises:
         MarginbenchError: wrong input, found before the evaluation starts.
     """
-    chosen = _with_data(load_suite(str(suite)), None if data is None else str(data))
-    target = resolve_device(device)
+    chosen = _with_data(load_suite(str(suite)), data)
     row = _row(name or (model.rpartition(":")[2] if isinstance(model, str) else type(model).__name__))
-    images = chosen.load_data(data_dir).to(target)
+    images = chosen.load_data(data_dir).to(resolve_device(device))
+    means, deviations = _numbers("mean", mean), _numbers("std", std)
+    ready = _get_ready(model, weights, _normalisation(means, deviations, images), images, row)
+    identity = Identity(
+        suite=chosen.fingerprint,
+        data=images.fingerprint,
+        method=row,
+        fields={"mean": means, "std": deviations},
+        revision=1,
+        source=ready.source[:16],
+        weights=ready.weights,
+        repetition=0,
+    )
+    folder = Path(out).expanduser() / chosen.name
+    runs = folder / "runs"
+    ensure_writable(runs)
+    path = runs / f"{identity.id}.json"
+    known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs))
+    entry = Entry(identity, row, About())
+    record = known or record_run(
+        lambda: measure(ready.net, _certify, images, chosen, row, 0), entry, chosen, images, runs
+    )
+    reading = read_folders([runs], check_arrays=True)
+    reading.warn()
+    current = [found for found in reading.records.values() if found.identity.suite == chosen.fingerprint]
+    table, files = write_tables(current, folder)
+    return ModelOutcome(record, read_arrays(path), table, current, files, path, resumed=known is not None)
+
+
+class _Ready(NamedTuple):
+    """A model that was loaded and checked."""
+
+    net: Net
+    source: str  # SHA-256 of its file, or of what a module says of itself
+    weights: str  # SHA-256
+
+
+def _get_ready(
+    model: str | nn.Module, weights: str | Path | None, normalise: nn.Module, images: Dataset, row: str
+) -> _Ready:
     if isinstance(model, str):
         module, source = load_model(model)
         where = f"model {model}"
@@ -87,39 +129,19 @@ def evaluate_model(
         module, source = copy.deepcopy(model), digest(repr(model))
         where = f"model {row}"
     if weights is not None:
-        load_weights(module, Path(weights))
-    module = module.float().to(target).eval().requires_grad_(False)
-    normalise = _normalisation(mean, std, images).to(target)
+        load_weights(module, weights)
+    device = images.test.device
+    module, normalise = module.float().to(device).eval().requires_grad_(False), normalise.to(device)
     check_model(nn.Sequential(normalise, Copied(), module), images, where)
     net = adapt(module, normalise, images.test.images(slice(5)))
-    identity = Identity(
-        suite=chosen.fingerprint,
-        data=images.fingerprint,
-        method=row,
-        fields={"mean": _floats(mean), "std": _floats(std)},
-        revision=1,
-        source=source[:16],
-        weights=fingerprint(nn.Sequential(normalise, module)),
-        repetition=0,
-    )
-    folder = Path(out) / chosen.name
-    runs = folder / "runs"
-    ensure_writable(runs)
-    reading = read_folders([runs], check_arrays=True)
-    reading.warn()
-    records = {record.id: record for record in reading.records.values()}
-    known = records.get(identity.id)
-    resumed = known is not None and known.status == "done" and not fresh
-    if not resumed:
-        entry = Entry(identity, row, About())
-        known = record_run(lambda: measure(net, _certify, images, chosen, row, 0), entry, chosen, images, runs)
-        records[known.id] = known
-    assert known is not None
-    path = runs / f"{known.id}.json"
-    current = [record for record in records.values() if record.identity.suite == chosen.fingerprint]
-    table, files = write_tables(current, folder)
-    arrays = read_arrays(path)
-    return ModelOutcome(known, arrays, table, current, files, path, resumed)
+    return _Ready(net, source, fingerprint(nn.Sequential(normalise, module)))
+
+
+def _known(path: Path, job: Job) -> Record | None:
+    try:
+        return finished(path, job)
+    except MarginbenchError as error:
+        raise ParameterError("fresh", False, f"a record that cannot be read is not replaced unasked: {error}") from None
 
 
 def _certify(net: Net, x: Tensor, norm: Norm) -> NotApplicable:
@@ -134,23 +156,32 @@ def _row(name: str) -> str:
     return name
 
 
-def _with_data(suite: Suite, data: str | None) -> Suite:
+def _with_data(suite: Suite, data: str | Path | None) -> Suite:
     """The suite on other data: under another name, since its rows cannot be compared with the others."""
-    if data is None or data == suite.data.name:
+    if data is None or str(data) == suite.data.name:
         return suite
-    path = Path(data)
-    if data.endswith(".npz") and path.resolve() == (suite.folder / suite.data.name).resolve():
+    path = Path(data).expanduser()
+    if path.suffix == ".npz" and path.resolve() == (suite.folder / suite.data.name).resolve():
         return suite
     changes = {
         "name": f"{suite.name}-{re.sub(r'[^A-Za-z0-9_-]', '_', path.stem)}",
         "title": f"{path.name}, with radii and estimators of the suite {suite.name}",
-        "data": Data(name=path.name, validation=suite.data.validation),
+        "data": suite.data.model_copy(update={"name": path.name}),
         "folder": path.parent,
     }
     return suite.model_copy(update=changes)
 
 
-def _normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, data: Dataset) -> nn.Module:
+def _numbers(parameter: str, values: Sequence[float] | None) -> list[float] | None:
+    if values is None:
+        return None
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError):
+        raise ParameterError(parameter, values, "give a list with a number for each channel, as in [0.5]") from None
+
+
+def _normalisation(mean: list[float] | None, std: list[float] | None, data: Dataset) -> nn.Module:
     if mean is None and std is None:
         return nn.Identity()
     if mean is None or std is None:
@@ -158,11 +189,7 @@ def _normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, da
     for parameter, values in (("mean", mean), ("std", std)):
         if len(values) != data.shape[0] or not np.isfinite(values).all():
             problem = f"the images have {data.shape[0]} channels, give a number for each"
-            raise ParameterError(parameter, list(values), problem)
+            raise ParameterError(parameter, values, problem)
     if min(std) <= 0:
-        raise ParameterError("std", list(std), "must be above 0")
+        raise ParameterError("std", std, "must be above 0")
     return Normalise(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
-
-
-def _floats(values: Sequence[float] | None) -> list[float] | None:
-    return None if values is None else [float(value) for value in values]

@@ -37,12 +37,13 @@ def load_model(spec: str) -> tuple[nn.Module, str]:
     return model, source_digest(path)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a state dict into the model; nothing but tensors is ever unpickled.
 
     Raises:
         MarginbenchError: no such file, not a state dict, code in the pickle, or a state dict of another network.
     """
+    path = Path(path).expanduser()
     state = _read_state(path)
     try:
         report = model.load_state_dict(state, strict=False)

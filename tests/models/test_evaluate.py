@@ -2,21 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from support import Run
 from torch import Tensor, nn
 
 from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.data.dataset import load_data
+from marginbench.benchmarks.models import evaluate
 from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.runs.execute import measure
+from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import Net, Normalise, NotApplicable
+from marginbench.methods.errors import ParameterError
 
 
 def words_for(trained: Path, tiny: Path, factory: str, *more: str | Path) -> tuple[str | Path, ...]:
@@ -176,11 +181,43 @@ class Late(nn.Module):
         return z
 
 
-def test_a_failure_in_the_evaluation_is_a_row_that_is_tried_again(tiny: Path) -> None:
-    for _ in range(2):
-        outcome = evaluate_model(Late(), suite=str(tiny), out=tiny.parent / "out")
-        assert outcome.record.status == "failed" and not outcome.resumed
+def test_a_failure_in_the_evaluation_is_a_row_that_is_tried_again_on_demand(tiny: Path) -> None:
+    model = Late()
+    for fresh, resumed in ((False, False), (False, True), (True, False)):
+        outcome = evaluate_model(model, suite=str(tiny), out=tiny.parent / "out", fresh=fresh)
+        assert outcome.record.status == "failed" and outcome.resumed == resumed
         assert "out of luck" in (outcome.record.error or "") and outcome.arrays == {}
+
+
+def test_a_record_that_cannot_be_read_is_replaced_on_demand_alone(run: Run, trained: Path, tiny: Path) -> None:
+    words = words_for(trained, tiny, "mlp")
+    assert run(*words)[0] == 0
+    (path,) = (tiny.parent / "out" / "tiny" / "runs").glob("*.json")
+    path.write_text("half")
+    code, _, err = run(*words)
+    assert code == 2 and err.startswith("error: without --fresh: a record that cannot be read") and path.name in err
+    assert path.read_text() == "half"
+    assert run(*words, "--fresh")[0] == 0 and json.loads(path.read_text())["status"] == "done"
+
+
+@pytest.mark.parametrize(("given", "message"), [(0.5, "mean=0.5: give a list"), (["a"], "mean=['a']: give a list")])
+def test_what_is_no_list_of_numbers_is_named(tiny: Path, given: Any, message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        evaluate_model(nn.Linear(64, 10), suite=str(tiny), out=tiny.parent, mean=given, std=[1.0])
+    assert message in str(caught.value)
+
+
+def test_a_tilde_is_the_home_folder(trained: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny.parent))
+    (tiny.parent / "net.pt").write_bytes((trained / "net.pt").read_bytes())
+    outcome = evaluate_model(f"{trained / 'models.py'}:mlp", "~/net.pt", suite=str(tiny), out="~/out")
+    assert outcome.path.is_relative_to(tiny.parent / "out")
+
+
+def test_other_data_are_cut_as_the_suite_says(tiny: Path) -> None:
+    suite = derive(load_suite(str(tiny)), {"data.train_size": 500})
+    for name in ("mine.npz", Path("/a/mine.npz")):
+        assert evaluate._with_data(suite, name).data == suite.data.model_copy(update={"name": "mine.npz"})
 
 
 def test_help_teaches(run: Run) -> None:
