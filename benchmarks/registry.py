@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from marginbench.methods.errors import MarginbenchError, suggest
-from marginbench.methods.userfile import BUILT_IN, module_source
+from marginbench.methods.userfile import BUILT_IN, USER_MODULE, module_source
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Registry(dict[str, T]):
             maker: the function or class whose module the thing belongs to. Default: the thing itself.
 
         Raises:
-            MarginbenchError: another file has the name already, this file has it twice, or it is reserved.
+            MarginbenchError: another file has the name already, a user's file has it twice, or it is reserved.
         """
         origin = _origin(thing if maker is None else maker)
         if name in self._reserved:
@@ -45,7 +45,8 @@ class Registry(dict[str, T]):
         if known is not None and known.file != origin.file:
             ours, theirs = sorted((known, origin), key=lambda o: o.module.startswith(BUILT_IN), reverse=True)
             raise MarginbenchError(f"{theirs.file}: the name {name!r} is already taken by {ours.file}: choose another")
-        if known is not None and origin.source is not None and known[:3] == origin[:3] and known.line != origin.line:
+        executed_once = origin.module.startswith(USER_MODULE)  # packages can be reloaded, and cells run again
+        if known is not None and executed_once and known.module == origin.module and known.line != origin.line:
             lines = f"lines {known.line} and {origin.line}"
             raise MarginbenchError(f"{origin.file}: the name {name!r} is given twice, in {lines}: choose another")
         self[name] = thing

@@ -10,6 +10,7 @@ import pytest
 from marginbench.benchmarks.machine.seeds import derive_seed
 from marginbench.benchmarks.registry import Registry, import_all
 from marginbench.methods import MarginbenchError
+from marginbench.methods.userfile import USER_MODULE
 
 MAKE = "def make():\n    pass\n"
 
@@ -66,13 +67,14 @@ def test_only_outside_files_have_a_source(tmp_path: Path, monkeypatch: pytest.Mo
     assert registry.source("built_in") is None
     before = registry.source("outside")
     assert before == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    registry.add("outside", 1, maker=module("outside", path, monkeypatch, f"edited = True\n{MAKE}").make)
+    edited = module("outside_edited", path, monkeypatch, f"edited = True\n{MAKE}")  # as `load_user_file` has it
+    registry.add("outside", 1, maker=edited.make)
     assert registry.source("outside") not in (None, before)
 
 
 def test_a_file_gives_a_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "twice.py"
-    first = module("twice", path, monkeypatch, f"{MAKE}first = make\n{MAKE}")
+    first = module(f"{USER_MODULE}twice", path, monkeypatch, f"{MAKE}first = make\n{MAKE}")
     registry: Registry[object] = Registry()
     registry.add("mine", first.first)
     with pytest.raises(MarginbenchError, match=r"twice\.py: the name 'mine' is given twice, in lines 1 and 4"):
@@ -83,11 +85,19 @@ def test_a_file_gives_a_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_class_has_the_line_of_its_first_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = "class A:\n    def f(self): ...\nclass B:\n    def f(self): ...\n"
-    made = module("kinds", tmp_path / "kinds.py", monkeypatch, kinds)
+    made = module(f"{USER_MODULE}kinds", tmp_path / "kinds.py", monkeypatch, kinds)
     registry: Registry[object] = Registry()
     registry.add("mine", made.A)
     with pytest.raises(MarginbenchError, match="in lines 2 and 4"):
         registry.add("mine", made.B)
+
+
+def test_a_package_may_be_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[object] = Registry()
+    for source in (MAKE, f"\n{MAKE}"):
+        made = module("a_package", tmp_path / "a_package.py", monkeypatch, source)
+        registry.add("mine", made.make)
+    assert registry.find("mine", "thing") is made.make
 
 
 def test_a_notebook_may_define_a_thing_again(monkeypatch: pytest.MonkeyPatch) -> None:
