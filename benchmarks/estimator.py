@@ -100,6 +100,19 @@ class Estimator:
         return replace(self, function=partial(self.function, **values))
 
 
+def ask_in_peace(what: str, function: Callable[..., Any], q: Query, settings: Mapping[str, Any]) -> Any:
+    """Call the function of an estimator; others are asked about the same images after it.
+
+    Raises:
+        MarginbenchError: it wrote into the images or labels, which would change every number after it.
+    """
+    before = q.x._version, q.y._version
+    answer = function(q, **settings)
+    if (q.x._version, q.y._version) != before:
+        raise MarginbenchError(f"{what} writes into the images or labels that it is asked about: work on q.x.clone()")
+    return answer
+
+
 def check_signature(function: Callable[..., Any]) -> None:
     """Raise a MarginbenchError unless the function can be an estimator."""
     parameters = list(inspect.signature(function).parameters.values())

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
+from marginbench.benchmarks.estimator import Answer, Estimator, Query, ask_in_peace, check_signature
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
 
@@ -30,9 +30,9 @@ class Attack(Estimator):
         """The points [B, C, H, W] themselves.
 
         Raises:
-            MarginbenchError: they are not images like those of the query.
+            MarginbenchError: they are not images like those of the query, or the function wrote into these.
         """
-        found = self.function(q, **settings)
+        found = ask_in_peace(f"attack {self.name!r}", self.function, q, settings)
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")

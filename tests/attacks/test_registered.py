@@ -39,3 +39,14 @@ def test_points_of_another_shape_are_refused_by_name() -> None:
     for function, got in ((lambda q: q.x[:, 0], r"\(3, 6, 6\)"), (lambda q: None, "NoneType")):
         with pytest.raises(MarginbenchError, match=f"attack 'odd' returned {got}"):
             Attack("odd", function)(q)
+
+
+def test_writing_into_the_images_is_refused_by_name() -> None:
+    """Whatever is asked after it would be asked about other images."""
+    x, y = images(1, 3, 1.0), torch.zeros(3, dtype=torch.int64)
+
+    def darken(q: Query) -> Tensor:
+        return q.x.mul_(0.5)
+
+    with pytest.raises(MarginbenchError, match=r"^attack 'darken' writes into the images .*: work on q.x.clone\(\)$"):
+        Attack("darken", darken)(a_query(Constant(3, graph=True), x, y, "l2"))
