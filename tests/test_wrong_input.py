@@ -74,3 +74,14 @@ def test_a_suite_with_a_typo_names_file_key_and_remedy(
 def test_a_parameter_with_another_name_is_translated_too(run: Run) -> None:
     code, _, err = run("new-method", "some_margin", "--dir", "/dev/null/x")
     assert code == 2 and err.startswith("error: --dir /dev/null/x: cannot be made")
+
+
+def test_a_name_that_python_keeps_for_itself_is_no_method(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("new-method", "class", "--dir", tmp_path)
+    assert code == 2 and err.startswith("error: method name 'class': use lower-case letters")
+
+
+def test_a_folder_is_no_file_for_a_table(run: Run, tmp_path: Path) -> None:
+    reference = Path(__file__).parents[1] / "results/reference/digits_exact"
+    code, _, err = run("leaderboard", reference, "--format", "csv", "-o", tmp_path)
+    assert (code, err) == (2, f"error: {tmp_path}: is a folder; a file is needed\n")

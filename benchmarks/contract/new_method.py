@@ -1,5 +1,6 @@
 """Writes the file that a new method starts from."""
 
+import keyword
 import re
 from datetime import UTC, datetime
 from importlib import resources
@@ -17,7 +18,7 @@ def write_template(name: str, folder: Path) -> Path:
     Raises:
         MarginbenchError: not a lower-case identifier, the key is taken, or the file exists.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise MarginbenchError(f"method name {name!r}: use lower-case letters, digits and _, as in my_margin")
     path = folder / f"{name}.py"
     if path.exists():

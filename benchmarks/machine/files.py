@@ -26,6 +26,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         UnwritableError: the folder cannot be written.
     """
+    if path.is_dir():
+        raise UnwritableError(f"{path}: is a folder; a file is needed")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
