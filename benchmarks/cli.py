@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -31,6 +32,9 @@ class _Commands(typer.core.TyperGroup):
         except MarginbenchError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except BrokenPipeError:  # output piped into head; what is left would fail again at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except KeyboardInterrupt:
             kept = ": finished runs are kept; run the same command again for the rest"
             print(f"interrupted{kept if ctx.invoked_subcommand == 'run-all' else ''}", file=sys.stderr)
@@ -57,12 +61,8 @@ Strict = Annotated[
 
 def main() -> None:
     """Entry point."""
-    try:
-        with shown():
-            app()
-    except BrokenPipeError:  # output piped into head
-        sys.stderr.close()
-        sys.exit(0)
+    with shown():
+        app()
 
 
 def _in_options(error: ParameterError, command: Any) -> str:
@@ -124,13 +124,13 @@ def run_all_command(
 
     show(outcome.records)
     again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
-    print(f"{outcome.repeated} runs done{again}.")
+    print(f"{outcome.repeated} run{'s' * (outcome.repeated != 1)} done{again}.")
     if outcome.elsewhere:
         print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
     print("Tables:  " + "  ".join(map(str, outcome.files)))
     print(f"Records: {outcome.runs}/<id>.json and .npz")
     if outcome.failed:
-        print(f"{outcome.failed} runs failed (--retry repeats them).", file=sys.stderr)
+        print(f"{outcome.failed} of the runs failed (--retry repeats them).", file=sys.stderr)
         raise typer.Exit(1)
 
 

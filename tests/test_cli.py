@@ -39,7 +39,7 @@ def test_run_all_writes_records_and_tables_and_resumes(run: Run, tiny: Path, tmp
     assert stamps == {p: p.stat().st_mtime_ns for p in runs}
 
     code, text, _ = run("run-all", "--suite", tiny, "--out", out, "--methods", "ce", "--fresh")
-    assert code == 0 and "1 runs done." in text
+    assert code == 0 and "1 run done." in text
     changed = [p for p in runs if p.stat().st_mtime_ns != stamps[p]]
     assert len(changed) == 2
 
@@ -116,7 +116,7 @@ def test_plugin_from_template_to_leaderboard(run: Run, tiny: Path, tmp_path: Pat
     assert code == 0 and "| my_margin" in text
     path.write_text(path.read_text() + "\n# edited\n")  # an edited plug-in is another method
     code, text, _ = run(*words)
-    assert code == 0 and "1 runs done, 1 had a record already" in text and "stale" in text
+    assert code == 0 and "1 run done, 1 had a record already" in text and "stale" in text
 
 
 def test_check_says_what_fails(run: Run, tmp_path: Path) -> None:
@@ -140,10 +140,13 @@ def test_a_method_that_fails_becomes_a_row(run: Run, tiny: Path, tmp_path: Path)
     plugins = ("--plugin", tmp_path / "raises.py", "--plugin", tmp_path / "diverges.py")
     out = tmp_path / "out"
     code, text, progress = run("run-all", "--suite", tiny, "--out", out, *plugins, "--methods", "raises,diverges,ce")
-    assert code == 1 and "2 runs failed (--retry repeats them)" in progress
+    assert code == 1 and "2 of the runs failed (--retry repeats them)" in progress
     assert "FAILED 1x: RuntimeError: no" in text and "FAILED 1x: diverged" in text and "raises.py, line" in progress
     rows = pd.read_csv(out / "tiny" / "leaderboard.csv").set_index("method")
     assert rows.loc["raises", "n"] == 0 and rows.loc["ce", "n"] == 1 and rows.loc["raises", "failed"] == 1
+    code, text, progress = run("run-all", "--suite", tiny, "--out", out, *plugins, "--methods", "raises,ce")
+    assert code == 1 and "0 runs done, 2 had a record already" in text, "they have not become better"
+    assert "1 of the runs failed (--retry repeats them)" in progress
 
 
 def test_help_teaches_and_imports_nothing_heavy(run: Run) -> None:
@@ -217,3 +220,19 @@ def test_commands_that_read_suites_take_plugins(run: Run, tiny: Path) -> None:
     code, _, err = run("evaluate", "--model", f"{tiny.parent / 'model.py'}:make", "--suite", tiny, "--plugin", plugin)
     assert code == 2 and "fails on images" in err
     assert run("check", "nothing", "--plugin", plugin.parent / "gone.py")[2].endswith("gone.py: no such file\n")
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from marginbench.benchmarks.cli import main; main()",
+        "suites",
+        "digits",
+        "--toml",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # as `head` does once it has its lines
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

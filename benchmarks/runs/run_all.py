@@ -44,7 +44,7 @@ class RunOutcome:
     files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md
     runs: Path  # folder of the records
     repeated: int  # runs that were done
-    failed: int  # of them
+    failed: int  # runs asked for whose record is that of a failure, from this call or an earlier one
     resumed: int  # runs that had a record already
     elsewhere: int  # runs that another process holds
 
@@ -150,7 +150,8 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
                     ended.append(record)
                     progress.finished(record)
     table, files, current = _tables(work)
-    failed = sum(record.status == "failed" for record in ended)
+    asked = {cell.id for cell in work.cells}
+    failed = sum(record.status == "failed" and record.id in asked for record in current)
     resumed, left = len(work.cells) - len(work.todo), len(work.todo) - len(ended)
     return RunOutcome(table, current, files, work.runs, len(ended), failed, resumed, left)
 

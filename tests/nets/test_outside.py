@@ -95,7 +95,7 @@ def test_run_all_takes_a_network_and_a_transform_of_ones_own(run: Run, suite_fil
     suite_file.write_text(text)
     words = ("run-all", "--suite", suite_file, "--methods", "ce", "--out", tmp_path / "out", "--jobs", "1")
     code, out, err = run(*words, "--plugin", DOORS / "my_transform.py")
-    assert code == 0 and "1 runs done" in out, err
+    assert code == 0 and "1 run done" in out, err
     code, out, _ = run(*words, "--plugin", DOORS / "my_transform.py")
     assert code == 0 and "0 runs done, 1 had a record already" in out
     record = read_record(next((tmp_path / "out" / "tiny").rglob("runs/*.json")))

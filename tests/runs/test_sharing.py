@@ -83,11 +83,11 @@ def test_runs_that_another_process_is_at_are_left_to_it(tiny: Path, tmp_path: Pa
     with lock(runs, cell.id, "ce", 0) as got:
         assert got
         code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1")
-        assert code == 0 and "1 runs done." in text and "1 runs are left to other processes" in text
+        assert code == 0 and "1 run done." in text and "1 runs are left to other processes" in text
         code, text, _ = run("status", tmp_path)
         assert code == 0 and f"running: ce seed 0 on {os.uname().nodename}, process {os.getpid()}" in text
     code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1")
-    assert code == 0 and "1 runs done, 1 had a record already" in text
+    assert code == 0 and "1 run done, 1 had a record already" in text
 
 
 def test_a_driver_that_is_killed_leaves_a_checkpoint_and_no_lock_that_counts(
