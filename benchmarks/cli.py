@@ -32,8 +32,7 @@ class _Commands(typer.core.TyperGroup):
         except MarginbenchError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
-        except BrokenPipeError:  # output piped into head; what is left would fail again at the exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
             raise typer.Exit(0) from None
         except KeyboardInterrupt:
             kept = ": finished runs are kept; run the same command again for the rest"
@@ -61,8 +60,14 @@ Strict = Annotated[
 
 def main() -> None:
     """Entry point."""
-    with shown():
-        app()
+    try:
+        with shown():
+            app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # output piped into head: what is left would fail again at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _in_options(error: ParameterError, command: Any) -> str:
