@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from marginbench.benchmarks.records.reader import RESULTS
-from marginbench.benchmarks.runs.command import with_run_options
+from marginbench.benchmarks.runs.cli_options import with_run_options
 from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.options import PLUGINS, SETS, SUITE, Device, RunOptions
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT

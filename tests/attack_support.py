@@ -10,7 +10,7 @@ from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.methods import Norm
 
 SHAPE = (1, 6, 6)

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.benchmarks.nets.registered import NETWORKS
+from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.methods import Net
 
 CLASSES = 3

@@ -6,8 +6,8 @@ import pytest
 from pydantic import PositiveInt
 
 from marginbench.benchmarks.attacks.presets import PRESETS
-from marginbench.benchmarks.attacks.registered import configured_attacks
-from marginbench.benchmarks.certificates.registered import configured_certificates
+from marginbench.benchmarks.attacks.scan import configured_attacks
+from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.estimator import Estimator, Query
 from marginbench.methods import MarginbenchError
 

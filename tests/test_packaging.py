@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from marginbench.benchmarks.certificates.registered import CERTIFICATES
-from marginbench.benchmarks.data.registered import TRANSFORMS
+from marginbench.benchmarks.certificates.scan import CERTIFICATES
+from marginbench.benchmarks.data.scan import TRANSFORMS
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = "marginbench.benchmarks.speed"  # scripts for a checkout

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from marginbench.benchmarks.attacks.registered import ATTACKS
-from marginbench.benchmarks.certificates.registered import CERTIFICATES
+from marginbench.benchmarks.attacks.scan import ATTACKS
+from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.evaluation import layout
 from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary
 from marginbench.benchmarks.evaluation.sandwich import evaluate

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached, changes_class
-from marginbench.benchmarks.evaluation.doubt import DOUBTS, Evidence, collect, doubt, explanation
+from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.methods import NORMS, Net, Norm, logit_margin

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.benchmarks.nets.registered import NETWORKS
+from marginbench.benchmarks.nets.scan import NETWORKS
 
 WIDTHS = (1, 2, 3, 4, 6, 8)
 BATCH, SIZE = 24, 8

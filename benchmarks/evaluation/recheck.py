@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.certificates.certificate import OWN
 from marginbench.benchmarks.estimator import Answer, Query, ask
-from marginbench.benchmarks.evaluation.doubt import Evidence, doubt
+from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
 from marginbench.methods import NORMS
 from marginbench.methods.errors import one_line
 

@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.attack import Attack
-from marginbench.benchmarks.attacks.registered import configured_attacks
+from marginbench.benchmarks.attacks.scan import configured_attacks
 from marginbench.benchmarks.certificates.certificate import OWN, Certificate
-from marginbench.benchmarks.certificates.registered import configured_certificates
+from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Certify, Query, ask
-from marginbench.benchmarks.evaluation.doubt import Evidence
 from marginbench.benchmarks.evaluation.doubts import collect, explanation
+from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.probes.registered import Subject
+from marginbench.benchmarks.probes.scan import Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import eval_mode

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.network import Architecture
 from marginbench.benchmarks.nets.outside import build_checked
-from marginbench.benchmarks.nets.registered import NETWORKS
+from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.methods import MarginbenchError, Net, Normalise
 
 

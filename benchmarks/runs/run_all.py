@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marginbench.benchmarks.certificates.registered import install_advice
+from marginbench.benchmarks.certificates.scan import install_advice
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
@@ -21,7 +21,7 @@ from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
-from marginbench.benchmarks.runs.planned import write_plan
+from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
 from marginbench.benchmarks.suites.derive import derive

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.runs.locks import Holder, holders
-from marginbench.benchmarks.runs.planned import PLANS, read_plans
+from marginbench.benchmarks.runs.plan_files import PLANS, read_plans
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.methods import MarginbenchError
 

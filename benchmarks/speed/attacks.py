@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks.from_file import foreign
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.evaluation.sandwich import REFERENCES
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.memory import ROWS

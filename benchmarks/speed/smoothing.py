@@ -15,7 +15,7 @@ from torch import Tensor
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.benchmarks.nets.registered import NETWORKS
+from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.benchmarks.probes.smoothing import BLOCK, NOISY_ROWS, OTHER_ROWS, smoothing_arrays
 from marginbench.benchmarks.speed import turns
 from marginbench.methods import Net

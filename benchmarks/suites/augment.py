@@ -17,7 +17,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from marginbench.benchmarks.data.registered import TRANSFORMS, Transform
+from marginbench.benchmarks.data.scan import TRANSFORMS, Transform
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
 from marginbench.methods.userfile import BUILT_IN

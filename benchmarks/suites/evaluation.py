@@ -22,9 +22,9 @@ from pydantic_core import InitErrorDetails
 
 from marginbench.benchmarks.attacks.from_file import versioned
 from marginbench.benchmarks.attacks.presets import PRESETS
-from marginbench.benchmarks.attacks.registered import ATTACKS, configured_attacks
-from marginbench.benchmarks.certificates.registered import CERTIFICATES, OWN, configured_certificates
-from marginbench.benchmarks.probes.registered import PROBES, Probe
+from marginbench.benchmarks.attacks.scan import ATTACKS, configured_attacks
+from marginbench.benchmarks.certificates.scan import CERTIFICATES, OWN, configured_certificates
+from marginbench.benchmarks.probes.scan import PROBES, Probe
 from marginbench.benchmarks.section import Section, Settings
 from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.errors import suggest

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from marginbench.benchmarks.nets.outside import from_file
-from marginbench.benchmarks.nets.registered import NETWORKS, Architecture
+from marginbench.benchmarks.nets.scan import NETWORKS, Architecture
 from marginbench.benchmarks.section import Section
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest

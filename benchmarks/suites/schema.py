@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, ValidationError
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.plugins import load_installed_plugins
-from marginbench.benchmarks.probes.registered import PROBES
+from marginbench.benchmarks.probes.scan import PROBES
 from marginbench.benchmarks.section import Section
 from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators
 from marginbench.benchmarks.suites.network import Network

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.estimator import Query
 from marginbench.methods import NORMS, Norm
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.from_file import foreign, load_attack
 from marginbench.benchmarks.attacks.ray import is_adversarial
-from marginbench.benchmarks.attacks.registered import ATTACKS
+from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.canaries import planted

@@ -10,7 +10,7 @@ from torch import nn
 from marginbench.benchmarks.attacks._wrap import Logits
 from marginbench.benchmarks.attacks.from_file import foreign
 from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
-from marginbench.benchmarks.attacks.registered import ATTACKS
+from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.methods import NORMS, Norm
 
 

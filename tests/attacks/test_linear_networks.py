@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.from_file import foreign
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.methods import NORMS, Norm
 
 

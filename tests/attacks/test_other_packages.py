@@ -14,7 +14,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.ray import distance, is_adversarial, tighten
-from marginbench.benchmarks.attacks.registered import ATTACKS
+from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import train

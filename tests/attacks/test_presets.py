@@ -8,7 +8,7 @@ import pytest
 from attack_support import with_attacks
 
 from marginbench.benchmarks.attacks.presets import PRESETS
-from marginbench.benchmarks.attacks.registered import ATTACKS
+from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError
 

@@ -11,7 +11,7 @@ from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates import _compat, crown
-from marginbench.benchmarks.certificates.registered import CERTIFICATES
+from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.methods import NORMS, MarginbenchError
 
 

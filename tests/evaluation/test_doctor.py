@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.registered import ATTACKS
-from marginbench.benchmarks.certificates.registered import CERTIFICATES
+from marginbench.benchmarks.attacks.scan import ATTACKS
+from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.evaluation.canaries import linear, masked, planted
 from marginbench.benchmarks.evaluation.doctor import Result, examine_canaries, examine_layout, table
 
@@ -58,7 +58,7 @@ def test_a_certificate_that_is_too_large_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_doubt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubt.DOUBTS", {})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
     assert "none of zero_gradient" in " ".join(faults(list(examine_canaries(CPU, [masked]))).values())
 
 

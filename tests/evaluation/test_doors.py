@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from support import Run
 
 from marginbench.benchmarks import load_plugin
-from marginbench.benchmarks.attacks.registered import ATTACKS
-from marginbench.benchmarks.certificates.registered import CERTIFICATES
+from marginbench.benchmarks.attacks.scan import ATTACKS
+from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.evaluation.canaries import linear, planted
 from marginbench.benchmarks.evaluation.doubts import DOUBTS
 from marginbench.benchmarks.evaluation.sandwich import evaluate
-from marginbench.benchmarks.probes.registered import PROBES
+from marginbench.benchmarks.probes.scan import PROBES
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import Suite, load_suite

@@ -8,7 +8,7 @@ import torch
 from evaluation_support import evaluated
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation

@@ -9,8 +9,8 @@ import torch
 from evaluation_support import SETTINGS, no_certificate
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
-from marginbench.benchmarks.certificates.registered import CERTIFICATES, Certificate
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
+from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation import sandwich as margins

@@ -10,10 +10,10 @@ from support import a_query
 from torch import Tensor
 
 from marginbench.benchmarks.certificates.crown import crown
-from marginbench.benchmarks.certificates.registered import CERTIFICATES, Certificate
+from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
-from marginbench.benchmarks.evaluation.doubt import Evidence
+from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.recheck import LEAST, unconfirmed
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation

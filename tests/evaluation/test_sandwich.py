@@ -9,7 +9,7 @@ import torch
 from evaluation_support import SETTINGS, evaluated, no_certificate
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates.registered import CERTIFICATES, Certificate
+from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Answer, Query

@@ -8,9 +8,9 @@ import torch
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.certificates import crown
-from marginbench.benchmarks.certificates.registered import CERTIFICATES, Certificate
+from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation.sandwich import evaluate
@@ -85,7 +85,7 @@ def test_an_attack_that_needs_too_much_memory_gets_fewer_points(monkeypatch: pyt
         return fmn.propose(q)
 
     monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", hungry))
-    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubt.DOUBTS", {})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
     found = evaluate(net, lambda net, x, norm: NotApplicable("none"), small_data(), settings, "test")
     assert max(most) <= 10 and len(found.arrays["label"]) == min(settings.points, len(small_data().test))
     correct = found.arrays["label"] == found.arrays["prediction"]
@@ -106,7 +106,7 @@ def test_work_that_is_repeated_because_memory_ran_out_is_counted_once(monkeypatc
         return NotApplicable("none")
 
     monkeypatch.setitem(CERTIFICATES, "milp", Certificate("milp", solver))
-    monkeypatch.setattr("marginbench.benchmarks.evaluation.doubt.DOUBTS", {})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
     whole, parts = (
         evaluate(net, certify, small_data(), settings, "test")
         for certify in (lambda net, x, norm: NotApplicable("none"), hungry)

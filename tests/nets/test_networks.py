@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.benchmarks.nets.registered import NETWORKS
+from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, Residual

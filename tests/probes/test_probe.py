@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.evaluation.canaries import linear
-from marginbench.benchmarks.probes.registered import PROBES, Probe, Subject, probe
+from marginbench.benchmarks.probes.scan import PROBES, Probe, Subject, probe
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, Net, Norm
 

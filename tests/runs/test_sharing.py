@@ -20,7 +20,7 @@ from marginbench.benchmarks.runs.execute import execute
 from marginbench.benchmarks.runs.locks import holders, lock
 from marginbench.benchmarks.runs.options import Redo
 from marginbench.benchmarks.runs.plan import make_plan, take_shard
-from marginbench.benchmarks.runs.planned import read_plans
+from marginbench.benchmarks.runs.plan_files import read_plans
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.schema import load_suite

@@ -6,7 +6,7 @@ from attack_support import Constant, images
 from support import a_query
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.registered import ATTACKS, Attack, attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack, attack
 from marginbench.benchmarks.estimator import Query
 from marginbench.methods import MarginbenchError
 
