@@ -1,4 +1,4 @@
-"""An attack of one's own: the image with less light. The ray search finds how much less is enough."""
+"""A custom attack: the image with less light. The ray search finds how much less is enough."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""A certificate of one's own: the margin of an affine network, in closed form."""
+"""A custom certificate: the margin of an affine network, in closed form."""
 
 import torch
 from torch import Tensor

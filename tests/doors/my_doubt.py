@@ -1,4 +1,4 @@
-"""A doubt of one's own. Every evaluation asks it."""
+"""A custom doubt. Every evaluation asks it."""
 
 from marginbench.benchmarks import Evidence, doubt
 

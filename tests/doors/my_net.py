@@ -1,4 +1,4 @@
-"""A network of one's own, which a suite names by its file: network = { file = "my_net.py:make", width = 8 }."""
+"""A custom network, which a suite names by its file: network = { file = "my_net.py:make", width = 8 }."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A measurement of one's own: does the network see the same in a mirror?"""
+"""A custom measurement: does the network see the same in a mirror?"""
 
 from collections.abc import Mapping
 

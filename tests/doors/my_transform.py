@@ -1,4 +1,4 @@
-"""A data transform of one's own, given with --plugin: augment = { crop = {}, noise = { sigma = 0.2 } }."""
+"""A custom data transform, given with --plugin: augment = { crop = {}, noise = { sigma = 0.2 } }."""
 
 import torch
 from pydantic import Field

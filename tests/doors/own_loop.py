@@ -1,4 +1,4 @@
-"""A method in a training loop of one's own: any classifier whose last layer is linear."""
+"""A method in your own training loop: any classifier whose last layer is linear."""
 
 import torch
 from torch import Tensor, nn

@@ -121,3 +121,8 @@ def test_links_lead_somewhere() -> None:
 
 def test_pages_are_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 7000
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests/doors").glob("*.py")), ids=lambda file: file.name)
+def test_the_pages_quote_the_examples_that_other_tests_use(file: Path) -> None:
+    assert file.read_text(encoding="utf-8") in "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
