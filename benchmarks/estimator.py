@@ -99,18 +99,20 @@ class Estimator:
                 raise MarginbenchError(f"{self.name}.{key}={value!r}: {problem}; default: {default!r}") from None
         return replace(self, function=partial(self.function, **values))
 
+    def _ask(self, q: Query, settings: Mapping[str, Any]) -> Any:
+        """Call the function; others are asked about the same images after it.
 
-def ask_in_peace(what: str, function: Callable[..., Any], q: Query, settings: Mapping[str, Any]) -> Any:
-    """Call the function of an estimator; others are asked about the same images after it.
-
-    Raises:
-        MarginbenchError: it wrote into the images or labels, which would change every number after it.
-    """
-    before = q.x._version, q.y._version
-    answer = function(q, **settings)
-    if (q.x._version, q.y._version) != before:
-        raise MarginbenchError(f"{what} writes into the images or labels that it is asked about: work on q.x.clone()")
-    return answer
+        Raises:
+            MarginbenchError: it wrote into the images or labels, which would change every number after it.
+        """
+        before = q.x._version, q.y._version
+        answer = self.function(q, **settings)
+        if (q.x._version, q.y._version) != before:
+            what = f"{type(self).__name__.lower()} {self.name!r}"
+            raise MarginbenchError(
+                f"{what} writes into the images or labels that it is asked about: work on q.x.clone()"
+            )
+        return answer
 
 
 def check_signature(function: Callable[..., Any]) -> None:

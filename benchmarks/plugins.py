@@ -8,7 +8,7 @@ from types import ModuleType
 from marginbench.benchmarks.registry import REGISTRIES
 from marginbench.methods import MarginbenchError, Method, names
 from marginbench.methods.registry import forget, load_installed, load_methods
-from marginbench.methods.userfile import USER_MODULE, forget_user_file, load_user_file
+from marginbench.methods.userfile import USER_MODULE, forget_user_file, load_user_file, versions
 
 ENTRY_POINTS = "marginbench.plugins"
 KINDS = "an attack, a certificate, a probe, a doubt, a network or a transform"
@@ -51,21 +51,24 @@ def loaded_files() -> list[Path]:
 
 def forget_plugins() -> None:
     """Remove what came from plug-in files: other versions of them may follow, from other files."""
-    forget(USER_MODULE)
-    for registry in REGISTRIES:
-        registry.forget(USER_MODULE)
+    _forget(USER_MODULE)
     for file in _loaded:
         forget_user_file(file)
     _loaded.clear()
 
 
 def _forget_other_versions(module: ModuleType) -> None:
-    for name, other in list(sys.modules.items()):
-        if name.startswith(USER_MODULE) and other is not module and getattr(other, "__file__", None) == module.__file__:
-            forget(name)
-            for registry in REGISTRIES:
-                registry.forget(name)
+    for name in versions(str(module.__file__)):
+        if name != module.__name__:
+            _forget(name)
             del sys.modules[name]  # so that it is executed if the file becomes what it was
+
+
+def _forget(prefix: str) -> None:
+    """Remove what the modules whose names begin so have added."""
+    forget(prefix)
+    for registry in REGISTRIES:
+        registry.forget(prefix)
 
 
 def _take(module: ModuleType) -> list[type[Method]]:

@@ -101,12 +101,19 @@ def source_digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
 
 
+def versions(path: str | Path) -> list[str]:
+    """The names of all modules that `load_user_file` made of this path, one for each content."""
+    path = str(Path(path).expanduser().resolve())
+    loaded = list(sys.modules.items())
+    return [
+        name for name, module in loaded if name.startswith(USER_MODULE) and getattr(module, "__file__", None) == path
+    ]
+
+
 def forget_user_file(path: str | Path) -> None:
     """Let the next `load_user_file` of this path execute the file again."""
-    path = str(Path(path).expanduser().resolve())
-    for name, module in list(sys.modules.items()):
-        if name.startswith(USER_MODULE) and getattr(module, "__file__", None) == path:
-            del sys.modules[name]
+    for name in versions(path):
+        del sys.modules[name]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.ray import tighten
-from marginbench.benchmarks.estimator import Answer, Estimator, Query, ask_in_peace, check_signature
+from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
 
@@ -32,7 +32,7 @@ class Attack(Estimator):
         Raises:
             MarginbenchError: they are not images like those of the query, or the function wrote into these.
         """
-        found = ask_in_peace(f"attack {self.name!r}", self.function, q, settings)
+        found = self._ask(q, settings)
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")

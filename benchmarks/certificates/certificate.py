@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from marginbench.benchmarks.estimator import Answer, Estimator, Query, ask_in_peace, check_signature
+from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
 
@@ -44,7 +44,7 @@ class Certificate(Estimator):
         Raises:
             MarginbenchError: not one radius for each image, or the function wrote into the images.
         """
-        found = ask_in_peace(f"certificate {self.name!r}", self.function, q, settings)
+        found = self._ask(q, settings)
         answer = found if isinstance(found, Answer) else Answer(lower=found)
         for values in (answer.lower, answer.upper, answer.solved):
             if values is not None and not (isinstance(values, Tensor) and values.shape == q.y.shape):
