@@ -29,6 +29,31 @@ def hashed_order(purpose: str, count: int) -> np.ndarray:
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)
 
 
+def chosen(labels: np.ndarray, points: int) -> np.ndarray:
+    """Positions [n] int64 of the images on which networks are measured: all, in their order, where there are no more.
+
+    Otherwise a sample in which every class has its share. The images of each class are put in the order of
+    `hashed_order("points", N)`; that at place r = 0, 1, ... of the n_c images of its class ranks by (r + 1/2) / n_c,
+    and of equal ranks the first in the hashed order comes first. The `points` first by rank are taken, in this order.
+
+    A class then has its share of the sample, rounded as by Sainte-Laguë: classes of equal size differ by one image at
+    most. The first m images of a sample are the sample of m. Nothing but the labels and the places in the file matters.
+
+    Args:
+        labels: [N] int64, of the whole test split.
+        points: how many are asked for.
+    """
+    count = len(labels)
+    if points >= count:
+        return np.arange(count, dtype=np.int64)
+    order = hashed_order("points", count)
+    rank = np.empty(count)
+    for c in np.unique(labels):
+        rows = order[labels[order] == c]
+        rank[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return order[np.argsort(rank[order], kind="stable")][:points]
+
+
 def take(array: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
     """The rows, contiguous. Consecutive rows are not copied: what is memory-mapped stays on disk."""
     if isinstance(rows, np.ndarray) and len(rows) and bool((np.diff(rows) == 1).all()):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.data.arrays import hashed_order, long_tail, take
+from marginbench.benchmarks.data.arrays import chosen, hashed_order, long_tail, take
 from marginbench.benchmarks.data.sources import find
 from marginbench.benchmarks.machine.upload import upload
 from marginbench.methods import MarginbenchError
@@ -36,6 +36,16 @@ class Split:
         """Images as float32 in [0, 1], on the device."""
         x = self.x[index.to(self.x.device) if isinstance(index, Tensor) else index]
         return upload(x, self.device).float() / self.levels
+
+    def sample(self, points: int) -> Tensor:
+        """Positions [n] int64 of a sample in which every class has its share, or of all; see `arrays.chosen`."""
+        return torch.from_numpy(chosen(self.y.cpu().numpy(), points)).to(self.device)
+
+    def rows(self, index: Tensor) -> "Split":
+        """These images alone. Where they are all in their order nothing is copied."""
+        if torch.equal(index, torch.arange(len(self), device=index.device)):
+            return self
+        return replace(self, x=self.x[index.to(self.x.device)], y=self.y[index])
 
     def __len__(self) -> int:
         return len(self.y)

@@ -54,7 +54,9 @@ def evaluate(
     *seed_parts: str | int,
     deadline: Deadline | None = None,
 ) -> Evaluated:
-    """Enclose the margin of each of the first `settings.points` test images, in L2 and L-infinity.
+    """Enclose the margin of each of `settings.points` test images, in L2 and L-infinity.
+
+    Which images these are is the same for every network, see `data.arrays.chosen`; the array `index` says so.
 
     Without TF32: attacks and certificates must see the same logits, or they contradict each other near the boundary.
 
@@ -75,27 +77,27 @@ def evaluate(
     with _frozen(net):
         attacks = configured_attacks(settings.attacks)
         certificates = configured_certificates(settings.certificates)
-        total = min(settings.points, len(data.test))
+        index = data.test.sample(settings.points)
+        test = data.test.rows(index)
         reference = data.train.images(slice(REFERENCES))
         facts = _Facts({}, deadline or Deadline())
 
         def enclose(part: slice) -> tuple[dict[str, Tensor], _Facts]:
-            x, y = data.test.images(part), data.test.y[part]
+            x, y = test.images(part), test.y[part]
             stream = seeds.generator(x.device, "attacks", *seed_parts, part.start)
             cost = _Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
             enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, stream, cost)
             return enclosure.of(x, y), cost
 
-        chunks, costs = zip(*Chunks(ROWS).map(enclose, total), strict=True)
+        chunks, costs = zip(*Chunks(ROWS).map(enclose, len(test)), strict=True)
         columns = dict.fromkeys(key for chunk in chunks for key in chunk)
-        tensors = {
+        tensors = {"index": index} | {
             key: torch.cat([chunk[key] if key in chunk else _unbounded(key, chunk) for chunk in chunks])
             for key in columns
         }
         for cost in costs:
             facts.merge(cost)
-        images = data.test.images(slice(total))
-        test = replace(data.test, x=data.test.x[:total], y=data.test.y[:total])
+        images = test.images(slice(None))
         for key, probe in settings.probes.items():
             with facts.timed(key):
                 seed = seeds.derive_seed(key, *seed_parts)

@@ -19,7 +19,7 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             can take gradients. Probabilities are refused too: their gradients vanish where the network is sure, so
             that attacks fail and the margins look larger than they are.
     """
-    few = data.test.images(slice(PROBE))
+    few = data.test.images(data.test.sample(PROBE))
     for x in (few[:1], few):
         shape = list(x.shape)
         with torch.enable_grad():

@@ -38,20 +38,21 @@ class Clever(Probe):
     )
 
     radius: dict[Norm, PositiveFloat]  # of the balls that are sampled, in pixels; no score exceeds it
-    points: PositiveInt = 100  # the first of the test set
+    points: PositiveInt = 100  # of the evaluation's images, sampled in the same way
     batches: PositiveInt = 50  # maxima that the distribution is fitted to; the paper: 500
     samples: PositiveInt = 128  # gradients in each of them; the paper: 1024
     rivals: PositiveInt = 3  # classes considered, by largest logit at the image
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
-        """clever_NORM [N], NaN for the images after the first `points`."""
+        """clever_NORM [N], NaN for the images that are not among the `points` sampled ones."""
         test, generator = subject.test, subject.generator
-        x, y = test.images(slice(self.points)), test.y[: self.points]
+        index = test.sample(self.points)
         out = {}
         for norm in NORMS:
-            scores = torch.full((len(test),), torch.nan, device=x.device)
-            for i in range(len(x)):
-                scores[i] = self._score(subject.net, x[i], int(y[i]), norm, generator)
+            scores = torch.full((len(test),), torch.nan, device=test.device)
+            for i in index.split(1):
+                x, y = test.images(i)[0], int(test.y[i])
+                scores[i] = self._score(subject.net, x, y, norm, generator)
             out[f"clever_{norm}"] = scores
         return out
 
@@ -61,7 +62,7 @@ class Clever(Probe):
 
     def note(self, epsilon: Mapping[Norm, float]) -> str:
         return (
-            f"CLEVER = mean estimate of the margin from sampled gradients, on the first {self.points} points:"
+            f"CLEVER = mean estimate of the margin from sampled gradients, on {self.points} points:"
             " no bound, from neither side."
         )
 

@@ -120,7 +120,7 @@ class Record:
     error: str | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)  # None is infinity, which JSON does not know
     columns: list[Column] = field(default_factory=list)  # of the probes' metrics
-    notes: list[str] = field(default_factory=list)  # of the probes: sentences below a table
+    notes: list[str] = field(default_factory=list)  # sentences below a table, on its points and its probes
     cost: dict[str, float | None] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)  # mean training loss of each epoch
     estimators: dict[str, dict[str, Any]] = field(default_factory=dict)

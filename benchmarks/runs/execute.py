@@ -24,6 +24,7 @@ from marginbench.benchmarks.records.record import About, Identity, Record, Suite
 from marginbench.benchmarks.runs.locks import lock
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell, about_of
+from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.loop import DivergedError, train
@@ -114,7 +115,6 @@ def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dat
         results, arrays = {}, {}
         error = _reason(failure)
     settings = suite.model_dump(mode="json", exclude={"methods", "seeds"})
-    probes = suite.evaluation.probes.values()
     record = Record(
         id=entry.identity.id,
         identity=entry.identity,
@@ -123,8 +123,8 @@ def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dat
         repetition=entry.identity.repetition,
         status="done" if error is None else "failed",
         error=error,
-        columns=[column for probe in probes for column in probe.columns],
-        notes=[note for probe in probes if (note := probe.note(suite.evaluation.epsilon))],
+        columns=[column for probe in suite.evaluation.probes.values() for column in probe.columns],
+        notes=_notes(suite.evaluation, data),
         suite=SuiteFacts.of(settings),
         environment=environment(data.train.device),
         finished=_now(),
@@ -185,6 +185,15 @@ def measure(
         "explanations": evaluated.explanations,
     }
     return results, evaluated.arrays
+
+
+def _notes(evaluation: Evaluation, data: Dataset) -> list[str]:
+    """Sentences below a table: what its reader must know of the points and of the probes."""
+    asked, there = evaluation.points, len(data.test)
+    few = f"The test split has {there} images: all were measured, although {asked} points were asked for."
+    return [few] * (there < asked) + [
+        note for probe in evaluation.probes.values() if (note := probe.note(evaluation.epsilon))
+    ]
 
 
 def _finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:

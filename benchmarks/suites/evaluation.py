@@ -34,7 +34,7 @@ class Evaluation(Section):
     """A section [evaluation.KEY] for the key of a probe adds that measurement and its columns."""
 
     epsilon: dict[Norm, PositiveFloat]
-    points: PositiveInt  # the first of the test set
+    points: PositiveInt  # test images: all, or a sample in which every class has its share
     attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
     certificates: dict[str, Settings]
     _sections: dict[str, Settings] = PrivateAttr(default_factory=dict)  # of probes, without their classes: see `probes`

@@ -36,7 +36,11 @@ FACTS = (
     Column("key", "key", ascending=True, on_page=False),
     Column("n", "n", meaning="Networks (seeds)."),
     Column("failed", "failed", ascending=True, on_page=False, meaning="Runs that ended with an error."),
-    Column("points", "points", meaning="Test images on which each network was measured."),
+    Column(
+        "points",
+        "points",
+        meaning="Test images on which each network was measured: all, or a sample in which every class has its share.",
+    ),
 )
 ACCURACIES = (
     Column("clean_accuracy", "clean %", 100, 1, meaning="Share of the images that are classified correctly."),

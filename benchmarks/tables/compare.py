@@ -150,7 +150,7 @@ def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapp
     for repetition in common:
         pair = [runs[repetition] for runs in done]
         arrays = [read_arrays(paths[record.id]) for record in pair]
-        if not np.array_equal(arrays[0]["label"], arrays[1]["label"]):
+        if any(not np.array_equal(*(array.get(key) for array in arrays)) for key in ("index", "label")):
             raise MarginbenchError(f"suite {suite}, repetition {repetition}: {a} and {b} have different test points")
         values.append([per_point(array, record.epsilon) for array, record in zip(arrays, pair, strict=True)])
     compared = [

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 from data_support import arrays, save
+from made import an_identity
 from support import Run
 
+from marginbench.benchmarks.contract.fixtures import small_suite
+from marginbench.benchmarks.data.dataset import load_data
+from marginbench.benchmarks.records.record import About
+from marginbench.benchmarks.runs.execute import Entry, record_run
 from marginbench.benchmarks.suites.schema import load_suite
+from marginbench.benchmarks.tables.render import render
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,20 @@ def test_the_folder_reaches_every_process(
     records = [json.loads(path.read_text()) for path in (tmp_path / "out" / "tiny" / "runs").glob("*.json")]
     assert {record["identity"]["data"] for record in records} == {print_}
     assert {record["suite"]["data"]["train_size"] for record in records} == {90}
+
+
+@pytest.mark.parametrize(("points", "notes"), [(12, []), (13, ["has 12 images", "13 points were asked for"])])
+def test_a_record_notes_that_there_are_fewer_images_than_points(
+    sets: Path, tmp_path: Path, points: int, notes: list[str]
+) -> None:
+    save(sets / "mine.npz", arrays())
+    data = load_data("mine", 10, Path(), sets)
+    evaluation = small_suite().evaluation.model_copy(update={"points": points})
+    suite = small_suite().model_copy(update={"evaluation": evaluation})
+    entry = Entry(an_identity("ce", 0), "ce", About())
+    record = record_run(lambda: ({"metrics": {"points": 12.0}}, {}), entry, suite, data, tmp_path / "runs")
+    assert len(record.notes) == bool(notes)
+    assert all(word in render([record], "md") for word in notes)
 
 
 def test_evaluate_takes_a_name_and_a_folder(run: Run, tiny: Path, tmp_path: Path) -> None:

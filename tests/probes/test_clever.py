@@ -21,26 +21,28 @@ def test_on_a_linear_network_it_is_the_margin() -> None:
     canary = linear()
     found = scores(canary)
     for norm in NORMS:
-        exact, score = canary.exact[norm][:12], found[f"clever_{norm}"][:12].double()
+        index = canary.data.test.sample(12)
+        exact, score = canary.exact[norm][index], found[f"clever_{norm}"][index].double()
         known = exact.isfinite()
         assert int(known.sum()) > 5
         torch.testing.assert_close(score[known], exact[known], rtol=1e-4, atol=1e-6)
         assert bool((score <= RADIUS[norm]).all())
-        assert bool(found[f"clever_{norm}"][12:].isnan().all())
+        assert int(found[f"clever_{norm}"].isfinite().sum()) == 12, "the others are not measured"
 
 
 def test_hidden_gradients_make_it_large() -> None:
     """Why it is an estimate and no bound: gradients of 0 leave nothing but the radius."""
     found = scores(masked())
     for norm in NORMS:
-        right = found[f"clever_{norm}"][:12] > 0
-        assert bool((found[f"clever_{norm}"][:12][right] == torch.tensor(RADIUS[norm])).all())
+        right = found[f"clever_{norm}"] > 0
+        assert bool(right.any()) and bool((found[f"clever_{norm}"][right] == torch.tensor(RADIUS[norm])).all())
 
 
 def test_a_wrong_image_scores_zero() -> None:
     canary = linear()
     canary.data.test.y.add_(1).remainder_(4)
-    assert bool((scores(canary, points=4)["clever_l2"][:4] == 0).all())
+    found = scores(canary, points=4)["clever_l2"]
+    assert found[canary.data.test.sample(4)].tolist() == [0.0] * 4 and int(found.isfinite().sum()) == 4
 
 
 def test_the_end_of_a_known_distribution() -> None:

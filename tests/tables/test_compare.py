@@ -167,6 +167,7 @@ def toy(tmp_path: Path) -> Path:
     write(tmp_path, "redrawn", 0, arrays_of(stream, 0.0), data="c" * 64)
     other = arrays_of(stream, 0.0)
     write(tmp_path, "relabelled", 0, {**other, "label": other["label"][::-1].copy()})
+    write(tmp_path, "resampled", 0, {**other, "index": np.arange(POINTS)})
     return tmp_path
 
 
@@ -242,6 +243,7 @@ def test_two_suites_make_two_tables(run: Run, toy: Path) -> None:
         (("ce", "elsewhere"), ["no suite in common", "toyf (ffffffff)", "toye (eeeeeeee)"]),
         (("ce", "redrawn"), ["different data"]),
         (("ce", "relabelled"), ["different test points"]),
+        (("ce", "resampled"), ["different test points"]),
         (("ce", "late"), ["no repetition in common", "late has [7]"]),
         (("ce", "dead"), ["no repetition in common", "dead has none"]),
     ],
