@@ -40,7 +40,7 @@ def suite_page(name: str, made: dict[str, str]) -> str:
 
 def ten_rows(records: Sequence[Record]) -> str:
     """A short leaderboard of one suite: the baseline, the best row of each family, then the best of the others."""
-    rows = rank(records)
+    rows = [row for row in rank(records) if not row.mark]
     families = {record.method: record.about.family for record in records}
     best = {families[str(row.facts["method"])]: row for row in reversed(rows)}  # the first one stays
     first = [row for row in rows if row.facts["method"] == BASELINE or row in best.values()]

@@ -66,8 +66,8 @@ def evaluate_model(
             logits [B, K]. It is put into eval mode and float32.
         weights: a state dict saved with `torch.save`, or a .safetensors file.
         data: name, .npz file or image folder as `load_data` takes it. Default: the suite's. With other data the suite
-            is another one, called SUITE-DATA. Files of one name in different folders share it, and their rows one
-            table, although the data differ: give the files different names.
+            is another one, called SUITE-DATA. Files of one name in different folders share it and
+            its tables, in which the rows on the data of the newest record count alone: give the files different names.
         suite: radii, attacks, certificates and number of points: name of a built-in suite, or path of a TOML file.
         name: the model's row. Default: the name of the factory, or of the module's class.
         out: folder for records and tables.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records import schema1
+from marginbench.benchmarks.records.current import precedence
 from marginbench.benchmarks.records.record import SCHEMA, Record
 from marginbench.benchmarks.records.typed import WrongValueError, build
 from marginbench.methods import MarginbenchError
@@ -145,7 +146,7 @@ def record_paths(folders: Iterable[str | Path]) -> list[Path]:
 
 
 def read_folders(folders: Iterable[str | Path], *, strict: bool = False, check_arrays: bool = False) -> Reading:
-    """Read all records below the folders. Of a run that appears twice, one that is done counts, then the newest one.
+    """Read all records below the folders. Of a run that appears twice, the first by `precedence` counts.
 
     Args:
         strict: raise at the first file that cannot be read, and check all arrays.
@@ -165,13 +166,9 @@ def read_folders(folders: Iterable[str | Path], *, strict: bool = False, check_a
             problems[path] = str(error)
         else:
             _, known = records.get(record.id, (path, record))
-            if _rank(record) >= _rank(known):
+            if precedence(record) >= precedence(known):
                 records[record.id] = path, record
     return Reading(dict(records.values()), problems)
-
-
-def _rank(record: Record) -> tuple[bool, str]:
-    return record.status == "done", record.finished
 
 
 def read_records(folders: Iterable[str | Path], *, strict: bool = False) -> list[Record]:

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
+from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, newest_versions, numbers
+from marginbench.benchmarks.tables.leaderboard import BASELINE, numbers
 from marginbench.benchmarks.tables.statistics import LEVEL, mean_and_interval
 from marginbench.benchmarks.tables.text import escaped
 from marginbench.methods import NORMS, Claim
@@ -72,14 +73,14 @@ Suite = dict[str, list[Record]]  # the runs of its rows
 
 
 def findings(records: Iterable[Record]) -> list[Finding]:
-    """What the records say about every claim. Rows that the leaderboard calls stale are left out."""
+    """What the records that count say about every claim; see `records.current.current`."""
     return [finding for suite in _suites(records) for finding in _of_suite(suite)]
 
 
 def _suites(records: Iterable[Record]) -> list[Suite]:
-    """Newest versions alone: a row has one version, the runs of which differ in the repetition."""
+    """The records that count: a row has one version, the runs of which differ in the repetition."""
     suites: dict[str, Suite] = defaultdict(lambda: defaultdict(list))
-    for record in newest_versions(records):
+    for record in current(records):
         suites[record.identity.suite][record.method].append(record)
     return list(suites.values())
 
@@ -119,10 +120,10 @@ def _difference(runs: Runs, baseline: Runs, name: str, level: float) -> Differen
     return len(differences), *mean_and_interval(differences, level)
 
 
-def _measured(runs: Runs, name: str) -> dict[tuple[int, str], float]:
-    """By repetition and data: only these make a pair."""
+def _measured(runs: Runs, name: str) -> dict[int, float]:
+    """By repetition: networks of one make a pair."""
     done = [run for run in runs if run.status == "done" and name in run.metrics]
-    return {(run.repetition, run.identity.data): numbers(run.metrics)[name] for run in done}
+    return {run.repetition: numbers(run.metrics)[name] for run in done}
 
 
 def _verdict(differences: Sequence[Difference]) -> str:

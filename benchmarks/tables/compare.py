@@ -2,18 +2,18 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marginbench.benchmarks.records.current import MARKS, current, marks
 from marginbench.benchmarks.records.metrics import per_point
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import newest_versions
 from marginbench.benchmarks.tables.statistics import LEVEL, bootstrap, holm, mcnemar, mean_and_interval, student
 from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
@@ -84,7 +84,7 @@ def compare_column(column: str, a: np.ndarray, b: np.ndarray) -> Compared:
 
 
 def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> "pd.DataFrame":
-    """Compare two rows of a leaderboard in every suite that holds both.
+    """Compare two rows of a leaderboard in every suite that holds both, by the records that count.
 
     Args:
         a, b: method specs or names, as the leaderboard shows them.
@@ -96,17 +96,19 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
         suite, and the verdict: `differs`, `not shown`, `infinite` or `not measured`.
 
     Raises:
-        MarginbenchError: no such folder, unknown row, no suite, data or repetition in common, different test points, or
-            an array file that is not the one that was written.
+        MarginbenchError: no such folder, unknown row or one that does not count, no suite or repetition in common,
+            different test points, or an array file that is not the one that was written.
     """
     import pandas as pd
 
     reading = read_folders(folders or [RESULTS], strict=strict)
     reading.warn()
     rows: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in newest_versions(reading.records.values()):
+    for record in current(reading.records.values()):
         rows[record.method][record.identity.suite].append(record)
-    a, b = (_find(name, rows) for name in (a, b))
+    why = marks(reading.records.values())
+    left_out = {record.method: why[record.id] for record in reading.records.values() if record.method not in rows}
+    a, b = (_find(name, rows, left_out) for name in (a, b))
     if a == b:
         raise MarginbenchError(f"compare {a} with another row")
     common = [suite for suite in rows[a] if suite in rows[b]]
@@ -117,9 +119,8 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
     return pd.DataFrame(line for suite in common for line in _compare(a, b, rows[a][suite], rows[b][suite], paths))
 
 
-def _find(name: str, known: Iterable[str]) -> str:
+def _find(name: str, known: Collection[str], left_out: Mapping[str, str]) -> str:
     """The row of that name, or of the spec in its canonical form."""
-    known = list(known)
     if name in known:
         return name
     from marginbench.methods import create, spec_of  # the registry alone knows all defaults, and imports torch
@@ -128,6 +129,9 @@ def _find(name: str, known: Iterable[str]) -> str:
         canonical = spec_of(create(name))
     except MarginbenchError:
         canonical = name
+    if canonical in left_out:
+        mark = left_out[canonical]
+        raise MarginbenchError(f"row {canonical!r} does not count, it is marked {mark}. {MARKS[mark]}")
     if canonical not in known:
         raise MarginbenchError(f"no row {name!r} in these folders: {suggest(name, known)}")
     return canonical
@@ -139,8 +143,6 @@ def _suites(groups: Iterable[Sequence[Record]]) -> str:
 
 def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapping[str, Path]) -> list[dict[str, Any]]:
     suite = of_a[0].suite.name
-    if of_a[0].identity.data != of_b[0].identity.data:
-        raise MarginbenchError(f"suite {suite}: {a} and {b} were measured on different data; repeat the older one")
     done = [{r.repetition: r for r in group if r.status == "done"} for group in (of_a, of_b)]
     common = sorted(set(done[0]) & set(done[1]))
     if not common:

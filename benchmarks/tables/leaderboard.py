@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.current import Version, current, distinct, marks, version
 from marginbench.benchmarks.records.reader import RESULTS, read_folders, read_records
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
@@ -25,7 +26,6 @@ DEFAULT_SORT = "robust_accuracy_l2"
 BASELINE = "ce"  # training times are reported relative to its times
 
 Mean = tuple[float, float | None]  # over seeds, and half of Student's 95 % interval from three of them on
-Version = tuple[str, ...]  # suite, its fingerprint, method, and what the method and the data were
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Row:
     facts: Mapping[str, str | int]  # by name of the column, as the texts
     means: Mapping[str, Mean]  # by name of the metric
     texts: Mapping[str, str]
+    mark: str = ""  # why it does not count, see `records.current`
 
     def values(self, probes: Iterable[Column]) -> dict[str, Any]:
         """By name of the column; NaN and None stand for what was not measured."""
@@ -50,7 +51,8 @@ class Row:
 def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     """Read all records below the folders (default: results/local): one row per run, with metrics, cost and doubts.
 
-    The column `path` leads to the record; `read_arrays(path)` gives its per-point arrays.
+    The column `mark` is empty for the runs that count, see `records.current`. The column `path` leads to the record;
+    `read_arrays(path)` gives its per-point arrays.
 
     Args:
         strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
@@ -62,6 +64,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
 
     reading = read_folders(folders or [RESULTS], strict=strict)
     reading.warn()
+    why = marks(reading.records.values())
     rows = [
         {
             "suite": record.suite.name,
@@ -72,6 +75,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
             **record.cost,
             "doubts": sorted(record.doubts),
             "error": record.error,
+            "mark": why[record.id],
             "path": path,
         }
         for path, record in reading.records.items()
@@ -87,6 +91,7 @@ def leaderboard(
 ) -> "pd.DataFrame":
     """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
 
+    Below them stand, marked in `doubts`, the rows that do not count; see `records.current`.
     `cost` is the training time divided by the median of that of `ce` on the same machine.
 
     Args:
@@ -120,23 +125,27 @@ def _records(source: Any, strict: bool) -> list[Record]:
 
 
 def rank(records: Iterable[Record], sort: str = DEFAULT_SORT) -> list[Row]:
-    """The rows of the leaderboard, suite by suite, the best of a column first.
+    """The rows of the leaderboard, suite by suite, the best of a column first, and below them those that do not count.
 
     Raises:
         ParameterError: `sort` is not a column.
     """
-    records = list(records)
+    records = distinct(records)
     probes = columns.of_probes(records)
     if sort not in (known := columns.names(probes)):
         raise ParameterError("sort", sort, f"no such column: {suggest(sort, known)}")
-    groups = _groups(records)
-    newest = _newest(groups)
-    baseline = _baseline(records)
+    groups: dict[Version, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[version(record)].append(record)
+    why = marks(records)
+    baseline = _baseline(current(records))
     names = [column.name for column in columns.measured(probes)]
-    rows = [_row(groups[version], baseline, version in newest, names) for version in sorted(groups)]
+    rows = [_row(group, baseline, why[group[0].id], names) for group in groups.values()]
     down = {column.name for column in columns.all_columns(probes) if not column.ascending}
     ascending = sort not in down  # of intervals, the narrowest first
-    return sorted(rows, key=lambda row: (*_suite(row), *_place(row, sort, ascending), row.facts["method"]))
+    return sorted(
+        rows, key=lambda row: (*_suite(row), bool(row.mark), *_place(row, sort, ascending), row.facts["method"])
+    )
 
 
 def _suite(row: Row) -> tuple[str | int, ...]:
@@ -154,37 +163,10 @@ def _place(row: Row, sort: str, ascending: bool) -> tuple[bool, Any]:
     return False, value if ascending else -value
 
 
-def newest_versions(records: Iterable[Record]) -> list[Record]:
-    """The records of the rows that the leaderboard does not call stale."""
-    groups = _groups(records)
-    return [record for version in sorted(_newest(groups)) for record in groups[version]]
-
-
-def _groups(records: Iterable[Record]) -> dict[Version, list[Record]]:
-    groups: dict[Version, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[_version(record)].append(record)
-    return groups
-
-
-def _version(record: Record) -> Version:
-    """Records of one row differ in the repetition alone."""
-    of = record.identity
-    return record.suite.name, of.suite, record.method, f"{of.revision:06d}", of.source or "", of.weights or "", of.data
-
-
-def _newest(groups: Mapping[Version, Sequence[Record]]) -> set[Version]:
-    latest: dict[Version, tuple[str, str, Version]] = {}
-    for version, group in groups.items():
-        candidate = (version[3], max(record.finished for record in group), version)
-        latest[version[:3]] = max(latest.get(version[:3], candidate), candidate)
-    return {version for _, _, version in latest.values()}
-
-
 def _machine(record: Record) -> tuple[str | int, ...]:
-    """Where a run was timed: only runs of one place are compared."""
-    where = record.environment
-    return record.identity.suite, where.host, where.device, where.threads
+    """Where and on what a run was timed: only runs of one place are compared."""
+    where, of = record.environment, record.identity
+    return of.suite, of.data, where.host, where.device, where.threads
 
 
 def _baseline(records: Iterable[Record]) -> dict[tuple[str | int, ...], float]:
@@ -196,7 +178,7 @@ def _baseline(records: Iterable[Record]) -> dict[tuple[str | int, ...], float]:
     return {place: statistics.median(seconds) for place, seconds in times.items()}
 
 
-def _row(group: Sequence[Record], baseline: Mapping[Any, float], newest: bool, names: Sequence[str]) -> Row:
+def _row(group: Sequence[Record], baseline: Mapping[Any, float], mark: str, names: Sequence[str]) -> Row:
     done = [record for record in group if record.status == "done"]
     failed = [record for record in group if record.status == "failed"]
     first = group[0]
@@ -220,9 +202,10 @@ def _row(group: Sequence[Record], baseline: Mapping[Any, float], newest: bool, n
         # a mean over missing cells is no mean
         means={name: mean_and_interval([metrics.get(name, math.nan) for metrics in values]) for name in names},
         texts={
-            "doubts": ", ".join(doubts if newest else [*doubts, "stale"]),
+            "doubts": ", ".join([*doubts, *filter(None, [mark])]),
             "error": "; ".join(sorted({record.error or "" for record in failed})),
         },
+        mark=mark,
     )
 
 

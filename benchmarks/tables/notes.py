@@ -4,15 +4,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from marginbench.benchmarks.records.column import NORM_TEXT
+from marginbench.benchmarks.records.current import MARKS, current, precedence
 from marginbench.benchmarks.records.record import Environment, Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import Row, newest_versions
+from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.methods import NORMS
 
 
 def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
     """Sentences about the rows of one suite and the records that they are made of."""
-    epsilon = records[0].epsilon
+    epsilon, counted = records[0].epsilon, current(records)
     radii = ", ".join(f"{epsilon[norm]:g} in {NORM_TEXT[norm]}" for norm in reversed(NORMS))
     yield (
         "n = networks (seeds), each measured on `points` test images; mean ± half of Student's 95 % interval"
@@ -22,13 +23,16 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
         "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
         " 0 for a misclassified one. cost = training time relative to the median of ce on the same machine."
     )
-    yield from dict.fromkeys(note for record in records for note in record.notes)
-    yield from _not_applicable(records)
-    yield from _solved(rows, records)
-    yield from _unattacked(rows)
-    explained = {name: text for record in records for name, text in record.explanations.items()}
+    yield from dict.fromkeys(note for record in counted for note in record.notes)
+    yield from _not_applicable(counted)
+    yield from _solved(rows, counted)
+    yield from _unattacked([row for row in rows if not row.mark])
+    in_time = sorted(records, key=precedence)  # the newest words count
+    explained = {name: text for record in in_time for name, text in record.explanations.items()}
     for name in sorted({name for record in records for name in record.doubts}):
         yield f"{name}: {explained.get(name, '...')}"
+    for mark in sorted({row.mark for row in rows if row.mark}):
+        yield f"{mark}: {MARKS[mark]}"
     yield _where(records)
 
 
@@ -45,7 +49,7 @@ def _not_applicable(records: Sequence[Record]) -> Iterator[str]:
 def _solved(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
     """How many points the certificates that also look for adversarial images have solved."""
     counts: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
-    for record in newest_versions(records):
+    for record in records:
         for name, entry in record.estimators.items():
             if "solved" in entry:
                 solved, points = counts[name].get(record.method, (0, 0))

@@ -86,7 +86,7 @@ def test_a_changed_model_makes_its_row_stale(run: Run, trained: Path, tiny: Path
     state = torch.load(trained / "net.pt", weights_only=True)
     torch.save({"epoch": 3, "state_dict": {k: 1.01 * v for k, v in state.items()}}, tiny.parent / "other.pt")
     code, text, _ = run(*words[:-1], tiny.parent / "other.pt")
-    assert code == 0 and text.count("| mlp ") == 2 and text.count("stale") == 1
+    assert code == 0 and text.count("| mlp ") == 2 and text.count("| stale ") == text.count("- stale: ") == 1
     code, text, _ = run(*words, "--name", "mine-2.0")
     assert code == 0 and "| mine-2.0 " in text
     records = [json.loads(p.read_text()) for p in (tiny.parent / "out" / "tiny" / "runs").glob("*.json")]

@@ -241,7 +241,7 @@ def test_two_suites_make_two_tables(run: Run, toy: Path) -> None:
         (("ce", "mma"), ["no row 'mma'", "known: "]),
         (("ce", "ce"), ["another row"]),
         (("ce", "elsewhere"), ["no suite in common", "toyf (ffffffff)", "toye (eeeeeeee)"]),
-        (("ce", "redrawn"), ["different data"]),
+        (("ce", "redrawn"), ["does not count", "other data"]),
         (("ce", "relabelled"), ["different test points"]),
         (("ce", "resampled"), ["different test points"]),
         (("ce", "late"), ["no repetition in common", "late has [7]"]),
