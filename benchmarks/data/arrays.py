@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Arrays:
-    """All images [N, C, H, W] uint8 and labels [N] int64; `levels` is the pixel value that means 1.
+    """All images [N, C, H, W] uint8 or float32 and labels [N] int64; `levels` is the value that means 1, 1 for float32.
 
     Images that may not fit into memory are memory-mapped. They come with `digests`: by part, the SHA-256 of each image,
     [N, 32] uint8. Their training images are stored in the hashed order, so that splits are slices.

@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors that live on the device."""
+"""Data sets as tensors that live on the device, uint8 or float32 as they came."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ VARIABLE = "MARGINBENCH_DATA"
 
 @dataclass(frozen=True)
 class Split:
-    """Images [N, C, H, W] uint8 and labels [N] int64; `levels` is the pixel value that means 1.
+    """Images [N, C, H, W] uint8 or float32 and labels [N] int64; `levels` is the value that means 1, 1 for float32.
 
     Labels are on the device. So are the images, unless the device has no room for them.
     """
@@ -64,7 +64,7 @@ class Dataset:
     validation: Split
     test: Split
     num_classes: int
-    fingerprint: str  # SHA-256 of all arrays, in their order
+    fingerprint: str  # SHA-256 of all arrays, in their order, and of what their values mean
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -127,10 +127,11 @@ def load_data(
     if imbalance is not None:
         kept = kept[long_tail(labels[kept], imbalance)]
     lost = np.setdiff1d(labels, labels[kept])
-    if len(lost) and (train_size or imbalance):
-        raise MarginbenchError(f"data: with this train_size or imbalance no training image of class {lost[0]} is left")
+    if len(lost):
+        reason = "train_size, imbalance or validation"
+        raise MarginbenchError(f"data: with this {reason} no training image of class {lost[0]} is left")
 
-    fingerprint = hashlib.sha256()
+    fingerprint = hashlib.sha256(f"levels={found.levels}".encode())
     splits = []
     for part, rows in (("train", kept), ("train", held_out), ("test", slice(None))):
         x, y = (take(getattr(found, f"{letter}_{part}"), rows) for letter in "xy")

@@ -13,6 +13,7 @@ import numpy as np
 
 from marginbench.benchmarks.data.arrays import Arrays, hashed_order
 from marginbench.benchmarks.data.folders import read_folder
+from marginbench.benchmarks.data.plain import read_plainly
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
 
@@ -38,8 +39,8 @@ def find(name: str, folder: Path, data_dir: Path, size: int | None = None) -> Ar
     """Find a data set by name.
 
     - `digits`: 8x8 images that come with scikit-learn.
-    - `FILE.npz`, relative to `folder`, else to `data_dir`: arrays x_train, y_train, x_test, y_test. Images are uint8,
-      N x H x W or N x H x W x C.
+    - `FILE.npz`, relative to `folder`, else to `data_dir`: arrays x_train, y_train, x_test, y_test. Images are
+      N x H x W or N x H x W x C, uint8 or float in [0, 1]; see `plain.py` for what else is understood.
     - Any other name: `data_dir`/NAME.npz if there is one. If not, data sets that torchvision knows are read from its
       files in `data_dir`, and downloaded if those are missing.
     - Otherwise an image folder, relative to `folder` or to `data_dir`, with one folder of images per class in `train`
@@ -97,26 +98,7 @@ def _read_npz(path: Path) -> Arrays:
             arrays = {key: file[key] for key in KEYS}
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise MarginbenchError(f"{path}: not a readable .npz file ({_all_lines(error)})") from None
-    return _checked(str(path), arrays)
-
-
-def _checked(where: str, arrays: dict[str, np.ndarray]) -> Arrays:
-    """Images as N x C x H x W, labels as int64."""
-    for part in ("train", "test"):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int64).reshape(-1)
-        if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
-            raise MarginbenchError(f"{where}: x_{part} is {x.dtype} {x.shape}; it should be uint8 NxHxW or NxHxWxC")
-        if len(y) != len(x) or y.min() < 0:
-            raise MarginbenchError(f"{where}: y_{part} must hold one label >= 0 for each image of x_{part}")
-        arrays[f"x_{part}"] = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-        arrays[f"y_{part}"] = y
-    shapes = [arrays[key].shape[1:] for key in ("x_train", "x_test")]
-    if shapes[0] != shapes[1]:
-        raise MarginbenchError(f"{where}: images of x_train are {shapes[0]}, those of x_test {shapes[1]} (CxHxW)")
-    if arrays["y_test"].max() > arrays["y_train"].max():
-        raise MarginbenchError(f"{where}: y_test has the label {arrays['y_test'].max()}, which y_train lacks")
-    x_train, y_train, x_test, y_test = (arrays[key] for key in KEYS)
-    return Arrays(x_train, y_train, x_test, y_test)
+    return read_plainly(str(path), arrays)
 
 
 def _torchvision(name: str, data_dir: Path) -> Arrays:
@@ -129,7 +111,7 @@ def _torchvision(name: str, data_dir: Path) -> Arrays:
                 " download them again"
             ) from None
         arrays = _download(name, data_dir)
-    return _checked(f"data {name!r} in {data_dir}", arrays)
+    return read_plainly(f"data {name!r} in {data_dir}", arrays)
 
 
 def _read_torchvision(name: str, data_dir: Path, download: bool) -> dict[str, np.ndarray]:

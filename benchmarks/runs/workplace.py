@@ -1,6 +1,8 @@
 """A process that does runs of a plan. It gets ready once, and is then told one run after the other by name."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +63,19 @@ def get_ready(job: Job, plugins: Iterable[Path], device: torch.device, data_dir:
     for path in plugins:
         load_plugin(path)
     keep_freed_memory()
-    data = job.suite.load_data(data_dir).to(device)
+    with _said_already():
+        data = job.suite.load_data(data_dir).to(device)
     warm_up(job.suite, data)
     return Workplace(job, data)
+
+
+@contextmanager
+def _said_already() -> Iterator[None]:
+    """A block without the lines on how the data were read: the process that asks has shown them."""
+    logger = logging.getLogger(Dataset.__module__.rpartition(".")[0])
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

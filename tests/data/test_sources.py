@@ -98,11 +98,11 @@ def _with(**changes: np.ndarray) -> Arrays:
     ("values", "words"),
     [
         ({"x_train": np.zeros((2, 8, 8), np.uint8)}, ["no array 'y_train'"]),
-        (_with(x_train=np.zeros((40, 8, 8))), ["x_train is float64 (40, 8, 8)", "uint8"]),
         (_with(x_test=np.zeros((0, 8, 8), np.uint8)), ["x_test is uint8 (0, 8, 8)"]),
         (_with(x_test=np.zeros((12, 9, 9), np.uint8)), ["(1, 8, 8)", "(1, 9, 9)"]),
         (_with(y_train=np.zeros(3)), ["y_train must hold one label"]),
         (_with(y_test=np.full(12, 4)), ["y_test has the label 4"]),
+        (_with(x_train=np.full((40, 64), 200, np.uint8)), ["x_train is uint8 (40, 64)", "NxHxW"]),
         (_with(y_train=np.array([{}] * 40)), ["not a readable .npz file"]),
     ],
 )
