@@ -1,19 +1,18 @@
-"""Image folders: decoded once into a cache of uint8 arrays, which are memory-mapped from then on.
-
-Each image is scaled until its shorter side has `size` pixels, and its centre is cut out.
-"""
+"""Image folders: decoded once into a cache of uint8 arrays, which are memory-mapped from then on."""
 
 import hashlib
 import logging
 import secrets
 import shutil
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from marginbench.benchmarks.data.arrays import Arrays, hashed_order
+from marginbench.benchmarks.data.images import is_grey, read_image
 from marginbench.benchmarks.machine.device import cores
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError
@@ -22,14 +21,16 @@ log = logging.getLogger(__name__)
 
 Samples = list[tuple[str, int]]  # path and label of each image
 
+READING = b"2"  # of the rules by which files are read: a cache made by others is not used
 BLOCK = 1024  # images decoded at a time
 PROGRESS = 10.0  # seconds between two messages
 
 
 def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
-    """Images of `place`/train and `place`/test (or val), [N, 3, size, size], from their cache in `data_dir`.
+    """Images of `place`/train and `place`/test (or val), [N, C, size, size], from their cache in `data_dir`.
 
-    The cache's name holds a hash of the names, sizes and times of all image files: changed folders are decoded again.
+    C is 1 where all images are grey, else 3. See `images.py` for how a file is read, and which are refused. The cache's
+    name holds a hash of the names, sizes and times of all image files: changed folders are decoded again.
     Both parts are stored in a hashed order: they are listed by class, so the first test images would be of one class.
 
     Raises:
@@ -37,15 +38,17 @@ def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
     """
     place = place.resolve()
     listed = _list(place)
-    key = hashlib.sha256()
+    key = hashlib.sha256(READING)
     for samples in listed.values():
         for path, _ in samples:
             facts = Path(path).stat()
             key.update(f"{Path(path).relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     cache = data_dir / f"{place.name}-{size}-{key.hexdigest()[:12]}"
     if not cache.is_dir():
-        _make_room(data_dir, sum(map(len, listed.values())) * 3 * size**2, place)
-        _make_cache(cache, listed, size)
+        samples = [path for samples in listed.values() for path, _ in samples]
+        channels = 1 if all(map(is_grey, samples)) else 3
+        _make_room(data_dir, len(samples) * channels * size**2, place)
+        _make_cache(cache, place, listed, (channels, size, size))
     try:
         arrays = {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
         digests = {part: arrays.pop(f"sha256_{part}") for part in listed}
@@ -84,14 +87,14 @@ def _make_room(data_dir: Path, needed: int, place: Path) -> None:
         raise ParameterError("data_dir", str(data_dir), problem)
 
 
-def _make_cache(cache: Path, listed: dict[str, Samples], size: int) -> None:
+def _make_cache(cache: Path, place: Path, listed: dict[str, Samples], shape: tuple[int, int, int]) -> None:
     """Decode into a folder of another name, so that an interrupted cache is never taken for a complete one."""
     partial = cache.with_name(f".{cache.name}-{secrets.token_hex(4)}")
     try:
         partial.mkdir()
         for part, samples in listed.items():
             order = hashed_order("validation" if part == "train" else "test", len(samples))
-            _decode(partial, part, [samples[i] for i in order], size)
+            _decode(partial, place, part, [samples[i] for i in order], shape)
         try:
             partial.rename(cache)
         except OSError:
@@ -104,32 +107,25 @@ def _make_cache(cache: Path, listed: dict[str, Samples], size: int) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode(folder: Path, part: str, samples: Samples, size: int) -> None:
-    shape = (len(samples), 3, size, size)
-    images = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.uint8, shape)
+def _decode(folder: Path, place: Path, part: str, samples: Samples, shape: tuple[int, int, int]) -> None:
+    images = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.uint8, (len(samples), *shape))
+    remarks: Counter[str] = Counter()
     digests = np.empty((len(samples), 32), np.uint8)
     reported = time.monotonic()
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(samples), BLOCK):
             paths = [path for path, _ in samples[start : start + BLOCK]]
-            for row, pixels in enumerate(pool.map(_read_image, paths, [size] * len(paths)), start):
+            for row, (pixels, remark) in enumerate(pool.map(read_image, paths, [shape] * len(paths)), start):
                 images[row] = pixels
+                remarks[remark] += 1
                 digests[row] = np.frombuffer(hashlib.sha256(pixels.data).digest(), np.uint8)
             if time.monotonic() - reported > PROGRESS:
                 reported = time.monotonic()
                 done = f"{start + len(paths)} of {len(samples)} {part} images"
                 log.info("decoding into %s: %s", folder.parent, done)
+    del remarks[""]
+    for remark, count in sorted(remarks.items()):
+        log.warning("image folder %s: %d of %d %s images: %s", place, count, len(samples), part, remark)
     images.flush()
     np.save(folder / f"y_{part}.npy", np.array([label for _, label in samples], np.int64))
     np.save(folder / f"sha256_{part}.npy", digests)
-
-
-def _read_image(path: str, size: int) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MarginbenchError(f"{path}: not a readable image ({error})") from None
-    return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))

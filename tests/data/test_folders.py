@@ -33,7 +33,7 @@ def test_an_image_folder_is_decoded_once(sets: Path, tmp_path: Path, monkeypatch
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("marginbench.benchmarks.data.folders._read_image", stop)
+        patch.setattr("marginbench.benchmarks.data.folders.read_image", stop)
         again = load_data("flowers", 4, tmp_path, sets, size=6)
         assert again.fingerprint == data.fingerprint and torch.equal(again.train.x, data.train.x)
         fewer = load_data("flowers", 4, tmp_path, sets, size=6, train_size=7)

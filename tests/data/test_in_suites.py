@@ -45,7 +45,8 @@ def test_the_folder_reaches_every_process(
     run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, jobs: str
 ) -> None:
     there = tmp_path / "there"
-    save(there / "mine.npz", arrays(train=300, test=40))
+    values = arrays(train=300, test=40)
+    save(there / "mine.npz", {key: array[:, None] if key[0] == "x" else array for key, array in values.items()})
     tiny.write_text(
         tiny.read_text()
         .replace('name = "digits"', 'name = "mine"\ntrain_size = 90')
@@ -56,8 +57,9 @@ def test_the_folder_reaches_every_process(
         monkeypatch.setenv(option, str(there))
     else:
         words += [option, there]
-    code, text, _ = run(*words)
+    code, text, err = run(*words)
     assert code == 0 and "2 runs done" in text and "FAILED" not in text
+    assert err.count("read as NxCxHxW") == 1, "one process speaks for all"
     print_ = load_suite(str(tiny)).load_data(there).fingerprint
     records = [json.loads(path.read_text()) for path in (tmp_path / "out" / "tiny" / "runs").glob("*.json")]
     assert {record["identity"]["data"] for record in records} == {print_}
