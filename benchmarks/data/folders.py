@@ -45,9 +45,9 @@ def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
             key.update(f"{Path(path).relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     cache = data_dir / f"{place.name}-{size}-{key.hexdigest()[:12]}"
     if not cache.is_dir():
-        samples = [path for samples in listed.values() for path, _ in samples]
-        channels = 1 if all(map(is_grey, samples)) else 3
-        _make_room(data_dir, len(samples) * channels * size**2, place)
+        paths = [path for samples in listed.values() for path, _ in samples]
+        channels = 1 if all(map(is_grey, paths)) else 3
+        _make_room(data_dir, len(paths) * channels * size**2, place)
         _make_cache(cache, place, listed, (channels, size, size))
     try:
         arrays = {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}

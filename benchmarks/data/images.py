@@ -71,7 +71,7 @@ def _opened(path: str) -> "Iterator[Image]":
 
 def _remark(path: str, image: "Image", channels: int) -> str:
     known = image.mode in (*GREY, *COLOUR, *OTHER_SPACES)
-    if not known or any(_is_deep(tile[3]) for tile in image.tile):
+    if not known or any(_is_deep(tile[3]) for tile in getattr(image, "tile", ())):
         raise MarginbenchError(
             f"{path}: has more than 8 bits per channel (mode {image.mode}), which an image folder does not keep:"
             " convert the files to 8 bits, or give an .npz of float32 images in [0, 1]"

@@ -141,7 +141,7 @@ def _labels(reader: _Reader, name: str, y: np.ndarray, count: int) -> np.ndarray
         if not (np.isin(whole, (0, 1)).all() and (whole.sum(1) == 1).all()):
             raise reader.wrong(name, f"is {y.shape}, and its rows are not one-hot: give one label for each image")
         reader.say(name, f"rows of {y.shape[1]} are read as one-hot")
-        return whole.argmax(1).astype(np.int64)
+        whole = whole.argmax(1).astype(np.int64)
     whole = whole.reshape(-1)
     if len(whole) != count or whole.min() < 0:
         raise reader.wrong(name, f"must hold one label >= 0 for each image of x{name[1:]}")

@@ -14,7 +14,7 @@ from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, numbers
+from marginbench.benchmarks.tables.leaderboard import BASELINE, numbers, suite_name
 from marginbench.benchmarks.tables.statistics import LEVEL, mean_and_interval
 from marginbench.benchmarks.tables.text import escaped
 from marginbench.methods import NORMS, Claim
@@ -148,7 +148,8 @@ def render_claims(records: Iterable[Record]) -> str:
             table += [(row.method, row.about.family, row.about.paper, *cells)]
         # unpadded: papers have long titles
         text = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in table)
-        pages.append(f"## {rows[0].suite.name}: what is claimed, and what was measured\n\n{text}\n\n- {LEGEND}\n")
+        name = suite_name(rows[0].identity.suite, records)
+        pages.append(f"## {name}: what is claimed, and what was measured\n\n{text}\n\n- {LEGEND}\n")
     return "\n".join(pages)
 
 

@@ -152,7 +152,7 @@ def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapp
     for repetition in common:
         pair = [runs[repetition] for runs in done]
         arrays = [read_arrays(paths[record.id]) for record in pair]
-        if any(not np.array_equal(*(array.get(key) for array in arrays)) for key in ("index", "label")):
+        if any(not _same(key, *arrays) for key in ("index", "label")):
             raise MarginbenchError(f"suite {suite}, repetition {repetition}: {a} and {b} have different test points")
         values.append([per_point(array, record.epsilon) for array, record in zip(arrays, pair, strict=True)])
     compared = [
@@ -182,6 +182,11 @@ def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapp
         }
         for column in compared
     ]
+
+
+def _same(key: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
+    """The array is equal in both, or in neither."""
+    return np.array_equal(a[key], b[key]) if key in a and key in b else key not in a and key not in b
 
 
 def _stacked(runs: list[np.ndarray]) -> np.ndarray:

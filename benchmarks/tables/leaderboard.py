@@ -148,6 +148,13 @@ def rank(records: Iterable[Record], sort: str = DEFAULT_SORT) -> list[Row]:
     )
 
 
+def suite_name(fingerprint: str, records: Iterable[Record]) -> str:
+    """The name of a suite, with the start of its fingerprint where the records know several suites of this name."""
+    names = {record.identity.suite: record.suite.name for record in records}
+    name = names[fingerprint]
+    return name if list(names.values()).count(name) == 1 else f"{name} ({fingerprint[:8]})"
+
+
 def _suite(row: Row) -> tuple[str | int, ...]:
     return row.facts["suite"], row.facts["suite_fingerprint"]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, leaderboard, rank
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, leaderboard, rank, suite_name
 from marginbench.benchmarks.tables.notes import notes
 from marginbench.benchmarks.tables.text import Side, latex, pipe
 from marginbench.methods import Norm
@@ -46,8 +46,9 @@ def render(records: Sequence[Record], form: str, sort: str = DEFAULT_SORT) -> st
     rows = rank(records, sort)
     if form == "csv":
         return _csv(rows, columns.of_probes(records))
-    text = _markdown if form == "md" else _latex
-    return "\n".join(text(own, of) for own, of in _by_suite(rows, records))
+    if form == "tex":
+        return "\n".join(_latex(own, of) for own, of in _by_suite(rows, records))
+    return "\n".join(f"## {_title(of, records)}\n\n{_markdown(own, of)}" for own, of in _by_suite(rows, records))
 
 
 def show(records: Sequence[Record], sort: str = DEFAULT_SORT) -> None:
@@ -62,7 +63,7 @@ def show(records: Sequence[Record], sort: str = DEFAULT_SORT) -> None:
     for rows, own in _by_suite(rank(records, sort), records):
         full = [[cell.replace(", ", ",\n") for cell in line] for line in _page(rows, own)]
         header, *lines = fitting(full, console.width)
-        grid = Table(title=f"{own[0].suite.name}: {own[0].suite.title}", show_lines=True)
+        grid = Table(title=_title(own, records), show_lines=True)
         for name, side in zip(header, _sides(header), strict=True):
             grid.add_column(name, justify=side, overflow="fold")
         for line in lines:
@@ -92,6 +93,10 @@ def _by_suite(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[tuple[
         yield list(group), [record for record in records if record.identity.suite == fingerprint]
 
 
+def _title(own: Sequence[Record], records: Sequence[Record]) -> str:
+    return f"{suite_name(own[0].identity.suite, records)}: {own[0].suite.title}"
+
+
 def _csv(rows: Sequence[Row], probes: Sequence[Column]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -107,7 +112,7 @@ def _blank(value: Any) -> Any:
 def _markdown(rows: Sequence[Row], records: Sequence[Record]) -> str:
     table = page(rows, records)
     listed = "\n".join(f"- {note}" for note in notes(rows, records))
-    return f"## {records[0].suite.name}: {records[0].suite.title}\n\n{table}\n\n{listed}\n"
+    return f"{table}\n\n{listed}\n"
 
 
 def page(rows: Sequence[Row], records: Sequence[Record]) -> str:

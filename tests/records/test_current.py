@@ -12,7 +12,7 @@ from made import a_failure, a_record, claiming
 
 from marginbench.benchmarks.records.current import current, marks, precedence
 from marginbench.benchmarks.records.record import Record, write_record
-from marginbench.benchmarks.tables.claims import claims
+from marginbench.benchmarks.tables.claims import claims, render_claims
 from marginbench.benchmarks.tables.compare import compare_rows
 from marginbench.benchmarks.tables.leaderboard import leaderboard, load
 from marginbench.benchmarks.tables.render import render
@@ -103,6 +103,14 @@ def test_rows_that_do_not_count_stand_last_and_marked_and_are_explained() -> Non
     text = render(records, "md")
     assert "- stale: There is a newer version" in text and "- other_data: Measured on other data" in text
     assert "- stale" not in render(records[:1], "md")
+
+
+def test_two_versions_of_a_suite_have_headings_that_differ() -> None:
+    records = [claiming(record, "f", "p") for record in (a("ce", 1), a("ce", 2, suite="e" * 64))]
+    for text in (render(records, "md"), render_claims(records)):
+        heads = [line.partition(":")[0] for line in text.splitlines() if line.startswith("## ")]
+        assert sorted(heads) == ["## toy (eeeeeeee)", "## toy (ffffffff)"]
+    assert render(records[:1], "md").startswith("## toy: ")
 
 
 def test_a_run_that_is_given_twice_counts_once() -> None:
