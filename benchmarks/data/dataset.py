@@ -1,6 +1,7 @@
 """Data sets as tensors that live on the device, uint8 or float32 as they came."""
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.data.arrays import chosen, hashed_order, long_tail, take
+from marginbench.benchmarks.data.arrays import Arrays, chosen, hashed_order, long_tail, take
 from marginbench.benchmarks.data.sources import find
 from marginbench.benchmarks.machine.upload import upload
 from marginbench.methods import MarginbenchError
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "MARGINBENCH_DATA"
 
@@ -131,6 +134,9 @@ def load_data(
         reason = "train_size, imbalance or validation"
         raise MarginbenchError(f"data: with this {reason} no training image of class {lost[0]} is left")
 
+    if log.isEnabledFor(logging.WARNING) and (known := _known(found)):
+        log.warning("data %r: %d of %d test images are training images too", name, known, len(found.y_test))
+
     fingerprint = hashlib.sha256(f"levels={found.levels}".encode())
     splits = []
     for part, rows in (("train", kept), ("train", held_out), ("test", slice(None))):
@@ -141,3 +147,10 @@ def load_data(
         splits.append(Split(torch.from_numpy(x), torch.from_numpy(y), found.levels))
     train, valid, test = splits
     return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest())
+
+
+def _known(found: Arrays) -> int:
+    """How many test images are training images, to the bit."""
+    train, test = (found.digests[part] if found.digests else getattr(found, f"x_{part}") for part in ("train", "test"))
+    seen = {hash(image.tobytes()) for image in train}
+    return sum(hash(image.tobytes()) in seen for image in test)

@@ -56,7 +56,8 @@ def evaluate(
 ) -> Evaluated:
     """Enclose the margin of each of `settings.points` test images, in L2 and L-infinity.
 
-    Which images these are is the same for every network, see `data.arrays.chosen`; the array `index` says so.
+    Which images these are is the same for every network, see `data.arrays.chosen`. The array `index` holds their places
+    in the test split.
 
     Without TF32: attacks and certificates must see the same logits, or they contradict each other near the boundary.
 

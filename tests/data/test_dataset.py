@@ -1,12 +1,13 @@
 """How data are split, where they are looked for, and where they stay."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from data_support import arrays, rows, save
+from data_support import arrays, rows, save, save_images
 
 from marginbench.benchmarks.data.dataset import Split, data_folder, load_data
 
@@ -24,6 +25,24 @@ def test_splits_are_disjoint_and_the_test_set_is_not_touched(sets: Path) -> None
         assert torch.equal(data.validation.x, whole.validation.x)
         assert rows(data.train) <= rows(whole.train)
         assert (data.fingerprint == whole.fingerprint) == (not options)
+
+
+def test_test_images_that_are_trained_on_are_told(sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = arrays()
+    save(sets / "mine.npz", values)
+    load_data("mine", 10, Path(), sets)
+    save_images(tmp_path / "flowers", {"rose": 5, "tulip": 5})
+    load_data("flowers", 4, tmp_path, sets, size=6)
+    assert not caplog.messages
+    values["x_test"][[3, 5]] = values["x_train"][[0, 39]]
+    save(sets / "mine.npz", values)
+    load_data("mine", 10, Path(), sets)
+    shutil.copy(tmp_path / "flowers" / "train" / "rose" / "1.png", tmp_path / "flowers" / "val" / "rose" / "4.png")
+    load_data("flowers", 4, tmp_path, sets, size=6)
+    assert caplog.messages == [
+        "data 'mine': 2 of 12 test images are training images too",
+        "data 'flowers': 1 of 10 test images are training images too",
+    ]
 
 
 def test_the_order_is_that_of_the_hashes(sets: Path) -> None:
