@@ -1,28 +1,30 @@
 """Loads a user's Python file: a plug-in, an attack, a model or a network."""
 
+import ast
 import hashlib
+import importlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from marginbench.methods.errors import MarginbenchError, one_line, suggest
 
 USER_MODULE = "marginbench_user_"  # begins the module names of users' files
 BUILT_IN = "marginbench."  # begins the names of our own modules
 
-_sources: dict[str, str] = {}  # by module
+_sources: dict[str, str] = {}  # SHA-256 by module
 _neighbours: dict[str, Path] = {}  # modules that users' files imported from their own folders
 
 
 def load_user_file(path: str | Path, kind: str) -> ModuleType:
     """The module of a user's file, executed once for each path and content: an edited file is a new module.
 
-    While it is executed, it can import other files of its folder; they do not count as its content. The module is
-    in `sys.modules`, where dataclasses and pickle look.
+    While it is executed, it can import other files of its folder, which count as its content. The module is in
+    `sys.modules`, where dataclasses and pickle look.
 
     Args:
         path: of a file whose name ends in .py.
@@ -32,18 +34,20 @@ def load_user_file(path: str | Path, kind: str) -> ModuleType:
         MarginbenchError: no such file, no Python file, or its code fails: with file, line and error.
     """
     path = Path(path).expanduser().resolve()
-    source = _read(path, kind)
-    name = _module_name(path, source)
+    code = _read(path, kind)
+    source = _digest(path, code)
+    name = f"{USER_MODULE}{path.stem}_{hashlib.sha256(bytes(path) + b'|' + source.encode()).hexdigest()[:12]}"
     known = sys.modules.get(name)
     if known is not None:
         return known
     module = ModuleType(name)
     module.__file__ = str(path)
-    _sources[name] = hashlib.sha256(source).hexdigest()[:16]
+    _sources[name] = source
     sys.modules[name] = module
+    _forget_neighbours(lambda home: home == path.parent)  # one of them may have been edited
     try:
         with user_code(path, kind):
-            exec(compile(source, path, "exec", dont_inherit=True), vars(module))  # the bytes that were hashed
+            exec(compile(code, path, "exec", dont_inherit=True), vars(module))  # the bytes that were hashed
     except BaseException:
         del sys.modules[name]
         raise
@@ -53,8 +57,9 @@ def load_user_file(path: str | Path, kind: str) -> ModuleType:
 def module_source(name: str) -> str | None:
     """The first 16 hexadecimal digits of the SHA-256 of the file that defines a module, for records.
 
-    Editing a user's file makes its records stale. Of a file that `load_user_file` has loaded, this is what was
-    executed, whatever the file holds by now; of other packages, what it held when this was first asked.
+    Editing a user's file, or one that it imports from its folder, makes its records stale. Of a file that
+    `load_user_file` has loaded, this is what was executed, whatever the file holds by now; of other packages, what it
+    held when this was first asked.
 
     Returns:
         None for the modules of marginbench, which change with a revision or a schema, and for what has no file, as in a
@@ -66,12 +71,20 @@ def module_source(name: str) -> str | None:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is None or not Path(file).is_file():
             return None
-        _sources[name] = source_digest(file)[:16]
-    return _sources[name]
+        _sources[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return _sources[name][:16]
 
 
-def load_function(spec: str, kind: str) -> tuple[Callable[..., Any], Path]:
-    """The function or class that `FILE.py:NAME` names, and the resolved path of the file.
+class UserFunction(NamedTuple):
+    """What `FILE.py:NAME` names."""
+
+    function: Callable[..., Any]
+    path: Path  # of the file, resolved
+    source: str  # SHA-256 of what was executed: the file, together with those that it imports from its folder
+
+
+def load_function(spec: str, kind: str) -> UserFunction:
+    """The function or class that `FILE.py:NAME` names.
 
     Raises:
         MarginbenchError: as `load_user_file`; another form; or the file defines no such function.
@@ -89,16 +102,7 @@ def load_function(spec: str, kind: str) -> tuple[Callable[..., Any], Path]:
             if callable(value) and getattr(value, "__module__", None) == module.__name__
         ]
         raise MarginbenchError(f"{kind} {path}: no function or class {name!r}: {suggest(name, known)}")
-    return function, path
-
-
-def source_digest(path: str | Path) -> str:
-    """The SHA-256 of the file's bytes, those that `load_user_file` executes.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    return UserFunction(function, path, _sources[module.__name__])
 
 
 def versions(path: str | Path) -> list[str]:
@@ -124,11 +128,11 @@ def user_code(path: Path, kind: str) -> Iterator[None]:
         MarginbenchError: any exception of the block, as in `plug-in /x/my.py, line 12: NameError: name 'f' is not ...`.
     """
     folder = path.parent
-    for name in [name for name, home in _neighbours.items() if home != folder]:  # of one name in two folders
-        sys.modules.pop(name, None)
-        del _neighbours[name]
-    before = set(sys.modules)
+    _forget_neighbours(lambda home: home != folder)  # of one name in two folders
+    before, writes = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True  # bytecode of a neighbour is not told from that of an edit in the same second
+    importlib.invalidate_caches()
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -137,6 +141,7 @@ def user_code(path: Path, kind: str) -> Iterator[None]:
         reason = str(error) if isinstance(error, MarginbenchError) else one_line(error)
         raise MarginbenchError(f"{kind} {path}{_place(error, path)}: {reason}") from error
     finally:
+        sys.dont_write_bytecode = writes
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             if _is_neighbour(name, folder):
@@ -154,8 +159,51 @@ def _read(path: Path, kind: str) -> bytes:
         raise MarginbenchError(f"{kind} {path}: cannot be read ({error.strerror})") from None
 
 
-def _module_name(path: Path, source: bytes) -> str:
-    return f"{USER_MODULE}{path.stem}_{hashlib.sha256(bytes(path) + b'|' + source).hexdigest()[:12]}"
+def _digest(path: Path, code: bytes) -> str:
+    """SHA-256 of the file, or of it and of what it imports from its folder, directly or through others.
+
+    Imports are read off the source, those inside functions too: what other files have imported before, which differs
+    from process to process, makes no difference.
+    """
+    files: dict[Path, bytes] = {path: code}
+    todo = [path]
+    while todo:
+        file = todo.pop()
+        for neighbour in _imported(files[file], file.relative_to(path.parent).parts[:-1], path.parent):
+            if neighbour not in files:
+                files[neighbour] = neighbour.read_bytes()
+                todo.append(neighbour)
+    if len(files) == 1:
+        return hashlib.sha256(code).hexdigest()
+    digests = [f"{f.relative_to(path.parent).as_posix()} {hashlib.sha256(files[f]).hexdigest()}" for f in sorted(files)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _imported(code: bytes, package: tuple[str, ...], folder: Path) -> Iterator[Path]:
+    """The files below the folder that the imports in a module of a package there may name."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError):  # reported when it is executed
+        return
+    for node in ast.walk(tree):
+        names: list[tuple[str, ...]] = []
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            home = package[: len(package) - node.level + 1] if node.level else ()
+            home += tuple((node.module or "").split(".")) if node.module else ()
+            names = [(*home, alias.name) for alias in node.names]  # a module of the package, or what one holds
+        for name in names:
+            for length in range(1, len(name) + 1):
+                place = folder.joinpath(*name[:length])
+                yield from (f for f in (place.with_name(f"{place.name}.py"), place / "__init__.py") if f.is_file())
+
+
+def _forget_neighbours(chosen: Callable[[Path], bool]) -> None:
+    """Let those be imported again whose folder is chosen."""
+    for name in [name for name, home in _neighbours.items() if chosen(home)]:
+        sys.modules.pop(name, None)
+        del _neighbours[name]
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:

@@ -23,7 +23,7 @@ from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.ray import inside_box, is_adversarial, select
 from marginbench.benchmarks.estimator import Query
 from marginbench.methods import MarginbenchError
-from marginbench.methods.userfile import load_function, load_user_file, source_digest
+from marginbench.methods.userfile import load_function, load_user_file
 
 Factory = Callable[..., Any]
 """make(model, norm, epsilon, **settings): an attack that is called with images [B, C, H, W] and labels [B].
@@ -69,10 +69,13 @@ def load_attack(name: str, settings: Mapping[str, Any]) -> Attack:
         name: the suite's for the attack.
 
     Raises:
-        MarginbenchError: no such file or function, it does not take the settings, or a trait is neither true nor false.
+        MarginbenchError: no such file or function, it does not take the settings, a trait is neither true nor false, or
+            the file has changed since the suite was read: records would name the other version.
     """
-    thing, path = load_function(str(settings["file"]), "attack")
-    rest = {key: value for key, value in settings.items() if key not in ("file", *TRAITS)}
+    thing, path, source = load_function(str(settings["file"]), "attack")
+    if settings.get("sha256", source) != source:
+        raise MarginbenchError(f"attack {path}: the file has changed since the suite was read; start again")
+    rest = {key: value for key, value in settings.items() if key not in ("file", "sha256", *TRAITS)}
     if isinstance(thing, Attack):
         found = thing.configured(rest)
     else:
@@ -94,10 +97,18 @@ def load_attack(name: str, settings: Mapping[str, Any]) -> Attack:
 
 
 def versioned(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they enter records and hashes: a file by its name and the SHA-256 of its content, without folder."""
+    """The settings with the SHA-256 of the file that they name, as it is executed; as they are where it cannot be."""
+    if "file" not in settings or "sha256" in settings:
+        return settings
+    try:
+        return {**settings, "sha256": load_function(str(settings["file"]), "attack").source}
+    except MarginbenchError:  # reported when the attack is configured
+        return settings
+
+
+def without_folder(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they enter records and hashes: a file by its name."""
     if "file" not in settings:
         return settings
-    path_text, _, name = str(settings["file"]).rpartition(":")
-    path = Path(path_text)
-    digest = source_digest(path) if path.is_file() else None
-    return {**settings, "file": f"{path.name}:{name}", "sha256": digest}
+    path, _, name = str(settings["file"]).rpartition(":")
+    return {**settings, "file": f"{Path(path).name}:{name}"}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
-from marginbench.methods.userfile import load_function, source_digest, user_code
+from marginbench.methods.userfile import load_function, user_code
 
 NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the state dict
 
@@ -22,19 +22,19 @@ NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep t
 def load_model(spec: str) -> tuple[nn.Module, str]:
     """Call the factory that `FILE.py:FACTORY` names. Returns the module, and the SHA-256 of the file.
 
-    The file may import modules of its own folder; they do not enter the hash. Weights drawn by the factory are the
+    The file may import modules of its own folder, which enter the hash. Weights drawn by the factory are the
     same in each call: torch's global generators are seeded meanwhile.
 
     Raises:
         MarginbenchError: file or factory missing, one of them raises, or what comes back is no module.
     """
-    make, path = load_function(spec, "model")
-    with user_code(path, "model"), seeded(torch.device("cpu"), "factory"):
-        model = make()
+    made = load_function(spec, "model")
+    with user_code(made.path, "model"), seeded(torch.device("cpu"), "factory"):
+        model = made.function()
     if not isinstance(model, nn.Module):
         name = spec.rpartition(":")[2]
-        raise MarginbenchError(f"model {path}: {name}() returns {type(model).__name__}, not a torch.nn.Module")
-    return model, source_digest(path)
+        raise MarginbenchError(f"model {made.path}: {name}() returns {type(model).__name__}, not a torch.nn.Module")
+    return model, made.source
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

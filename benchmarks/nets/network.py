@@ -35,6 +35,7 @@ class Architecture:
         smallest: least height and width of the images.
         channels_last: memory layout of the weights: ResNet-20 trains 1.4 times as fast with it.
         file: the user's file that it comes from, if any; such networks are checked when they are built.
+        source: SHA-256 of that file as it was executed, where it was named by its path.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Architecture:
     smallest: int = 1
     channels_last: bool = False
     file: Path | None = None
+    source: str | None = None
 
 
 NETWORKS: Registry[Architecture] = Registry()

@@ -27,7 +27,7 @@ def from_file(spec: str, width: int | None = None) -> Architecture:
     Raises:
         MarginbenchError: no such file or function, other arguments, or a width that is missing or has no effect.
     """
-    function, path = load_function(spec, KIND)
+    function, path, source = load_function(spec, KIND)
     label = f"{path.name}:{spec.rpartition(':')[2]}"
     signature = inspect.signature(function)
     scaled = "width" in signature.parameters
@@ -42,12 +42,12 @@ def from_file(spec: str, width: int | None = None) -> Architecture:
             raise MarginbenchError(
                 f"network {label}{signature}: width={width} has no effect: the function takes no width"
             )
-        return Architecture(label, lambda shape, _: function(shape), None, file=path)
+        return Architecture(label, lambda shape, _: function(shape), None, file=path, source=source)
     if width is None:
         width = signature.parameters["width"].default
         if not isinstance(width, int):
             raise MarginbenchError(f"network {label}{signature}: the function has no default width: give one")
-    return Architecture(label, lambda shape, width: function(shape, width=width), width, file=path)
+    return Architecture(label, lambda shape, width: function(shape, width=width), width, file=path, source=source)
 
 
 def build_checked(architecture: Architecture, file: Path, shape: Shape, width: int | None) -> nn.Sequential:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from marginbench.benchmarks.attacks.from_file import versioned
+from marginbench.benchmarks.attacks.from_file import versioned, without_folder
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.scan import ATTACKS, configured_attacks
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, OWN, configured_certificates
@@ -86,9 +86,14 @@ class Evaluation(Section):
             raise ValueError(f"unknown preset: {suggest(attacks, PRESETS)}; or give a table of attacks")
         return copy.deepcopy(PRESETS[attacks])
 
-    @field_serializer("attacks")
-    def _versioned(self, attacks: dict[str, Settings]) -> dict[str, Settings]:
+    @field_validator("attacks")
+    @classmethod
+    def _versioned(cls, attacks: dict[str, Settings]) -> dict[str, Settings]:
         return {name: versioned(settings) for name, settings in attacks.items()}
+
+    @field_serializer("attacks")
+    def _without_folders(self, attacks: dict[str, Settings]) -> dict[str, Settings]:
+        return {name: without_folder(settings) for name, settings in attacks.items()}
 
     def sources(self) -> dict[str, str]:
         """Hashes of the files that named attacks, certificates and probes come from, without those built in."""

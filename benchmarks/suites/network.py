@@ -18,7 +18,6 @@ from marginbench.benchmarks.nets.scan import NETWORKS, Architecture
 from marginbench.benchmarks.section import Section
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
-from marginbench.methods.userfile import source_digest
 
 
 class Network(Section):
@@ -27,7 +26,7 @@ class Network(Section):
     name: str | None = None
     file: str | None = None  # FILE.py:FUNCTION; the function is make(shape) or make(shape, width)
     width: PositiveInt | None = None  # default: the network's own
-    _sha256: str | None = PrivateAttr(None)  # of the file
+    _sha256: str | None = PrivateAttr(None)  # of the file, as it was executed
 
     @field_validator("name")
     @classmethod
@@ -55,10 +54,9 @@ class Network(Section):
             raise ValueError('give either a name or a file, as in { name = "cnn" } or { file = "net.py:make" }')
         if self.file is not None:
             try:
-                from_file(self.file, self.width)
+                self._sha256 = from_file(self.file, self.width).source
             except MarginbenchError as error:
                 raise ValueError(str(error)) from None
-            self._sha256 = source_digest(self._path)
         return self
 
     @property
@@ -79,7 +77,7 @@ class Network(Section):
         if self.file is None:
             return NETWORKS.find(str(self.name), "network")
         architecture = from_file(self.file, self.width)
-        if source_digest(self._path) != self._sha256:
+        if architecture.source != self._sha256:
             raise MarginbenchError(f"network {self._path}: the file has changed since the suite was read; start again")
         return architecture
 

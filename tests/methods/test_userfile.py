@@ -1,6 +1,8 @@
 """The one loader of users' files: what it executes, under which name, and how it tells of an error."""
 
+import hashlib
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from marginbench.methods import MarginbenchError
-from marginbench.methods.userfile import forget_user_file, load_function, load_user_file, source_digest, user_code
+from marginbench.methods.userfile import forget_user_file, load_function, load_user_file, user_code
 
 
 def write(path: Path, text: str) -> Path:
@@ -103,7 +105,7 @@ def test_an_error_is_not_wrapped_twice(tmp_path: Path) -> None:
 
 def test_a_function_is_named_with_its_file(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.py", "from math import sqrt\nCONSTANT = 1\ndef make_net(): return 7\n")
-    function, found = load_function(f"{path}:make_net", "network")
+    function, found, _ = load_function(f"{path}:make_net", "network")
     assert function() == 7 and found == path
     cases = {
         f"{path}:make_ne": r"network .*py: no function or class 'make_ne': did you mean 'make_net'\? known: make_net$",
@@ -119,6 +121,39 @@ def test_a_function_is_named_with_its_file(tmp_path: Path) -> None:
         load_user_file(tmp_path, "plug-in")
 
 
-def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.py", "")
-    assert source_digest(str(path)) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+def source(path: Path) -> str:
+    return load_function(f"{path}:make", "model").source
+
+
+def test_the_source_is_what_was_executed_with_the_neighbours_that_it_imports(tmp_path: Path) -> None:
+    alone = write(tmp_path / "alone.py", "make = dict\n")
+    assert source(alone) == hashlib.sha256(b"make = dict\n").hexdigest()
+    write(tmp_path / "unrelated_n.py", "X = 1\n")
+    write(tmp_path / "first_n.py", "from pack_m import second_n\nX = second_n.X\n")
+    write(tmp_path / "pack_m/__init__.py", "")
+    write(tmp_path / "pack_m/second_n.py", "from . import third_n\nfrom .third_n import X\n")
+    write(tmp_path / "pack_m/third_n.py", "X = 1\n")
+    write(tmp_path / "late_m.py", "X = 1\n")
+    path = write(tmp_path / "mine.py", "import first_n\ndef make():\n    import late_m\n    return first_n.X\n")
+    before = source(path)
+    write(tmp_path / "unrelated_n.py", "X = 2\n")
+    assert source(path) == before and load_function(f"{path}:make", "model").function is not None
+    seen = {before}
+    for name in ("first_n.py", "pack_m/__init__.py", "pack_m/second_n.py", "pack_m/third_n.py", "late_m.py"):
+        write(tmp_path / name, (tmp_path / name).read_text() + "# edited\n")
+        seen.add(source(path))
+    assert len(seen) == 6
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path, elsewhere, ignore=shutil.ignore_patterns("elsewhere"))
+    assert source(elsewhere / "mine.py") == source(path)
+
+
+def test_an_edited_neighbour_is_executed_again(tmp_path: Path) -> None:
+    """Of the same size, and in the same second: cached bytecode would be the old one."""
+    write(tmp_path / "inner_n.py", "X = 1\n")
+    write(tmp_path / "outer_n.py", "from inner_n import X\n")
+    path = write(tmp_path / "mine.py", "from outer_n import X\ndef make():\n    return X\n")
+    for number in (1, 2, 3):
+        write(tmp_path / "inner_n.py", f"X = {number}\n")
+        assert load_function(f"{path}:make", "model").function() == number
+    assert not (tmp_path / "__pycache__").exists()

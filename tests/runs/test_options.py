@@ -1,5 +1,6 @@
 """The options of run-all: the same for the command line and for Python, declared once."""
 
+import hashlib
 import inspect
 import logging
 from pathlib import Path
@@ -17,7 +18,6 @@ from marginbench.benchmarks.runs.options import options
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, cross_entropy
 from marginbench.methods.errors import ParameterError
-from marginbench.methods.userfile import source_digest
 
 GIVEN: dict[str, tuple[tuple[str, ...], Any]] = {
     "suite": (("--suite", "mnist"), "mnist"),
@@ -162,6 +162,10 @@ def test_a_method_of_a_notebook_runs_in_this_process(
         run_all(str(tiny), [Twice()], 3, "cpu", tmp_path, jobs=2)
 
 
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def test_a_file_that_is_edited_after_it_was_loaded_counts_as_what_was_loaded(tiny: Path, tmp_path: Path) -> None:
     plugin = write_template("my_margin", tmp_path)
     (method,) = load_plugin(plugin)
@@ -171,10 +175,10 @@ def test_a_file_that_is_edited_after_it_was_loaded_counts_as_what_was_loaded(tin
         return cell.identity.source
 
     loaded = source(method)
-    assert loaded == source_digest(plugin)[:16]
+    assert loaded == digest_of(plugin)
     plugin.write_text(plugin.read_text() + "# edited")
     assert source(method) == loaded
-    assert source(plugin) == source_digest(plugin)[:16] != loaded
+    assert source(plugin) == digest_of(plugin) != loaded
 
 
 def test_settings_are_a_mapping_or_texts() -> None:
