@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise UnwritableError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def placeholder(path: Path) -> str | None:
+    """What lies in the place of the file that was meant, if so: nothing, a Git LFS pointer, a web page, a part."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if not start:
+        return "is empty: copy or download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself: run `git lfs pull`"
+    if start[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not the file itself: download the file"
+    if start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        return "is cut off: copy or download it again"
+    return None
 
 
 def ensure_writable(folder: Path) -> None:

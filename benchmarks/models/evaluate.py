@@ -4,7 +4,6 @@ Such a model gets the estimators, columns and doubts of a suite. It has one row,
 training. Its row is right only if it has not seen the test images of the data.
 """
 
-import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models.adapter import Copied, adapt
 from marginbench.benchmarks.models.check import check_model
-from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
+from marginbench.benchmarks.models.load import fingerprint, load_model
+from marginbench.benchmarks.models.plain import copied, ready, stripped
+from marginbench.benchmarks.models.weights import load_weights
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
 from marginbench.benchmarks.runs.execute import Entry, Job, finished, measure, record_run
@@ -61,10 +62,11 @@ def evaluate_model(
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
     Args:
-        model: `FILE.py:FACTORY`, a callable without arguments that returns the module; or a module, which is left
-            unchanged: a copy is evaluated. It maps images [B, C, H, W] in [0, 1], or normalised by `mean` and `std`, to
-            logits [B, K]. It is put into eval mode and float32.
-        weights: a state dict saved with `torch.save`, or a .safetensors file.
+        model: `FILE.py:FACTORY`, a callable without arguments that returns the module; a file that `torch.jit.save` has
+            written, or an .onnx file; or a module, which is left unchanged: a copy is evaluated. It maps images
+            [B, C, H, W] in [0, 1], or normalised by `mean` and `std`, to logits [B, K]. It is put into eval mode and
+            float32, or runs in its own types if it casts inside.
+        weights: a state dict saved with `torch.save`, also inside a checkpoint, or a .safetensors file.
         data: name, .npz file or image folder as `load_data` takes it. Default: the suite's. With other data the suite
             is another one, called SUITE-DATA. Files of one name in different folders share it and
             its tables, in which the rows on the data of the newest record count alone: give the files different names.
@@ -81,18 +83,18 @@ def evaluate_model(
         MarginbenchError: wrong input, found before the evaluation starts.
     """
     chosen = _with_data(load_suite(str(suite)), data)
-    row = _row(name or (model.rpartition(":")[2] if isinstance(model, str) else type(model).__name__))
+    row = _row(name or _name(model))
     images = chosen.load_data(data_dir).to(resolve_device(device))
     means, deviations = _numbers("mean", mean), _numbers("std", std)
-    ready = _get_ready(model, weights, _normalisation(means, deviations, images), images, row)
+    prepared = _get_ready(model, weights, _normalisation(means, deviations, images), images, row)
     identity = Identity(
         suite=chosen.fingerprint,
         data=images.fingerprint,
         method=row,
         fields={"mean": means, "std": deviations},
         revision=1,
-        source=ready.source[:16],
-        weights=ready.weights,
+        source=prepared.source[:16],
+        weights=prepared.weights,
         repetition=0,
     )
     folder = Path(out).expanduser() / chosen.name
@@ -102,7 +104,7 @@ def evaluate_model(
     known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs))
     entry = Entry(identity, row, About())
     record = known or record_run(
-        lambda: measure(ready.net, _certify, images, chosen, row, 0), entry, chosen, images, runs
+        lambda: measure(prepared.net, _certify, images, chosen, row, 0), entry, chosen, images, runs
     )
     reading = read_folders([runs], check_arrays=True)
     reading.warn()
@@ -122,16 +124,14 @@ class _Ready(NamedTuple):
 def _get_ready(
     model: str | nn.Module, weights: str | Path | None, normalise: nn.Module, images: Dataset, row: str
 ) -> _Ready:
-    if isinstance(model, str):
-        module, source = load_model(model)
-        where = f"model {model}"
-    else:
-        module, source = copy.deepcopy(model), digest(repr(model))
-        where = f"model {row}"
+    where = f"model {model if isinstance(model, str) else row}"
+    given, source = load_model(model) if isinstance(model, str) else (model, digest(repr(model)))
+    module = copied(given, where)
     if weights is not None:
         load_weights(module, weights)
     device = images.test.device
-    module, normalise = module.float().to(device).eval().requires_grad_(False), normalise.to(device)
+    normalise = normalise.to(device)
+    module = ready(module, normalise(images.test.images(slice(1))), where)
     check_model(nn.Sequential(normalise, Copied(), module), images, where)
     net = adapt(module, normalise, images.test.images(slice(5)))
     return _Ready(net, source, fingerprint(nn.Sequential(normalise, module)))
@@ -146,6 +146,13 @@ def _known(path: Path, job: Job) -> Record | None:
 
 def _certify(net: Net, x: Tensor, norm: Norm) -> NotApplicable:
     return NotApplicable("a model from outside has no certificate of its own")
+
+
+def _name(model: str | nn.Module) -> str:
+    """Of the factory, the file or the class."""
+    if isinstance(model, str):
+        return model.rpartition(":")[2] if ".py:" in model else Path(model).stem
+    return type(stripped(model)).__name__
 
 
 def _row(name: str) -> str:

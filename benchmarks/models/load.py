@@ -1,33 +1,37 @@
-"""Models and weights from files of users."""
+"""Models from files of users: a factory in Python, a TorchScript archive, an ONNX graph."""
 
 import hashlib
 import importlib
-import pickle
-import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from marginbench.benchmarks.machine.files import placeholder
 from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.models.weights import is_torchscript
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 from marginbench.methods.userfile import load_function, user_code
 
-NESTED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep the state dict
-
 
 def load_model(spec: str) -> tuple[nn.Module, str]:
-    """Call the factory that `FILE.py:FACTORY` names. Returns the module, and the SHA-256 of the file.
+    """The module that `FILE.py:FACTORY` makes, or that a TorchScript or ONNX file holds.
 
-    The file may import modules of its own folder, which enter the hash. Weights drawn by the factory are the
-    same in each call: torch's global generators are seeded meanwhile.
+    The file may import modules of its own folder, which are part of it. Weights drawn by the factory are the same in
+    each call: torch's global generators are seeded meanwhile.
+
+    Returns:
+        The module, and the SHA-256 of the file.
 
     Raises:
         MarginbenchError: file or factory missing, one of them raises, or what comes back is no module.
     """
+    path = Path(spec).expanduser()
+    if path.suffix not in ("", ".py") and (path.is_file() or ":" not in path.name):
+        return _from_archive(path), hashlib.sha256(path.read_bytes()).hexdigest()
     made = load_function(spec, "model")
     with user_code(made.path, "model"), seeded(torch.device("cpu"), "factory"):
         model = made.function()
@@ -37,51 +41,28 @@ def load_model(spec: str) -> tuple[nn.Module, str]:
     return model, made.source
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict into the model; nothing but tensors is ever unpickled.
-
-    Raises:
-        MarginbenchError: no such file, not a state dict, code in the pickle, or a state dict of another network.
-    """
-    path = Path(path).expanduser()
-    state = _read_state(path)
-    try:
-        report = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # names shapes that differ, below a headline
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise MarginbenchError(f"weights {path}: do not fit the model: {lines[-1]}") from None
-    kinds = (("no key", report.missing_keys), ("unexpected key", report.unexpected_keys))
-    wrong = [f"{kind} {keys[0]!r} (the first of {len(keys)})" for kind, keys in kinds if keys]
-    if wrong:
-        raise MarginbenchError(f"weights {path}: do not fit the model: {', '.join(wrong)}")
-
-
-def _read_state(path: Path) -> Mapping[str, Any]:
+def _from_archive(path: Path) -> nn.Module:
     if not path.is_file():
-        raise MarginbenchError(f"weights {path}: no such file")
+        raise MarginbenchError(f"model {path}: no such file")
+    if (problem := placeholder(path)) is not None:
+        raise MarginbenchError(f"model {path}: {problem}")
+    if path.suffix == ".onnx":
+        try:
+            convert: Callable[[str], nn.Module] = importlib.import_module("onnx2torch").convert
+        except ImportError:
+            problem = "needs a package: pip install onnx2torch; or give FILE.py:FACTORY, which makes an nn.Module"
+            raise MarginbenchError(f"model {path}: {problem}") from None
+    elif is_torchscript(path):
+        convert = torch.jit.load
+    else:
+        problem = "write FILE.py:FACTORY, which makes the network, and give a file of weights as the weights"
+        raise MarginbenchError(f"model {path}: neither TorchScript nor ONNX: {problem}")
     try:
-        if path.suffix == ".safetensors":
-            state: Any = importlib.import_module("safetensors.torch").load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise MarginbenchError(
-            f"weights {path}: needs a package: pip install safetensors; or save the state dict with torch.save"
-        ) from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported \w+:? .*?(?= was not|\. | by default|$)", str(error), re.MULTILINE)
-        reason = found[0] if found else "not a state dict saved with torch.save"
-        raise MarginbenchError(
-            f"weights {path}: refused, it is more than tensors ({reason}) and unpickling runs code:"
-            " save model.state_dict() with torch.save"
-        ) from None
-    except Exception as error:  # damaged files fail in many ways
-        raise MarginbenchError(f"weights {path}: not a readable file of weights ({one_line(error)})") from None
-    if isinstance(state, Mapping):
-        state = next((state[key] for key in NESTED if isinstance(state.get(key), Mapping)), state)
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise MarginbenchError(f"weights {path}: holds no tensors by name: save model.state_dict() with torch.save")
-    return state
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # both speak of formats that follow them
+            return convert(str(path)).cpu()
+    except Exception as error:  # operators that are not known, damaged files
+        raise MarginbenchError(f"model {path}: cannot be read ({one_line(error)})") from error
 
 
 def fingerprint(net: nn.Module) -> str:

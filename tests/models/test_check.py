@@ -33,8 +33,8 @@ WRONG = [
     (("models.py:mlp", "--weights", "whole.pt"), ["whole.pt", "refused", "state_dict()"]),
     (("models.py:mlp", "--weights", "code.pt"), ["code.pt", "refused", "Unsupported global: GLOBAL"]),
     (("models.py:mlp", "--weights", "garbage.pt"), ["garbage.pt"]),
-    (("models.py:mlp", "--weights", "list.pt"), ["list.pt", "no tensors by name"]),
-    (("models.py:mlp", "--weights", "keys.pt"), ["no key '2.weight'", "unexpected key '3.weight' (the first of 2)"]),
+    (("models.py:mlp", "--weights", "list.pt"), ["list.pt", "holds a list, and no single state dict"]),
+    (("models.py:mlp", "--weights", "keys.pt"), ["no key '2.weight', '2.bias'", "unexpected key '3.weight', '3.bias'"]),
     (("models.py:mlp", "--weights", "shape.pt"), ["shape.pt", "2.weight"]),
     (("models.py:mlp", "--weights", "net.safetensors"), ["pip install safetensors"]),
     (("models.py:mlp", "--mean", "0.3"), ["--mean 0.3: give mean and std"]),
@@ -67,7 +67,7 @@ def wrong(trained: Path) -> Path:
     torch.save({"net": Exec()}, trained / "code.pt")
     torch.save([1, 2], trained / "list.pt")
     (trained / "garbage.pt").write_bytes(b"no weights at all")
-    (trained / "net.safetensors").write_bytes(b"")
+    (trained / "net.safetensors").write_bytes(b"any")
     torch.save({key.replace("2.", "3."): value for key, value in state.items()}, trained / "keys.pt")
     torch.save({**state, "2.weight": torch.zeros(10, 17)}, trained / "shape.pt")
     return trained

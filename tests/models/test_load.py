@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from marginbench.benchmarks.models.load import fingerprint, load_model, load_weights
+from marginbench.benchmarks.models.load import fingerprint, load_model
+from marginbench.benchmarks.models.weights import load_weights
 
 
 def test_safetensors_are_read_where_the_package_is(

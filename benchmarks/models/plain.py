@@ -1,0 +1,168 @@
+"""A module as its layers alone: without what trained, compiled or spread it, in eval mode, and answering in float32."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import one_line
+
+
+def stripped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and `DataParallel`."""
+    while (inner := _inside(model)) is not None:
+        model = inner
+    return model
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner: nn.Module = model.module
+        return inner
+    return None if isinstance(model, torch.jit.ScriptModule) else model._modules.get("_orig_mod")
+
+
+def copied(model: nn.Module, where: str) -> nn.Module:
+    """A copy that shares nothing with the model, stripped of wrappers wherever they are.
+
+    Tensors that were computed with gradients, which `deepcopy` refuses, are copied as constants: `weight_norm`,
+    `spectral_norm` and pruning leave such a weight behind, and compute it anew in each call.
+
+    Raises:
+        MarginbenchError: something in the model cannot be copied.
+    """
+    model = stripped(model)
+    memo: dict[int, Any] = {}
+    for layer in model.modules():
+        for tensor in _tensors(list(vars(layer).values())):
+            if not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        with torch.no_grad():  # the weights of a ScriptModule are cloned
+            model = copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a part of the model raises
+        problem = f"cannot be copied ({one_line(error)}): keep locks, files, generators and the like out of the module"
+        raise MarginbenchError(f"{where}: {problem}") from error
+    for parent in () if isinstance(model, torch.jit.ScriptModule) else list(model.modules()):
+        for name, child in parent.named_children():
+            if stripped(child) is not child:
+                parent._modules[name] = stripped(child)
+    return model
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
+    """The module in eval mode, frozen, with plain weights, answering in float32.
+
+    It computes in float32 throughout if it can. A module that casts inside and fails so is run with the types that it
+    came with.
+
+    Args:
+        model: is changed.
+        x: some images [B, C, H, W] float32, as the model wants them.
+
+    Raises:
+        MarginbenchError: it has no weights yet.
+    """
+    _check_weights(model, where)
+    model = model.eval()
+    for parameter in model.parameters():  # a ScriptModule has no requires_grad_
+        parameter.requires_grad_(False)
+    own = _types(model) - {torch.float32}
+    candidates = [(model, None)]
+    if own:
+        untouched = copied(model, where)
+        candidates += [(untouched, None), *((untouched, kind) for kind in own)]
+    try:
+        model.float().to(x.device)
+    except Exception as error:  # quantised modules, for one, refuse to be cast
+        raise MarginbenchError(f"{where}: cannot be moved to {x.device} as float32: {one_line(error)}") from error
+    for candidate, kind in candidates:
+        candidate.to(x.device)
+        try:
+            with torch.no_grad():
+                out = candidate(x if kind is None else x.to(kind))
+        except Exception:  # `check_model` says what is wrong
+            continue
+        _without_reparametrisation(candidate)
+        cast = kind is not None or (isinstance(out, Tensor) and out.is_floating_point() and out.dtype != torch.float32)
+        return InFloat32(candidate, kind or torch.float32, out.dtype) if cast else candidate
+    return model
+
+
+def _check_weights(model: nn.Module, where: str) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            problem = "has no values before the module is first called: load weights, or call it on an image"
+        elif tensor.is_meta:
+            problem = "is on the device meta, without values: load weights"
+        else:
+            continue
+        raise MarginbenchError(f"{where}: {name} {problem}")
+
+
+def _types(model: nn.Module) -> set[torch.dtype]:
+    tensors = [*model.parameters(), *model.buffers()]
+    return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+
+
+def _without_reparametrisation(model: nn.Module) -> None:
+    """Weights as they are in eval mode, in place of what computes them: spectral and weight norm, masks of pruning."""
+    for layer in model.modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            continue
+        for hook in list(layer._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(layer, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(layer, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(layer, hook._tensor_name)
+        if parametrize.is_parametrized(layer):
+            _without_parametrisation(layer)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def _without_parametrisation(layer: nn.Module) -> None:
+    """`remove_parametrizations` would change the class, which the copy shares with the user's own module."""
+    with torch.no_grad():
+        values = {name: getattr(layer, name).clone() for name in layer.parametrizations}  # type: ignore[union-attr]
+    layer.__class__ = parametrize.type_before_parametrizations(layer)
+    del layer.parametrizations
+    for name, value in values.items():
+        layer.register_parameter(name, nn.Parameter(value))
+
+
+class InFloat32(nn.Module):
+    """A model of another type of numbers, asked and answering in float32. No certificate follows it.
+
+    Bounds are computed as if the network did its sums in float32: the types that it casts to are none of theirs.
+    """
+
+    def __init__(self, model: nn.Module, inputs: torch.dtype, outputs: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.inputs = model, inputs
+        kind = str(inputs if outputs == torch.float32 else outputs).removeprefix("torch.")
+        self.reason = f"it computes in {kind}, and bounds are of float32 networks"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, torch.fx.Proxy) or torch._C._get_tracing_state():
+            raise RuntimeError(self.reason)
+        out: Tensor = self.model(x.to(self.inputs)).float()
+        return out

@@ -1,0 +1,312 @@
+"""Models as strangers bring them: each is evaluated as what it is."""
+
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from marginbench.benchmarks import evaluate_model
+from marginbench.benchmarks.data.dataset import load_data
+from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.models.load import load_model
+from marginbench.benchmarks.models.plain import InFloat32, copied, ready
+from marginbench.methods import MarginbenchError
+
+
+def mlp() -> nn.Sequential:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    model.load_state_dict(weights())
+    return model
+
+
+@cache
+def weights() -> dict[str, Tensor]:
+    """Of some steps of training, so that there are margins to enclose."""
+    train = load_data("digits", 200, Path()).train
+    with seeded(torch.device("cpu"), "test"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimiser.zero_grad()
+        F.cross_entropy(model(train.images(slice(None))), train.y).backward()
+        optimiser.step()
+    return model.state_dict()
+
+
+def called(model: nn.Module) -> nn.Module:
+    """As after some training: what is computed from parameters has been computed, with gradients."""
+    for _ in range(5):
+        model.train()(images()).sum().backward()
+    return model
+
+
+def images() -> Tensor:
+    return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def on_hidden(change: Callable[..., Any], *words: Any) -> nn.Module:
+    model = mlp()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older forms are deprecated
+        change(model[1], *words)
+        return called(model)
+
+
+class Casting(nn.Module):
+    """Logits in another type; the layers inside have it already, or get it from autocast."""
+
+    def __init__(self, kind: torch.dtype, how: str) -> None:
+        super().__init__()
+        self.kind, self.how = kind, how
+        self.layers = mlp().to(kind if how == "weights" else torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "weights":
+            z: Tensor = self.layers(x.to(self.kind))
+        elif self.how == "autocast":
+            with torch.autocast("cpu", self.kind):
+                z = self.layers(x)
+        else:
+            z = self.layers(x).to(self.kind)
+        return z
+
+
+class Mixed(nn.Module):
+    """A body in float32, a head in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = mlp()
+        self.body, self.head = layers[:3], layers[3].double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.head(self.body(x).double())
+        return z
+
+
+class Remembering(nn.Module):
+    """Keeps what it computed, as attribution and distillation do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp()
+        self.seen: dict[str, list[Tensor]] = {"features": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layers[:3](x)
+        self.seen["features"] = [features]
+        z: Tensor = self.layers[3](features)
+        return z
+
+
+class Deep(nn.Module):
+    """A compiled part, and one that is spread over devices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = mlp()
+        self.body = torch.compile(layers[:3], backend="eager")
+        self.head = nn.DataParallel(layers[3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.head(self.body(x))
+        return z
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(mlp())  # type: ignore[no-any-return]
+
+
+def compiled_in_place() -> nn.Module:
+    model = mlp()
+    model.compile(backend="eager")
+    return model
+
+
+def in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return mlp()
+
+
+KINDS: dict[str, Callable[[], nn.Module]] = {
+    "float64 weights": lambda: mlp().double(),
+    "float64 logits": lambda: Casting(torch.float64, "logits"),
+    "float64 inside": lambda: Casting(torch.float64, "weights"),
+    "bfloat16 weights": lambda: mlp().bfloat16(),
+    "bfloat16 logits": lambda: Casting(torch.bfloat16, "logits"),
+    "bfloat16 inside": lambda: Casting(torch.bfloat16, "weights"),
+    "half logits": lambda: Casting(torch.float16, "logits"),
+    "autocast": lambda: Casting(torch.bfloat16, "autocast"),
+    "mixed": Mixed,
+    "weight norm, old form": lambda: on_hidden(weight_norm),
+    "weight norm": lambda: on_hidden(parametrizations.weight_norm),
+    "spectral norm, old form": lambda: on_hidden(spectral_norm),
+    "spectral norm": lambda: on_hidden(parametrizations.spectral_norm),
+    "pruned": lambda: on_hidden(prune.l1_unstructured, "weight", 0.3),
+    "orthogonal": lambda: on_hidden(parametrizations.orthogonal),
+    "remembering": lambda: called(Remembering()),
+    "TorchScript": scripted,
+    "compiled": lambda: torch.compile(mlp(), backend="eager"),  # type: ignore[return-value]
+    "compiled in place": compiled_in_place,
+    "parts compiled": Deep,
+    "DataParallel": lambda: nn.DataParallel(mlp()),
+    "both": lambda: nn.DataParallel(torch.compile(mlp(), backend="eager")),  # type: ignore[arg-type]
+    "inference mode": in_inference_mode,
+}
+
+
+@pytest.fixture(autouse=True)
+def the_user_keeps_the_model() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_evaluated(kind: str, tiny: Path) -> None:
+    given = KINDS[kind]()
+    given.eval()
+    numbers = next(given.parameters()).dtype
+    x = images()
+    with torch.no_grad():
+        wanted = given(x.to(numbers) if kind in ("float64 weights", "bfloat16 weights") else x).float()
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    given.train()
+
+    found = ready(copied(given, "model"), x, "model")
+    with torch.no_grad():
+        out = found(x)
+    assert out.dtype == torch.float32
+    assert torch.allclose(out, wanted, atol=2e-2 if "bfloat16" in kind or kind == "autocast" else 1e-5)
+    casts = {
+        "float64 logits",
+        "float64 inside",
+        "bfloat16 logits",
+        "bfloat16 inside",
+        "half logits",
+        "autocast",
+        "mixed",
+    }
+    assert isinstance(found, InFloat32) == (kind in casts)
+
+    outcome = evaluate_model(given, suite=str(tiny), out=tiny.parent / "out", name="mine")
+    assert outcome.record.error is None and outcome.arrays["upper_l2"].shape == (30,)
+    assert given.training and given.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
+    certified = "lower_l2_crown" in outcome.arrays
+    assert not (certified and kind in casts), "bounds are of float32 networks"
+    assert certified or kind in casts | {"remembering", "TorchScript", "parts compiled"}
+
+
+def test_a_reason_names_the_type_of_numbers(tiny: Path) -> None:
+    for kind in ("bfloat16 inside", "autocast"):
+        outcome = evaluate_model(KINDS[kind](), suite=str(tiny), out=tiny.parent / "out", name="mine")
+        reason = outcome.record.estimators["crown_l2"]["not_applicable"]
+        assert "it computes in bfloat16, and bounds are of float32 networks" in reason
+
+
+class Locked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Late(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.layers(x)
+        return z
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "lazy": (Late, "model mine: layers.1.weight has no values before the module is first called: load weights"),
+    "meta": (lambda: mlp().to("meta"), "model mine: 1.weight is on the device meta, without values: load weights"),
+    "lock": (Locked, "model mine: cannot be copied .TypeError: cannot pickle '_thread.lock' object.: keep locks"),
+    "dict": (lambda: Returning(lambda z: {"logits": z}), "returns dict.*tensor of float logits"),
+    "integers": (lambda: Returning(lambda z: z.argmax(1)), "returns torch.int64"),
+}
+
+
+class Returning(nn.Module):
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layers, self.change = mlp(), change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change(self.layers(x))
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_it_is_refused_in_one_line(kind: str, tiny: Path) -> None:
+    make, message = REFUSED[kind]
+    with pytest.raises(MarginbenchError, match=message) as error:
+        evaluate_model(make(), suite=str(tiny), out=tiny.parent / "out", name="mine")
+    assert "\n" not in str(error.value)
+
+
+def test_a_lazy_layer_takes_its_shape_from_the_weights(tiny: Path) -> None:
+    finished = Late()
+    finished(images())
+    torch.save(finished.state_dict(), tiny.parent / "net.pt")
+    outcome = evaluate_model(Late(), tiny.parent / "net.pt", suite=str(tiny), out=tiny.parent / "out")
+    assert outcome.record.error is None and outcome.record.method == "Late"
+
+
+def test_a_torchscript_file_is_a_model(tiny: Path) -> None:
+    path = tiny.parent / "net.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(scripted(), path)
+    outcome = evaluate_model(str(path), suite=str(tiny), out=tiny.parent / "out")
+    plain = evaluate_model(mlp(), suite=str(tiny), out=tiny.parent / "out", name="plain")
+    assert outcome.record.method == "net" and outcome.record.error is None
+
+
+def test_an_onnx_file_is_a_model_where_the_package_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is optional: a stand-in of its one function that is called."""
+    path = tiny.parent / "net.onnx"
+    path.write_bytes(b"a graph")
+    stand_in = ModuleType("onnx2torch")
+    stand_in.convert = lambda file: mlp() if Path(file) == path else None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnx2torch", stand_in)
+    model, _ = load_model(str(path))
+    assert torch.equal(model(images()), mlp()(images()))
+    stand_in.convert = F.relu  # type: ignore[attr-defined]
+    with pytest.raises(MarginbenchError, match=r"model .*net\.onnx: cannot be read \(TypeError"):
+        load_model(str(path))
+    monkeypatch.setitem(sys.modules, "onnx2torch", None)
+    with pytest.raises(MarginbenchError, match=r"net\.onnx: needs a package: pip install onnx2torch; or give FILE\.py"):
+        load_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("net.pt", b"", "is empty"),
+        ("net.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer.*git lfs pull"),
+        ("net.pt", b"\n<!DOCTYPE html><html>", "is a web page"),
+        ("net.pt", b"PK\x03\x04 and no more", "is cut off"),
+        ("net.h5", b"\x89HDF", r"neither TorchScript nor ONNX: write FILE\.py:FACTORY"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MarginbenchError, match=f"model .*{name}: .*{words}") as error:
+        load_model(f"{tmp_path / name}")
+    assert "\n" not in str(error.value)
+    with pytest.raises(MarginbenchError, match="no such file"):
+        load_model(f"{tmp_path}/none.pt")

@@ -1,0 +1,132 @@
+"""State dicts are found and fitted under whatever names they were saved, or refused in one line with the remedy."""
+
+import io
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.models.weights import load_weights
+from marginbench.methods import MarginbenchError
+
+State = dict[str, Tensor]
+
+
+def net() -> nn.Module:
+    return nn.Sequential(OrderedDict(body=nn.Linear(4, 3), relu=nn.ReLU(), head=nn.Linear(3, 2)))
+
+
+class Wrapper(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+
+def state(value: float = 1.0) -> State:
+    return {name: torch.full_like(tensor, value) for name, tensor in net().state_dict().items()}
+
+
+def prefixed(prefix: str, value: float = 1.0) -> State:
+    return {prefix + name: tensor for name, tensor in state(value).items()}
+
+
+FITTING: dict[str, Callable[[], Any]] = {
+    "plain": state,
+    "of DataParallel": lambda: prefixed("module."),
+    "of torch.compile": lambda: prefixed("_orig_mod."),
+    "of both": lambda: prefixed("module._orig_mod."),
+    "of a compiled part": lambda: {name.replace("body.", "body._orig_mod."): t for name, t in state().items()},
+    "of Lightning": lambda: {"epoch": 3, "state_dict": prefixed("model.")},
+    "of a wrapper": lambda: {"net": prefixed("net.")},
+    "deeper": lambda: {"checkpoint": {"model": state()}, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+    "by another name": lambda: {"weights": state(), "lr": 0.1},
+    "of one in a list": lambda: [state()],
+    "of a list in a checkpoint": lambda: {"state_dict": [state()], "epoch": 3},
+    "ordered": lambda: OrderedDict(state()),
+}
+
+
+@pytest.mark.parametrize("kind", FITTING)
+def test_a_state_dict_is_found(kind: str, tmp_path: Path) -> None:
+    torch.save(FITTING[kind](), tmp_path / "net.pt")
+    for model in (net(), Wrapper(), nn.DataParallel(net())):
+        load_weights(model, tmp_path / "net.pt")
+        assert all(bool((tensor == 1).all()) for tensor in model.state_dict().values()), type(model)
+
+
+def test_of_two_that_fit_the_usual_one_is_taken_aloud_or_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, path = net(), tmp_path / "net.pt"
+    torch.save({"ema": state(2.0), "model": state(1.0), "other": {"fc.weight": torch.ones(2, 2)}}, path)
+    with caplog.at_level(logging.WARNING, "marginbench"):
+        load_weights(model, path)
+    assert all(bool((tensor == 1).all()) for tensor in model.state_dict().values())
+    assert "took 'model'; 'ema' would fit the model too" in caplog.text
+    torch.save({"ema": state(2.0), "raw": state(1.0)}, path)
+    with pytest.raises(MarginbenchError, match="'ema' and 'raw' fit the model: save the one that is meant"):
+        load_weights(model, path)
+
+
+def saved(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def scripted() -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(net()), buffer)
+    return buffer.getvalue()
+
+
+REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "empty": ("net.pt", lambda: b"", "is empty: copy or download it again"),
+    "cut": ("net.pt", lambda: saved(state())[:-300], "is cut off: copy or download it again"),
+    "pointer": (
+        "net.safetensors",
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "is a Git LFS pointer, not the file itself: run `git lfs pull`",
+    ),
+    "page": ("net.pt", lambda: b"<!DOCTYPE html>\n<html>", "is a web page, not the file itself"),
+    "text": ("net.pt", lambda: b"no weights at all", "not a state dict saved with torch.save, nor named .safetensors"),
+    "safetensors": ("net.safetensors", lambda: b"\xff" * 100, "not a readable file of weights .SafetensorError"),
+    "TorchScript": ("net.pt", scripted, "is a whole TorchScript model: give it as the model, without weights"),
+    "module": ("net.pt", lambda: saved(net()), r"refused, it is more than tensors .*: save model.state_dict\(\)"),
+    "list": ("net.pt", lambda: saved([state(), state()]), "holds a list, and no single state dict"),
+    "nested list": (
+        "net.pt",
+        lambda: saved({"state_dict": [state(), state()]}),
+        "holds a list, and no single state dict",
+    ),
+    "numbers": ("net.pt", lambda: saved({"lr": 0.1}), "holds no tensors by name"),
+    "keys": (
+        "net.pt",
+        lambda: saved({f"layer{i}": torch.ones(1) for i in range(5)}),
+        "no key 'body.weight', 'body.bias', 'head.weight', ... .4 in all., "
+        "unexpected key 'layer0', 'layer1', 'layer2', ... .5 in all.$",
+    ),
+    "prefix": (
+        "net.pt",
+        lambda: saved({**prefixed("student."), "teacher": torch.ones(1)}),
+        "unexpected key .*; without the prefix 'student.', 4 of the model's 4 keys are there$",
+    ),
+    "shape": ("net.pt", lambda: saved({**state(), "head.weight": torch.ones(5, 3)}), "size mismatch for head.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_state_dict_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    name, content, message = REFUSED[kind]
+    if name.endswith(".safetensors") and kind == "safetensors":
+        pytest.importorskip("safetensors")
+    (tmp_path / name).write_bytes(content())
+    with pytest.raises(MarginbenchError, match=f"weights .*{name}: .*{message}") as error:
+        load_weights(net(), tmp_path / name)
+    assert "\n" not in str(error.value)
