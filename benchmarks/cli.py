@@ -195,14 +195,15 @@ def evaluate_command(
     from marginbench.benchmarks.tables.render import show
 
     numbers = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
-    outcome = evaluate_model(
-        model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh, data_dir=data_dir
-    )
+    with shown():
+        outcome = evaluate_model(
+            model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh, data_dir=data_dir
+        )
     record = outcome.record
     show(outcome.records)
     seconds = record.cost.get("evaluation_seconds")
     if outcome.resumed:
-        print(f"{record.method} had a record already (--fresh repeats it).")
+        print(f"{record.method} had a record already, of {record.finished} (--fresh repeats the run).")
     elif record.status == "done":
         print(f"{record.method} evaluated in {seconds:.1f} s.")
     print("Tables: " + "  ".join(map(str, outcome.files)))

@@ -4,9 +4,10 @@ Such a model gets the estimators, columns and doubts of a suite. It has one row,
 training. Its row is right only if it has not seen the test images of the data.
 """
 
+import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
+from marginbench.benchmarks.models import answers
 from marginbench.benchmarks.models.adapter import Copied, adapt
 from marginbench.benchmarks.models.check import check_model
 from marginbench.benchmarks.models.load import fingerprint, load_model
@@ -25,12 +27,14 @@ from marginbench.benchmarks.models.plain import copied, ready, stripped
 from marginbench.benchmarks.models.weights import load_weights
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
-from marginbench.benchmarks.runs.execute import Entry, Job, finished, measure, record_run
+from marginbench.benchmarks.runs.execute import Entry, Job, Results, finished, measure, record_run
 from marginbench.benchmarks.runs.options import SUITE, RunOptions
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
 from marginbench.methods.errors import ParameterError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ def evaluate_model(
 ) -> ModelOutcome:
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
+    A record is reused for a model of the same name, source and weights that answers the same, and not otherwise; what
+    is reused is logged before anything else. See `answers`.
+
     Args:
         model: `FILE.py:FACTORY`, a callable without arguments that returns the module; a file that `torch.jit.save` has
             written, or an .onnx file; or a module, which is left unchanged: a copy is evaluated. It maps images
@@ -87,25 +94,34 @@ def evaluate_model(
     images = chosen.load_data(data_dir).to(resolve_device(device))
     means, deviations = _numbers("mean", mean), _numbers("std", std)
     prepared = _get_ready(model, weights, _normalisation(means, deviations, images), images, row)
-    identity = Identity(
-        suite=chosen.fingerprint,
-        data=images.fingerprint,
-        method=row,
-        fields={"mean": means, "std": deviations},
-        revision=1,
-        source=prepared.source[:16],
-        weights=prepared.weights,
-        repetition=0,
-    )
     folder = Path(out).expanduser() / chosen.name
     runs = folder / "runs"
     ensure_writable(runs)
+    answered = _answers(prepared.net, images, chosen)
+    identity = _recorded(
+        runs,
+        Identity(
+            suite=chosen.fingerprint,
+            data=images.fingerprint,
+            method=row,
+            fields={"mean": means, "std": deviations},
+            revision=1,
+            source=prepared.source[:16],
+            weights=prepared.weights,
+            repetition=0,
+        ),
+        answered,
+    )
     path = runs / f"{identity.id}.json"
     known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs))
-    entry = Entry(identity, row, About())
-    record = known or record_run(
-        lambda: measure(prepared.net, _certify, images, chosen, row, 0), entry, chosen, images, runs
-    )
+    if known is not None:
+        log.info("%s has a record of %s, which is reused: `fresh` repeats the run", row, known.finished)
+
+    def run() -> Results:
+        results, arrays = measure(prepared.net, _certify, images, chosen, row, 0)
+        return results, {**arrays, **(answered.arrays() if answered else {})}
+
+    record = known or record_run(run, Entry(identity, row, About()), chosen, images, runs)
     reading = read_folders([runs], check_arrays=True)
     reading.warn()
     current = [found for found in reading.records.values() if found.identity.suite == chosen.fingerprint]
@@ -137,11 +153,42 @@ def _get_ready(
     return _Ready(net, source, fingerprint(nn.Sequential(normalise, module)))
 
 
+def _answers(net: Net, images: Dataset, suite: Suite) -> answers.Answers | None:
+    """None where the network fails: the evaluation will fail too, and its record says how."""
+    points = suite.evaluation.points
+    test = replace(images.test, x=images.test.x[:points], y=images.test.y[:points])
+    try:
+        return answers.ask(net, test)
+    except Exception:
+        return None
+
+
+def _recorded(runs: Path, identity: Identity, answered: answers.Answers | None) -> Identity:
+    """The identity with the answers: those of a record whose model answered the same, if there is one."""
+    if answered is None:
+        return identity
+    new = replace(identity, answers=answered.digest())
+    if (runs / f"{new.id}.json").exists():
+        return new
+    earlier = [
+        (path, record)
+        for path, record in read_folders([runs]).records.items()
+        if replace(record.identity, answers=None) == identity and record.status == "done" and record.identity.answers
+    ]
+    for path, record in sorted(earlier, key=lambda item: item[1].finished, reverse=True):
+        if answered.match(read_arrays(path)):
+            return record.identity
+        log.info("%s answers otherwise than in its record of %s: it is another model", record.method, record.finished)
+    return new
+
+
 def _known(path: Path, job: Job) -> Record | None:
     try:
-        return finished(path, job)
+        record = finished(path, job)
     except MarginbenchError as error:
         raise ParameterError("fresh", False, f"a record that cannot be read is not replaced unasked: {error}") from None
+    trusted = record is not None and (record.identity.answers is not None or record.status == "failed")
+    return record if trusted else None
 
 
 def _certify(net: Net, x: Tensor, norm: Norm) -> NotApplicable:

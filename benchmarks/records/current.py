@@ -30,7 +30,7 @@ def distinct(records: Iterable[Record]) -> list[Record]:
 def version(record: Record) -> Version:
     """What the records of one row of a table share: all but the repetition."""
     of = record.identity
-    what = (digest(of.fields), of.source or "", of.weights or "", of.data)
+    what = (digest(of.fields), of.source or "", of.weights or "", of.answers or "", of.data)
     return record.suite.name, of.suite, record.method, f"{of.revision:06d}", *what
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 2  # of the file; see schema1.py for what came before
 IDENTITY_SCHEMA = 1  # part of every id: raising it makes all runs other runs
+OF_MODELS = ("weights", "answers")  # in the identity of what was not trained here alone
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Identity:
     source: str | None  # hash of a plug-in's file
     repetition: int
     weights: str | None = None  # fingerprint, of a model that was not trained here
+    answers: str | None = None  # hash of what such a model answers on the evaluated images
 
     @property
     def id(self) -> str:
@@ -41,9 +43,7 @@ class Identity:
     def pack(self) -> dict[str, Any]:
         """As JSON, and as it is hashed."""
         values = {"schema": IDENTITY_SCHEMA, **vars(self)}
-        if self.weights is None:
-            del values["weights"]
-        return values
+        return {name: value for name, value in values.items() if value is not None or name not in OF_MODELS}
 
     @staticmethod
     def unpack(values: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -274,6 +274,7 @@ def test_a_torchscript_file_is_a_model(tiny: Path) -> None:
     outcome = evaluate_model(str(path), suite=str(tiny), out=tiny.parent / "out")
     plain = evaluate_model(mlp(), suite=str(tiny), out=tiny.parent / "out", name="plain")
     assert outcome.record.method == "net" and outcome.record.error is None
+    assert outcome.arrays["answers_logits"] == pytest.approx(plain.arrays["answers_logits"], abs=1e-5)
 
 
 def test_an_onnx_file_is_a_model_where_the_package_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
