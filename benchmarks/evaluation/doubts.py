@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached, changes_class
+from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.methods import NORMS, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import pgd
 
-__all__ = ["DOUBTS", "are_probabilities", "collect", "doubt", "explanation", "not_confirmed"]
+__all__ = ["DOUBTS", "collect", "doubt", "explanation", "not_confirmed"]
 
 PROBED = 64  # points on which networks are asked again
 STEPS = 10  # of projected gradient ascent, where attacks are doubted
@@ -130,13 +131,7 @@ def batch_dependence(e: Evidence) -> str | None:
 @doubt
 def returns_probabilities(e: Evidence) -> str | None:
     """The outputs are probabilities, not logits: where they round to 0 or 1 gradients vanish and margins tie."""
-    with torch.no_grad():
-        return "every row is non-negative and sums to 1" if are_probabilities(e.net(e.x[:PROBED])) else None
-
-
-def are_probabilities(out: Tensor) -> bool:
-    """Whether the rows [B, K] are non-negative and sum to 1."""
-    return bool((out >= 0).all()) and bool(((out.sum(1) - 1).abs() < 1e-3).all())
+    return probabilities(e.net, e.x[:PROBED])
 
 
 @doubt

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.evaluation.doubts import are_probabilities
+from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 
@@ -38,7 +38,8 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             raise MarginbenchError(f"{where}: gives {logits.shape[1]} logits; the data have {data.num_classes} classes")
         if not logits.requires_grad:
             raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
-    if are_probabilities(logits.detach()):
+    if (seen := probabilities(model, few)) is not None:
         raise MarginbenchError(
-            f"{where}: returns probabilities (rows sum to 1), whose gradients vanish: return the logits before softmax"
+            f"{where}: returns probabilities ({seen}), whose gradients vanish: return the logits before softmax or"
+            " sigmoid"
         )

@@ -1,0 +1,78 @@
+"""Probabilities in the place of logits, at any scale: sound numbers for accuracy, useless ones for margins.
+
+Where a softmax or a sigmoid is sure, its gradient vanishes in float32 and many classes tie: attacks stop too early, and
+margins look longer than they are. Attacks standardise logits, so that a factor and a shift hide nothing of it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+FACTORS = (-1e6, -1e3, -10.0, 10.0, 1e3, 1e6)  # contrast of the images that saturate what can saturate
+FAR = 16  # images of each contrast
+ROUNDING = 5e-3  # of what a row adds up to: as in bfloat16
+EDGE = 0.02  # of the range of all outputs: nearer, an output counts as being at its end
+
+
+@torch.no_grad()
+def probabilities(net: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
+    """In what the network's outputs [B, K] are probabilities, or None if they are not.
+
+    They are looked at on images far out of the box too: logits grow there, so that some that happen to be small and
+    positive are acquitted. Rows are those of a softmax if they have one sum and no negative entry, or if one class
+    takes all that the lowest output leaves to it: of `a p + b` the lowest is b. Classes have a sigmoid each if all
+    outputs lie in [0, 1] and fill it, or far out at the two ends of one range, to which most have come already.
+
+    Args:
+        x: images [B, C, H, W] in [0, 1].
+    """
+    near = net(x).double()
+    far = _far(net, x)
+    everything = torch.cat([near, far.flatten(0, 1)])
+    if not bool(near.isfinite().all()) or bool((near == near[0]).all()):
+        return None
+    if (total := _common_sum(everything)) is not None:
+        if bool((everything >= -ROUNDING * abs(total)).all()) and total > 0:
+            return f"every row is non-negative and sums to {total:.4g}"
+        if near.shape[1] > 2 and far.numel() and _one_takes_all(far.flatten(0, 1), everything.min(), total):
+            return "every row is an affine function of probabilities"
+    low, high = everything.min(), everything.max()
+    if 0 <= low < 0.1 and 0.9 < high <= 1:
+        return "every output lies in [0, 1]"
+    if far.numel() and _at_two_ends(near, far, low, high):
+        return f"every output lies between {low:.4g} and {high:.4g}, most at one of them"
+    return None
+
+
+def _far(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Outputs [6, n, K] of images with too much contrast; without the images that give no finite ones."""
+    few = x[:FAR]
+    try:
+        out = torch.stack([net(0.5 + factor * (few - 0.5)).double() for factor in FACTORS])
+    except Exception:  # the model may refuse what is no image
+        return x.new_zeros(len(FACTORS), 0, net(few).shape[1], dtype=torch.float64)
+    return out[:, out.isfinite().all(2).all(0)]
+
+
+def _common_sum(out: Tensor) -> float | None:
+    """The sum of every row, if it differs by rounding alone: little beside what the entries differ by."""
+    sums, sizes = out.sum(1), (out - out.mean()).abs().sum(1)
+    allowed = ROUNDING * sizes + 1e-6 * out.abs().max()
+    return float(sums.mean()) if bool(((sums - sums.mean()).abs() <= allowed).all()) else None
+
+
+def _one_takes_all(out: Tensor, lowest: Tensor, total: float) -> bool:
+    """Whether, above the lowest output, one class has the whole of most rows."""
+    share = (out.amax(1) - lowest) / (total - out.shape[1] * lowest)
+    return bool((share > 1 - EDGE).double().mean() > 0.5)
+
+
+def _at_two_ends(near: Tensor, far: Tensor, low: Tensor, high: Tensor) -> bool:
+    edge = EDGE * (high - low)
+
+    def at_ends(out: Tensor) -> float:
+        return float(((out < low + edge) | (out > high - edge)).double().mean())
+
+    reached = (far.amin((1, 2)) < low + edge) & (far.amax((1, 2)) > high - edge)  # with every contrast
+    return bool(reached.all()) and at_ends(far) > 0.9 and at_ends(near) > 0.5
