@@ -29,7 +29,7 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
                 raise MarginbenchError(f"{where}: fails on images {shape}: {one_line(error)}") from error
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             kind = str(logits.dtype) if isinstance(logits, Tensor) else type(logits).__name__
-            raise MarginbenchError(f"{where}: returns {kind}; needed is one tensor of float logits [B, K]")
+            raise MarginbenchError(f"{where}: returns {kind}; needed is one tensor of float logits [B, K]: wrap it")
         if logits.ndim != 2 or len(logits) != len(x):
             raise MarginbenchError(
                 f"{where}: images {shape} give {list(logits.shape)}; needed are logits [{len(x)}, {data.num_classes}]"

@@ -100,9 +100,18 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
         except Exception:  # `check_model` says what is wrong
             continue
         _without_reparametrisation(candidate)
-        cast = kind is not None or (isinstance(out, Tensor) and out.is_floating_point() and out.dtype != torch.float32)
-        return InFloat32(candidate, kind or torch.float32, out.dtype) if cast else candidate
+        reason = _untraceable(candidate, kind, out)
+        return candidate if reason is None else Untraced(candidate, kind or torch.float32, reason)
     return model
+
+
+def _untraceable(model: nn.Module, inputs: torch.dtype | None, out: Any) -> str | None:
+    """Why bounds are not those of the model, if so."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return "it is TorchScript, into which bounds do not see: give the nn.Module that it was made from"
+    casts = isinstance(out, Tensor) and out.is_floating_point() and out.dtype != torch.float32
+    kind = out.dtype if casts else inputs
+    return None if kind is None else f"it computes in {str(kind).removeprefix('torch.')}, and bounds are for float32"
 
 
 def _check_weights(model: nn.Module, where: str) -> None:
@@ -149,17 +158,12 @@ def _without_parametrisation(layer: nn.Module) -> None:
         layer.register_parameter(name, nn.Parameter(value))
 
 
-class InFloat32(nn.Module):
-    """A model of another type of numbers, asked and answering in float32. No certificate follows it.
+class Untraced(nn.Module):
+    """A model that takes and gives float32, into which no certificate may look: it gets the reason instead."""
 
-    Bounds are computed as if the network did its sums in float32: the types that it casts to are none of theirs.
-    """
-
-    def __init__(self, model: nn.Module, inputs: torch.dtype, outputs: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, inputs: torch.dtype, reason: str) -> None:
         super().__init__()
-        self.model, self.inputs = model, inputs
-        kind = str(inputs if outputs == torch.float32 else outputs).removeprefix("torch.")
-        self.reason = f"it computes in {kind}, and bounds are of float32 networks"
+        self.model, self.inputs, self.reason = model, inputs, reason
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy) or torch._C._get_tracing_state():
