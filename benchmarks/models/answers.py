@@ -49,14 +49,14 @@ class Answers:
 
     def match(self, arrays: Mapping[str, np.ndarray]) -> bool:
         """Whether these are the answers in a record, up to what another machine or number of threads may change."""
-        stored = [arrays.get(name) for name in self.arrays()]
-        if any(old is None or old.shape != new.shape for old, new in zip(stored, self.arrays().values(), strict=True)):
+        own = self.arrays()
+        if any(name not in arrays or arrays[name].shape != new.shape for name, new in own.items()):
             return False
-        logits, moved, slopes = stored
-        return (
+        logits, moved, slopes = (arrays[name] for name in own)
+        return bool(
             not _differing(self.logits, logits, LOGITS).any()
             and not _differing(self.moved_logits, moved, LOGITS).any()
-            and bool(_differing(self.slopes, slopes, SLOPES).mean() <= KINKS)
+            and _differing(self.slopes, slopes, SLOPES).mean() <= KINKS
         )
 
 
@@ -98,4 +98,5 @@ def _differing(new: np.ndarray, old: np.ndarray, tolerance: float) -> np.ndarray
     means = values.sum(0) / known.sum(0).clip(1)
     spread = np.sqrt((np.where(known, values - means, 0) ** 2).sum() / max(known.sum(), 1))
     allowed = tolerance * spread + 1e-6 * np.abs(values).max()
-    return ~np.isclose(new, old, rtol=0, atol=allowed, equal_nan=True)
+    differing: np.ndarray = ~np.isclose(new, old, rtol=0, atol=allowed, equal_nan=True)
+    return differing

@@ -84,7 +84,7 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
     for parameter in model.parameters():  # a ScriptModule has no requires_grad_
         parameter.requires_grad_(False)
     own = _types(model) - {torch.float32}
-    candidates = [(model, None)]
+    candidates: list[tuple[nn.Module, torch.dtype | None]] = [(model, None)]
     if own:
         untouched = copied(model, where)
         candidates += [(untouched, None), *((untouched, kind) for kind in own)]
@@ -166,7 +166,13 @@ class Untraced(nn.Module):
         self.model, self.inputs, self.reason = model, inputs, reason
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, torch.fx.Proxy) or torch._C._get_tracing_state():
+        if _traced(x):
             raise RuntimeError(self.reason)
         out: Tensor = self.model(x.to(self.inputs)).float()
         return out
+
+
+def _traced(x: Any) -> bool:
+    """Whether torch.jit, torch.fx or make_fx follows what is done with x."""
+    recorded = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return isinstance(x, torch.fx.Proxy) or bool(torch._C._get_tracing_state()) or recorded

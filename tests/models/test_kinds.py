@@ -4,7 +4,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
@@ -221,6 +222,14 @@ def test_a_certificate_that_is_missing_has_a_reason(kind: str, tiny: Path, capfd
     outcome = evaluate_model(KINDS[kind](), suite=str(tiny), out=tiny.parent / "out", name="mine")
     assert REASONS[kind] in outcome.record.estimators["crown_l2"]["not_applicable"]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_nothing_that_records_a_model_sees_into_one_that_casts() -> None:
+    found = ready(copied(KINDS["bfloat16 inside"](), "model"), images(), "model")
+    for record in (make_fx(found), partial(torch.jit.trace, found), lambda x: torch.fx.symbolic_trace(found)):
+        with pytest.raises(RuntimeError, match="it computes in bfloat16"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record(images())
 
 
 class Locked(nn.Module):
