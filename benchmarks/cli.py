@@ -155,11 +155,16 @@ def status_command(
 def evaluate_command(
     model: Annotated[
         str,
-        typer.Option(metavar="FILE.py:FACTORY", help="FACTORY() gives an nn.Module, images [B,C,H,W] to logits [B,K]."),
+        typer.Option(
+            metavar="FILE.py:FACTORY",
+            help="FACTORY() gives an nn.Module, images [B,C,H,W] to logits [B,K]. Or a TorchScript or .onnx file.",
+        ),
     ],
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="State dict (torch.save), or .safetensors. Default: the factory's."),
+        typer.Option(
+            metavar="FILE", help="State dict or checkpoint (torch.save), or .safetensors. Default: the factory's."
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -188,7 +193,7 @@ def evaluate_command(
 
     An nn.Sequential is certified through its layers; of other modules the table says why there is no certificate, if
     there is none. The images are those of the test split: a model that was trained on them is not measured by them.
-    Exit code 1 if the evaluation fails.
+    A record is reused for a model that answers the same. Exit code 1 if the evaluation fails.
     """
     _load_plugins(plugin)
     from marginbench.benchmarks.models.evaluate import evaluate_model

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 FACTORS = (-1e6, -1e3, -10.0, 10.0, 1e3, 1e6)  # contrast of the images that saturate what can saturate
-FAR = 16  # images of each contrast
 ROUNDING = 5e-3  # of what a row adds up to: as in bfloat16
 EDGE = 0.02  # of the range of all outputs: nearer, an output counts as being at its end
 
@@ -28,7 +27,7 @@ def probabilities(net: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
         x: images [B, C, H, W] in [0, 1].
     """
     near = net(x).double()
-    far = _far(net, x)
+    far = _far(net, x, near)
     everything = torch.cat([near, far.flatten(0, 1)])
     if not bool(near.isfinite().all()) or bool((near == near[0]).all()):
         return None
@@ -45,13 +44,12 @@ def probabilities(net: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
     return None
 
 
-def _far(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Outputs [6, n, K] of images with too much contrast; without the images that give no finite ones."""
-    few = x[:FAR]
+def _far(net: Callable[[Tensor], Tensor], x: Tensor, near: Tensor) -> Tensor:
+    """Outputs [6, n, K] of the images with too much contrast; without those images that give no finite ones."""
     try:
-        out = torch.stack([net(0.5 + factor * (few - 0.5)).double() for factor in FACTORS])
+        out = torch.stack([net(0.5 + factor * (x - 0.5)).double() for factor in FACTORS])
     except Exception:  # the model may refuse what is no image
-        return x.new_zeros(len(FACTORS), 0, net(few).shape[1], dtype=torch.float64)
+        return near.new_zeros(len(FACTORS), 0, near.shape[1])
     return out[:, out.isfinite().all(2).all(0)]
 
 

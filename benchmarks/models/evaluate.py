@@ -51,7 +51,7 @@ class ModelOutcome:
 
 
 def evaluate_model(
-    model: str | nn.Module,
+    model: str | Path | nn.Module,
     weights: str | Path | None = None,
     data: str | Path | None = None,
     suite: str | Path = SUITE,
@@ -89,6 +89,9 @@ def evaluate_model(
     Raises:
         MarginbenchError: wrong input, found before the evaluation starts.
     """
+    model = str(model) if isinstance(model, Path) else model
+    if not isinstance(model, str | nn.Module):
+        raise ParameterError("model", type(model).__name__, "should be FILE.py:FACTORY or a torch.nn.Module")
     chosen = _with_data(load_suite(str(suite)), data)
     row = _row(name or _name(model))
     images = chosen.load_data(data_dir).to(resolve_device(device))

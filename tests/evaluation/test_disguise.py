@@ -30,7 +30,7 @@ DISGUISED: dict[str, tuple[Change, str]] = {
     "powers of probabilities": (lambda z: z.softmax(1).sqrt(), r"lies in \[0, 1\]"),
     "sigmoids, times 100": (lambda z: 100 * (z - z.mean()).mul(4).sigmoid(), "between 0 and 100, most at one"),
     "tanh": (lambda z: (z - z.mean()).mul(4).tanh(), "between -1 and 1, most at one"),
-    "logarithms, clipped": (lambda z: (8 * z).softmax(1).clamp_min(1e-3).log(), "affine function of probabilities"),
+    "logarithms, clipped": (lambda z: (8 * z).softmax(1).clamp_min(1e-3).log(), "affine function|most at one of them"),
 }
 
 HONEST: dict[str, Change] = {

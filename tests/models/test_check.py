@@ -11,6 +11,7 @@ from torch import nn
 from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.models.load import load_model
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError
 
 WRONG = [
     (("none.py:mlp",), ["none.py", "no such file"]),
@@ -97,3 +98,10 @@ def test_wrong_input_gives_one_line_and_exit_code_2(
 def test_a_broken_rule_is_named_in_python_too(tiny: Path) -> None:
     with pytest.raises(MarginbenchError, match="model Linear: fails on images"):
         evaluate_model(nn.Linear(3, 10), suite=str(tiny), out=tiny.parent / "out")
+
+
+def test_what_is_no_module_is_named(tiny: Path) -> None:
+    with pytest.raises(ParameterError, match=r"model='function': should be FILE\.py:FACTORY or a torch\.nn\.Module"):
+        evaluate_model(lambda x: x, suite=str(tiny), out=tiny.parent / "out")  # type: ignore[arg-type]
+    with pytest.raises(MarginbenchError, match=r"none\.pt: no such file"):
+        evaluate_model(tiny.parent / "none.pt", suite=str(tiny), out=tiny.parent / "out")
