@@ -6,7 +6,7 @@ training. Its row is right only if it has not seen the test images of the data.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -127,6 +127,7 @@ def evaluate_model(
     record = known or record_run(run, Entry(identity, row, About()), chosen, images, runs)
     reading = read_folders([runs], check_arrays=True)
     reading.warn()
+    _warn_of_newer(record, reading.records.values())
     current = [found for found in reading.records.values() if found.identity.suite == chosen.fingerprint]
     table, files = write_tables(current, folder)
     return ModelOutcome(record, read_arrays(path), table, current, files, path, resumed=known is not None)
@@ -183,6 +184,17 @@ def _recorded(runs: Path, identity: Identity, answered: answers.Answers | None) 
             return record.identity
         log.info("%s answers otherwise than in its record of %s: it is another model", record.method, record.finished)
     return new
+
+
+def _warn_of_newer(record: Record, others: Iterable[Record]) -> None:
+    """Tables call all but the newest version of a row stale, also where an older one was asked for again."""
+    row = replace(record.identity, source=None, weights=None, answers=None, fields={})
+    for other in others:
+        same = replace(other.identity, source=None, weights=None, answers=None, fields={}) == row
+        if same and other.finished > record.finished:
+            problem = "the table calls this row stale: give another name, or repeat the run with `fresh`"
+            log.warning("%s has a newer record, of another model; %s", record.method, problem)
+            return
 
 
 def _known(path: Path, job: Job) -> Record | None:

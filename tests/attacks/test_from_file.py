@@ -80,6 +80,22 @@ def test_a_wrong_entry_is_explained(tiny: Path, entry: str, words: str) -> None:
         load_suite(str(with_attacks(tiny, f"[evaluation.attacks]\n{entry}\n")))
 
 
+def test_a_file_that_changes_after_the_suite_was_read_is_refused(tiny: Path) -> None:
+    """The record would name the version that was read."""
+    file, helper = tiny.parent / "my_attack.py", tiny.parent / "steps_n.py"
+    file.write_text("import steps_n\n" + FILE)
+    helper.write_text("STEPS = 5\n")
+    path = with_attacks(tiny, '[evaluation.attacks]\nmine = { file = "my_attack.py:make", steps = 1 }\n')
+    suite = load_suite(str(path))
+    settings = suite.evaluation.attacks["mine"]
+    assert load_attack("mine", settings).name == "mine"
+    for edited in (helper, file):
+        edited.write_text(edited.read_text() + "# edited\n")
+        assert load_suite(str(path)).fingerprint != suite.fingerprint
+        with pytest.raises(MarginbenchError, match=r"my_attack\.py: the file has changed since the suite was read"):
+            load_attack("mine", settings)
+
+
 def test_an_edited_attack_file_is_loaded_again(tmp_path: Path) -> None:
     file = tmp_path / "my_attack.py"
     for answer in (1, 2, 1):  # same size, perhaps same second

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks import ModelOutcome, evaluate_model
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.answers import Answers
+from marginbench.benchmarks.runs import execute
 
 
 class Own(nn.Module):
@@ -75,7 +76,7 @@ def test_a_model_that_answers_otherwise_is_evaluated_again(
     assert again.resumed and again.path == second.path
     for outcome in (evaluate(Own(), tiny), evaluate(Own(1.0 + 1e-6), tiny)):  # the second as by other rounding
         assert outcome.resumed and outcome.path == first.path
-        assert f"mine has a record of {first.record.finished}, which is reused" in caplog.messages[-1]
+        assert f"mine has a record of {first.record.finished}, which is reused" in caplog.text
     stale = [row for row in again.table["doubts"] if "stale" in row]
     assert len(again.table) == 2 and len(stale) == 1
 
@@ -175,3 +176,14 @@ def test_answers_match_up_to_rounding_only() -> None:
         nothing = np.full_like(logits, value)
         assert same(answers(nothing, slopes), answers(nothing, slopes)) and not same(answers(nothing, slopes), given)
     assert given.digest() != answers(one, slopes).digest() and given.digest() == answers(logits, slopes).digest()
+
+
+def test_an_older_model_that_is_asked_for_again_is_told_that_its_row_is_stale(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
+    monkeypatch.setattr(execute, "_now", lambda: next(times))
+    evaluate(Own(), tiny)
+    evaluate(Own(2.0), tiny)
+    assert "stale" not in caplog.text
+    assert evaluate(Own(), tiny).resumed and "mine has a newer record, of another model; the table calls" in caplog.text
