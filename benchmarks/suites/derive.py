@@ -80,6 +80,8 @@ def _apply(base: Suite, changes: Mapping[str, Any]) -> Suite:
         values["network"] = {}
     for key in sorted(changes):  # evaluation.attacks comes before evaluation.attacks.fmn.steps
         _put(values, key, changes[key], where)
+        if key.startswith("evaluation.attacks.") and key.endswith(".file"):
+            _put(values, key.removesuffix("file") + "sha256", None, where)  # of the other file
     return make_suite(resolve_files(values, Path.cwd()), base.folder, where)
 
 

@@ -14,6 +14,7 @@ from marginbench.benchmarks import ModelOutcome, evaluate_model
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.answers import Answers
 from marginbench.benchmarks.runs import execute
+from marginbench.methods.errors import ParameterError
 
 
 class Own(nn.Module):
@@ -134,6 +135,16 @@ def test_fresh_replaces_the_record_that_would_be_reused(tiny: Path) -> None:
     first = evaluate(Own(), tiny)
     again = evaluate(Own(1.0 + 1e-6), tiny, fresh=True)
     assert not again.resumed and again.path == first.path and len(again.table) == 1
+
+
+def test_a_record_whose_arrays_are_damaged_is_no_hindrance(tiny: Path) -> None:
+    first = evaluate(Own(), tiny)
+    first.path.with_suffix(".npz").write_bytes(b"half")
+    again = evaluate(Own(2.0), tiny)
+    assert not again.resumed and again.record.status == "done"
+    with pytest.raises(ParameterError, match="fresh"):
+        evaluate(Own(), tiny)
+    assert evaluate(Own(), tiny, fresh=True).record.status == "done"
 
 
 def test_randomness_from_the_global_generator_is_no_change(tiny: Path) -> None:

@@ -199,7 +199,8 @@ def test_files_stay_where_they_are(tmp_path: Path, tiny: Path, monkeypatch: pyte
     monkeypatch.chdir(elsewhere)
     base = load_suite(str(tiny))
     suite = derive(base, ["training.epochs=3", "evaluation.attacks.mine.steps=4"])
-    assert suite.evaluation.attacks["mine"] == {"file": str(tmp_path / "own.py:make"), "steps": 4}
+    mine = suite.evaluation.attacks["mine"]
+    assert mine.pop("sha256") and mine == {"file": str(tmp_path / "own.py:make"), "steps": 4}
     (elsewhere / "own.py").write_text("def make(model, norm, epsilon):\n    return lambda x, y: x\n")
     here = derive(base, ["evaluation.attacks.mine.file=own.py:make"])
     assert here.evaluation.attacks["mine"]["file"] == str(elsewhere / "own.py:make"), "relative to the current folder"
