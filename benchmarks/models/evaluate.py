@@ -153,14 +153,13 @@ def _get_ready(
     normalise = normalise.to(device)
     module = ready(module, normalise(images.test.images(slice(1))), where)
     check_model(nn.Sequential(normalise, Copied(), module), images, where)
-    net = adapt(module, normalise, images.test.images(slice(5)))
+    net = adapt(module, normalise, images.test.images(images.test.sample(5)))
     return _Ready(net, source, fingerprint(nn.Sequential(normalise, module)))
 
 
 def _answers(net: Net, images: Dataset, suite: Suite) -> answers.Answers | None:
     """None where the network fails: the evaluation will fail too, and its record says how."""
-    points = suite.evaluation.points
-    test = replace(images.test, x=images.test.x[:points], y=images.test.y[:points])
+    test = images.test.rows(images.test.sample(suite.evaluation.points))
     try:
         return answers.ask(net, test)
     except Exception:

@@ -41,7 +41,7 @@ def current(records: Iterable[Record]) -> list[Record]:
     2. Suites are told apart by their fingerprints: what follows is decided within one suite.
     3. Of every row, the newest revision of its method.
     4. Of these, one data fingerprint for the whole suite, that of the first record by `precedence`.
-    5. Of these, in every row one version of fields, source and weights, that of the first record by `precedence`.
+    5. Of these, in every row one version of fields, source, weights and answers, that of the first record by `precedence`.
 
     All others keep their place in the tables, below these and marked, but enter no comparison, claim or baseline.
     """
