@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCHEMA = 2  # of the file; see schema1.py for what came before
-IDENTITY_SCHEMA = 1  # part of every id: raising it makes all runs other runs
+IDENTITY_SCHEMA = 2  # part of every id: raise it when the same settings give other numbers than before
 OF_MODELS = ("weights", "answers")  # in the identity of what was not trained here alone
 
 
@@ -34,6 +34,7 @@ class Identity:
     repetition: int
     weights: str | None = None  # fingerprint, of a model that was not trained here
     answers: str | None = None  # hash of what such a model answers on the evaluated images
+    schema: int = IDENTITY_SCHEMA
 
     @property
     def id(self) -> str:
@@ -42,14 +43,16 @@ class Identity:
 
     def pack(self) -> dict[str, Any]:
         """As JSON, and as it is hashed."""
-        values = {"schema": IDENTITY_SCHEMA, **vars(self)}
-        return {name: value for name, value in values.items() if value is not None or name not in OF_MODELS}
+        return {name: value for name, value in vars(self).items() if value is not None or name not in OF_MODELS}
 
     @staticmethod
     def unpack(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-        if values.get("schema") != IDENTITY_SCHEMA:
-            raise WrongValueError(f"{key}.schema", f"should be {IDENTITY_SCHEMA}, not {values.get('schema')!r}")
-        return {name: value for name, value in values.items() if name != "schema"}
+        schema = values.get("schema")
+        if type(schema) is not int or not 1 <= schema <= IDENTITY_SCHEMA:
+            raise WrongValueError(
+                f"{key}.schema", f"should be a whole number from 1 to {IDENTITY_SCHEMA}, not {schema!r}"
+            )
+        return dict(values)
 
 
 @dataclass(frozen=True)

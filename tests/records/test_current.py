@@ -29,6 +29,7 @@ def a(method: str, day: int, clean: float = 0.5, *, failed: bool = False, **iden
 CLAUSES = {
     "done before failed": ([a("ce", 1)], [a("ce", 2, failed=True)]),
     "newer before older": ([a("ce", 2, 0.6)], [a("ce", 1)]),
+    "the newest rules": ([a("ce", 1)], [a("ce", 2, schema=1), a("mma", 3, schema=1, revision=9, data=C)]),
     "the newest revision": ([a("ce", 1, revision=2)], [a("ce", 2, revision=1)]),
     "the newest revision, though it failed": ([a("ce", 1, failed=True, revision=2)], [a("ce", 2, revision=1)]),
     "the newest revision, as a number": ([a("ce", 1, revision=10)], [a("ce", 2, revision=9)]),
@@ -38,6 +39,7 @@ CLAUSES = {
     "one version of the source": ([a("ce", 2, source="a")], [a("ce", 1, source="b")]),
     "one version of the fields": ([a("ce", 2, fields={"m": 1})], [a("ce", 1, fields={"m": 2})]),
     "one version of the weights": ([a("ce", 2, weights="a")], [a("ce", 1, weights="b")]),
+    "one version of the answers": ([a("ce", 2, answers="a")], [a("ce", 1, answers="b")]),
     "the version that is done": ([a("ce", 1, source="a")], [a("ce", 2, failed=True, source="b")]),
     "suites apart": ([a("ce", 1), a("ce", 9, suite="e" * 64, data=C, revision=2)], []),
 }
@@ -68,6 +70,7 @@ def blind(**fields: Any) -> Callable[[Record], Record]:
 MUTANTS = {
     "done before failed": blind(status="done"),
     "newer before older": blind(finished=""),
+    "the newest rules": blind(schema=2),
     "the newest revision": blind(revision=1),
     "the newest revision, though it failed": blind(revision=1),
     "one data fingerprint": blind(data=D),
@@ -76,6 +79,7 @@ MUTANTS = {
     "one version of the source": blind(source=None),
     "one version of the fields": blind(fields={}),
     "one version of the weights": blind(weights=None),
+    "one version of the answers": blind(answers=None),
     "the version that is done": blind(status="done"),
     "suites apart": blind(suite="f" * 64),
 }
