@@ -13,7 +13,7 @@ from marginbench.benchmarks.attacks.ray import attached, changes_class
 from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
-from marginbench.benchmarks.machine.memory import ROWS, Chunks
+from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.methods import NORMS, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import pgd
 
@@ -63,7 +63,7 @@ def zero_gradient(e: Evidence) -> str | None:
         with torch.enable_grad():
             return torch.autograd.grad(logit_margin(attached(e.net, image), y[part]).sum(), image)[0]
 
-    grad = torch.cat(Chunks(ROWS).map(gradient, len(x)))
+    grad = torch.cat(Chunks(rows_at_once(e.net, x)).map(gradient, len(x)))
     size = grad.flatten(1).abs().amax(1)
     share = float(((size == 0) | ~size.isfinite()).float().mean())
     return f"{share:.1%} of correct points" if share > 0.01 else None
@@ -101,7 +101,7 @@ def noise_wins(e: Evidence) -> str | None:
 @doubt
 def scale_dependence(e: Evidence) -> str | None:
     """A white-box attack finds other distances (by 2 %) when logits are multiplied by 100 and shifted by 50."""
-    index = e.correct.nonzero()[:PROBED, 0]
+    index = e.correct.nonzero()[: rows_at_once(e.net, e.x, most=PROBED), 0]
     scaled = _scaled(e.net)
     for norm in NORMS:
         for name in sorted(e.with_gradient()):
@@ -148,7 +148,7 @@ def unbounded_attack(e: Evidence) -> str | None:
 def radius_zero(e: Evidence) -> str | None:
     """With a radius of 0 robust accuracy is not clean accuracy: the network answers to one image in two ways."""
     with torch.no_grad():
-        moved = Chunks(ROWS).rows(e.net, e.x).argmax(1) != e.arrays["prediction"]
+        moved = Chunks(rows_at_once(e.net, e.x, gradients=False)).rows(e.net, e.x).argmax(1) != e.arrays["prediction"]
     for norm in NORMS:
         moved |= e.correct & (e.arrays[f"upper_{norm}"] <= 0)
     return f"{float(moved.float().mean()):.1%} of the points" if bool(moved.any()) else None
@@ -160,7 +160,8 @@ def not_falling(e: Evidence) -> str | None:
 
     The radii are 1, 2 and 4 times that of the suite.
     """
-    x, y = e.x[e.correct][:PROBED], e.y[e.correct][:PROBED]
+    index = e.correct.nonzero()[: rows_at_once(e.net, e.x, most=PROBED), 0]
+    x, y = e.x[index], e.y[index]
     for norm in NORMS:
         robust = [_pgd_accuracy(e.net, x, y, norm, factor * e.epsilon[norm]) for factor in (1, 2, 4)]
         if any(after > before + 0.05 for before, after in itertools.pairwise(robust)):

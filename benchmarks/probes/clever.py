@@ -13,6 +13,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached
+from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
@@ -47,12 +48,13 @@ class Clever(Probe):
         """clever_NORM [N], NaN for the images that are not among the `points` sampled ones."""
         test, generator = subject.test, subject.generator
         index = test.sample(self.points)
+        chunks = Chunks(rows_at_once(subject.net, test.images(index[:2]), most=self.samples))
         out = {}
         for norm in NORMS:
             scores = torch.full((len(test),), torch.nan, device=test.device)
             for i in index.split(1):
                 x, y = test.images(i)[0], int(test.y[i])
-                scores[i] = self._score(subject.net, x, y, norm, generator)
+                scores[i] = self._score(subject.net, x, y, norm, generator, chunks)
             out[f"clever_{norm}"] = scores
         return out
 
@@ -66,7 +68,9 @@ class Clever(Probe):
             " no bound, from neither side."
         )
 
-    def _score(self, net: nn.Module, x: Tensor, y: int, norm: Norm, generator: torch.Generator) -> float:
+    def _score(
+        self, net: nn.Module, x: Tensor, y: int, norm: Norm, generator: torch.Generator, chunks: Chunks
+    ) -> float:
         """min over rivals j of min(g(x) / L, radius), g = z_y - z_j, L the estimate of max ||grad g||_q in the ball."""
         radius = self.radius[norm]
         with torch.no_grad():
@@ -78,16 +82,26 @@ class Clever(Probe):
         if bool((gaps <= 0).any()):
             return 0.0
         maxima = np.empty((count, self.batches))
+
+        def steepest(points: Tensor) -> Tensor:
+            """[rivals] the largest gradients at the points [n, C, H, W]."""
+            points.requires_grad_()
+            sizes = []
+            with torch.enable_grad():
+                z = attached(net, points)
+                for j in nearest.tolist():
+                    (gradient,) = torch.autograd.grad(
+                        (z[:, y] - z[:, j]).sum(), points, retain_graph=len(sizes) < count - 1
+                    )
+                    sizes.append(gradient.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1).max())
+            return torch.stack(sizes)
+
         for batch in range(self.batches):
             ball = x.expand(self.samples, *x.shape)
             noise = random_start(ball, x.new_full((self.samples,), radius), norm, generator)
-            point = (ball + noise).clamp(0, 1).requires_grad_()
-            with torch.enable_grad():
-                z = attached(net, point)
-                for row, j in enumerate(nearest.tolist()):
-                    (gradient,) = torch.autograd.grad((z[:, y] - z[:, j]).sum(), point, retain_graph=row < count - 1)
-                    size = gradient.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1)
-                    maxima[row, batch] = float(size.max())
+            points = (ball + noise).clamp(0, 1)
+            parts = chunks.map(lambda part, points=points: steepest(points[part].clone()), len(points))
+            maxima[:, batch] = torch.stack(parts).amax(0).cpu().numpy()
         slopes = [max_of(row) for row in maxima]
         scores = [
             float(gaps[j]) / slope if slope > 0 else radius for j, slope in zip(nearest.tolist(), slopes, strict=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.ray import attached, changes_class
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.machine.memory import ROWS, Chunks
+from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
@@ -80,7 +80,7 @@ class Rejection(Probe):
                 found[f"wrong_confidence_{norm}"] = best
             return found
 
-        parts = Chunks(ROWS).map(attacked, len(test))
+        parts = Chunks(rows_at_once(net, test.images(slice(1)))).map(attacked, len(test))
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {"rejection_threshold": tau, "confidence": _confidence(logits_of(net, test)), **found}
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.machine import seeds
-from marginbench.benchmarks.machine.memory import Chunks
+from marginbench.benchmarks.machine.budget import available
+from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
 from marginbench.methods import Norm
@@ -141,9 +142,12 @@ def smoothing_arrays(
     x = test.images(slice(None))
     streams = [seeds.generator(x.device, "smoothing", seed, i) for i in range(0, len(x), share)]
     together = max(1, (rows or NOISY_ROWS.get(x.device.type, OTHER_ROWS)) // BLOCK)
+    if len(x):
+        together = max(1, min(together, available(x.device) // (4 * BLOCK * x[0].nbytes)))
     noise = Noise(sigma, streams, share)
-    selected = _votes(net, x, noise, n0, together).argmax(1)
-    count = _votes(net, x, noise, n, together).gather(1, selected[:, None])[:, 0]
+    chunks = Chunks(rows_at_once(net, x, most=together * BLOCK, gradients=False))
+    selected = _votes(net, x, noise, n0, together, chunks).argmax(1)
+    count = _votes(net, x, noise, n, together, chunks).gather(1, selected[:, None])[:, 0]
     lower = lower_bound(count.cpu().numpy(), n, alpha)
     radius = torch.from_numpy(_radius(lower, sigma)).to(x.device)
     return {"smoothed_prediction": torch.where(radius > 0, selected, ABSTAIN), "smoothed_radius": radius}
@@ -173,7 +177,7 @@ def _radius(lower: np.ndarray, sigma: float) -> np.ndarray:
 
 
 @torch.no_grad()
-def _votes(net: nn.Module, x: Tensor, noise: Noise, count: int, together: int) -> Tensor:
+def _votes(net: nn.Module, x: Tensor, noise: Noise, count: int, together: int, chunks: Chunks) -> Tensor:
     """How many of `count` noisy copies of each image x [N, ...] go to each of the K classes: [N, K] int64.
 
     Each batch holds `together` images. Nothing here waits for the device. Noise is drawn in blocks of one size: on a
@@ -181,7 +185,6 @@ def _votes(net: nn.Module, x: Tensor, noise: Noise, count: int, together: int) -
     """
     drawn = x.new_empty(min(BLOCK, count), *x.shape[1:])
     noisy = x.new_empty(min(together, len(x)), *drawn.shape)
-    chunks = Chunks(together * BLOCK)
     votes: Tensor | None = None
     for start in range(0, count, BLOCK):
         block = drawn[: count - start]
