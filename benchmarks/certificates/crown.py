@@ -5,7 +5,6 @@ Within a certified radius no image of the box [0, 1] has another predicted class
 
 import contextlib
 import io
-import itertools
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
+from marginbench.benchmarks.certificates._memory import Footprint, does_not_fit
 from marginbench.benchmarks.certificates._search import Limits, largest_verified
 from marginbench.benchmarks.certificates.certificate import Needs, certificate
 from marginbench.benchmarks.estimator import Answer, Query
@@ -30,6 +30,7 @@ from marginbench.methods.errors import ParameterError
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]  # auto-LiRPA's names
 Slope = Literal["adaptive", "same-slope", "zero-lb", "one-lb"]
 ConvMode = Literal["auto", "dense", "patches", "matrix"]
+At = Literal["search", "epsilon"]
 
 AUTO_LIRPA = Needs("auto_LiRPA", "install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
 SLACK = 1e-5  # relative to the largest logit; float32 bounds differ from float64 ones by less (see the tests)
@@ -39,26 +40,41 @@ ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from
 
 @certificate(needs=AUTO_LIRPA)
 def ibp(
-    q: Query, *, conv_mode: ConvMode = "auto", rounds: PositiveInt = 8, tolerance: PositiveFloat = 0.01
+    q: Query,
+    *,
+    conv_mode: ConvMode = "auto",
+    rounds: PositiveInt = 8,
+    tolerance: PositiveFloat = 0.01,
+    at: At = "search",
 ) -> Tensor | Answer:
     """Interval bounds; settings as in `Search`."""
-    return certified_radius(q, Search("IBP", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
+    return certified_radius(q, Search("IBP", None, conv_mode, rounds, tolerance, at=at))
 
 
 @certificate(needs=AUTO_LIRPA)
 def crown_ibp(
-    q: Query, *, conv_mode: ConvMode = "auto", rounds: PositiveInt = 8, tolerance: PositiveFloat = 0.01
+    q: Query,
+    *,
+    conv_mode: ConvMode = "auto",
+    rounds: PositiveInt = 8,
+    tolerance: PositiveFloat = 0.01,
+    at: At = "search",
 ) -> Tensor | Answer:
     """CROWN from interval bounds of the hidden layers; settings as in `Search`."""
-    return certified_radius(q, Search("CROWN-IBP", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
+    return certified_radius(q, Search("CROWN-IBP", None, conv_mode, rounds, tolerance, at=at))
 
 
 @certificate(needs=AUTO_LIRPA, exact_on_linear=True)
 def crown(
-    q: Query, *, conv_mode: ConvMode = "auto", rounds: PositiveInt = 8, tolerance: PositiveFloat = 0.01
+    q: Query,
+    *,
+    conv_mode: ConvMode = "auto",
+    rounds: PositiveInt = 8,
+    tolerance: PositiveFloat = 0.01,
+    at: At = "search",
 ) -> Tensor | Answer:
     """CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv 1811.00866); settings as in `Search`."""
-    return certified_radius(q, Search("CROWN", conv_mode=conv_mode, rounds=rounds, tolerance=tolerance))
+    return certified_radius(q, Search("CROWN", None, conv_mode, rounds, tolerance, at=at))
 
 
 @certificate(needs=AUTO_LIRPA)
@@ -69,9 +85,10 @@ def alpha_crown(
     rounds: PositiveInt = 8,
     tolerance: PositiveFloat = 0.01,
     iterations: PositiveInt = 10,
+    at: At = "search",
 ) -> Tensor | Answer:
     """CROWN with optimised slopes (Xu et al., ICLR 2021, arXiv 2011.13824); settings as in `Search`."""
-    search = Search("alpha-CROWN", None, conv_mode, rounds, tolerance, iterations=iterations)
+    search = Search("alpha-CROWN", None, conv_mode, rounds, tolerance, iterations=iterations, at=at)
     return certified_radius(q, search)
 
 
@@ -91,9 +108,11 @@ class Search:
     rounds: int = 8  # bound computations per image at most
     tolerance: float = 0.01  # of the search, relative
     chunk: int | None = None
-    """Images per bound computation, fewer when memory runs out; by default as many as keep the largest matrix of
-    coefficients within 64 MiB, 128 at most; on CUDA 2 GiB and 1024."""
+    """Images per bound computation, fewer when memory runs out; by default what `_memory.Footprint` says."""
     iterations: int = 10  # steps of alpha-CROWN
+    at: At = "search"
+    """`epsilon` bounds every image once, at the suite's radius, which is its radius where it is verified, and else 0:
+    certified accuracy is that of a search, at a fraction of its cost, and mean radii are lower."""
     watch: Callable[[Bound, Tensor], None] | None = None
     """Called with the bound and the indices of the images, among those predicted correctly, at every computation."""
 
@@ -128,7 +147,8 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
     with torch.no_grad(), precision_of(x):
         logits = q.net(x)
         slack = (SLACK if at is None else 0) * logits.abs().amax(1).clamp(min=1)
-        at_zero = (_specification(label, logits) @ logits.unsqueeze(-1)).squeeze(-1).amin(1) - slack
+        own = logits.gather(1, label[:, None])
+        at_zero = (own - logits.scatter(1, label[:, None], -torch.inf)).amin(1) - slack
         correct = (at_zero > 0).nonzero().squeeze(1)
         radius = torch.zeros_like(at_zero)
         if len(correct) == 0:
@@ -147,6 +167,10 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
                 holds = bounds.margin(at, torch.arange(len(at), device=at.device), search.bound) > 0
                 radius[correct] = torch.where(holds, at, 0)
                 return radius
+            if search.at == "epsilon":
+                holds = bounds.margin(_widened(some), torch.arange(len(some.y), device=x.device), search.bound) > 0
+                radius[correct] = torch.where(holds, q.epsilon, 0.0)
+                return radius
             cap = 1.0 if q.norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
             linear = _linear_radius(bounds, at_zero, search.bound, cap)
             found = largest_verified(
@@ -157,11 +181,14 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
                 Limits(cap, search.rounds, search.tolerance),
             )
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
-            if out_of_memory(error):
-                raise
-            return Answer(reason=_reason(error))
+            return Answer(reason=does_not_fit(error, x) if out_of_memory(error) else _reason(error))
         radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
         return radius
+
+
+def _widened(q: Query) -> Tensor:
+    """[B] radii from which rounding leaves the suite's radius, as `certified_radius` takes it off what it has found."""
+    return torch.full_like(q.y, (q.epsilon + ROUNDING) / (1 - ROUNDING), dtype=q.x.dtype)
 
 
 class Bounds:
@@ -183,9 +210,10 @@ class Bounds:
         else:
             x = x.flatten(1)
         self.x = x
-        self.c = _specification(q.y, prepared(x))
-        self.chunks = Chunks(search.chunk or _chunk(prepared, x))
+        self.label, self.logits = q.y, prepared(x[:1])
         self.modules = [_bounded_module(library, prepared, x, slope, search) for slope in search.all_slopes]
+        self.footprint = Footprint(self.modules[0], x, self.logits.shape[1])
+        self.chunks = Chunks(search.chunk or self.footprint.chunk())
         _check_trace(self.modules[0], prepared, x)
         if q.norm == "l2":
             for module in self.modules:  # its shortcut for the first layer, an interval, ignores the box
@@ -203,17 +231,18 @@ class Bounds:
         return torch.where(margin.isfinite(), margin, -torch.inf)
 
     def _margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
-        x = self.x[index]
+        x, c = self.x[index], _specification(self.label[index], self.logits)
         lower = []
         for module in self.modules:
-            # a new set for every pass: auto-LiRPA writes into it
+            # a new set for every pass: auto-LiRPA writes into it; made outside the guard, which knows no subclasses
             perturbed = self.library.BoundedTensor(x, ball(self.library, x, epsilon, self.norm))
             with (
                 torch.set_grad_enabled(method == "alpha-CROWN"),
                 contextlib.redirect_stdout(io.StringIO()),
                 FastTranspose(),
+                self.footprint.guard(len(x), method == "alpha-CROWN"),
             ):
-                bounds, _ = module.compute_bounds(x=(perturbed,), C=self.c[index], method=method, bound_upper=False)
+                bounds, _ = module.compute_bounds(x=(perturbed,), C=c, method=method, bound_upper=False)
             lower.append(bounds.detach())
         return torch.stack(lower).amax(0).amin(1) - self.slack[index]
 
@@ -274,20 +303,6 @@ def _linear_radius(bounds: Bounds, at_zero: Tensor, method: Bound, cap: float) -
     drop = at_zero - margin
     radius = tiny * at_zero / drop
     return torch.where((drop > 0) & radius.isfinite(), radius, 0.1 * cap).clamp(max=cap)
-
-
-@torch.no_grad()
-def _chunk(net: nn.Sequential, x: Tensor) -> int:
-    """Images per pass: the largest coefficient matrix stays within 64 MiB, on CUDA within 2 GiB."""
-    widths = [x[0].numel()]
-    x = x[:1]
-    for layer in net:
-        if isinstance(layer, nn.ReLU):
-            widths.append(x.numel())
-        x = layer(x)
-    largest = max(a * b for a, b in itertools.pairwise(widths)) if len(widths) > 1 else 1
-    budget, most = (2**29, 1024) if x.is_cuda else (2**24, 128)
-    return max(1, min(most, budget // largest))
 
 
 def _reason(error: Exception) -> str:

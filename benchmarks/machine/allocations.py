@@ -23,7 +23,7 @@ class OverBudgetError(RuntimeError):
 class Allocations(TorchDispatchMode):
     """Within it, the tensors that are made are counted while they live, times HIDDEN.
 
-    Each operation costs some 10 microseconds more, with a limit 100.
+    Each operation costs some 10 microseconds more, with a limit some 100.
 
     Args:
         limit: bytes; an operation that would exceed them is not begun.
@@ -37,19 +37,29 @@ class Allocations(TorchDispatchMode):
         self.limit = math.inf if limit is None else limit
         self.peak = 0  # bytes
         self._live = 0
-        self._over: OverBudgetError | None = None
+        self._raised: BaseException | None = None
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         super().__exit__(kind, error, trace)
-        if self._over is not None and error is not self._over:  # TorchScript raises another error in its place
-            raise self._over from None
+        raised, self._raised = self._raised, None
+        try:
+            if raised is not None and error is not None and error is not raised:
+                raise raised from None  # TorchScript has put an error without words in its place
+        finally:
+            del raised, error  # whose traceback keeps tensors, and this frame
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._counted(func, args, kwargs or {})
+        except Exception as error:
+            self._raised = error
+            raise
+
+    def _counted(self, func: Any, args: Any, kwargs: Any) -> Any:
         inputs = _tensors((args, kwargs))
         if self.limit != math.inf:
-            self._foresee(func, args, kwargs)
+            self._foresee(func, args, kwargs, inputs)
         given = {tensor.untyped_storage()._cdata for tensor in inputs}  # a view of an input is no new memory
         out = func(*args, **kwargs)
         for tensor in _tensors(out):
@@ -58,8 +68,18 @@ class Allocations(TorchDispatchMode):
         self._check(0)
         return out
 
-    def _foresee(self, func: Any, args: Any, kwargs: Any) -> None:
-        """The size of a result is found on the device `meta`, which holds no data, before the result is made."""
+    def _foresee(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> None:
+        """The size of a result is found on the device `meta`, which holds no data, before the result is made.
+
+        Not where it is small in any case: no result has more entries than its inputs multiplied, and multiplied by the
+        numbers that say how often they are repeated, or how far they are padded.
+        """
+        entries = math.prod(max(tensor.numel(), 1) for tensor in inputs)
+        numbers = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int | float))
+        for number in numbers:
+            entries *= 1 + abs(number)
+        if inputs and 8 * HIDDEN * entries + self._bytes(0) <= self.limit:
+            return
         try:
             args, kwargs = tree_map_only(Tensor, _without_data, (args, kwargs))
             if "device" in kwargs:
@@ -72,8 +92,7 @@ class Allocations(TorchDispatchMode):
 
     def _check(self, more: int) -> None:
         if self._bytes(more) > self.limit:
-            self._over = OverBudgetError(self._bytes(more), int(self.limit))
-            raise self._over
+            raise OverBudgetError(self._bytes(more), int(self.limit))
 
     def _bytes(self, more: int) -> int:
         return int(HIDDEN * (self._live + more))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SMALLEST = 10**9  # bytes that it makes sense to plan with: half of that is Python and torch
-RESERVE = 0.1  # share of what is free that is left to others
+RESERVE = 0.1  # share of what is left that is not planned with: others need memory too
+CLEARANCE = 2**28  # bytes of it, at least
+SPACE = 2**29  # bytes of addresses that are taken beside what is used: heaps of threads, kernels, gaps
 FLOOR = 2**26  # bytes that are always there: networks of any size get an answer, however narrow the limit
 
 _limits: list[int] = []  # bytes that this process may hold; the last one counts
@@ -60,21 +62,25 @@ def limited(size: int | None) -> Iterator[None]:
 def available(device: "torch.device | None" = None) -> int:
     """Bytes that this process may allocate now, in the memory of the device; default: of the host.
 
-    Of the host: what the kernel calls available, less a reserve; what is left under the limits of the control groups
-    (version 1 or 2), of the address space and of the data segment; and what is left of `limited`.
+    Of the host, the least of: what the kernel calls available; what is left under the limits of the control groups
+    (version 1 or 2), of the address space and of the data segment; and what is left of `limited`. Less a reserve.
     """
     if device is not None and device.type == "cuda":
         import torch  # heavy: the command line reads sizes without it
 
         free, _ = torch.cuda.mem_get_info(device)
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return max(FLOOR, int((1 - RESERVE) * (free + unused)))
+        return _without_reserve(free + unused)
     _return_freed_memory()
     status = _status()
-    left = [int((1 - RESERVE) * free) for free in (_free(), *_control_groups())]
-    left += [limit - status.get(name, 0) for name, limit in _resource_limits()]
+    left = [_free(), *_control_groups()]
+    left += [limit - status.get(name, 0) - SPACE for name, limit in _resource_limits()]
     left += [limit - status.get("VmRSS", 0) for limit in _limits[-1:]]
-    return max(FLOOR, min(left))
+    return _without_reserve(min(left))
+
+
+def _without_reserve(left: int) -> int:
+    return max(FLOOR, left - max(int(RESERVE * left), CLEARANCE))
 
 
 def _return_freed_memory() -> None:

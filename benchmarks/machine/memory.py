@@ -1,5 +1,6 @@
 """As many rows at once as fit into memory."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -41,6 +42,7 @@ class Chunks:
                 start += self.size
                 continue
             self.size = -(-min(self.size, total - start) // 2)  # not in the handler: its traceback keeps tensors
+            gc.collect()  # and so do cycles of its frames
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         return results

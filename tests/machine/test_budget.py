@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from marginbench.benchmarks.machine import budget
-from marginbench.benchmarks.machine.budget import FLOOR, available, gigabytes, limited, parse_size
+from marginbench.benchmarks.machine.budget import CLEARANCE, FLOOR, SPACE, available, gigabytes, limited, parse_size
 from marginbench.methods.errors import ParameterError
 
 GB = 10**9
@@ -52,19 +52,21 @@ def test_a_tenth_of_what_is_free_is_left_to_others(plenty: pytest.MonkeyPatch) -
 
 def test_what_the_process_holds_counts_under_a_limit_of_its_own(plenty: pytest.MonkeyPatch) -> None:
     with limited(5 * GB):
-        assert available() == 3 * GB
+        assert available() == 2.7 * GB
         with limited(None):
-            assert available() == 3 * GB
+            assert available() == 2.7 * GB
         with limited(1 * GB):
             assert available() == FLOOR, "less than it holds already"
+        with limited(2 * GB + 2**29):
+            assert available() == 2**29 - CLEARANCE
     assert available() == 90 * GB
 
 
 def test_limits_of_the_process_and_its_groups(plenty: pytest.MonkeyPatch) -> None:
     plenty.setattr(budget, "_resource_limits", lambda: iter([("VmSize", 40 * GB), ("VmData", 30 * GB)]))
-    assert available() == 27 * GB
+    assert available() == pytest.approx(0.9 * (27 * GB - SPACE))
     plenty.setattr(budget, "_control_groups", lambda: iter([50 * GB, 20 * GB]))
-    assert available() == 18 * GB
+    assert available() == pytest.approx(0.9 * 20 * GB)
 
 
 def test_control_groups_of_both_versions(tmp_path: Path) -> None:
