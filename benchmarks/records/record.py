@@ -139,6 +139,13 @@ class Record:
         return self.suite.epsilon
 
     @property
+    def at_epsilon(self) -> list[str]:
+        """Certificates that were asked at the suite's radii alone: they count as the radius of a point, or 0 does."""
+        evaluation = self.suite.settings.get("evaluation") or {}
+        tables: Mapping[str, Mapping[str, Any]] = evaluation.get("certificates") or {}
+        return sorted(name for name, table in tables.items() if table.get("at") == "epsilon")
+
+    @property
     def total_seconds(self) -> float:
         """Of training and evaluation, as far as they are known."""
         return sum(self.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))

@@ -170,6 +170,7 @@ def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapp
         "a": a,
         "b": b,
         "repetitions": " ".join(map(str, common)),
+        "at_epsilon": " ".join(sorted({name for record in (*of_a, *of_b) for name in record.at_epsilon})),
         **{f"epsilon_{norm}": of_a[0].epsilon[norm] for norm in NORMS},
     }
     return [

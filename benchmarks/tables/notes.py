@@ -23,6 +23,8 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
         "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
         " 0 for a misclassified one. cost = training time relative to the median of ce on the same machine."
     )
+    if names := sorted({name for record in counted for name in record.at_epsilon}):
+        yield asked_once(names)
     yield from dict.fromkeys(note for record in counted for note in record.notes)
     yield from _not_applicable(counted)
     yield from _solved(rows, counted)
@@ -34,6 +36,14 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
     for mark in sorted({row.mark for row in rows if row.mark}):
         yield f"{mark}: {MARKS[mark]}"
     yield _where(records)
+
+
+def asked_once(certificates: Sequence[str]) -> str:
+    """What mean certified radii say where certificates do not search for the radius."""
+    return (
+        f"{', '.join(certificates)}: asked at the suite's radii alone. A point certified there counts with that radius,"
+        " any other with 0: the lower end of the margin is below the mean certified radius."
+    )
 
 
 def _not_applicable(records: Sequence[Record]) -> Iterator[str]:

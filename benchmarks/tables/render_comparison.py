@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.notes import asked_once
 from marginbench.benchmarks.tables.statistics import LEVEL, MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables.text import Side, pipe
 from marginbench.methods import NORMS
@@ -85,6 +86,8 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
             f"{_heading(line)}: {', '.join(_p(float(p)) for p in line['p_mcnemar'].split())}" for line in shares
         )
         yield f"McNemar's exact p of each repetition, uncorrected: {each}."
+    if first["at_epsilon"]:
+        yield asked_once(first["at_epsilon"].split())
     for line in lines:
         if line["infinite"]:
             yield (
