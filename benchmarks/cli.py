@@ -14,7 +14,7 @@ import typer
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.cli_options import with_run_options
 from marginbench.benchmarks.runs.console import shown
-from marginbench.benchmarks.runs.options import PLUGINS, SETS, SUITE, Device, RunOptions
+from marginbench.benchmarks.runs.options import MEMORY, PLUGINS, SETS, SUITE, Device, RunOptions
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
 from marginbench.methods.errors import MarginbenchError, ParameterError
@@ -183,6 +183,7 @@ def evaluate_command(
     std: Annotated[str | None, typer.Option(metavar="A,B,C", help="Radii stay in pixels of [0, 1].")] = None,
     device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Repeat a run that has a record already.")] = False,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help=MEMORY)] = None,
     plugin: Plugins = None,
 ) -> None:
     """Enclose the margins of any classifier, beside the methods of a suite.
@@ -202,7 +203,17 @@ def evaluate_command(
     numbers = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
     with shown():
         outcome = evaluate_model(
-            model, weights, data, suite, name, out, **numbers, device=device, fresh=fresh, data_dir=data_dir
+            model,
+            weights,
+            data,
+            suite,
+            name,
+            out,
+            **numbers,
+            device=device,
+            fresh=fresh,
+            data_dir=data_dir,
+            memory=memory,
         )
     record = outcome.record
     show(outcome.records)

@@ -17,6 +17,8 @@ WRONG = [
     (("--suite", "none.toml"), ["none.toml", "No such file"]),
     (("--seeds", "0"), ["--seeds 0"]),
     (("--seeds", "many"), ["--seeds"]),
+    (("--memory", "lots"), ["--memory lots", "4GB"]),
+    (("--memory", "10MB"), ["--memory 10MB", "at least 1 GB"]),
     (("--plugin", "none.py"), ["none.py", "no such file"]),
     (("--out", "/dev/null/x"), ["/dev/null/x", "--out"]),
 ]

@@ -4,10 +4,12 @@ A margin is the distance, in pixels of [0, 1], from an image to the nearest imag
 does not assign to the true class. A misclassified point has margin 0. Nothing here asks which method made the network.
 """
 
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial as bound
 from typing import Any
 
 import numpy as np
@@ -22,16 +24,18 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Certify, Query, ask
 from marginbench.benchmarks.evaluation.doubts import collect, explanation
 from marginbench.benchmarks.evaluation.evidence import Evidence
+from marginbench.benchmarks.evaluation.partial import Found, Partial
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
-from marginbench.benchmarks.machine.memory import ROWS, Chunks
+from marginbench.benchmarks.machine.memory import ROWS, Chunks, rows_at_once
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.benchmarks.probes.scan import Subject
+from marginbench.benchmarks.probes.scan import Probe, Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import eval_mode
 
+log = logging.getLogger(__name__)
 REFERENCES = 2000  # training images that the blend attack may walk towards
 
 
@@ -43,6 +47,7 @@ class Evaluated:
     estimators: dict[str, dict[str, Any]]
     doubts: dict[str, str]  # name to what was seen
     explanations: dict[str, str]  # name to what the doubt means
+    recalled: float = 0.0  # seconds that an earlier, interrupted call has spent on some of the estimators
 
 
 @no_tf32()
@@ -53,6 +58,7 @@ def evaluate(
     settings: Evaluation,
     *seed_parts: str | int,
     deadline: Deadline | None = None,
+    partial: Partial | None = None,
 ) -> Evaluated:
     """Enclose the margin of each of `settings.points` test images, in L2 and L-infinity.
 
@@ -68,6 +74,10 @@ def evaluate(
         settings: radii, attacks and certificates.
         seed_parts: what the randomness of the attacks is seeded from.
         deadline: asked before each estimator.
+        partial: what each estimator finds is kept there, and taken from there if this evaluation was interrupted.
+
+    Each estimator draws from a stream of its own, so that neither the others nor an interruption change its numbers.
+    Images are taken ROWS at a time, fewer where memory is short: each such group has its own streams.
 
     The network is evaluated in eval mode, with frozen parameters, and afterwards is as it was.
 
@@ -82,15 +92,17 @@ def evaluate(
         test = data.test.rows(index)
         reference = data.train.images(slice(REFERENCES))
         facts = _Facts({}, deadline or Deadline())
+        kept = partial or Partial()
 
         def enclose(part: slice) -> tuple[dict[str, Tensor], _Facts]:
             x, y = test.images(part), test.y[part]
-            stream = seeds.generator(x.device, "attacks", *seed_parts, part.start)
             cost = _Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
-            enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, stream, cost)
+            names = ("attacks", *seed_parts, part.start)
+            enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, names, cost, kept)
             return enclosure.of(x, y), cost
 
-        chunks, costs = zip(*Chunks(ROWS).map(enclose, len(test)), strict=True)
+        rows = rows_at_once(net, test.images(slice(1)), most=ROWS)
+        chunks, costs = zip(*Chunks(rows).map(enclose, len(test)), strict=True)
         columns = dict.fromkeys(key for chunk in chunks for key in chunk)
         tensors = {"index": index} | {
             key: torch.cat([chunk[key] if key in chunk else _unbounded(key, chunk) for chunk in chunks])
@@ -99,13 +111,18 @@ def evaluate(
         for cost in costs:
             facts.merge(cost)
         images = test.images(slice(None))
+        kept = kept.about(*(tensors[name] for name in ("prediction", "output_margin")))
         for key, probe in settings.probes.items():
-            with facts.timed(key):
-                seed = seeds.derive_seed(key, *seed_parts)
-                measured = probe.measure(Subject(net, test, data.validation, settings.epsilon, seed))
-                if taken := measured.keys() & tensors.keys():
-                    raise MarginbenchError(f"probe {key!r}: the array name {min(taken)!r} is taken: choose another")
-                tensors |= measured
+            seed = seeds.derive_seed(key, *seed_parts)
+            subject = Subject(net, test, data.validation, settings.epsilon, seed)
+
+            def measure(probe: Probe = probe, subject: Subject = subject) -> Found:
+                return Found(probe.measure(subject), {})
+
+            measured = facts.ask(kept, key, key, images.device, measure).arrays
+            if taken := measured.keys() & tensors.keys():
+                raise MarginbenchError(f"probe {key!r}: the array name {min(taken)!r} is taken: choose another")
+            tensors |= measured
         evidence = Evidence(
             net,
             images,
@@ -117,10 +134,15 @@ def evaluate(
             data.num_classes,
             certify,
         )
-        with facts.timed("doubts"):
-            found = collect(evidence)
+        facts.deadline.check("before doubts")
+        start = time.perf_counter()
+        found = collect(evidence)
+        facts.add("doubts", seconds=time.perf_counter() - start)
         arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
-        return Evaluated(arrays, facts.estimators, found, {name: explanation(name) for name in found})
+        if facts.recalled:
+            log.info("taken from an evaluation that was interrupted: %.1f s of work", facts.recalled)
+        explanations = {name: explanation(name) for name in found}
+        return Evaluated(arrays, facts.estimators, found, explanations, facts.recalled)
 
 
 @contextmanager
@@ -148,11 +170,7 @@ def _unbounded(key: str, chunk: Mapping[str, Tensor]) -> Tensor:
 class _Facts:
     estimators: dict[str, dict[str, Any]]
     deadline: Deadline
-
-    def begin(self, name: str) -> float:
-        """The time, if there is any left."""
-        self.deadline.check(f"before {name}")
-        return time.perf_counter()
+    recalled: float = 0.0  # seconds
 
     def add(self, name: str, **values: Any) -> None:
         entry = self.estimators.setdefault(name, {})
@@ -160,14 +178,24 @@ class _Facts:
             entry[key] = value if isinstance(value, str) else entry.get(key, 0) + value
 
     def merge(self, other: "_Facts") -> None:
+        self.recalled += other.recalled
         for name, values in other.estimators.items():
             self.add(name, **values)
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = self.begin(name)
-        yield
-        self.add(name, seconds=time.perf_counter() - start)
+    def ask(self, kept: Partial, name: str, where: str, device: torch.device, estimate: Callable[[], Found]) -> Found:
+        """What was found before, under the key `where`, or is found now, if there is time left; and its cost."""
+        found = kept.recall(where, device)
+        if found is not None:
+            self.recalled += found.facts.get("seconds", 0.0)
+        else:
+            self.deadline.check(f"before {name}")
+            start = time.perf_counter()
+            found = estimate()
+            if "not_applicable" not in found.facts:  # a reason may be gone when the run is resumed
+                found.facts["seconds"] = time.perf_counter() - start
+                kept.keep(where, found)
+        self.add(name, **found.facts)
+        return found
 
 
 @dataclass(frozen=True)
@@ -180,8 +208,9 @@ class _Enclosure:
     certificates: Mapping[str, Certificate]
     epsilon: Mapping[Norm, float]
     reference: Tensor
-    stream: torch.Generator
+    seed_parts: tuple[str | int, ...]
     facts: _Facts
+    kept: Partial
 
     def of(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -189,48 +218,53 @@ class _Enclosure:
         prediction = logits.argmax(1)
         correct = prediction == y
         out = {"label": y, "prediction": prediction, **output_margins(self.net, x, y, logits)}
+        kept = self.kept.about(logits)
         for norm in NORMS:
-            q = Query(self.net, x[correct], y[correct], norm, self.epsilon[norm], self.reference, self.stream)
-            for name, values in self._bounds(q).items():
+            stream = torch.Generator(x.device)  # seeded for each estimator
+            q = Query(self.net, x[correct], y[correct], norm, self.epsilon[norm], self.reference, stream)
+            for name, values in self._bounds(q, kept).items():
                 full = torch.zeros(len(correct), device=values.device)
                 full[correct] = values.float()
                 out[name] = full
         return out
 
-    def _bounds(self, q: Query) -> dict[str, Tensor]:
+    def _bounds(self, q: Query, kept: Partial) -> dict[str, Tensor]:
         """upper_NORM and lower_NORM, of all estimators and of each."""
         out = {}
         upper = torch.full((len(q.x),), torch.inf, device=q.x.device)
         lower = torch.zeros_like(upper)
-        for name, attack in self.attacks.items():
-            with PassCounter(self.net) as passes:
-                start = self.facts.begin(f"{name}_{q.norm}")
-                distance = attack(q).upper
-                seconds = time.perf_counter() - start
-            self.facts.add(f"{name}_{q.norm}", forward=passes.forward, backward=passes.backward, seconds=seconds)
-            assert distance is not None
-            out[f"upper_{q.norm}_{name}"] = distance
-            upper = torch.minimum(upper, distance)
-        for name in [*self.certificates, OWN] if len(q.x) else ():
-            start = self.facts.begin(f"{name}_{q.norm}")
-            if name == OWN:
-                answer = ask(self.certify, self.net, q.x, q.norm)
-            else:
-                answer = self.certificates[name](replace(q, net=self.net.decision_net(), upper=upper))
-            if answer.lower is None:
-                self.facts.add(f"{name}_{q.norm}", not_applicable=answer.reason)
-                continue
-            self.facts.add(f"{name}_{q.norm}", seconds=time.perf_counter() - start)
-            # NaN certifies nothing
-            radius = answer.lower.float().nan_to_num(nan=0.0, posinf=torch.inf).clamp_min(0)
-            out[f"lower_{q.norm}_{name}"] = radius
-            lower = torch.maximum(lower, radius)
-            if answer.solved is not None:
-                self.facts.add(f"{name}_{q.norm}", points=len(q.x), solved=int(answer.solved.sum()))
-            if answer.upper is not None:
-                out[f"upper_{q.norm}_{name}"] = answer.upper
-                upper = torch.minimum(upper, answer.upper)
+        for name in [*self.attacks, *([*self.certificates, OWN] if len(q.x) else ())]:
+            of = f"{name}_{q.norm}"
+            asked = replace(q, upper=upper if name in self.certificates else None)
+            q.generator.manual_seed(seeds.derive_seed(*self.seed_parts, of))
+            where = f"{of} {self.seed_parts[-1]}"
+            found = self.facts.ask(kept, of, where, upper.device, bound(self._estimate, name, asked)).arrays
+            if "lower" in found:
+                # NaN certifies nothing
+                radius = found["lower"].float().nan_to_num(nan=0.0, posinf=torch.inf).clamp_min(0)
+                out[f"lower_{q.norm}_{name}"] = radius
+                lower = torch.maximum(lower, radius)
+            if "upper" in found:
+                out[f"upper_{q.norm}_{name}"] = found["upper"]
+                upper = torch.minimum(upper, found["upper"])
         return {**out, f"upper_{q.norm}": upper, f"lower_{q.norm}": lower}
+
+    def _estimate(self, name: str, q: Query) -> Found:
+        """The answer of an attack or a certificate, and what it cost beside time."""
+        if name in self.attacks:
+            with PassCounter(self.net) as passes:
+                answer = self.attacks[name](q)
+            assert answer.upper is not None
+            return Found({"upper": answer.upper}, {"forward": passes.forward, "backward": passes.backward})
+        if name == OWN:
+            answer = ask(self.certify, self.net, q.x, q.norm)
+        else:
+            answer = self.certificates[name](replace(q, net=self.net.decision_net()))
+        if answer.lower is None:
+            return Found({}, {"not_applicable": answer.reason})
+        arrays = {"lower": answer.lower} | ({} if answer.upper is None else {"upper": answer.upper})
+        solved = {} if answer.solved is None else {"points": len(q.x), "solved": int(answer.solved.sum())}
+        return Found(arrays, solved)
 
 
 def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:

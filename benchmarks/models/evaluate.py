@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.evaluation.partial import Partial
+from marginbench.benchmarks.machine.budget import limited, parse_size
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models import answers
@@ -62,6 +64,7 @@ def evaluate_model(
     device: str = "auto",
     fresh: bool = False,
     data_dir: str | Path | None = None,
+    memory: str | int | None = None,
 ) -> ModelOutcome:
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
@@ -85,10 +88,12 @@ def evaluate_model(
         fresh: repeat a run that has a record, also one that failed, or whose record cannot be read. Nothing is repeated
             unasked.
         data_dir: folder of data sets. Default: $MARGINBENCH_DATA, else marginbench in the user's cache folder.
+        memory: of the host to plan with, as in 4GB, or bytes. Default: what is available.
 
     Raises:
         MarginbenchError: wrong input, found before the evaluation starts.
     """
+    budget = None if memory is None else parse_size(memory)
     model = str(model) if isinstance(model, Path) else model
     if not isinstance(model, str | nn.Module):
         raise ParameterError("model", type(model).__name__, "should be FILE.py:FACTORY or a torch.nn.Module")
@@ -119,12 +124,16 @@ def evaluate_model(
     known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs))
     if known is not None:
         log.info("%s has a record of %s, which is reused: `fresh` repeats the run", row, known.finished)
+    partial = Partial(runs / f"{identity.id}.partial")
 
     def run() -> Results:
-        results, arrays = measure(prepared.net, _certify, images, chosen, row, 0)
+        results, arrays = measure(prepared.net, _certify, images, chosen, row, 0, partial=partial)
         return results, {**arrays, **(answered.arrays() if answered else {})}
 
-    record = known or record_run(run, Entry(identity, row, About()), chosen, images, runs)
+    with limited(budget):
+        record = known or record_run(run, Entry(identity, row, About()), chosen, images, runs)
+    if record.status == "done":
+        partial.remove()
     reading = read_folders([runs], check_arrays=True)
     reading.warn()
     _warn_of_newer(record, reading.records.values())

@@ -14,7 +14,9 @@ import numpy as np
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Certify
+from marginbench.benchmarks.evaluation.partial import Partial
 from marginbench.benchmarks.evaluation.sandwich import evaluate
+from marginbench.benchmarks.machine.budget import limited
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.machine.files import UnwritableError
 from marginbench.benchmarks.records.metrics import summarise
@@ -45,6 +47,7 @@ class Job:
     options: RunOptions
     suite: Suite  # with the settings of the options
     runs: Path  # folder of the records
+    memory: int | None = None  # bytes that the process of a run plans with; default: what is available
     began: str = field(default_factory=_now)  # UTC; what others finished later is not repeated
 
     def repeats(self, record: Record) -> bool:
@@ -67,10 +70,16 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
             return record
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.options.checkpoint_every)
         deadline = Deadline(job.options.deadline)
+        partial = Partial(job.runs / f"{cell.id}.partial")
         entry = Entry(cell.identity, spec_of(cell.method), about_of(cell.method))
-        record = record_run(lambda: _run(cell, job, data, checkpoint, deadline), entry, job.suite, data, job.runs)
+        with limited(job.memory):
+            record = record_run(
+                lambda: _run(cell, job, data, checkpoint, deadline, partial), entry, job.suite, data, job.runs
+            )
         if not deadline.stopped:  # with more time such a run resumes; one that failed otherwise starts again
             checkpoint.remove()
+        if record.status == "done":
+            partial.remove()
         return record
 
 
@@ -134,10 +143,10 @@ def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dat
     return record
 
 
-def _run(cell: Cell, job: Job, data: Dataset, checkpoint: Checkpoint, deadline: Deadline) -> Results:
+def _run(cell: Cell, job: Job, data: Dataset, checkpoint: Checkpoint, deadline: Deadline, partial: Partial) -> Results:
     trained = train(cell.method, job.suite, data, cell.repetition, checkpoint, deadline, job.options.eager)
     names = (cell.method.info.key, cell.repetition)
-    results, arrays = measure(trained.net, cell.method.certify, data, job.suite, *names, deadline)
+    results, arrays = measure(trained.net, cell.method.certify, data, job.suite, *names, deadline, partial)
     cost = {
         "seconds": trained.seconds,
         "steps": trained.steps,
@@ -158,6 +167,7 @@ def measure(
     key: str,
     repetition: int,
     deadline: Deadline | None = None,
+    partial: Partial | None = None,
 ) -> Results:
     """Evaluate a network: metrics, seconds, estimators and doubts for the record, and the per-point arrays.
 
@@ -165,9 +175,12 @@ def measure(
         certify: the network's own certificate.
         key: seeds the attacks, together with the suite's `stream_name` and the repetition.
         deadline: what training and evaluation may take.
+        partial: see `evaluate`.
     """
     start = time.perf_counter()
-    evaluated = evaluate(net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline)
+    evaluated = evaluate(
+        net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline, partial=partial
+    )
     agree = logits_of(net, data.validation).argmax(1) == data.validation.y
     epsilon = suite.evaluation.epsilon
     metrics = summarise(evaluated.arrays, epsilon)
@@ -179,7 +192,7 @@ def measure(
         metrics |= measured
     results = {
         "metrics": _finite_or_none(metrics),
-        "cost": {"evaluation_seconds": time.perf_counter() - start},
+        "cost": {"evaluation_seconds": time.perf_counter() - start + evaluated.recalled},
         "estimators": evaluated.estimators,
         "doubts": evaluated.doubts,
         "explanations": evaluated.explanations,

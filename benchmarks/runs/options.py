@@ -15,6 +15,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
+from marginbench.benchmarks.machine.budget import parse_size
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.methods.errors import ParameterError
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 SUITE = "digits"
 PLUGINS = "Python file that adds a method, an attack, a probe, ..."
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
+MEMORY = "Memory to plan evaluations with, as in 4GB, shared by the workers. Default: what is available."
 _LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
 _KINDS: Mapping[str, tuple[Any, str]] = {
     "suite": (str | Path, "a text or a path"),
@@ -40,6 +42,7 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
     "checkpoint_every": (Real, "a number of seconds"),
     "shard": (str | None, "a text"),
     "scheduler": (str | None, "a text"),
+    "memory": (str | Integral | None, "a size such as 4GB, or a number of bytes"),
 }
 
 
@@ -107,6 +110,7 @@ class RunOptions:
         metavar="N",
         command_default=None,
     )
+    memory: str | int | None = _field(None, MEMORY, str | None, metavar="SIZE")
     data_dir: str | Path | None = _field(None, SETS, Path | None, metavar="DIR", envvar="MARGINBENCH_DATA")
     shard: str | None = _field(
         None, "Do every N-th run from the I-th on: one share of N machines.", str | None, metavar="I/N"
@@ -136,6 +140,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not value >= smallest:
                 raise ParameterError(name, value, f"must be at least {smallest}")
+        if self.memory is not None:
+            parse_size(self.memory)
         if self.deadline is not None and not self.deadline > 0:
             raise ParameterError("deadline", self.deadline, "must be above 0; leave it out for no limit")
         for name, choices in (("device", get_args(Device)), ("redo", get_args(Redo))):

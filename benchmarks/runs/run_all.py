@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.certificates.scan import install_advice
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
+from marginbench.benchmarks.machine.budget import parse_size
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plugins import load_plugin
@@ -100,7 +101,8 @@ def prepare(options: RunOptions) -> Work:
     cells = take_shard(make_plan(suite, methods, repetitions, data.fingerprint), options.shard)
     folder = Path(options.out).expanduser() / suite.name
     named = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir)
-    job = Job(named, suite, folder / "runs")
+    memory = None if options.memory is None else parse_size(options.memory)
+    job = Job(named, suite, folder / "runs", memory)
     reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
@@ -164,7 +166,7 @@ def count_workers(work: Work) -> int:
     """
     options = work.job.options
     if options.scheduler is None or not work.todo:
-        return choose_jobs(options.jobs, len(work.todo), work.device)
+        return choose_jobs(options.jobs, len(work.todo), work.device, work.job.memory)
     from marginbench.benchmarks.runs import cluster
 
     return max(1, min(cluster.count_workers(options.scheduler), len(work.todo)))  # more may come

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
+from marginbench.benchmarks.machine.budget import available
 from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memory
 from marginbench.benchmarks.plugins import loaded_files
 from marginbench.benchmarks.records.record import Record
@@ -29,13 +31,17 @@ MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
 WORTHWHILE = 4  # cells per worker below which it takes longer to start workers than they save, unless they are forks
 
 
-def choose_jobs(jobs: int | None, cells: int, device: torch.device) -> int:
-    """The number of workers; None: as many as are worth starting, which is one where a GPU does the work."""
+def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int | None = None) -> int:
+    """The number of workers; None: as many as are worth starting, which is one where a GPU does the work.
+
+    Args:
+        memory: bytes that they share; default: what is available.
+    """
     if jobs is None:
         if device.type != "cpu":
             return 1
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * MEMORY
-        return max(1, min(cores(), cells // (1 if forking() else WORTHWHILE), memory // MEMORY))
+        together = available() if memory is None else memory
+        return max(1, min(cores(), cells // (1 if forking() else WORTHWHILE), together // MEMORY))
     return min(jobs, max(cells, 1))
 
 
@@ -51,13 +57,14 @@ def run_in_workers(cells: Sequence[Cell], job: Job, device: torch.device, jobs: 
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
     Workers are told method and repetition by name, load data and plug-ins themselves, and write the records. Each
-    keeps to its own cores, and to its share of the memory of a GPU.
+    keeps to its own cores, and to its share of the memory, of a GPU too.
 
     Raises:
         ParameterError: a method that other processes cannot see, or a worker was killed.
         MarginbenchError: a worker cannot load what it needs.
     """
     context = workers_context(device.type)
+    job = replace(job, memory=(available() if job.memory is None else job.memory) // jobs)
     setup = (job, plugin_files(cells), device, jobs, context.Value("i", 0))
     with ProcessPoolExecutor(jobs, context, _start, setup) as pool:
         futures = [pool.submit(_work, order(cell)) for cell in cells]
@@ -69,7 +76,7 @@ def run_in_workers(cells: Sequence[Cell], job: Job, device: torch.device, jobs: 
                 "jobs",
                 jobs,
                 "a worker process was killed, perhaps because memory ran out: finished runs are kept; run the same"
-                " command again for the rest, with fewer workers if memory is short",
+                " command again for the rest, with fewer workers or a smaller memory if that is short",
             ) from None
         finally:  # interrupted: do not wait for the runs in progress
             pool.shutdown(wait=False, cancel_futures=True)

@@ -28,6 +28,7 @@ GIVEN: dict[str, tuple[tuple[str, ...], Any]] = {
     "set": (("--set", "arcface.m=0.1", "--set", "arcface.s=8"), ["arcface.m=0.1", "arcface.s=8"]),
     "redo": (("--retry",), "failed"),
     "jobs": (("--jobs", "3"), 3),
+    "memory": (("--memory", "4GB"), "4GB"),
     "data_dir": (("--data-dir", "sets"), Path("sets")),
     "shard": (("--shard", "1/2"), "1/2"),
     "scheduler": (("--scheduler", "tcp://host:1"), "tcp://host:1"),

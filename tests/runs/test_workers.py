@@ -7,13 +7,15 @@ import pytest
 import torch
 from made import a_record
 
-from marginbench.benchmarks import load, run_all
+from marginbench.benchmarks import RunOptions, load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
+from marginbench.benchmarks.machine import budget
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.progress import Eta
-from marginbench.benchmarks.runs.workers import choose_jobs, plugin_files, share_of
+from marginbench.benchmarks.runs.workers import MEMORY, choose_jobs, plugin_files, run_in_workers, share_of
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, create
 from marginbench.methods.errors import ParameterError
@@ -84,6 +86,44 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch, forks: bool, wor
     assert choose_jobs(None, cells=6, device=CPU) == workers  # a short plan: only forks start fast enough
     assert choose_jobs(None, cells=100, device=torch.device("cuda")) == 1
     assert choose_jobs(3, cells=2, device=CPU) == 2
+
+
+def test_memory_limits_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.cores", lambda: 4)
+    assert choose_jobs(None, 100, CPU, 4 * MEMORY) == 4 and choose_jobs(None, 100, CPU, 2 * MEMORY + 1) == 2
+    assert choose_jobs(None, 100, CPU, 5) == 1 and choose_jobs(3, 100, CPU, 5) == 3
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.available", lambda: 3 * MEMORY)
+    assert choose_jobs(None, 100, CPU) == 3
+
+
+@pytest.mark.parametrize(("memory", "share"), [(None, 3 * 10**9), (4 * 10**9, 2 * 10**9)])
+def test_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch, memory: int | None, share: int) -> None:
+    """Twin: were each told of all of it, they would take it twice."""
+    told: list[Job] = []
+
+    def refuse(jobs: int, context: object, start: object, setup: tuple[Job, ...]) -> None:
+        told.append(setup[0])
+        raise MarginbenchError("enough")
+
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.ProcessPoolExecutor", refuse)
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.available", lambda: 6 * 10**9)
+    job = Job(RunOptions(), load_suite("digits"), Path("runs"), memory)
+    with pytest.raises(MarginbenchError, match="enough"):
+        next(run_in_workers([], job, CPU, 2))
+    assert [job.memory for job in told] == [share]
+
+
+def test_a_run_plans_with_the_memory_of_its_job(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def look(*_: object) -> None:
+        seen.append([*budget._limits])
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("marginbench.benchmarks.runs.execute._run", look)
+    for memory in (None, "4GB"):
+        run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / str(memory), memory=memory)
+    assert seen == [[], [4 * 10**9]] and budget._limits == []
 
 
 def test_workers_keep_to_their_own_cores() -> None:
