@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from marginbench.benchmarks.machine.allocations import Allocations, OverBudgetError
-from marginbench.benchmarks.machine.budget import available, gigabytes
+from marginbench.benchmarks.machine.allocations import Allocations
+from marginbench.benchmarks.machine.budget import available
 
 COPIES = 16  # of the largest matrix of coefficients: below, above, their signs, the products, windows of images
 KEPT = 64  # of it, where all of them are kept for gradients
@@ -80,11 +80,3 @@ def _width(node: Any) -> int:
     for length in tuple(shape or ())[1:]:
         size *= int(length)
     return size
-
-
-def does_not_fit(error: BaseException, x: Tensor) -> str:
-    """Why there are no bounds although one image was tried alone."""
-    if isinstance(error, OverBudgetError):
-        needed, free = gigabytes(error.needed), gigabytes(error.limit)
-        return f"needs at least {needed} for one image; {free} are available (--memory)"
-    return f"needs more than the {gigabytes(available(x.device))} that are available for one image (--memory)"

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
-from marginbench.benchmarks.certificates._memory import Footprint, does_not_fit
+from marginbench.benchmarks.certificates._memory import Footprint
 from marginbench.benchmarks.certificates._search import Limits, largest_verified
 from marginbench.benchmarks.certificates.certificate import Needs, certificate
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.machine.device import no_tf32
-from marginbench.benchmarks.machine.memory import Chunks, out_of_memory
+from marginbench.benchmarks.machine.memory import Chunks, does_not_fit, out_of_memory
 from marginbench.methods.errors import ParameterError
 
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]  # auto-LiRPA's names
@@ -181,7 +181,7 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
                 Limits(cap, search.rounds, search.tolerance),
             )
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
-            return Answer(reason=does_not_fit(error, x) if out_of_memory(error) else _reason(error))
+            return Answer(reason=does_not_fit(error, x.device) if out_of_memory(error) else _reason(error))
         radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
         return radius
 

@@ -21,9 +21,10 @@ from marginbench.benchmarks.attacks.scan import configured_attacks
 from marginbench.benchmarks.certificates.certificate import OWN, Certificate
 from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.estimator import Certify, Query, ask
+from marginbench.benchmarks.estimator import Certify, Query
 from marginbench.benchmarks.evaluation.doubts import collect, explanation
 from marginbench.benchmarks.evaluation.evidence import Evidence
+from marginbench.benchmarks.evaluation.own import ask_own
 from marginbench.benchmarks.evaluation.partial import Found, Partial
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
@@ -257,9 +258,10 @@ class _Enclosure:
             assert answer.upper is not None
             return Found({"upper": answer.upper}, {"forward": passes.forward, "backward": passes.backward})
         if name == OWN:
-            answer = ask(self.certify, self.net, q.x, q.norm)
+            answer = ask_own(self.certify, self.net, q)
         else:
-            answer = self.certificates[name](replace(q, net=self.net.decision_net()))
+            layers = self.net.decision_net()
+            answer = self.certificates[name](replace(q, net=layers))
         if answer.lower is None:
             return Found({}, {"not_applicable": answer.reason})
         arrays = {"lower": answer.lower} | ({} if answer.upper is None else {"upper": answer.upper})

@@ -33,7 +33,7 @@ class Allocations(TorchDispatchMode):
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit = math.inf if limit is None else limit
         self.peak = 0  # bytes
         self._live = 0
@@ -41,7 +41,7 @@ class Allocations(TorchDispatchMode):
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         raised, self._raised = self._raised, None
         try:
             if raised is not None and error is not None and error is not raised:
@@ -74,7 +74,7 @@ class Allocations(TorchDispatchMode):
         Not where it is small in any case: no result has more entries than its inputs multiplied, and multiplied by the
         numbers that say how often they are repeated, or how far they are padded.
         """
-        entries = math.prod(max(tensor.numel(), 1) for tensor in inputs)
+        entries: float = math.prod(max(tensor.numel(), 1) for tensor in inputs)
         numbers = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int | float))
         for number in numbers:
             entries *= 1 + abs(number)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.machine.allocations import Allocations, OverBudgetError
-from marginbench.benchmarks.machine.budget import available
+from marginbench.benchmarks.machine.budget import available, gigabytes
 
 ROWS = 1000  # images at once, unless there is a reason for another number
 APPETITE = 2**32  # bytes that a pass takes on a CPU at most: the same number of images wherever there is more
@@ -57,6 +57,14 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | OverBudgetError | MemoryError):
         return True
     return any(text in str(error) for text in _CPU)
+
+
+def does_not_fit(error: BaseException, device: torch.device) -> str:
+    """Why there is no answer although one image was tried alone, in the words of the tables."""
+    if isinstance(error, OverBudgetError):
+        needed, free = gigabytes(error.needed), gigabytes(error.limit)
+        return f"needs at least {needed} for one image; {free} are available (--memory)"
+    return f"needs more than the {gigabytes(available(device))} that are available for one image (--memory)"
 
 
 def rows_at_once(net: nn.Module, x: Tensor, *, most: int = ROWS, gradients: bool = True) -> int:

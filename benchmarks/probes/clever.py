@@ -5,7 +5,8 @@ Approach, ICLR 2018, arXiv 1801.10578. A network that hides its gradients has a 
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,8 +86,8 @@ class Clever(Probe):
 
         def steepest(points: Tensor) -> Tensor:
             """[rivals] the largest gradients at the points [n, C, H, W]."""
-            points.requires_grad_()
-            sizes = []
+            points = points.clone().requires_grad_()
+            sizes: list[Tensor] = []
             with torch.enable_grad():
                 z = attached(net, points)
                 for j in nearest.tolist():
@@ -100,13 +101,17 @@ class Clever(Probe):
             ball = x.expand(self.samples, *x.shape)
             noise = random_start(ball, x.new_full((self.samples,), radius), norm, generator)
             points = (ball + noise).clamp(0, 1)
-            parts = chunks.map(lambda part, points=points: steepest(points[part].clone()), len(points))
+            parts = chunks.map(partial(_of_part, steepest, points), len(points))
             maxima[:, batch] = torch.stack(parts).amax(0).cpu().numpy()
         slopes = [max_of(row) for row in maxima]
         scores = [
             float(gaps[j]) / slope if slope > 0 else radius for j, slope in zip(nearest.tolist(), slopes, strict=True)
         ]
         return min(radius, *scores)
+
+
+def _of_part(function: Callable[[Tensor], Tensor], points: Tensor, part: slice) -> Tensor:
+    return function(points[part])
 
 
 def max_of(maxima: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates import _memory, crown
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates._memory import Footprint
+from marginbench.benchmarks.machine import memory
 from marginbench.benchmarks.machine.allocations import Allocations
 from marginbench.benchmarks.models.adapter import adapt
 
@@ -107,7 +108,7 @@ def test_real_memory_that_runs_out_for_one_image_is_said_too(monkeypatch: pytest
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(crown.Bounds, "_margin", fail)
-    available(monkeypatch, 5e9)
+    monkeypatch.setattr(memory, "available", lambda device: 5 * 10**9)
     x, net = images(2), layers()
     assert crown.crown(a_query(net, x, net(x).argmax(1), "linf")).reason == (
         "needs more than the 5 GB that are available for one image (--memory)"

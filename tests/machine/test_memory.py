@@ -3,6 +3,7 @@
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import a_query
@@ -13,7 +14,9 @@ from marginbench.benchmarks.certificates import crown
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
+from marginbench.benchmarks.evaluation import own
 from marginbench.benchmarks.evaluation.sandwich import evaluate
+from marginbench.benchmarks.machine.allocations import HIDDEN
 from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.training.loop import train
@@ -117,3 +120,50 @@ def test_work_that_is_repeated_because_memory_ran_out_is_counted_once(monkeypatc
         for key in ("forward", "backward"):
             assert parts.estimators[f"fmn_{norm}"][key] == whole.estimators[f"fmn_{norm}"][key] > 0
     assert parts.estimators["own_l2"] == {"not_applicable": "none"}
+
+
+def test_the_own_certificate_gets_as_many_images_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some write out the rows of all hidden units: 400 MB an image. Twin: what takes them at once would be killed."""
+    net = train(create("ce"), small_suite(), small_data(), 0).net
+    settings = small_suite().evaluation.model_copy(update={"attacks": {}, "certificates": {}})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
+    largest: list[int] = []
+
+    def rows(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        largest.append(len(torch.zeros(len(x), 10**6)))
+        return Radii(x.flatten(1).mean(1))
+
+    def under(free: int) -> Any:
+        monkeypatch.setattr(own, "available", lambda device: free)
+        largest.clear()
+        return evaluate(net, rows, small_data(), settings, "test")
+
+    whole = under(10**10)
+    assert max(largest) > 20
+    parts = under(int(HIDDEN * 4e6 * 10))
+    assert 2 <= max(largest) <= 10
+    for norm in ("l2", "linf"):
+        assert np.array_equal(parts.arrays[f"lower_{norm}_own"], whole.arrays[f"lower_{norm}_own"])
+    assert under(10**6).estimators["own_l2"] == {
+        "not_applicable": "needs at least 0.006 GB for one image; 0.001 GB are available (--memory)"
+    }
+
+
+def test_an_own_certificate_that_cannot_be_counted_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto-LiRPA makes tensors of its own type, which is not possible where tensors are counted."""
+    net = train(create("ce"), small_suite(), small_data(), 0).net
+    settings = small_suite().evaluation.model_copy(update={"attacks": {}, "certificates": {}})
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
+
+    def shy(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            raise RuntimeError("Creating a new Tensor subclass")
+        return Radii(x.flatten(1).mean(1))
+
+    assert "lower_l2_own" in evaluate(net, shy, small_data(), settings, "test").arrays
+
+    def broken(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        raise RuntimeError("wrong shapes")
+
+    with pytest.raises(RuntimeError, match="wrong shapes"):
+        evaluate(net, broken, small_data(), settings, "test")
