@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.maths.operator_norm import convolution_norm, matrix_norm
+from marginbench.methods.maths.rounding import logit_allowance
 from marginbench.methods.method import NotApplicable, Radii
 from marginbench.methods.net import Normalise, Residual, Scale, Subsample
 
-LOGIT_ROUNDING = 1e-5  # of the largest |logit|: float32 forward passes of these networks differ by about 1e-6
 RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
 
 M = TypeVar("M", bound=nn.Module)
@@ -24,7 +24,7 @@ def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> 
     radius = min_{j != p} (z_p - z_j) / (L ||w_p - w_j||), p the predicted class, w the rows of the last layer [K, d]
     and L an upper bound on the Lipschitz constant of the features, the product of the layers' norms in float64
     (Tsuzuku, Sato, Sugiyama, NeurIPS 2018, there for the true class). Logits are taken as the network computes
-    them; the gap is lowered by 1e-5 of the largest logit for their rounding in float32.
+    them; the gap is lowered by what rounding in float32 may move it, see `logit_allowance`.
 
     Args:
         net: images to logits; its last layer is linear. `Net.decision_net()` makes one.
@@ -52,13 +52,13 @@ def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> 
             slopes = lipschitz * torch.linalg.vector_norm(weight[:, None] - weight, dim=2)
         else:
             slopes = (math.sqrt(2) * lipschitz * matrix_norm(weight)).expand(len(weight), len(weight))
-        return Radii(_radius(logits.double(), slopes).to(x.dtype))
+        return Radii(_radius(logits.double(), slopes, logit_allowance(net, x)[:, None]).to(x.dtype))
 
 
-def _radius(logits: Tensor, slopes: Tensor) -> Tensor:
-    """Logits [B, K] and Lipschitz constants [K, K] of their differences to radii [B]."""
+def _radius(logits: Tensor, slopes: Tensor, rounding: Tensor) -> Tensor:
+    """Logits [B, K], Lipschitz constants [K, K] of their differences and rounding [B, 1] of these to radii [B]."""
     top, predicted = logits.max(1)
-    gap = top[:, None] - logits - LOGIT_ROUNDING * logits.abs().amax(1, keepdim=True)
+    gap = top[:, None] - logits - rounding
     slope = slopes[predicted]
     rival = torch.arange(logits.shape[1], device=logits.device) != predicted[:, None]
     radius = torch.where(gap > 0, gap / slope, 0)

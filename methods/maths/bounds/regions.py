@@ -11,7 +11,8 @@ from marginbench.methods.maths.bounds.linear import Affine, Path
 from marginbench.methods.maths.bounds.path import affine_head, path_of
 from marginbench.methods.maths.bounds.rows import Dense, Line, Point, Rows, entry, follow, lengths
 from marginbench.methods.maths.bounds.sketch import too_wide
-from marginbench.methods.maths.lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
+from marginbench.methods.maths.lipschitz import RADIUS_ROUNDING
+from marginbench.methods.maths.rounding import logit_allowance
 from marginbench.methods.method import NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 
@@ -83,7 +84,7 @@ def decision_distances(region: Region, y: Tensor, norm: Norm) -> Tensor:
 def region_radii(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
     """Radii within which the predicted class cannot change: the nearest plane, of a unit or between classes.
 
-    In float64; the gaps are lowered by 1e-5 of the largest logit, since the network computes in float32.
+    In float64; the gaps are lowered by what float32, in which the network computes, may move them.
 
     Args:
         x: [B, C, H, W] images in [0, 1].
@@ -100,7 +101,7 @@ def region_radii(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
             return reason
         region = region_along(path, affine_head(net, torch.float64), pixels)
         predicted = net(x).argmax(1)
-        slack = LOGIT_ROUNDING * region.logits.abs().amax(1, keepdim=True)
+        slack = logit_allowance(net, x).double()[:, None]
         others = ~class_mask(predicted, region.logits.shape[1])
         lowered = replace(region, logits=region.logits + slack * others)
         nearest = decision_distances(lowered, predicted, norm).amin(1)

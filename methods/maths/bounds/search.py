@@ -10,7 +10,8 @@ from marginbench.methods.facts import Norm
 from marginbench.methods.maths.bounds.linear import Ball, Path
 from marginbench.methods.maths.bounds.path import path_of, specification
 from marginbench.methods.maths.bounds.sketch import too_wide
-from marginbench.methods.maths.lipschitz import LOGIT_ROUNDING, RADIUS_ROUNDING
+from marginbench.methods.maths.lipschitz import RADIUS_ROUNDING
+from marginbench.methods.maths.rounding import logit_allowance
 from marginbench.methods.method import NotApplicable, Radii, class_mask
 from marginbench.methods.net import Net
 
@@ -22,8 +23,8 @@ def certified_radii(
 ) -> Radii | NotApplicable:
     """The largest radii found at which `margins` proves that the predicted class cannot change.
 
-    Bounds are computed in float64; the gap is lowered by 1e-5 of the largest logit, since the network computes its
-    logits in float32. A bound at one radius holds for all smaller ones, so the bound need not be monotone.
+    Bounds are computed in float64; the gap is lowered by what float32, in which the network computes its logits, may
+    move it. A bound at one radius holds for all smaller ones, so the bound need not be monotone.
 
     Args:
         x: [B, C, H, W] images in [0, 1].
@@ -43,7 +44,7 @@ def certified_radii(
             return reason
         logits = net(x)
         predicted = logits.argmax(1)
-        slack = LOGIT_ROUNDING * logits.double().abs().amax(1, keepdim=True)
+        slack = logit_allowance(net, x).double()[:, None]
         rows, constants = specification(net, predicted, torch.float64)
         itself = class_mask(predicted, logits.shape[1])
 
