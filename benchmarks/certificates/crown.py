@@ -7,8 +7,9 @@ import contextlib
 import io
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -20,12 +21,16 @@ from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
 from marginbench.benchmarks.certificates._memory import Footprint
+from marginbench.benchmarks.certificates._repairs import GeometryError, repaired_operations
 from marginbench.benchmarks.certificates._search import Limits, largest_verified
+from marginbench.benchmarks.certificates._soundness import UnsoundError, check_at_images, check_in_balls
 from marginbench.benchmarks.certificates.certificate import Needs, certificate
 from marginbench.benchmarks.estimator import Answer, Query
-from marginbench.benchmarks.machine.device import no_tf32
+from marginbench.benchmarks.machine.device import precision_of
 from marginbench.benchmarks.machine.memory import Chunks, does_not_fit, out_of_memory
+from marginbench.methods import logit_margin
 from marginbench.methods.errors import ParameterError
+from marginbench.methods.maths.rounding import SAFETY, logit_allowance
 
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]  # auto-LiRPA's names
 Slope = Literal["adaptive", "same-slope", "zero-lb", "one-lb"]
@@ -33,7 +38,7 @@ ConvMode = Literal["auto", "dense", "patches", "matrix"]
 At = Literal["search", "epsilon"]
 
 AUTO_LIRPA = Needs("auto_LiRPA", "install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
-SLACK = 1e-5  # relative to the largest logit; float32 bounds differ from float64 ones by less (see the tests)
+LOST = "rounding in float32 may move the logits by more than every logit gap"
 PROBE = 64  # images on which the trace is compared with the network
 ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from x + epsilon by less
 
@@ -123,6 +128,11 @@ class Search:
             raise ParameterError("conv_mode", self.conv_mode, f"choose one of {', '.join(get_args(ConvMode))}")
 
     @property
+    def conv_modes(self) -> Sequence[ConvMode]:
+        """What to try in turn: whole matrices are right for some operations that patches do not know, but large."""
+        return ["auto", "matrix"] if self.conv_mode == "auto" else [self.conv_mode]
+
+    @property
     def all_slopes(self) -> Sequence[Slope]:
         """The slopes, or their default."""
         if self.slopes is not None:
@@ -135,7 +145,11 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
 
     Distances `q.upper` of adversarial examples only choose where the search starts: a certified radius above them
     must stay visible, since it is a contradiction. Radii `q.at` are checked without the slack for rounding: they are
-    meant for float64.
+    meant for float64. Bounds are lowered by what rounding in float32 may move, which is measured: see
+    `logit_allowance`; to that comes what it moves the bounds at radius 0.
+
+    Bounds that are none are refused: at all images those at radius 0 must be the logit gaps, and around some images
+    those of all neurons must hold what the network computes: see `_soundness.py`.
 
     Args:
         q: about the layers of `Net.decision_net()`, which gives the tightest bounds. Images may be flat, [B, D].
@@ -143,52 +157,74 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
     Returns:
         [B] radii of the type of x, 0 for a wrong prediction, on the device of x; or why there are none.
     """
-    x, label, at = q.x, q.y, q.at
-    with torch.no_grad(), precision_of(x):
-        logits = q.net(x)
-        slack = (SLACK if at is None else 0) * logits.abs().amax(1).clamp(min=1)
-        own = logits.gather(1, label[:, None])
-        at_zero = (own - logits.scatter(1, label[:, None], -torch.inf)).amin(1) - slack
-        correct = (at_zero > 0).nonzero().squeeze(1)
-        radius = torch.zeros_like(at_zero)
+    with torch.no_grad(), precision_of(q.x):
+        margin = logit_margin(q.net(q.x), q.y)
+        allowance = logit_allowance(q.net, q.x, q.epsilon, q.norm)
+        right = margin > 0
+        correct = (right & (margin > (allowance if q.at is None else 0))).nonzero().squeeze(1)
+        radius = torch.zeros_like(margin)
         if len(correct) == 0:
-            return radius
+            return Answer(reason=LOST) if bool(right.any()) else radius
+        if bool(margin[correct].isinf().any()):
+            return Answer(reason="bounds need logits that are finite")
         try:
             library = load_auto_lirpa()
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == AUTO_LIRPA.module
             reason = "" if missing else f" ({error})"
             return Answer(reason=f"{AUTO_LIRPA.advice}{reason}")
-        at_zero, some = at_zero[correct], q.rows(correct)
-        try:
-            bounds = Bounds(library, some, slack[correct], search)
-            if some.at is not None:
-                at = some.at.to(at_zero)
-                holds = bounds.margin(at, torch.arange(len(at), device=at.device), search.bound) > 0
-                radius[correct] = torch.where(holds, at, 0)
+        reason = ""
+        for mode in search.conv_modes:
+            attempt = replace(search, conv_mode=mode)
+            try:
+                radius[correct] = _radii(library, q.rows(correct), margin[correct], allowance[correct], attempt)
                 return radius
-            if search.at == "epsilon":
-                holds = bounds.margin(_widened(some), torch.arange(len(some.y), device=x.device), search.bound) > 0
-                radius[correct] = torch.where(holds, q.epsilon, 0.0)
-                return radius
-            cap = 1.0 if q.norm == "linf" else x[0].numel() ** 0.5  # of the box [0, 1]
-            linear = _linear_radius(bounds, at_zero, search.bound, cap)
-            found = largest_verified(
-                lambda epsilon, index: bounds.margin(epsilon, index, search.bound),
-                at_zero,
-                linear,
-                torch.full_like(linear, torch.inf) if some.upper is None else some.upper.to(linear),
-                Limits(cap, search.rounds, search.tolerance),
-            )
-        except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
-            return Answer(reason=does_not_fit(error, x.device) if out_of_memory(error) else _reason(error))
-        radius[correct] = (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
-        return radius
+            except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
+                reason = does_not_fit(error, q.x.device) if out_of_memory(error) else _reason(error)
+        return Answer(reason=reason)
+
+
+def _radii(library: ModuleType, q: Query, margin: Tensor, allowance: Tensor, search: Search) -> Tensor:
+    """The radii [B] of images with these margins, of which the bounds have been checked.
+
+    Raises:
+        UnsoundError: the bounds are wrong.
+    """
+    bounds = Bounds(library, q, torch.zeros_like(margin), search)
+    error = check_at_images(bounds, q, margin, allowance)
+    if q.at is None:
+        bounds.slack = allowance + SAFETY * error
+    if q.at is None and search.at == "search":
+        found = _search(bounds, q, margin - bounds.slack, search)
+    else:
+        radius, asked = (_epsilon(q), _widened(q)) if q.at is None else (q.at.to(margin), q.at.to(margin))
+        holds = bounds.margin(asked, torch.arange(len(asked), device=asked.device), search.bound) > 0
+        found = torch.where(holds, radius, 0)
+    check_in_balls(bounds, q, found)
+    return found
+
+
+def _search(bounds: "Bounds", q: Query, at_zero: Tensor, search: Search) -> Tensor:
+    cap = 1.0 if q.norm == "linf" else q.x[0].numel() ** 0.5  # of the box [0, 1]
+    linear = _linear_radius(bounds, at_zero, search.bound, cap)
+    found = largest_verified(
+        lambda epsilon, index: bounds.margin(epsilon, index, search.bound),
+        at_zero,
+        linear,
+        torch.full_like(linear, torch.inf) if q.upper is None else q.upper.to(linear),
+        Limits(cap, search.rounds, search.tolerance),
+    )
+    return (found * (1 - ROUNDING) - ROUNDING).clamp(min=0)
+
+
+def _epsilon(q: Query) -> Tensor:
+    """[B], the suite's radius."""
+    return torch.full_like(q.y, q.epsilon, dtype=q.x.dtype)
 
 
 def _widened(q: Query) -> Tensor:
     """[B] radii from which rounding leaves the suite's radius, as `certified_radius` takes it off what it has found."""
-    return torch.full_like(q.y, (q.epsilon + ROUNDING) / (1 - ROUNDING), dtype=q.x.dtype)
+    return (_epsilon(q) + ROUNDING) / (1 - ROUNDING)
 
 
 class Bounds:
@@ -201,7 +237,9 @@ class Bounds:
     """
 
     def __init__(self, library: ModuleType, q: Query, slack: Tensor, search: Search) -> None:
-        self.library, self.norm, self.slack, self.watch = library, q.norm, slack, search.watch
+        self.library, self.norm, self.slack, self.search = library, q.norm, slack, search
+        self.images = q.x
+        self.ball: Callable[..., Any] = partial(ball, library)
         net, x = q.layers, q.x
         limit = {"auto": 2**20, "dense": 2**62}.get(search.conv_mode, 0)
         prepared = fold_affine(net, x, limit)
@@ -219,23 +257,31 @@ class Bounds:
             for module in self.modules:  # its shortcut for the first layer, an interval, ignores the box
                 module.check_IBP_first_linear = lambda node: False
 
+    def again(self, q: Query) -> "Bounds":
+        """The same bounds, without slack, of a network and images like these."""
+        return Bounds(self.library, q, q.x.new_zeros(len(q.x)), replace(self.search, watch=None))
+
     def margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
         """[b] lower bounds of min_j z_label - z_j, less the slack, over the balls of radii epsilon [b].
 
         -inf instead of NaN.
         """
-        if self.watch is not None:
-            self.watch(method, index)
+        if self.search.watch is not None:
+            self.search.watch(method, index)
         parts = self.chunks.map(lambda part: self._margin(epsilon[part], index[part], method), len(index))
         margin = torch.cat(parts)
         return torch.where(margin.isfinite(), margin, -torch.inf)
 
+    def specification(self, index: Tensor) -> Tensor:
+        """[b, K-1, K], the logit differences of these images."""
+        return _specification(self.label[index], self.logits)
+
     def _margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
-        x, c = self.x[index], _specification(self.label[index], self.logits)
+        x, c = self.x[index], self.specification(index)
         lower = []
         for module in self.modules:
             # a new set for every pass: auto-LiRPA writes into it; made outside the guard, which knows no subclasses
-            perturbed = self.library.BoundedTensor(x, ball(self.library, x, epsilon, self.norm))
+            perturbed = self.library.BoundedTensor(x, self.ball(x, epsilon, self.norm))
             with (
                 torch.set_grad_enabled(method == "alpha-CROWN"),
                 contextlib.redirect_stdout(io.StringIO()),
@@ -266,7 +312,9 @@ def _bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, slope: s
     }
     with warnings.catch_warnings():  # tracing goes through deprecated parts of torch
         warnings.simplefilter("ignore")
-        module = library.BoundedModule(net, torch.zeros_like(x[:2]), bound_opts=options, device=x.device)
+        module = library.BoundedModule(
+            net, torch.zeros_like(x[:2]), bound_opts=options, device=x.device, custom_ops=repaired_operations()
+        )
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -307,6 +355,8 @@ def _linear_radius(bounds: Bounds, at_zero: Tensor, method: Bound, cap: float) -
 
 def _reason(error: Exception) -> str:
     """What auto-LiRPA was unable to do, and with which operation, as far as its stack tells."""
+    if isinstance(error, UnsoundError | GeometryError):
+        return str(error)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     unknown = {node.op.rpartition("::")[2] for frame in frames for node in frame.f_locals.get("unsupported_ops", ())}
     if unknown:
@@ -316,15 +366,3 @@ def _reason(error: Exception) -> str:
     operation = f", operation {bounds[-1]}" if bounds else ""
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"auto-LiRPA{operation}: {text}"
-
-
-@contextlib.contextmanager
-def precision_of(x: Tensor) -> Iterator[None]:
-    """Float32 means float32: no TF32, no autocast. alpha-CROWN makes tensors of the default type, so that is x's."""
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(x.dtype)
-        with no_tf32(), torch.autocast(x.device.type, enabled=False):
-            yield
-    finally:
-        torch.set_default_dtype(default)

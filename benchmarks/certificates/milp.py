@@ -15,9 +15,10 @@ from marginbench.benchmarks.attacks.ray import changes_class, tighten
 from marginbench.benchmarks.certificates import _milp_model as model
 from marginbench.benchmarks.certificates._fold import fold_affine
 from marginbench.benchmarks.certificates.certificate import certificate
-from marginbench.benchmarks.certificates.crown import ROUNDING, SLACK
+from marginbench.benchmarks.certificates.crown import ROUNDING
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.methods.maths.bounds.linear import Ball, Blocks
+from marginbench.methods.maths.rounding import logit_allowance
 
 FIRST_RADIUS = 0.05  # where no adversarial example is known; it is doubled until there is one, or the box is covered
 WEIGHTS = 2**20  # of the network written out as matrices
@@ -63,9 +64,10 @@ def milp(
     units = sum(len(block[0].bias) for block in blocks[:-1])
     if units > max_units:
         return Answer(reason=f"exact margins: {units} hidden units are more than {max_units}")
+    slack = logit_allowance(q.net, q.x, q.epsilon, q.norm).tolist()
     bounds: list[tuple[float, float]] = []
     for i in range(len(q.x)):
-        image = _Image(q.rows(slice(i, i + 1)), blocks, gap, time.perf_counter() + time_limit)
+        image = _Image(q.rows(slice(i, i + 1)), blocks, slack[i], gap, time.perf_counter() + time_limit)
         image.search()
         bounds.append((image.lower, image.upper))
     lower, distance = torch.tensor(bounds, dtype=torch.float32).view(-1, 2).to(q.x.device).unbind(1)
@@ -75,13 +77,12 @@ def milp(
 class _Image:
     """The search for one image; `lower` and `upper` enclose its margin at any time."""
 
-    def __init__(self, q: Query, blocks: Blocks, gap: float, deadline: float) -> None:
-        self.q, self.blocks, self.gap, self.deadline = q, blocks, gap, deadline
+    def __init__(self, q: Query, blocks: Blocks, slack: float, gap: float, deadline: float) -> None:
+        self.q, self.blocks, self.slack, self.gap, self.deadline = q, blocks, slack, gap, deadline
         self.lower, self.upper = 0.0, math.inf if q.upper is None else float(q.upper)
         self.point = q.x.detach().cpu().double().flatten(1)  # [1, n]
         logits = q.net(q.x)
         self.y, self.classes = int(q.y), logits.shape[1]
-        self.slack = SLACK * float(logits.abs().amax().clamp(min=1))
         if changes_class(logits, q.y):
             self.upper = 0.0
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from marginbench.methods.errors import ParameterError
 
@@ -68,3 +69,15 @@ def no_tf32() -> Iterator[None]:
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.allow_tf32 = value
+
+
+@contextlib.contextmanager
+def precision_of(x: Tensor) -> Iterator[None]:
+    """Float32 means float32: no TF32, no autocast. Tensors made without a type, as by auto-LiRPA, have that of x."""
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(x.dtype)
+        with no_tf32(), torch.autocast(x.device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)

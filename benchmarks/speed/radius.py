@@ -17,10 +17,11 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.certificates import _compat, crown
 from marginbench.benchmarks.estimator import Answer, Query
-from marginbench.benchmarks.machine.device import resolve_device
+from marginbench.benchmarks.machine.device import precision_of, resolve_device
 from marginbench.benchmarks.speed import turns
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import NORMS, Norm
+from marginbench.methods.maths.rounding import logit_allowance
 from marginbench.methods.spec import split_specs
 
 STEPS = 12
@@ -88,12 +89,12 @@ def compare(race: turns.Turns[Found]) -> tuple[float, ...]:
 def _bisection(q: Query, upper: Tensor) -> Iterator[Found]:
     """What is found after a share of the steps, then after the next. The first share prepares the network."""
     low, high = torch.zeros_like(upper), upper
-    with torch.no_grad(), crown.precision_of(q.x):
-        slack = crown.SLACK * q.net(q.x).abs().amax(1).clamp(min=1)
+    with torch.no_grad(), precision_of(q.x):
+        slack = logit_allowance(q.net, q.x, q.epsilon, q.norm)
         bounds = crown.Bounds(_compat.load_auto_lirpa(), q, slack, crown.Search("CROWN"))
     everything = torch.arange(len(q.x), device=q.x.device)
     for done in range(STEPS // TURNS, STEPS + 1, STEPS // TURNS):
-        with torch.no_grad(), crown.precision_of(q.x):
+        with torch.no_grad(), precision_of(q.x):
             for _ in range(STEPS // TURNS):
                 middle = (low + high) / 2
                 verified = bounds.margin(middle, everything, "CROWN") > 0

@@ -1,0 +1,277 @@
+"""Layers of every kind and geometry, in tiny networks: bounds hold, and wrong ones are refused in every run.
+
+Linear layers against the exact minimum, others against points of the ball, by the dozen or on a grid. What auto-LiRPA
+0.3 gets wrong by itself is here twice: mended, and as it comes, where the check of every run must refuse it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from certificate_support import predicted
+from support import a_query
+from torch import Tensor, nn
+
+from marginbench.benchmarks.certificates import _compat, crown
+from marginbench.benchmarks.estimator import Answer
+from marginbench.benchmarks.machine.device import precision_of
+from marginbench.benchmarks.models.adapter import adapt
+from marginbench.methods import NORMS, Norm, Residual, logit_margin
+from marginbench.methods.maths.perturb import pgd
+from marginbench.methods.maths.rounding import corner
+
+Make = Callable[[], Sequence[nn.Module]]
+IMAGE = (2, 6, 6)
+METHODS: tuple[crown.Bound, ...] = ("IBP", "CROWN-IBP", "CROWN")
+
+
+class OneByOne(nn.Module):
+    """An ordinary module: its forward calls its layers."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Concatenated(nn.Module):
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+class Viewed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, 3, 4, 9).transpose(2, 3)
+
+
+def conv(size: int | tuple[int, int], **settings: object) -> Make:
+    return lambda: [nn.Conv2d(3, 3, size, **settings)]  # type: ignore[arg-type]
+
+
+def pool(*sizes: object, **settings: object) -> Make:
+    return lambda: [nn.AvgPool2d(*sizes, **settings)]  # type: ignore[arg-type]
+
+
+def batch_norm() -> nn.Module:
+    layer = nn.BatchNorm2d(3)
+    layer.weight.data = torch.tensor([1.5, -2.0, 0.0])  # negative and zero scales
+    layer.bias.data = torch.tensor([0.1, -0.3, 0.2])
+    layer.running_mean, layer.running_var = torch.tensor([0.3, -0.2, 0.1]), torch.tensor([0.5, 2.0, 1.0])
+    return layer
+
+
+LINEAR: dict[str, Make] = {
+    "conv": conv(3, padding=1),
+    "conv-2/2": conv(2, stride=2),
+    "conv-3/2": conv(3, stride=2, padding=1, bias=False),
+    "conv-5/3-padded-2x1": conv(5, stride=3, padding=(2, 1)),
+    "conv-1x3/2x1": conv((1, 3), stride=(2, 1), padding=(0, 2)),
+    "conv-dilated": conv(3, padding=2, dilation=2),
+    "conv-dilated/2": conv(3, padding=1, stride=2, dilation=2),
+    "conv-grouped": conv(3, padding=1, groups=3),
+    "conv-same": conv(3, padding="same"),
+    "conv-circular": conv(3, padding=1, padding_mode="circular"),
+    "average-2/2": pool(2),
+    "average-3/3": pool(3),
+    "average-4/4": pool(4),
+    "average-2/1": pool(2, 1),
+    "average-3/2": pool(3, 2),
+    "average-2/3": pool(2, 3),
+    "average-3/1-padded": pool(3, 1, 1),
+    "average-2/2-padded": pool(2, 2, 1),
+    "average-3/2-not-counted": pool(3, 2, 1, count_include_pad=False),
+    "average-4/4-ceil": pool(4, 4, ceil_mode=True),
+    "average-3/2-ceil": pool(3, 2, 1, ceil_mode=True),
+    "average-2x3/1x2": pool((2, 3), (1, 2)),
+    "average-divided": pool(2, 2, divisor_override=3),
+    "adaptive-1": lambda: [nn.AdaptiveAvgPool2d(1)],
+    "adaptive-3": lambda: [nn.AdaptiveAvgPool2d(3)],
+    "adaptive-4": lambda: [nn.AdaptiveAvgPool2d(4)],
+    "batch-norm": lambda: [batch_norm()],
+    "residual": lambda: [Residual(nn.Conv2d(3, 3, 3, padding=1))],
+    "residual-strided": lambda: [
+        Residual(nn.Conv2d(3, 3, 3, 2, 1), nn.Sequential(nn.Conv2d(3, 3, 1, 2), batch_norm()))
+    ],
+    "concatenated": lambda: [Concatenated(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 1, 3, padding=1))],
+    "viewed": lambda: [Viewed(), nn.Conv2d(3, 3, 3)],
+    "unflattened": lambda: [nn.Flatten(), nn.Unflatten(1, (3, 4, 9)), nn.Conv2d(3, 3, 3)],
+}
+SLOPES = (-2.0, -0.3, 0.0, 0.2, 1.0, 1.1, 3.0)
+KINKED: dict[str, Make] = {f"leaky{slope}": partial(lambda slope: [nn.LeakyReLU(slope)], slope) for slope in SLOPES}
+KINKED |= {
+    "relu": lambda: [nn.ReLU()],
+    "maximum-2/2": lambda: [nn.MaxPool2d(2)],
+    "maximum-3/3": lambda: [nn.MaxPool2d(3)],
+    "maximum-3/2": lambda: [nn.MaxPool2d(3, 2)],
+    "maximum-3/1-padded": lambda: [nn.MaxPool2d(3, 1, 1)],
+    "maximum-2x3/2": lambda: [nn.MaxPool2d((2, 3), 2)],
+    "maximum-dilated": lambda: [nn.MaxPool2d(2, 1, dilation=2)],
+    "maximum-ceil": lambda: [nn.MaxPool2d(4, 4, ceil_mode=True)],
+    "adaptive-maximum": lambda: [nn.AdaptiveMaxPool2d(2)],
+    "residual-relu": lambda: [Residual(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 1)))],
+    "prelu": lambda: [nn.PReLU(3, 1.7)],
+}
+MAY_BE_REFUSED = {"average-divided", "adaptive-4", "unflattened", "prelu"} | {
+    name for name in KINKED if name.startswith("maximum")
+}
+
+
+def network(make: Make, form: str, kinks: bool = True) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1), *([nn.ReLU()] if kinks and make in LINEAR.values() else []), *make()
+        ).eval()
+        with torch.no_grad():
+            width = body(torch.zeros(1, *IMAGE)).numel()
+        tail = [nn.ReLU(), nn.Flatten(), nn.Linear(width, 6), nn.ReLU()] if kinks else [nn.Flatten()]
+        layers = [*body, *tail, nn.Linear(6 if kinks else width, 4)]
+    for parameter in nn.Sequential(*layers).parameters():
+        parameter.data *= 1.5
+    if form == "sequential":
+        return nn.Sequential(*layers).requires_grad_(False).eval()
+    return adapt(OneByOne(layers).requires_grad_(False).eval(), nn.Identity(), images(8)).decision_net()
+
+
+def images(count: int) -> Tensor:
+    return (torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(1)) * 1.4 - 0.2).clamp(0, 1)
+
+
+def least_found(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: Norm) -> Tensor:
+    """[B] least margins at corners of the balls and where projected gradients lead."""
+    least = logit_margin(net(x), y)
+    each = radius.view(-1, 1, 1, 1)
+    for seed in range(4):
+        start = corner(x, each, norm, seed) - x
+        delta = pgd(lambda p: -logit_margin(net(p), y), x, start, epsilon=radius, step=radius / 3, steps=6, norm=norm)
+        for point in (x + start, x + delta):
+            least = torch.minimum(least, logit_margin(net(point), y))
+    return least.detach()
+
+
+def bounds_at(net: nn.Sequential, x: Tensor, y: Tensor, norm: Norm, mode: crown.ConvMode, epsilon: float) -> Tensor:
+    q, search = a_query(net, x, y, norm), crown.Search("CROWN", conv_mode=mode)
+    with torch.no_grad(), precision_of(x):
+        found = crown.Bounds(_compat.load_auto_lirpa(), q, torch.zeros(len(x)), search)
+        return found.margin(torch.full((len(x),), epsilon), torch.arange(len(x)), "CROWN")
+
+
+@pytest.mark.parametrize("form", ["sequential", "module"])
+@pytest.mark.parametrize("name", sorted(LINEAR.keys() - MAY_BE_REFUSED))
+def test_linear_layers_are_exact(name: str, form: str) -> None:
+    net, x = network(LINEAR[name], form, kinks=False), images(5)
+    y = predicted(net, x)
+    points = x.clone().requires_grad_()
+    logits = net(points)
+    least = torch.full((len(x),), torch.inf)
+    for rival in range(4):
+        gap = logits.gather(1, y[:, None])[:, 0] - logits[:, rival]
+        (slope,) = torch.autograd.grad(gap.sum(), points, retain_graph=True)
+        room = torch.where(slope > 0, x.clamp(max=0.1), (1 - x).clamp(max=0.1))
+        exact = gap.detach() - (slope.abs() * room).flatten(1).sum(1)
+        least = torch.where(y == rival, least, torch.minimum(least, exact))
+    assert torch.allclose(bounds_at(net, x, y, "linf", "matrix", 0.1), least, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "norm", "mode"),
+    [("sequential", "linf", "auto"), ("sequential", "l2", "patches"), ("module", "linf", "auto")],
+)
+@pytest.mark.parametrize("name", [*LINEAR, *KINKED])
+def test_nothing_in_the_balls_is_below_the_bounds(name: str, form: str, norm: Norm, mode: crown.ConvMode) -> None:
+    net, x = network((LINEAR | KINKED)[name], form), images(4)
+    y = predicted(net, x)
+    found = crown.certified_radius(a_query(net, x, y, norm), crown.Search("CROWN", conv_mode=mode, rounds=4))
+    if isinstance(found, Answer) and mode == "patches" and name not in MAY_BE_REFUSED:
+        found = crown.certified_radius(a_query(net, x, y, norm), crown.Search("CROWN", conv_mode="matrix", rounds=4))
+    if isinstance(found, Answer):
+        assert name in MAY_BE_REFUSED, found.reason
+    else:
+        assert (found > 0).any()
+        assert (least_found(net, x, y, found, norm) > 0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("slope", [-3.0, -0.2, 0.0, 0.3, 0.99, 1.0, 1.01, 2.0, 10.0])
+def test_slopes_on_a_grid(slope: float, norm: Norm) -> None:
+    """Two pixels, so that a grid holds every point of the ball."""
+    torch.manual_seed(0)
+    act = nn.LeakyReLU(slope)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), act, nn.Linear(3, 3), act, nn.Linear(3, 3)).requires_grad_(False)
+    x = torch.rand(6, 1, 1, 2)
+    y = predicted(net, x)
+    steps = torch.linspace(-1, 1, 61)
+    ball = torch.cartesian_prod(steps, steps)
+    if norm == "l2":
+        ball = ball / ball.norm(dim=1, keepdim=True).clamp(min=1)
+    for epsilon in (0.1, 0.6):
+        points = (x.view(6, 1, 2) + epsilon * ball).clamp(0, 1)
+        least = torch.stack([logit_margin(net(p), label.expand(len(p))) for p, label in zip(points, y, strict=True)])
+        for choice in ("adaptive", "same-slope", "zero-lb", "one-lb"):
+            q = a_query(net, x, y, norm)
+            with torch.no_grad():
+                bounds = crown.Bounds(_compat.load_auto_lirpa(), q, torch.zeros(6), crown.Search("CROWN", (choice,)))
+                for method in METHODS:
+                    low = bounds.margin(torch.full((6,), epsilon), torch.arange(6), method)
+                    assert (low <= least.amin(1) + 1e-5).all()
+
+
+AS_IT_COMES: dict[str, tuple[Make, crown.Bound]] = {
+    "concave": (KINKED["leaky3.0"], "CROWN"),
+    "nearly-linear": (KINKED["leaky1.1"], "CROWN"),
+    "folded": (KINKED["leaky-0.3"], "IBP"),
+    "groups": (LINEAR["conv-grouped"], "CROWN"),
+    "padding": (LINEAR["conv-5/3-padded-2x1"], "CROWN"),
+    "overlapping": (LINEAR["average-3/2"], "CROWN"),
+    "padded": (LINEAR["average-3/1-padded"], "CROWN-IBP"),
+    "rectangle": (KINKED["maximum-2x3/2"], "CROWN"),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", AS_IT_COMES)
+def test_wrong_bounds_are_refused(name: str, norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, method = AS_IT_COMES[name]
+    net, x = network(make, "sequential"), images(12)
+    monkeypatch.setattr(crown, "repaired_operations", dict)
+    mode: crown.ConvMode = "matrix" if make in KINKED.values() else "patches"
+    found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), crown.Search(method, conv_mode=mode))
+    assert isinstance(found, Answer) and "wrong" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("method", "norm"), [("IBP", "linf"), ("CROWN-IBP", "linf"), ("CROWN", "linf"), ("CROWN", "l2")]
+)
+def test_a_smaller_ball_is_refused(method: crown.Bound, norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = network(KINKED["relu"], "sequential"), images(12)
+    ball = crown.ball
+    monkeypatch.setattr(crown, "ball", lambda library, x, epsilon, norm: ball(library, x, 0.5 * epsilon, norm))
+    found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), crown.Search(method))
+    assert isinstance(found, Answer) and "wrong" in found.reason
+
+
+def test_shrunk_bounds_of_convolutions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _compat.load_auto_lirpa()
+    conv = crown.repaired_operations()["onnx::Conv"]
+
+    class Shrunk(conv):  # type: ignore[misc, valid-type]
+        def interval_propagate(self, *v: Any, **more: Any) -> tuple[Tensor, Tensor]:
+            low, high = super().interval_propagate(*v, **more)
+            middle = (low + high) / 2
+            return middle + 0.7 * (low - middle), middle + 0.7 * (high - middle)
+
+    monkeypatch.setattr(crown, "repaired_operations", lambda: {"onnx::Conv": Shrunk})
+    net, x = network(KINKED["relu"], "sequential"), images(12)
+    search = crown.Search("IBP", conv_mode="matrix")
+    found = crown.certified_radius(a_query(net, x, predicted(net, x), "linf"), search)
+    assert isinstance(found, Answer) and "wrong" in found.reason
