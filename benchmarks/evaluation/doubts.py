@@ -1,6 +1,6 @@
 """Reasons to distrust a number. One function for each: its docstring is the explanation that the tables print.
 
-Any file may add one: see `doubt.doubt`. `recheck.py` has one more.
+Any file may add one: see `doubt.doubt`. `recheck.py` and `rounding.py` have one more each.
 """
 
 import itertools
@@ -13,11 +13,12 @@ from marginbench.benchmarks.attacks.ray import attached, changes_class
 from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
+from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.methods import NORMS, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import pgd
 
-__all__ = ["DOUBTS", "collect", "doubt", "explanation", "not_confirmed"]
+__all__ = ["DOUBTS", "collect", "doubt", "explanation", "not_confirmed", "rounded_away"]
 
 PROBED = 64  # points on which networks are asked again
 STEPS = 10  # of projected gradient ascent, where attacks are doubted

@@ -1,5 +1,6 @@
 """Planted faults of networks, attacks and certificates are seen."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,31 @@ class Centred(nn.Module):
 def test_a_network_that_looks_at_its_batch_is_seen(trained: Net) -> None:
     net = Net(trained.normalise, nn.Sequential(*trained.body, Centred()), trained.head)
     assert "batch_dependence" in evaluated(net).doubts
+
+
+class Offset(nn.Module):
+    """Two more features, far from 0, that cancel behind the last layer, but for rounding."""
+
+    def forward(self, phi: Tensor) -> Tensor:
+        mean = 1e3 + phi.mean(1, keepdim=True)
+        return torch.cat([phi, mean, 3 * mean], 1)
+
+
+def test_logits_that_rounding_moves_are_seen(trained: Net) -> None:
+    assert "rounded_away" not in evaluated(trained).doubts
+    head = copy.deepcopy(trained.head)
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.mul_(1e-5)
+        head.bias.mul_(1e-5)
+    assert "rounded_away" not in evaluated(Net(trained.normalise, trained.body, head)).doubts
+    wide = nn.Linear(head.in_features + 2, head.out_features)
+    with torch.no_grad():
+        wide.weight[:, :-2] = head.weight
+        wide.weight[:, -2:] = torch.linspace(1, 2, head.out_features)[:, None] * torch.tensor([3.0, -1.0])
+        wide.bias.copy_(head.bias)
+    seen = evaluated(Net(trained.normalise, nn.Sequential(*trained.body, Offset()), wide)).doubts
+    assert "rounded_away" in seen
 
 
 def test_every_doubt_explains_itself() -> None:
