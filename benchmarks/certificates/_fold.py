@@ -11,21 +11,27 @@ import math
 import torch
 from torch import Tensor, nn
 
+from marginbench.benchmarks.certificates._layers import Reshape, Shift
 from marginbench.methods import Normalise, Scale
 
-AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise, Scale)
-RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)  # dropout: identity in eval mode
+AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise, Scale, Shift)
+RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, Reshape)  # dropout: identity in eval mode
 
 
-def fold_affine(net: nn.Sequential, x: Tensor, limit: int) -> nn.Sequential | None:
+def fold_affine(
+    net: nn.Sequential, x: Tensor, limit: int, between: tuple[type[nn.Module], ...] = (nn.ReLU,)
+) -> nn.Sequential | None:
     """Merge every run of affine layers into one linear layer: images [B, C, H, W] enter as [B, C*H*W].
 
     Merged layers have tighter intervals, and on small images a dense matrix is faster than a convolution. Weights
     are computed in float64, W = f(I) - f(0), b = f(0), and rounded to the type of x.
 
+    Args:
+        between: layers that work entry by entry, and stay.
+
     Returns:
-        linear layers and ReLU alternating, or None where a layer is of another kind (or only pretends to be affine:
-        the logits of x are compared), or all the weights together have more than `limit` entries.
+        linear layers and those of `between` alternating, or None where a layer is of another kind (or only pretends to
+        be affine: the logits of x are compared), or all the weights together have more than `limit` entries.
     """
     net = copy.deepcopy(net).double().eval()
     folded: list[nn.Module] = []
@@ -36,7 +42,7 @@ def fold_affine(net: nn.Sequential, x: Tensor, limit: int) -> nn.Sequential | No
         if isinstance(layer, AFFINE + RESHAPING):
             run.append(layer)
             continue
-        if not isinstance(layer, nn.ReLU | None):
+        if layer is not None and not isinstance(layer, between):
             return None
         affine = nn.Sequential(*run)
         with torch.no_grad():
@@ -44,9 +50,9 @@ def fold_affine(net: nn.Sequential, x: Tensor, limit: int) -> nn.Sequential | No
         entries += point.numel() * out.numel()
         if entries > limit:
             return None
-        folded += [_dense(affine, point), nn.ReLU()]
+        folded += [_dense(affine, point), *([] if layer is None else [layer])]
         point, run = torch.zeros_like(out), []
-    result = nn.Sequential(*folded[:-1])
+    result = nn.Sequential(*folded)
     with torch.no_grad():
         same = torch.allclose(result(x.double().flatten(1)), net(x.double()), rtol=1e-6, atol=1e-6)
     return result.to(x.dtype) if same else None

@@ -5,6 +5,7 @@ Within a certified radius no image of the box [0, 1] has another predicted class
 
 import contextlib
 import io
+import logging
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,9 +21,13 @@ from torch import Tensor, nn
 from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
 from marginbench.benchmarks.certificates._fold import fold_affine, traceable
+from marginbench.benchmarks.certificates._layers import Curved
 from marginbench.benchmarks.certificates._memory import Footprint
+from marginbench.benchmarks.certificates._operators import own_operators
+from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._repairs import GeometryError, repaired_operations
 from marginbench.benchmarks.certificates._search import Limits, largest_verified
+from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.certificates._soundness import UnsoundError, check_at_images, check_in_balls
 from marginbench.benchmarks.certificates.certificate import Needs, certificate
 from marginbench.benchmarks.estimator import Answer, Query
@@ -32,6 +37,7 @@ from marginbench.methods import logit_margin
 from marginbench.methods.errors import ParameterError
 from marginbench.methods.maths.rounding import SAFETY, logit_allowance
 
+log = logging.getLogger(__name__)
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]  # auto-LiRPA's names
 Slope = Literal["adaptive", "same-slope", "zero-lb", "one-lb"]
 ConvMode = Literal["auto", "dense", "patches", "matrix"]
@@ -244,6 +250,9 @@ class Bounds:
         limit = {"auto": 2**20, "dense": 2**62}.get(search.conv_mode, 0)
         prepared = fold_affine(net, x, limit)
         if prepared is None:
+            net = simplified(net, x)
+            prepared = fold_affine(net, x, limit, (nn.ReLU, Curved))
+        if prepared is None:
             prepared = traceable(net, x)
         else:
             x = x.flatten(1)
@@ -288,7 +297,9 @@ class Bounds:
                 FastTranspose(),
                 self.footprint.guard(len(x), method == "alpha-CROWN"),
             ):
-                bounds, _ = module.compute_bounds(x=(perturbed,), C=c, method=method, bound_upper=False)
+                # without slopes to optimise alpha-CROWN is CROWN, and auto-LiRPA fails
+                bound = method if method != "alpha-CROWN" or module.optimizable_activations else "CROWN"
+                bounds, _ = module.compute_bounds(x=(perturbed,), C=c, method=bound, bound_upper=False)
             lower.append(bounds.detach())
         return torch.stack(lower).amax(0).amin(1) - self.slack[index]
 
@@ -313,7 +324,11 @@ def _bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, slope: s
     with warnings.catch_warnings():  # tracing goes through deprecated parts of torch
         warnings.simplefilter("ignore")
         module = library.BoundedModule(
-            net, torch.zeros_like(x[:2]), bound_opts=options, device=x.device, custom_ops=repaired_operations()
+            net,
+            torch.zeros_like(x[:2]),
+            bound_opts=options,
+            device=x.device,
+            custom_ops={**repaired_operations(), **own_operators()},
         )
     module.eval()
     for parameter in module.parameters():
@@ -325,11 +340,11 @@ def _check_trace(module: Any, net: nn.Sequential, x: Tensor) -> None:
     """Bounds are about the traced network: batch norm, and sizes fixed at tracing, can make that another one.
 
     Raises:
-        ValueError: its logits are not those of the network, for one batch size or another.
+        Unbounded: its logits are not those of the network, for one batch size or another.
     """
     for part in (x[:1], x[:PROBE]):
         if not torch.allclose(module(part), net(part), rtol=1e-3, atol=1e-4):
-            raise ValueError("its trace of the network gives other logits")
+            raise Unbounded("auto-LiRPA's trace of the network gives other logits")
 
 
 def _clamp_passes_edges() -> bool:
@@ -354,15 +369,11 @@ def _linear_radius(bounds: Bounds, at_zero: Tensor, method: Bound, cap: float) -
 
 
 def _reason(error: Exception) -> str:
-    """What auto-LiRPA was unable to do, and with which operation, as far as its stack tells."""
-    if isinstance(error, UnsoundError | GeometryError):
+    """Why there is no certificate, without internals of auto-LiRPA; these are logged."""
+    if isinstance(error, Unbounded | UnsoundError | GeometryError):
         return str(error)
+    log.debug("auto-LiRPA failed", exc_info=error)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    unknown = {node.op.rpartition("::")[2] for frame in frames for node in frame.f_locals.get("unsupported_ops", ())}
-    if unknown:
-        return f"auto-LiRPA does not know the operation {', '.join(sorted(unknown))}"
     names = [type(frame.f_locals.get("self")).__name__ for frame in frames if "operators" in frame.f_code.co_filename]
     bounds = [name.removeprefix("Bound") for name in names if name.startswith("Bound")]
-    operation = f", operation {bounds[-1]}" if bounds else ""
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"auto-LiRPA{operation}: {text}"
+    return f"auto-LiRPA fails on this network{f', at an operation of the kind {bounds[-1]}' if bounds else ''}"

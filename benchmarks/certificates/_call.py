@@ -1,0 +1,151 @@
+"""An operation that depends on the images, the rules that rewrite such operations, and what rules share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.certificates._builder import Builder, Data, Pair, linear, per_channel
+from marginbench.benchmarks.certificates._layers import Reshape, Shift
+from marginbench.benchmarks.certificates._record import Unbounded, same
+
+DENSE = 2**22  # entries of a matrix that stands for a linear operation without a layer of its own
+
+
+class Call(NamedTuple):
+    """An operation on at least one `Data`."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Sequence[Any], Sequence[Any]]  # for either batch; a `Data` is the same in both
+    options: dict[str, Any]
+    out: Pair  # what it gave
+    builder: Builder
+    which: int | None = None  # of several results
+
+    def get(self, index: int) -> Any:
+        """An argument: `Data`, or what is the same for both batches.
+
+        Raises:
+            Unbounded: it differs.
+        """
+        return agreed(self.arguments[0][index], self.arguments[1][index])
+
+    @property
+    def x(self) -> Data:
+        """The first argument."""
+        data = self.arguments[0][0]
+        if not isinstance(data, Data):
+            raise Unbounded(unknown(self.name))
+        return data
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the result, for one image."""
+        return self.out[0].shape[1:]
+
+
+Rule = Callable[[Call], Data]
+RULES: dict[str, Rule] = {}
+NO_PRODUCT = "a product of two values that both depend on the image has no sound bound here"
+NORMALISED = "its statistics depend on the image (those of BatchNorm are fixed in eval mode)"
+WORDS = {
+    "native_layer_norm": ("LayerNorm", NORMALISED),
+    "native_group_norm": ("GroupNorm", NORMALISED),
+    "_softmax": ("softmax", "inside the model it is a product of values that depend on the image"),
+    "_log_softmax": ("log_softmax", "inside the model it is no function of single numbers"),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "where"), ("a comparison of values (masks, torch.where)", "")),
+    "bmm": ("a product of matrices", "both depend on the image, as in attention"),
+}
+
+
+def unknown(name: str) -> str:
+    """Why there is no certificate behind an operation."""
+    words, reason = WORDS.get(name, (name.strip("_"), ""))
+    return f"{words} has no sound bound here{reason and ': '}{reason}"
+
+
+def agreed(first: Any, second: Any) -> Any:
+    if isinstance(first, Data):
+        return first
+    if isinstance(first, list | tuple) and any(isinstance(part, Data) for part in first):
+        return [agreed(a, b) for a, b in zip(first, second, strict=True)]
+    return same(first, second)
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    def add(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return add
+
+
+def repeated(call: Call, t: Tensor) -> Tensor:
+    """The operation on other values; of several results the one that `out` is."""
+    values = [call.get(i) for i in range(len(call.arguments[0]))]
+    arguments = [t if isinstance(value, Data) else _like(value, t) for value in values]
+    out: Any = call.function(*arguments, **call.options)
+    result: Tensor = out if call.which is None else out[call.which]
+    return result
+
+
+def _like(value: Any, t: Tensor) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(t)
+    return value
+
+
+def broadcast(call: Call, x: Data) -> Data:
+    if x.shape == call.shape:
+        return x
+    return as_matrix(call.builder, x, lambda t: t.expand(len(t), *call.shape), call.shape)
+
+
+def affine(call: Call, x: Data, scale: Any, shift: Any) -> Data:
+    """scale x + shift, with numbers or tensors that broadcast."""
+    x, like = broadcast(call, x), call.out[0]
+    if _is(scale, 1) and _is(shift, 0):
+        return x
+    parts = [torch.as_tensor(part, dtype=torch.float64, device=like.device) for part in (scale, shift)]
+    try:
+        scale, shift = (part.expand(1, *call.shape)[0] for part in parts)
+    except RuntimeError:
+        raise Unbounded("the model adds or multiplies other numbers to each image of a batch") from None
+    channels = [_each_channel(part) for part in (scale, shift)]
+    if channels[0] is None or len(call.shape) not in (1, 3):
+        return as_matrix(call.builder, x, lambda t: scale * t + shift, call.shape)
+    if channels[1] is not None:
+        return call.builder.apply(per_channel(channels[0], channels[1], like), x)
+    if not _is(scale, 1):
+        x = call.builder.apply(per_channel(channels[0], torch.zeros_like(channels[0]), like), x)
+    return call.builder.apply(Shift(shift[None].to(like)), x)
+
+
+def _is(part: Any, number: float) -> bool:
+    return bool((torch.as_tensor(part) == number).all())
+
+
+def _each_channel(part: Tensor) -> Tensor | None:
+    """[C], if all entries of a channel [C, ...] are the same."""
+    if part.ndim == 0:
+        return None
+    flat = part.reshape(len(part), -1)
+    return flat[:, 0] if bool((flat == flat[:, :1]).all()) else None
+
+
+def as_matrix(
+    builder: Builder, x: Data, function: Callable[[Tensor], Tensor], shape: torch.Size, words: str = "a rearrangement"
+) -> Data:
+    inputs, outputs = x.shape.numel(), shape.numel()
+    if inputs * outputs > DENSE:
+        raise Unbounded(f"{words} of {inputs} numbers into {outputs} is too large for the matrix that bounds need")
+    like = x.values[0]
+    with torch.no_grad():
+        basis = torch.eye(inputs, dtype=torch.float64, device=like.device).view(inputs, *x.shape)
+        bias = function(torch.zeros_like(basis[:1])).reshape(1, -1)
+        weight = (function(basis).reshape(inputs, -1) - bias).T
+    flat = builder.apply(Reshape((inputs,)), x) if len(x.shape) != 1 else x
+    out = builder.apply(linear(weight, bias[0], like), flat)
+    return out if len(shape) == 1 else builder.apply(Reshape(tuple(shape)), out)

@@ -1,0 +1,153 @@
+"""Scalar functions, maxima and max pooling."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marginbench.benchmarks.certificates._builder import Data, convolution, depthwise, per_channel
+from marginbench.benchmarks.certificates._call import RULES, Call, Rule, affine, broadcast, rule, unknown
+from marginbench.benchmarks.certificates._layers import Curved, Largest, Reshape
+from marginbench.benchmarks.certificates._linear_rules import matrix, padded, two, undilated
+from marginbench.benchmarks.certificates._record import Unbounded
+
+
+@rule("relu", "relu_")
+def _relu(call: Call) -> Data:
+    return call.builder.apply(nn.ReLU(), call.x)
+
+
+def _curved(kind: str, *defaults: float) -> Rule:
+    """A function of `CURVES`, whose parameters are the arguments behind the first; the defaults stand for None."""
+
+    def lower(call: Call) -> Data:
+        values = [call.get(i + 1) for i in range(len(defaults))]
+        if any(isinstance(value, Data | Tensor) for value in values):
+            raise Unbounded(unknown(f"{call.name} with a tensor as its limit"))
+        numbers = [default if value is None else value for value, default in zip(values, defaults, strict=True)]
+        return call.builder.apply(Curved(kind, *numbers), call.x)
+
+    return lower
+
+
+for _name in ("silu", "mish", "tanh", "sigmoid", "hardswish", "hardsigmoid", "abs", "square"):
+    RULES[_name] = _curved(_name)
+RULES["hardtanh"] = _curved("hardtanh", -1, 1)
+RULES["clamp"] = RULES["clip"] = _curved("hardtanh", -math.inf, math.inf)
+RULES["relu6"] = lambda call: call.builder.apply(Curved("hardtanh", 0.0, 6.0), call.x)
+RULES["leaky_relu"] = _curved("leaky_relu", 0.01)
+RULES["elu"] = _curved("elu", 1, 1, 1)
+RULES["softplus"] = _curved("softplus", 1, 20)
+
+
+@rule("clamp_min", "clamp_max")
+def _clamp(call: Call) -> Data:
+    limits = (call.get(1), math.inf) if call.name == "clamp_min" else (-math.inf, call.get(1))
+    return call.builder.apply(Curved("hardtanh", *map(float, limits)), call.x)
+
+
+@rule("celu")
+def _celu(call: Call) -> Data:
+    alpha = float(call.get(1))
+    return call.builder.apply(Curved("elu", alpha, 1.0, 1 / alpha), call.x)
+
+
+@rule("gelu")
+def _gelu(call: Call) -> Data:
+    approximate = call.options.get("approximate", "none") == "tanh"
+    return call.builder.apply(Curved("gelu", float(approximate)), call.x)
+
+
+@rule("pow")
+def _pow(call: Call) -> Data:
+    if call.get(1) != 2:
+        raise Unbounded(unknown("a power other than 2"))
+    return call.builder.apply(Curved("square"), call.x)
+
+
+@rule("_prelu_kernel", "prelu")
+def _prelu(call: Call) -> Data:
+    """a x + (1 - a) relu(x), channel by channel."""
+    x, slope = call.x.shared, call.get(1)
+    if slope.numel() == 1:
+        return call.builder.apply(Curved("leaky_relu", float(slope)), x)
+    slope, like = slope.flatten().double(), x.values[0]
+    zero = torch.zeros_like(slope)
+    positive = call.builder.apply(nn.ReLU(), x)
+    parts = (
+        call.builder.apply(per_channel(a, zero, like), part.shared) for a, part in ((slope, x), (1 - slope, positive))
+    )
+    return call.builder.add(*parts)
+
+
+@rule("maximum", "minimum")
+def _maximum(call: Call) -> Data:
+    """max(a, b) = a + relu(b - a) and min(a, b) = a - relu(a - b)."""
+    a, b = (broadcast(call, part.shared).shared for part in (call.get(0), call.get(1)))
+    sign = 1.0 if call.name == "maximum" else -1.0
+    difference = call.builder.add(affine(call, b, sign, 0.0), affine(call, a, -sign, 0.0))
+    rest = call.builder.apply(nn.ReLU(), difference).shared
+    return call.builder.add(a, affine(call, rest, sign, 0.0))
+
+
+@rule("max_pool2d_with_indices", "max_pool2d")
+def _max_pool(call: Call) -> Data:
+    kernel = two(call.get(1))
+    stride = two(call.get(2) or kernel)
+    padding, dilation = two(call.get(3)), two(call.get(4))
+    return _largest(call, kernel, stride, padding, dilation)
+
+
+@rule("_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+def _adaptive(call: Call) -> Data:
+    sizes = [(n, m) for n, m in zip(call.x.shape[-2:], call.shape[-2:], strict=True)]
+    if any(n % m for n, m in sizes):
+        if "max" in call.name:
+            raise Unbounded(unknown("adaptive max pooling into windows of different sizes"))
+        return matrix(call)
+    kernel = (sizes[0][0] // sizes[0][1], sizes[1][0] // sizes[1][1])
+    if "max" in call.name:
+        return _largest(call, kernel, kernel, (0, 0), (1, 1))
+    mean = torch.full(kernel, 1 / math.prod(kernel), dtype=torch.float64)
+    return call.builder.apply(depthwise(mean, call.x.shape[0], call.out[0], stride=kernel), call.x)
+
+
+@rule("amax")
+def _amax(call: Call) -> Data:
+    if len(call.x.shape) != 3 or sorted(d % 4 for d in call.get(1)) != [2, 3]:
+        raise Unbounded(unknown("a maximum over anything but all pixels of a channel"))
+    kernel = (call.x.shape[1], call.x.shape[2])
+    pooled = _largest(call, kernel, kernel, (0, 0), (1, 1))
+    return pooled if pooled.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), pooled)
+
+
+Two = tuple[int, int]
+
+
+def _largest(call: Call, kernel: Two, stride: Two, padding: Two, dilation: Two) -> Data:
+    """Max pooling: the entries of each window as channels, the largest of them, their sum."""
+    x = call.x
+    if len(x.shape) != 3:
+        raise Unbounded(unknown("max pooling of what is no image"))
+    channels, like, count = x.shape[0], x.values[0], math.prod(kernel)
+    # with ceil_mode windows reach beyond the padding
+    reach = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(_pooled(call), stride, dilation, kernel, strict=True)]
+    more = [max(0, r - n - 2 * p) for r, n, p in zip(reach, x.shape[1:], padding, strict=True)]
+    inside = torch.ones(1, *x.shape[1:], dtype=like.dtype, device=like.device)
+    if any(more):
+        x = padded(call.builder, x, (padding[1], padding[1] + more[1], padding[0], padding[0] + more[0]))
+        inside = F.pad(inside, (padding[1], padding[1] + more[1], padding[0], padding[0] + more[0]))
+        padding = (0, 0)
+    places = undilated(torch.eye(count, dtype=like.dtype, device=like.device).view(count, 1, *kernel), dilation)
+    valid = F.conv2d(inside[None], places, stride=stride, padding=padding)
+    weight = torch.zeros(channels, count, channels, *places.shape[2:], dtype=like.dtype, device=like.device)
+    weight[range(channels), :, range(channels)] = places[:, 0]
+    windows = call.builder.apply(convolution(weight.flatten(0, 1), None, like, stride=stride, padding=padding), x)
+    kept = call.builder.apply(Largest(valid), windows)
+    total = torch.eye(channels, dtype=like.dtype, device=like.device).repeat_interleave(count, 1)
+    return call.builder.apply(convolution(total[:, :, None, None], None, like), kept)
+
+
+def _pooled(call: Call) -> tuple[int, ...]:
+    return tuple(call.shape[-2:]) if len(call.shape) == 3 else (1, 1)

@@ -1,0 +1,129 @@
+"""The layers that networks are rewritten into: auto-LiRPA traces them into operations whose bounds are right."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marginbench.benchmarks.certificates._curves import CURVES, Curve
+
+CURVED, LARGEST = "marginbench::Curved", "marginbench::Largest"  # names of operations in a trace
+
+
+class Simple(nn.Sequential):
+    """A network of layers that certificates know, as `simplified` makes it."""
+
+
+class Reshape(nn.Module):
+    """[B, ...] to [B, *shape], row by row."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if len(self.shape) == 1 else x.reshape(-1, *self.shape)
+
+
+class PerChannel(nn.Module):
+    """scale x + shift, with one number [C] each per channel, or per feature where `flat`."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor, flat: bool) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.flat = flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return self.scale.view(shape) * x + self.shift.view(shape)
+
+
+class Shift(nn.Module):
+    """x + constant, with a constant [1, ...] for each entry."""
+
+    constant: Tensor
+
+    def __init__(self, constant: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.constant
+
+
+class Curved(nn.Module):
+    """f(x) entry by entry, for a function of `CURVES` and its parameters."""
+
+    def __init__(self, kind: str, *parameters: float) -> None:
+        super().__init__()
+        self.text = " ".join([kind, *(repr(float(value)) for value in parameters)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch._C._get_tracing_state():
+            return curve_of(self.text).function(x)
+        out: Tensor = _CurvedOperation.apply(x, self.text)
+        return out
+
+
+def curve_of(text: str) -> Curve:
+    """The function of a text as in "elu 1.0 1.0 1.0"."""
+    kind, *parameters = text.split()
+    return CURVES[kind](*map(float, parameters))
+
+
+class Largest(nn.Module):
+    """[B, C n, H, W] to the same shape: of every n neighbouring channels the largest is kept, the others become 0.
+
+    So their sum is the maximum. `valid` [1, n, H, W], 1 or 0, says which take part.
+    """
+
+    valid: Tensor
+
+    def __init__(self, valid: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("valid", valid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch._C._get_tracing_state():
+            return largest(x, self.valid)
+        out: Tensor = _LargestOperation.apply(x, self.valid)
+        return out
+
+
+def largest(x: Tensor, valid: Tensor) -> Tensor:
+    """See `Largest`."""
+    groups = grouped(x, valid)
+    candidates = groups.masked_fill(valid.unsqueeze(1) == 0, -torch.inf)
+    first = candidates.argmax(2, keepdim=True)
+    kept: Tensor = torch.zeros_like(groups).scatter(2, first, groups.gather(2, first)).view_as(x)
+    return kept
+
+
+def grouped(x: Tensor, valid: Tensor) -> Tensor:
+    """[B, C n, H, W] as [B, C, n, H, W]."""
+    groups: Tensor = x.unflatten(1, (-1, valid.shape[1]))
+    return groups
+
+
+class _CurvedOperation(torch.autograd.Function):
+    @staticmethod
+    def symbolic(g: Any, x: Any, text: str) -> Any:
+        return g.op(CURVED, x, curve_s=text).setType(x.type())
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, text: str) -> Tensor:
+        return curve_of(text).function(x)
+
+
+class _LargestOperation(torch.autograd.Function):
+    @staticmethod
+    def symbolic(g: Any, x: Any, valid: Any) -> Any:
+        return g.op(LARGEST, x, valid).setType(x.type())
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, valid: Tensor) -> Tensor:
+        return largest(x, valid)

@@ -1,0 +1,193 @@
+"""Modules of any kind: rewritten they are the same function, and no bound on them excludes what they compute."""
+
+import pytest
+import torch
+from module_support import KINDS, REFUSED, SHAPE, Code, body, refused
+from support import a_query
+from torch import Tensor, nn
+
+from marginbench.benchmarks.certificates import _compat, crown
+from marginbench.benchmarks.certificates._layers import Simple
+from marginbench.benchmarks.certificates._record import Unbounded
+from marginbench.benchmarks.certificates._simplify import simplified
+from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.methods import NORMS, Norm
+
+CPU = torch.device("cpu")
+RADII = {"linf": (0.02, 0.15), "l2": (0.06, 0.5)}
+
+
+def made(name: str) -> nn.Module:
+    with seeded(CPU, "module", name):
+        return KINDS[name]().eval().requires_grad_(False)
+
+
+def images(name: str) -> Tensor:
+    with seeded(CPU, "images", name):
+        x = torch.rand(4, *SHAPE)
+    x[0] = x[0].round()  # corners of the box
+    return x
+
+
+def margin(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    z = net(x)
+    return z.gather(1, y[:, None])[:, 0] - z.scatter(1, y[:, None], -torch.inf).amax(1)
+
+
+def least_found(net: nn.Module, x: Tensor, y: Tensor, radius: float, norm: Norm) -> Tensor:
+    """The least margin [B] at random points and corners of the balls, and where gradients lead from them."""
+    stream = torch.Generator().manual_seed(0)
+    least = margin(net, x, y)
+    for start in range(3):
+        d = torch.randn(x.shape, generator=stream)
+        d = radius * (d.sign() if norm == "linf" else d)
+        for step in range(8 if start else 1):
+            if norm == "l2":
+                d *= (radius / d.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp(max=1).view(-1, 1, 1, 1)
+            point = (x + d.clamp(-radius, radius)).clamp(0, 1).requires_grad_()
+            value = margin(net, point, y)
+            least = least.minimum(value.detach())
+            (g,) = torch.autograd.grad(value.sum(), point)
+            size = g.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+            d = point.detach() - x - 2 * radius / (step + 2) * (g.sign() if norm == "linf" else g / size)
+    return least
+
+
+def excluded(net: nn.Module, x: Tensor, norm: Norm, conv_mode: crown.ConvMode) -> Tensor:
+    """By how much bounds exceed margins that were found, relative to the logits; and how loose they are at radius 0."""
+    y = net(x).argmax(1)
+    scale = net(x).abs().amax()
+    bounds = crown.Bounds(
+        _compat.load_auto_lirpa(),
+        a_query(nn.Sequential(net), x, y, norm),
+        torch.zeros(len(x)),
+        crown.Search("CROWN", conv_mode=conv_mode),
+    )
+    wrong, exact = [], margin(net, x, y)
+    for method in crown.get_args(crown.Bound)[:3]:
+        with torch.no_grad():
+            at_zero, *found = (
+                bounds.margin(torch.full((len(x),), radius), torch.arange(len(x)), method)
+                for radius in (0.0, *RADII[norm])
+            )
+        wrong += [at_zero - exact, (exact - at_zero) / 5]
+        wrong += [
+            bound - least_found(net, x, y, radius, norm) for bound, radius in zip(found, RADII[norm], strict=True)
+        ]
+    return torch.stack(wrong).amax() / scale
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_bound_excludes_what_the_module_computes(name: str) -> None:
+    net, x = made(name), images(name)
+    for norm in NORMS:
+        assert excluded(net, x, norm, "auto") < 2e-5
+
+
+@pytest.mark.parametrize("name", ["gelu", "max_padded", "max_ceil", "depthwise", "dilated", "residual", "chunk", "cat"])
+def test_nor_does_any_in_patches_or_in_whole_matrices(name: str) -> None:
+    net, x = made(name), images(name)
+    for conv_mode in ("patches", "matrix"):
+        assert excluded(net, x, "linf", conv_mode) < 2e-5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["chunk", "gelu"])
+def test_optimised_slopes_lose_nothing(name: str) -> None:
+    """Also where there is none to optimise."""
+    net, x = made(name), images(name)
+    y = net(x).argmax(1)
+    q = a_query(nn.Sequential(net), x, y, "linf")
+    radius, plain = crown.alpha_crown(q, iterations=3).lower, crown.crown(q).lower
+    assert radius is not None and plain is not None and (radius >= 0.99 * plain).all()
+    for i in (radius > 0).nonzero()[:, 0].tolist():
+        assert least_found(net, x[i : i + 1], y[i : i + 1], float(radius[i]), "linf") > 0
+
+
+@pytest.mark.parametrize("name", ["residual", "max_ceil", "selu", "batch_norm_1d", "weight_norm"])
+def test_rewritten_in_float64_it_is_the_same_to_its_rounding(name: str) -> None:
+    net, x = made(name).double(), images(name).double()
+    assert torch.allclose(simplified(net, x)(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_class_is_certified_as_its_layers_in_a_sequence_are() -> None:
+    """The commonest model of all: layers made in __init__, functions in forward."""
+
+    class Common(nn.Module):
+        def __init__(self, layers: nn.Sequential) -> None:
+            super().__init__()
+            self.first, self.second, self.last = layers[0], layers[2], layers[5]
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.second(torch.relu(self.first(x))))
+            z: Tensor = self.last(x.view(x.size(0), -1))
+            return z
+
+    with seeded(CPU, "twins"):
+        twin = body(nn.ReLU()).eval().requires_grad_(False)
+    x = images("twins")
+    y = twin(x).argmax(1)
+    assert [type(layer) for layer in simplified(Common(twin), x)] == [type(layer) for layer in twin]
+    for norm in NORMS:
+        one, other = (crown.crown(a_query(net, x, y, norm)).lower for net in (twin, nn.Sequential(Common(twin).eval())))
+        assert one is not None and other is not None and (one > 0).any()
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_sound_bound_is_refused_in_words(name: str) -> None:
+    net, x = refused(name).eval().requires_grad_(False), images(name)
+    with pytest.raises(Unbounded) as caught:
+        simplified(net, x)
+    assert REFUSED[name][1] in str(caught.value)
+    y = net(x.clone()).argmax(1)
+    answer = crown.crown(a_query(nn.Sequential(net), x, y, "linf"))
+    assert answer.lower is None and answer.reason == str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_is_followed() -> None:
+    net, x = made("residual"), images("residual")
+    traced: nn.Module = torch.jit.trace(net, x)
+    assert torch.allclose(simplified(traced, x)(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_numbers_taken_out_of_torch_are_seen() -> None:
+    """What numpy reads of a recording is undefined, so the reason is one of several."""
+    net = nn.Sequential(body(nn.ReLU()), Code(lambda m, x: x * float(x.detach().numpy().mean()))).eval()
+    with pytest.raises(Unbounded):
+        simplified(net.requires_grad_(False), images("numpy"))
+
+
+def test_code_that_fails_when_it_is_recorded_is_named() -> None:
+    net = Code(lambda m, x: m.nonsense)
+    with pytest.raises(Unbounded, match="fails where its operations are recorded: AttributeError"):
+        simplified(net, images("error"))
+
+
+def test_a_wrong_rule_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant: hardswish taken for SiLU, on the images of a recording and on those at hand."""
+    from marginbench.benchmarks.certificates import _call
+
+    monkeypatch.setitem(_call.RULES, "hardswish", _call.RULES["silu"])
+    with pytest.raises(Unbounded, match="hardswish has no sound bound here as it is used"):
+        simplified(made("hardswish"), images("hardswish"))
+
+
+def test_what_only_other_images_show_is_seen() -> None:
+    """Random images do not reach the branch, those at hand do."""
+
+    def bright(m: Code, x: Tensor) -> Tensor:
+        if torch._C._len_torch_dispatch_stack() == 0 and bool((x == 1).any()):  # as code that hides from recordings
+            x = 1 - x
+        z: Tensor = m.net(x)
+        return z
+
+    with seeded(CPU, "bright"):
+        net = Code(bright, net=body(nn.ReLU())).eval()
+    with pytest.raises(Unbounded, match="other logits than the model"):
+        simplified(net, images("bright"))
+
+
+def test_a_simple_network_stays_as_it_is() -> None:
+    net = simplified(made("residual"), images("residual"))
+    assert isinstance(net, Simple) and simplified(net, images("residual")) is net

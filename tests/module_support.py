@@ -1,0 +1,238 @@
+"""Modules as strangers write them, for images [1, 6, 6]: certificates follow the first kind and refuse the second."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SHAPE = (1, 6, 6)
+CLASSES = 5
+
+
+class Code(nn.Module):
+    """A module with layers and a `forward` of its own."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, Tensor):
+                self.register_buffer(name, part)
+            else:
+                self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def conv(inputs: int, outputs: int, size: int = 3, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, **options)
+
+
+def head(features: int) -> nn.Linear:
+    return nn.Linear(features, CLASSES)
+
+
+def body(activation: nn.Module) -> nn.Sequential:
+    layers = conv(1, 4, padding=1), activation, conv(4, 4, stride=2, padding=1), activation, nn.Flatten(), head(36)
+    return nn.Sequential(*layers)
+
+
+def before_relu(layer: nn.Module) -> nn.Sequential:
+    """The layer between a convolution and a ReLU."""
+    front = nn.Sequential(conv(1, 4, padding=1), layer).eval()
+    return nn.Sequential(*front, nn.ReLU(), nn.Flatten(), head(front(torch.rand(1, *SHAPE)).numel()))
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    nn.init.normal_(norm.weight)
+    return norm
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "elu": nn.ELU,
+    "elu_2": lambda: nn.ELU(2.0),
+    "selu": nn.SELU,
+    "celu": lambda: nn.CELU(0.5),
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "relu6": nn.ReLU6,
+    "hardtanh": lambda: nn.Hardtanh(-0.2, 0.4),
+    "leaky_0.1": lambda: nn.LeakyReLU(0.1),
+    "leaky_2": lambda: nn.LeakyReLU(2.0),
+    "leaky_-0.5": lambda: nn.LeakyReLU(-0.5),
+    "prelu": lambda: nn.PReLU(4, init=0.3),
+    "prelu_-2": lambda: nn.PReLU(1, init=-2.0),
+    "dropout": lambda: nn.Sequential(nn.Dropout(), nn.ReLU(), nn.Identity()),
+}
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "max_3_2": lambda: nn.MaxPool2d(3, 2),
+    "max_padded": lambda: nn.MaxPool2d(3, 2, 1),
+    "max_2": lambda: nn.MaxPool2d(2),
+    "max_overlap": lambda: nn.MaxPool2d(3, 1, 1),
+    "max_ceil": lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    "max_dilated": lambda: nn.MaxPool2d(2, 1, dilation=2),
+    "max_adaptive": lambda: nn.AdaptiveMaxPool2d(2),
+    "mean_padded": lambda: nn.AvgPool2d(3, 2, 1),
+    "mean_uncounted": lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "mean_ceil": lambda: nn.AvgPool2d(4, 3, ceil_mode=True),
+    "mean_adaptive": lambda: nn.AdaptiveAvgPool2d(2),
+    "mean_uneven": lambda: nn.AdaptiveAvgPool2d(4),
+    "zero_pad": lambda: nn.ZeroPad2d((1, 2, 0, -1)),
+    "reflection_pad": lambda: nn.ReflectionPad2d(1),
+    "transposed": lambda: nn.ConvTranspose2d(4, 3, 3, 2, 1, 1),
+    "upsampled": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
+    "pixel_shuffle": lambda: nn.PixelShuffle(2),
+    "groups": lambda: conv(4, 4, groups=2),
+    "depthwise": lambda: conv(4, 8, groups=4),
+    "dilated": lambda: conv(4, 4, 2, dilation=(1, 2), stride=2, padding=1),
+    "batch_norm": lambda: batch_norm(4),
+}
+
+
+def _residual(m: Any, x: Tensor) -> Tensor:
+    x = F.relu(m.a(x))
+    x = F.relu(x + m.second(m.c(F.relu(m.first(m.b(x))))))
+    out: Tensor = m.head(torch.flatten(F.max_pool2d(x, 2), 1))
+    return out
+
+
+def _chunks(m: Any, x: Tensor) -> Tensor:
+    a, b = m.a(x).chunk(2, 1)
+    out: Tensor = m.head((F.relu(a) - F.silu(b)).view(-1, 32))
+    return out
+
+
+def _simple() -> nn.Sequential:
+    return body(nn.ReLU())
+
+
+CODE: dict[str, Callable[[], nn.Module]] = {
+    "tensors": lambda: Code(lambda m, x: m.net((x - m.mean) / m.std), net=_simple(), mean=_of(0.3), std=_of(0.4)),
+    "numbers": lambda: Code(lambda m, x: m.net((x - 0.3) / 0.4), net=_simple()),
+    "bytes": lambda: Code(lambda m, x: m.net(2 * (x * 255) / 255 - 1), net=_simple()),
+    "inverted": lambda: Code(lambda m, x: m.net(1 - x), net=_simple()),
+    "mean_image": lambda: Code(lambda m, x: m.net(x - m.image), net=_simple(), image=torch.rand(SHAPE)),
+    "image_factor": lambda: Code(lambda m, x: m.net(x * m.image), net=_simple(), image=torch.rand(SHAPE)),
+    "log_softmax": lambda: Code(lambda m, x: F.log_softmax(m.net(x), dim=-1), net=_simple()),
+    "global_mean": lambda: Code(lambda m, x: m.head(F.relu(m.a(x)).mean((2, 3))), a=conv(1, 6), head=head(6)),
+    "global_max": lambda: Code(lambda m, x: m.head(F.relu(m.a(x)).amax((2, 3))), a=conv(1, 6), head=head(6)),
+    "adaptive": lambda: Code(
+        lambda m, x: m.head(F.adaptive_avg_pool2d(F.elu(m.a(x)), 1).view(x.size(0), -1)), a=conv(1, 6), head=head(6)
+    ),
+    "residual": lambda: Code(
+        _residual,
+        a=conv(1, 3, padding=1),
+        b=conv(3, 3, padding=1),
+        c=conv(3, 3, padding=1),
+        first=batch_norm(3),
+        second=batch_norm(3),
+        head=head(27),
+    ),
+    "shared": lambda: Code(
+        lambda m, x: m.head(F.relu(m.a(x) + m.b(F.relu(m.a(x)))).reshape(len(x), -1)),
+        a=conv(1, 3, padding=1),
+        b=conv(3, 3, padding=1),
+        head=head(108),
+    ),
+    "cat": lambda: Code(
+        lambda m, x: m.head(torch.cat([F.relu(m.a(x)), torch.tanh(m.b(x))], 1).flatten(1)),
+        a=conv(1, 3),
+        b=conv(1, 2),
+        head=head(80),
+    ),
+    "cat_features": lambda: Code(
+        lambda m, x: m.head(torch.cat([F.relu(m.a(x)).flatten(1), m.b(x).flatten(1)], 1)),
+        a=conv(1, 3),
+        b=conv(1, 2),
+        head=head(80),
+    ),
+    "cat_zeros": lambda: Code(
+        lambda m, x: m.head((m.a(x) + torch.cat([x, x.new_zeros(len(x), 2, 6, 6)], 1)).relu().flatten(1)),
+        a=conv(1, 3, padding=1),
+        head=head(108),
+    ),
+    "chunk": lambda: Code(_chunks, a=conv(1, 4), head=head(32)),
+    "maxout": lambda: Code(
+        lambda m, x: m.head(torch.maximum(*m.a(x).split(2, 1)).view(-1, 32)), a=conv(1, 4), head=head(32)
+    ),
+    "functions": lambda: Code(
+        lambda m, x: m.head(F.dropout(F.hardtanh(m.a(F.pad(x, (1, 1, 2, 0)))).clamp(max=0.5), 0.5, False).flatten(1)),
+        a=conv(1, 2),
+        head=head(72),
+    ),
+    "weight_norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.weight_norm(conv(1, 4)), nn.ReLU(), nn.Flatten(), head(64)
+    ),
+    "cosine": lambda: Code(
+        lambda m, x: F.linear(m.net(x), F.normalize(m.weight)),
+        net=nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU()),
+        weight=torch.randn(CLASSES, 8),
+    ),
+    "batch_norm_1d": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.GELU(), nn.BatchNorm1d(8), head(8)
+    ),
+    "slices": lambda: Code(lambda m, x: m.head(F.relu(m.a(x)[:, :, 1:, ::2]).flatten(1)), a=conv(1, 3), head=head(18)),
+    "permuted": lambda: Code(lambda m, x: m.head(m.a(x).permute(0, 2, 3, 1).flatten(1)), a=conv(1, 3), head=head(48)),
+    "square": lambda: Code(lambda m, x: m.head((m.a(x) ** 2 - 0.1).abs().flatten(1)), a=conv(1, 3), head=head(48)),
+    "asserts": lambda: Code(
+        lambda m, x: m.head(F.elu(m.a(x) if x.dim() == 4 and x.shape[1] == 1 else x).flatten(1)),
+        a=conv(1, 3),
+        head=head(48),
+    ),
+    "in_place": lambda: Code(
+        lambda m, x: m.head(F.relu_(m.a(x.clone().sub_(0.5))).add(1).flatten(1)), a=conv(1, 3), head=head(48)
+    ),
+}
+KINDS = (
+    {name: lambda make=make: body(make()) for name, make in ACTIVATIONS.items()}
+    | {name: lambda make=make: before_relu(make()) for name, make in LAYERS.items()}
+    | CODE
+)
+
+
+def _of(value: float) -> Tensor:
+    return torch.tensor([value]).view(1, 1, 1, 1)
+
+
+REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
+    "group_norm": (nn.GroupNorm(2, 4), "GroupNorm has no sound bound here: its statistics depend on the image"),
+    "layer_norm": (nn.LayerNorm([4, 6, 6]), "LayerNorm has no sound bound here: its statistics depend on the image"),
+    "instance_norm": (nn.InstanceNorm2d(4), "as attention and InstanceNorm do: that has no sound bound here"),
+    "statistics_of_the_batch": (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
+    "glu": (lambda m, x: F.glu(x, 1).repeat(1, 2, 1, 1), "glu has no sound bound here"),
+    "log": (lambda m, x: (x.abs() + 1).log(), "log has no sound bound here"),
+    "gate": (lambda m, x: x * torch.sigmoid(x + 1), "a product of two values that both depend on the image"),
+    "quotient": (lambda m, x: x / (1 + x.abs()), "a division by values that depend on the image"),
+    "softmax_inside": (nn.Softmax(1), "softmax has no sound bound here"),
+    "mask": (lambda m, x: torch.where(x > 0, x, -x), "a comparison of values"),
+    "half": (lambda m, x: x.half().float(), "numbers are rounded to float16"),
+    "round": (lambda m, x: x.round(), "round has no sound bound here"),
+    "if": (lambda m, x: 2 * x if x.mean() > 0 else x, "the code of Code decides by the values in the image"),
+    "item": (lambda m, x: x * x.mean().item(), "the code of Code decides by the values in the image"),
+    "mean_of_the_batch": (lambda m, x: x - x.mean(0, keepdim=True), "puts images"),
+    "size_of_the_batch": (lambda m, x: x * len(x), "depends on the batch"),
+    "order_of_the_batch": (lambda m, x: x.flip(0), "flip has no sound bound here as it is used"),
+    "noise": (lambda m, x: x + torch.rand(6), "depends on the batch"),
+    "constant": (lambda m, x: torch.ones_like(x), "its logits do not depend on the image"),
+    "two_sizes": (lambda m, x: x if len(x) < 3 else x + 1, "other things when the batch has another size"),
+}
+
+
+def refused(name: str) -> nn.Module:
+    part = REFUSED[name][0]
+    layer = part if isinstance(part, nn.Module) else Code(part)
+    return nn.Sequential(conv(1, 4, padding=1), layer, nn.Flatten(), head(144))
