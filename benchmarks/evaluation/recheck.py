@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor
 from marginbench.benchmarks.certificates.certificate import OWN
 from marginbench.benchmarks.estimator import Answer, Query, ask
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
-from marginbench.methods import NORMS
+from marginbench.methods import NORMS, Norm
 from marginbench.methods.errors import one_line
 
 SHARE, LEAST = 0.05, 16  # of the certified points, in each norm and for each certificate
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # pixels; certificates that do not look `at` a radius keep their slack and resolution
+
+UNCONFIRMED, UNCHECKED = "unconfirmed", "unchecked"  # what is recorded of an estimator, in words
 
 Prove = Callable[[Query], Answer]
 
@@ -23,28 +25,42 @@ Prove = Callable[[Query], Answer]
 @doubt
 def not_confirmed(e: Evidence) -> str | None:
     """A random 5 % of the certified radii were recomputed in float64, and some do not hold: rounding decided them."""
-    return "; ".join(unconfirmed(e)) or None
+    found = [(*key.rsplit("_", 1), entry[UNCONFIRMED]) for key, entry in e.estimators.items() if UNCONFIRMED in entry]
+    return "; ".join(f"{name} in {norm}: {seen}" for name, norm, seen in found) or None
 
 
-def unconfirmed(e: Evidence) -> Iterable[str]:
-    """What float64 does not confirm, in words; nothing if all is well.
+def recheck(e: Evidence) -> dict[str, dict[str, str]]:
+    """By NAME_NORM what float64 does not confirm, or why it could not be asked; nothing where all is well.
 
     Bounds by auto-LiRPA are computed at the very radius, without slack. Other certificates, and the method's own,
     repeat their search, and may differ by 0.1 % and 1e-5 pixels: their slack and resolution enter both times.
     """
-    precise = copy.deepcopy(e.net).double()
-    layers = precise.decision_net()
-    for norm in NORMS:
-        proofs: dict[str, Prove] = {n: c for n, c in e.certificates.items() if not c.float64}
-        proofs[OWN] = lambda q: ask(e.certify, precise, q.x, q.norm)
-        for name, prove in proofs.items():
-            radius = e.arrays.get(f"lower_{norm}_{name}")
-            if radius is None or not bool((radius > 0).any()):
-                continue
-            points = _sample(radius > 0)
-            q = e.query(norm, points)
-            q = replace(q, net=layers, x=q.x.double(), at=radius[points].double())
-            yield from _disagreement(prove, q, f"{name} in {norm}")
+    found = {}
+    try:
+        precise = copy.deepcopy(e.net).double()
+        layers = precise.decision_net()
+    except Exception as error:  # a user's module may raise anything
+        return {key: {UNCHECKED: one_line(error)} for key in _certified(e)}
+    proofs: dict[str, Prove] = {n: c for n, c in e.certificates.items() if not c.float64}
+    proofs[OWN] = lambda q: ask(e.certify, precise, q.x, q.norm)
+    for key, (norm, name, radius) in _certified(e).items():
+        points = _sample(radius > 0)
+        q = e.query(norm, points)
+        q = replace(q, net=layers, x=q.x.double(), at=radius[points].double())
+        if seen := _disagreement(proofs[name], q):
+            found[key] = seen
+    return found
+
+
+def _certified(e: Evidence) -> dict[str, tuple[Norm, str, Tensor]]:
+    """By NAME_NORM the radii to check."""
+    names = [*(name for name, certificate in e.certificates.items() if not certificate.float64), OWN]
+    radii = {(norm, name): e.arrays.get(f"lower_{norm}_{name}") for norm in NORMS for name in names}
+    return {
+        f"{name}_{norm}": (norm, name, radius)
+        for (norm, name), radius in radii.items()
+        if radius is not None and bool((radius > 0).any())
+    }
 
 
 def _sample(certified: Tensor) -> Tensor:
@@ -55,8 +71,8 @@ def _sample(certified: Tensor) -> Tensor:
     return index[order[:count].to(index.device)]
 
 
-def _disagreement(prove: Prove, q: Query, what: str) -> Iterable[str]:
-    """Points whose claimed radii `q.at` no answer reaches: neither that for all of them nor that for the point alone.
+def _disagreement(prove: Prove, q: Query) -> dict[str, str]:
+    """How many claimed radii `q.at` no answer reaches: neither that for all points nor that for the point alone.
 
     auto-LiRPA's bounds for an image depend on the images beside it, and do not fall evenly with the radius. Each is a
     proof, but one batch may just miss what another has proved.
@@ -64,14 +80,12 @@ def _disagreement(prove: Prove, q: Query, what: str) -> Iterable[str]:
     assert q.at is not None
     together = _answer(prove, q)
     if together.lower is None:
-        yield f"{what}: no answer in float64 ({together.reason})"
-        return
+        return {UNCHECKED: together.reason}
     wrong = 0
     for i in _short(together.lower, q.at).nonzero()[:, 0].tolist():
         alone = _answer(prove, q.rows(slice(i, i + 1))).lower
         wrong += alone is None or bool(_short(alone, q.at[i]).any())
-    if wrong:
-        yield f"{what}: {wrong} of {len(q.at)} points"
+    return {UNCONFIRMED: f"{wrong} of {len(q.at)} points"} if wrong else {}
 
 
 def _answer(prove: Prove, q: Query) -> Answer:

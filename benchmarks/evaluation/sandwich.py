@@ -26,6 +26,7 @@ from marginbench.benchmarks.evaluation.doubts import collect, explanation
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.own import ask_own
 from marginbench.benchmarks.evaluation.partial import Found, Partial
+from marginbench.benchmarks.evaluation.recheck import recheck
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
@@ -137,6 +138,8 @@ def evaluate(
         )
         facts.deadline.check("before doubts")
         start = time.perf_counter()
+        for key, seen in recheck(evidence).items():
+            facts.add(key, **seen)
         found = collect(evidence)
         facts.add("doubts", seconds=time.perf_counter() - start)
         arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}

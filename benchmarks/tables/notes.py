@@ -26,7 +26,8 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
     if names := sorted({name for record in counted for name in record.at_epsilon}):
         yield asked_once(names)
     yield from dict.fromkeys(note for record in counted for note in record.notes)
-    yield from _not_applicable(counted)
+    yield from _about_estimators(counted, "not_applicable", "Not applicable to {methods}: {what}.")
+    yield from _about_estimators(counted, "unchecked", "Could not be checked in float64, of {methods}: {what}.")
     yield from _solved(rows, counted)
     yield from _unattacked([row for row in rows if not row.mark])
     in_time = sorted(records, key=precedence)  # the newest words count
@@ -46,14 +47,15 @@ def asked_once(certificates: Sequence[str]) -> str:
     )
 
 
-def _not_applicable(records: Sequence[Record]) -> Iterator[str]:
-    missing: dict[str, list[str]] = defaultdict(list)
+def _about_estimators(records: Sequence[Record], key: str, sentence: str) -> Iterator[str]:
+    """What is recorded under the key: ESTIMATOR: WORDS, and the methods of which it is true."""
+    found: dict[str, list[str]] = defaultdict(list)
     for record in records:
         for name, entry in record.estimators.items():
-            if "not_applicable" in entry and not name.startswith("own_"):
-                missing[f"{name}: {entry['not_applicable']}"].append(record.method)
-    for reason, methods in sorted(missing.items()):
-        yield f"Not applicable to {', '.join(dict.fromkeys(methods))}: {reason}."
+            if key in entry and not (key == "not_applicable" and name.startswith("own_")):
+                found[f"{name}: {entry[key]}"].append(record.method)
+    for what, methods in sorted(found.items()):
+        yield sentence.format(methods=", ".join(dict.fromkeys(methods)), what=what)
 
 
 def _solved(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:

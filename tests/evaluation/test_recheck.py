@@ -14,7 +14,7 @@ from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation.evidence import Evidence
-from marginbench.benchmarks.evaluation.recheck import LEAST, unconfirmed
+from marginbench.benchmarks.evaluation.recheck import LEAST, recheck
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
@@ -83,10 +83,14 @@ def test_the_networks_own_certificate_is_confirmed_too(trained: Net) -> None:
     for certificate, seen in (
         (own(lambda r: Radii(0.98 * r)), f"own in l2: {LEAST} of {LEAST} points"),
         (own(lambda r: Radii(r * torch.nan)), f"own in linf: {LEAST} of {LEAST} points"),
-        (own(lambda r: NotApplicable("only float32")), "own in l2: no answer in float64 (only float32)"),
-        (own(fail), "own in l2: no answer in float64 (TypeError: expected float32)"),
     ):
         assert seen in evaluated(trained, certificate).doubts["not_confirmed"]
+    for certificate, reason in (
+        (own(lambda r: NotApplicable("only float32")), "only float32"),
+        (own(fail), "TypeError: expected float32"),
+    ):
+        found = evaluated(trained, certificate)
+        assert "not_confirmed" not in found.doubts and found.estimators["own_l2"]["unchecked"] == reason
 
 
 def test_what_a_batch_misses_is_tried_alone(trained: Net) -> None:
@@ -118,7 +122,7 @@ def test_a_twentieth_of_the_points_is_taken_at_random(trained: Net) -> None:
     x = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     arrays = {"label": torch.zeros(1000, dtype=torch.long), "lower_l2_own": (torch.arange(1000) >= 200).float()}
     evidence = Evidence(trained, x, arrays, {}, {}, {}, SETTINGS.epsilon, 2, certify)
-    assert list(unconfirmed(evidence)) == []
+    assert recheck(evidence) == {}
     (points,) = (x[:, 0, 0, 0] for x in seen)
     assert len(points.unique()) == 40 and points.min() >= 200
     assert points.min() < 300 and points.max() > 900 and not torch.equal(points, points.sort()[0])
