@@ -23,7 +23,7 @@ from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models import answers
 from marginbench.benchmarks.models.adapter import Copied, adapt
-from marginbench.benchmarks.models.check import check_model
+from marginbench.benchmarks.models.check import PROBE, check_model
 from marginbench.benchmarks.models.load import fingerprint, load_model
 from marginbench.benchmarks.models.plain import copied, ready, stripped
 from marginbench.benchmarks.models.weights import load_weights
@@ -162,7 +162,7 @@ def _get_ready(
     normalise = normalise.to(device)
     module = ready(module, normalise(images.test.images(slice(1))), where)
     check_model(nn.Sequential(normalise, Copied(), module), images, where)
-    net = adapt(module, normalise, images.test.images(images.test.sample(5)))
+    net = adapt(module, normalise, images.test.images(images.test.sample(PROBE)))
     return _Ready(net, source, fingerprint(nn.Sequential(normalise, module)))
 
 

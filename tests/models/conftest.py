@@ -47,6 +47,11 @@ class Chain(Branches):
         return x
 
 
+class InFloat32(Chain):
+    def forward(self, x):
+        return super().forward(x.float())
+
+
 def softmax():
     return nn.Sequential(mlp(), nn.Softmax(1))
 
@@ -119,4 +124,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nn.functional.cross_entropy(model(x), y).backward()
         optimiser.step()
     torch.save(model.state_dict(), folder / "net.pt")
+    torch.save(model.state_dict(), folder / "mlp.pt")
+    torch.save({f"net.{name}": values for name, values in model.state_dict().items()}, folder / "Chain.pt")
     return folder

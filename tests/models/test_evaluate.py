@@ -24,6 +24,8 @@ from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import Net, Normalise, NotApplicable
 from marginbench.methods.errors import ParameterError
 
+NORMALISED: dict[str, Any] = {"mean": [0.3], "std": [0.4]}
+
 
 def words_for(trained: Path, tiny: Path, factory: str, *more: str | Path) -> tuple[str | Path, ...]:
     out = tiny.parent / "out"
@@ -100,21 +102,37 @@ def test_a_changed_model_makes_its_row_stale(run: Run, trained: Path, tiny: Path
 def test_a_module_that_bounds_cannot_follow_says_so(run: Run, trained: Path, tiny: Path) -> None:
     code, text, _ = run(*words_for(trained, tiny, "Branches"))
     assert code == 0
-    assert "Not applicable to Branches: crown_l2: auto-LiRPA: TraceError: symbolically traced variables" in text
+    assert "Not applicable to Branches: crown_l2: the code of Branches decides by the values in the image" in text
     row = next(line for line in text.splitlines() if line.startswith("| Branches"))
     assert row.count("—") == 5  # two certified shares, two lower margins, the cost
     table = pd.read_csv(tiny.parent / "out" / "tiny" / "leaderboard.csv").set_index("method")
     assert table.loc["Branches", "margin_upper_l2"] > 0
 
 
-def test_code_of_its_own_is_certified_where_a_trace_is_the_network(trained: Path, tiny: Path) -> None:
-    options = {"weights": None, "suite": str(tiny), "out": tiny.parent / "out"}
-    by_trace = evaluate_model(f"{trained / 'models.py'}:Chain", **options)  # type: ignore[arg-type]
-    by_layer = evaluate_model(f"{trained / 'models.py'}:mlp", **options)  # type: ignore[arg-type]
-    assert not by_trace.record.doubts.get("contradiction")
-    for norm in ("l2", "linf"):
-        traced, folded = (o.arrays[f"lower_{norm}"] for o in (by_trace, by_layer))
-        assert (traced > 0).any() and (traced <= 1.1 * folded + 1e-6).all()
+def test_code_of_its_own_is_certified_as_its_layers_are(trained: Path, tiny: Path) -> None:
+    """The commonest model of all has the radii of the same layers in an nn.Sequential, and no doubt."""
+    chain, mlp = (
+        evaluate_model(
+            f"{trained / 'models.py'}:{name}", trained / f"{name}.pt", suite=str(tiny), out=tiny.parent, **NORMALISED
+        )
+        for name in ("Chain", "mlp")
+    )
+    assert chain.record.doubts == mlp.record.doubts and "not_confirmed" not in chain.record.doubts
+    assert not any("unchecked" in entry for entry in chain.record.estimators.values())
+    assert set(chain.arrays) == set(mlp.arrays) and "feature_margin" in chain.arrays
+    for name, array in mlp.arrays.items():
+        np.testing.assert_allclose(chain.arrays[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert (chain.arrays["lower_linf"] > 0).any()
+
+
+def test_what_float64_cannot_check_is_a_note(run: Run, trained: Path, tiny: Path) -> None:
+    """Its certificate is a proof in float32; no doubt is raised by a module that computes in nothing else."""
+    words = words_for(trained, tiny, "InFloat32", "--weights", trained / "Chain.pt", "--mean", "0.3", "--std", "0.4")
+    code, text, _ = run(*words)
+    assert code == 0 and "not_confirmed" not in text
+    assert "Could not be checked in float64, of InFloat32: crown_l2: RuntimeError: " in text
+    table = pd.read_csv(tiny.parent / "out" / "tiny" / "leaderboard.csv").set_index("method")
+    assert table.loc["InFloat32", "margin_lower_l2"] > 0.05
 
 
 def viewing() -> nn.Module:
