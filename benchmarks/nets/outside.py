@@ -1,21 +1,18 @@
-"""Networks from users' files: found, checked when they are built, closed to certificates that cannot follow them."""
+"""Networks from users' files: found, and checked when they are built."""
 
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
 from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.network import Architecture
 from marginbench.methods import MarginbenchError
-from marginbench.methods.errors import one_line
 from marginbench.methods.userfile import load_function, user_code
 
 KIND = "network"  # what error messages call such a file
-KNOWN = ("torch.nn.modules.", "marginbench.")  # begins the modules of layers that certificates follow
 
 
 def from_file(spec: str, width: int | None = None) -> Architecture:
@@ -89,7 +86,7 @@ def build_checked(architecture: Architecture, file: Path, shape: Shape, width: i
     if not torch.allclose(features[:1], alone, rtol=1e-3, atol=1e-4):
         raise wrong("the features of an image depend on the others of its batch in eval mode")
     _check_gradients(body, features, x, wrong)
-    return nn.Sequential(*map(_followed, _layers(body)))
+    return nn.Sequential(*_layers(body))
 
 
 def _check_gradients(body: nn.Module, features: Tensor, x: Tensor, wrong: Callable[[str], MarginbenchError]) -> None:
@@ -109,31 +106,3 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield from _layers(child)
     else:
         yield module
-
-
-class Opaque(nn.Module):
-    """A layer whose code branches on data: a trace of it would hold for one branch, and bounds on it might be wrong.
-
-    It trains like any other; a certificate that traces it gets the reason instead of a bound.
-    """
-
-    def __init__(self, layer: nn.Module, reason: str) -> None:
-        super().__init__()
-        self.layer = layer
-        self.reason = reason
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch._C._get_tracing_state():
-            raise RuntimeError(self.reason)
-        out: Tensor = self.layer(x)
-        return out
-
-
-def _followed(layer: nn.Module) -> nn.Module:
-    if type(layer).__module__.startswith(KNOWN):
-        return layer
-    try:
-        torch.fx.symbolic_trace(layer)
-    except Exception as error:  # whatever the layer's own code raises on symbols
-        return Opaque(layer, f"{type(layer).__name__}: {one_line(error)}")
-    return layer
