@@ -86,3 +86,15 @@ def test_a_wrong_fact_is_seen(kind: str, wrong: dict[str, object]) -> None:
     """Mutants."""
     curve = CURVES[kind](*PARAMETERS.get(kind, [()])[-1])
     assert overshoot(replace(curve, **wrong)) > 1e-7  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "values"), CASES)
+def test_rounding_chooses_no_lines(kind: str, values: tuple[float, ...]) -> None:
+    """Where two slopes are as good, as over [-1, 1], float32 and float64 take the same."""
+    curve = CURVES[kind](*values)
+    width = torch.logspace(-1, 1, 200, dtype=torch.float64)
+    slopes = [
+        bounding_lines(curve, (-width).to(dtype), width.to(dtype)).lower_slope.double()
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert (slopes[0] - slopes[1]).abs().amax() < 1e-3
