@@ -188,11 +188,11 @@ def _line(module: Any, noted: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _enclosures(module: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    """Bounds by the names of operations, as the last computation left them."""
+    """Bounds by the names of operations, as the last computation left them. Those of maxima hold for sums alone."""
     found = {}
     for name, node in module.named_children():
         low, high = getattr(node, "lower", None), getattr(node, "upper", None)
-        inner = node.perturbed and node.inputs and name != module.final_name
+        inner = node.perturbed and node.inputs and name != module.final_name and not getattr(node, "only_sums", False)
         if inner and isinstance(low, Tensor) and isinstance(high, Tensor):
             found[name] = low.detach(), high.detach()
     return found
