@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks.ray import changes_class
 from marginbench.methods import Norm
 
+LARGEST = -1  # in the place of a class: at each point, the one other than y with the largest logit
+
 
 @torch.no_grad()
 def top_rivals(net: nn.Module, point: Tensor, y: Tensor, count: int) -> Tensor:
@@ -14,12 +16,19 @@ def top_rivals(net: nn.Module, point: Tensor, y: Tensor, count: int) -> Tensor:
     return others.topk(min(count, others.shape[1] - 1), dim=1).indices
 
 
-def nearest_rival(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, rivals: int) -> Tensor:
-    """[B, 1] int64: among the `rivals` classes with the largest logits, the nearest to x in the linearised network."""
+def nearest_rivals(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, rivals: int, count: int = 1) -> Tensor:
+    """[B, min(count, rivals, K-1)] int64: among the `rivals` classes with the largest logits, those nearest to x in the
+    linearised network, the nearest first."""
     candidates = top_rivals(net, x, y, rivals)
     gap, gradient, _ = linearise(net, x, y, candidates)
-    nearest = to_hyperplane(x.flatten(1), gradient, -gap, norm)[1].argmin(1, keepdim=True)
-    return candidates.gather(1, nearest)
+    order = to_hyperplane(x.flatten(1), gradient, -gap, norm)[1].argsort(stable=True, dim=1)[:, :count]
+    return candidates.gather(1, order)
+
+
+def current_rivals(logits: Tensor, y: Tensor, rivals: Tensor | None) -> Tensor:
+    """[B, R] int64: the rivals [B, R], where they are `LARGEST` the class other than y with the largest logit."""
+    largest = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+    return largest if rivals is None else rivals.where(rivals != LARGEST, largest)
 
 
 def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,7 +40,7 @@ def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor | None = 
     Args:
         point: [B, C, H, W] float32.
         y: [B] int64 true labels.
-        rivals: [B, R] int64 classes; default: the class other than y with the largest logit at the point.
+        rivals: [B, R] int64 classes, `LARGEST` by default.
 
     Returns:
         gap [B, R] and gradient [B, R, C*H*W] float32, and whether the point is adversarial, [B] bool.
@@ -39,8 +48,7 @@ def linearise(net: nn.Module, point: Tensor, y: Tensor, rivals: Tensor | None = 
     with torch.enable_grad():
         point = point.detach().clone().requires_grad_(True)
         logits = net(point)
-        if rivals is None:
-            rivals = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
+        rivals = current_rivals(logits.detach(), y, rivals)
         gap = logits.gather(1, rivals) - logits.gather(1, y[:, None])
         rows = [_input_gradient(gap[:, r], point) for r in range(gap.shape[1])]
     gradient = torch.stack(rows, 1).flatten(2)

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rival
+from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rivals
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.benchmarks.estimator import Query
@@ -43,7 +43,7 @@ def ddn(
     """
     net, x, y, norm = q.net, q.x, q.y, q.norm
     original = x.flatten(1)
-    rival = nearest_rival(net, x, y, norm, rivals)
+    rival = nearest_rivals(net, x, y, norm, rivals)
     delta = torch.zeros_like(original)
     radius = torch.zeros_like(original[:, 0])
     closest = Closest(x, norm)

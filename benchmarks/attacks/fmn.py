@@ -1,23 +1,33 @@
 """Fast minimum-norm attack (FMN): a ball around x that shrinks on success and grows on failure."""
 
 import math
+from functools import partial
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rival
+from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rivals
+from marginbench.benchmarks.attacks._starts import boundary_starts, from_each
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.benchmarks.estimator import Query
 
 
 @attack(minimum_norm=True)
-def fmn(q: Query, *, steps: PositiveInt = 30, rivals: PositiveInt = 10) -> Tensor:
+def fmn(
+    q: Query,
+    *,
+    steps: PositiveInt = 30,
+    rivals: PositiveInt = 10,
+    targets: PositiveInt = 3,
+    starts: NonNegativeInt = 3,
+) -> Tensor:
     """Gradient ascent on f = z_r - z_y inside a ball whose radius e follows success.
 
-    r is the rival nearest to x in the linearised network. Step k, with cosine schedules of gamma_k (0.05 to
-    0.001) and alpha_k (1 to 0.01):
+    From x, r is each of the rivals nearest to x in the linearised network in turn; from other starts, which lie behind
+    the boundary on lines to other images (see `boundary_starts`), it is the rival with the largest logit. Step k, with
+    cosine schedules of gamma_k (0.05 to 0.001) and alpha_k (1 to 0.01):
 
         e     <- min(e (1 - gamma_k), ||best delta||)               if x + delta is adversarial,
                  e (1 + gamma_k)                                    if only an earlier point was,
@@ -26,23 +36,36 @@ def fmn(q: Query, *, steps: PositiveInt = 30, rivals: PositiveInt = 10) -> Tenso
                  u = grad f / ||grad f||_2 in L2, sign(grad f) in Linf
 
     After Pintor et al., NeurIPS 2021, arXiv 2102.12827, Algorithm 1, with these differences. Their f follows
-    the rival with the largest logit, which gave 3 % longer distances on digits. Their steps are in pixels,
-    not in radii, and along the L2 unit vector in both norms. Their last case has no factor 1 + gamma_k, and
+    the rival with the largest logit, which gave 3 % longer distances on digits, where boundaries are near, and stays
+    with a far boundary on networks that are flat around x: hence several starts of either kind. Their steps are in
+    pixels, not in radii, and along the L2 unit vector in both norms. Their last case has no factor 1 + gamma_k, and
     delta can then end on the boundary without crossing it, for good. Box before ball: the ball only pulls
     delta towards 0, so both hold, and pixels held by the box take no part of the radius. The scale of the
     logits has no effect.
 
     Args:
-        steps: forward and backward passes.
-        rivals: classes with the largest logits among which r is chosen, one backward pass each.
+        steps: forward and backward passes for each target and start.
+        rivals: classes with the largest logits among which targets are chosen, one backward pass each.
+        targets: classes r that are followed from x.
+        starts: on lines to other images.
 
     Returns:
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
+    nearest = nearest_rivals(q.net, q.x, q.y, q.norm, rivals, targets)
+    follow = partial(_follow, steps)
+    closest = from_each(q, follow, [q.x] * nearest.shape[1], nearest.split(1, dim=1))
+    if starts:
+        found = from_each(q, follow, boundary_starts(q, starts))
+        closest.offer(found.point, found.distance.isfinite())
+    return closest.point
+
+
+def _follow(steps: int, q: Query, start: Tensor, rival: Tensor | None = None) -> Closest:
+    """The closest point on the way from each start, to one rival [B, 1], by default the one with the largest logit."""
     net, x, y, norm = q.net, q.x, q.y, q.norm
     original = x.flatten(1)
-    rival = nearest_rival(net, x, y, norm, rivals)
-    delta = torch.zeros_like(original)
+    delta = start.flatten(1) - original
     radius = torch.full_like(original[:, 0], torch.inf)
     closest = Closest(x, norm)
     for step in range(steps):
@@ -64,4 +87,4 @@ def fmn(q: Query, *, steps: PositiveInt = 30, rivals: PositiveInt = 10) -> Tenso
             delta = torch.minimum(delta.abs(), radius[:, None]) * delta.sign()
     point = (original + delta).clamp(0, 1).view_as(x)
     closest.offer(point, is_adversarial(net, point, y))
-    return closest.point
+    return closest
