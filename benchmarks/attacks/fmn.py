@@ -18,9 +18,9 @@ from marginbench.benchmarks.estimator import Query
 def fmn(
     q: Query,
     *,
-    steps: PositiveInt = 30,
+    steps: PositiveInt = 60,
     rivals: PositiveInt = 10,
-    targets: PositiveInt = 3,
+    targets: PositiveInt = 2,
     starts: NonNegativeInt = 3,
 ) -> Tensor:
     """Gradient ascent on f = z_r - z_y inside a ball whose radius e follows success.

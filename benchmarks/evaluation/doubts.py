@@ -1,6 +1,6 @@
 """Reasons to distrust a number. One function for each: its docstring is the explanation that the tables print.
 
-Any file may add one: see `doubt.doubt`. `recheck.py` and `rounding.py` have one more each.
+Any file may add one: see `doubt.doubt`. `recheck.py`, `rounding.py` and `weak_attack.py` have one more each.
 """
 
 import itertools
@@ -14,11 +14,12 @@ from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.evaluation.rounding import rounded_away
+from marginbench.benchmarks.evaluation.weak_attack import weak_attack
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.methods import NORMS, Net, Norm, logit_margin
 from marginbench.methods.maths.perturb import pgd
 
-__all__ = ["DOUBTS", "collect", "doubt", "explanation", "not_confirmed", "rounded_away"]
+__all__ = ["DOUBTS", "collect", "doubt", "explanation", "not_confirmed", "rounded_away", "weak_attack"]
 
 PROBED = 64  # points on which networks are asked again
 STEPS = 10  # of projected gradient ascent, where attacks are doubted

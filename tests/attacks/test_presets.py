@@ -12,7 +12,7 @@ from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError
 
-DIGITS = {"deepfool": {}, "fmn": {}, "apgd": {}, "square": {}, "blend": {}, "noise": {}}
+DIGITS = {"fmn": {}, "apgd": {}, "square": {}, "blend": {}, "noise": {}}
 
 
 def as_table(preset: dict[str, dict[str, Any]]) -> str:
