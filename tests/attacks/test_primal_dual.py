@@ -22,10 +22,10 @@ def two_pixels(seed: int) -> nn.Sequential:
     layers = [nn.Flatten(), nn.Linear(2, 24), nn.ReLU(), nn.Linear(24, 3)]
     net = nn.Sequential(*layers).requires_grad_(False)
     for layer in (net[1], net[3]):
-        layer.weight.data = torch.randn(layer.weight.shape, generator=draw)  # type: ignore[union-attr]
-        layer.bias.data = torch.randn(layer.bias.shape, generator=draw)  # type: ignore[union-attr]
-    net[1].bias.data -= net[1].weight.data.sum(1) / 2  # type: ignore[union-attr,operator]
-    net[3].bias.data -= net(torch.full((1, 1, 1, 2), 0.5))[0]  # type: ignore[union-attr,operator]
+        layer.weight.data = torch.randn(layer.weight.shape, generator=draw)
+        layer.bias.data = torch.randn(layer.bias.shape, generator=draw)
+    net[1].bias.data -= net[1].weight.data.sum(1) / 2
+    net[3].bias.data -= net(torch.full((1, 1, 1, 2), 0.5))[0]
     return net.eval()
 
 
