@@ -55,7 +55,7 @@ def test_every_estimator_brackets_the_exact_margin_of_a_linear_network() -> None
                 assert (values[inside] >= margin[inside] * (1 - 1e-5)).all(), name
             if name.startswith(f"lower_{norm}"):
                 assert (values[inside] <= margin[inside] * (1 + 1e-6)).all(), name
-        assert result.arrays[f"upper_{norm}_deepfool"][inside] == pytest.approx(margin[inside], rel=1e-3)
+        assert result.arrays[f"upper_{norm}_fmn"][inside] == pytest.approx(margin[inside], rel=1e-3)
         assert result.arrays[f"lower_{norm}_crown"][inside] == pytest.approx(
             margin[inside], rel=1e-2
         )  # the search's tolerance
