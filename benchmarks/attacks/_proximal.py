@@ -14,6 +14,7 @@ def shrink(delta: Tensor, amount: Tensor, norm: Norm) -> Tensor:
     section 6.5).
     """
     if norm == "l2":
-        return delta * (1 - amount / delta.norm(dim=1).clamp(min=1e-12)).clamp(min=0)[:, None]
+        share: Tensor = (1 - amount / delta.norm(dim=1).clamp(min=1e-12)).clamp(min=0)
+        return delta * share[:, None]
     level = (delta.abs().amax(1) - amount).clamp(min=0)
     return torch.minimum(delta.abs(), level[:, None]) * delta.sign()
