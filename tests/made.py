@@ -27,9 +27,9 @@ def an_identity(row: str, repetition: int, **changes: Any) -> Identity:
 
 
 def a_record(
-    method: str, repetition: int = 0, clean: float | None = 0.9, identity: dict[str, Any] | None = None, **changes: Any
+    method: str, repetition: int = 0, clean: float = 0.9, identity: dict[str, Any] | None = None, **changes: Any
 ) -> Record:
-    """A run that ended well, with a clean and a robust accuracy of `clean`; None is infinite."""
+    """A run that ended well, with a clean and a robust accuracy of `clean`."""
     of = an_identity(method, repetition, **(identity or {}))
     values: dict[str, Any] = {
         "id": of.id,

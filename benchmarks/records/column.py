@@ -29,15 +29,17 @@ class Column:
         return self.header.format(**{str(norm): radius for norm, radius in epsilon.items()})
 
     def text(self, value: float, half: float | None = None) -> str:
-        """`97.3 ± 2.0` for a mean and half its interval, in the units of a page; — for NaN, ∞ for infinity."""
+        """`97.3 ± 2.0` for a mean and half its interval, in the units of a page; — for NaN, ∞ or -∞ for infinity."""
         if math.isnan(value):
             return "—"
         if math.isinf(value):
-            return "∞"
+            return "∞" if value > 0 else "-∞"
         return f"{self.factor * value:.{self.digits}f}{self.plus_minus(half)}"
 
     def signed(self, difference: float) -> str:
-        """`+1.2`, in the units of a page; +∞ or -∞ for an infinite difference."""
+        """`+1.2`, in the units of a page; +∞ or -∞ for an infinite difference, — for NaN."""
+        if math.isnan(difference):
+            return "—"
         if math.isinf(difference):
             return "+∞" if difference > 0 else "-∞"
         return f"{self.factor * difference:+.{self.digits}f}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marginbench.benchmarks.records import schema1
 from marginbench.benchmarks.records.current import precedence
+from marginbench.benchmarks.records.older import UPGRADES
 from marginbench.benchmarks.records.record import SCHEMA, Record
 from marginbench.benchmarks.records.typed import WrongValueError, build
 from marginbench.methods import MarginbenchError
@@ -62,7 +62,9 @@ def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
                 f"record {path}: schema_version {schema} is newer than {SCHEMA}, the newest that this"
                 " marginbench reads: upgrade marginbench"
             )
-        record = build(Record, schema1.upgrade(values) if schema == 1 else values)
+        for older in range(schema, SCHEMA):
+            values = UPGRADES[older](values)
+        record = build(Record, values)
         _check_id(record, path)
     except WrongValueError as error:
         raise MarginbenchError(f"record {path}: {error}: {AGAIN}") from None

@@ -16,7 +16,7 @@ from marginbench.methods import Claim, Norm
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = 2  # of the file; see schema1.py for what came before
+SCHEMA = 3  # of the file; see older.py for what came before
 IDENTITY_SCHEMA = 2  # part of every id: raise it when the same settings give other numbers than before
 OF_MODELS = ("weights", "answers")  # in the identity of what was not trained here alone
 
@@ -121,7 +121,7 @@ class Record:
     repetition: int
     status: Literal["done", "failed"]
     error: str | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)  # None is infinity, which JSON does not know
+    metrics: dict[str, float] = field(default_factory=dict)  # NaN and infinities have other names in JSON
     columns: list[Column] = field(default_factory=list)  # of the probes' metrics
     notes: list[str] = field(default_factory=list)  # sentences below a table, on its points and its probes
     cost: dict[str, float | None] = field(default_factory=dict)
@@ -154,10 +154,26 @@ class Record:
         """The record as its JSON object."""
         return {
             **asdict(self),
+            "metrics": {name: _IN_JSON.get(str(value), value) for name, value in self.metrics.items()},
             "identity": self.identity.pack(),
             "suite": self.suite.pack(),
             "columns": [_without_defaults(column) for column in self.columns],
         }
+
+    @staticmethod
+    def unpack(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """JSON to fields."""
+        metrics = values.get("metrics")
+        if not isinstance(metrics, Mapping):
+            return dict(values)
+        return {**values, "metrics": {name: _from_json(value) for name, value in metrics.items()}}
+
+
+_IN_JSON = {"inf": None, "-inf": "-inf", "nan": "nan"}  # what JSON has no numbers for
+
+
+def _from_json(value: Any) -> Any:
+    return float(value or "inf") if value is None or value in ("nan", "-inf") else value
 
 
 def _without_defaults(column: Column) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """One cell: train, evaluate, record. A failure is a record too."""
 
-import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.loop import DivergedError, train
-from marginbench.methods import MarginbenchError, Net, spec_of
+from marginbench.methods import MarginbenchError, Net, predicted_class, spec_of
 from marginbench.methods.errors import one_line
 
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
@@ -181,7 +180,7 @@ def measure(
     evaluated = evaluate(
         net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline, partial=partial
     )
-    agree = logits_of(net, data.validation).argmax(1) == data.validation.y
+    agree = predicted_class(logits_of(net, data.validation)) == data.validation.y
     epsilon = suite.evaluation.epsilon
     metrics = summarise(evaluated.arrays, epsilon)
     metrics["validation_accuracy"] = float(agree.float().mean())
@@ -191,7 +190,7 @@ def measure(
             raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
         metrics |= measured
     results = {
-        "metrics": _finite_or_none(metrics),
+        "metrics": metrics,
         "cost": {"evaluation_seconds": time.perf_counter() - start + evaluated.recalled},
         "estimators": evaluated.estimators,
         "doubts": evaluated.doubts,
@@ -207,10 +206,6 @@ def _notes(evaluation: Evaluation, data: Dataset) -> list[str]:
     return [few] * (there < asked) + [
         note for probe in evaluation.probes.values() if (note := probe.note(evaluation.epsilon))
     ]
-
-
-def _finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _reason(failure: Exception) -> str:

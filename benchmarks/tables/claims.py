@@ -14,7 +14,7 @@ from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, numbers, suite_name
+from marginbench.benchmarks.tables.leaderboard import BASELINE, suite_name
 from marginbench.benchmarks.tables.statistics import LEVEL, mean_and_interval
 from marginbench.benchmarks.tables.text import escaped
 from marginbench.methods import NORMS, Claim
@@ -123,7 +123,7 @@ def _difference(runs: Runs, baseline: Runs, name: str, level: float) -> Differen
 def _measured(runs: Runs, name: str) -> dict[int, float]:
     """By repetition: networks of one make a pair."""
     done = [run for run in runs if run.status == "done" and name in run.metrics]
-    return {run.repetition: numbers(run.metrics)[name] for run in done}
+    return {run.repetition: run.metrics[name] for run in done}
 
 
 def _verdict(differences: Sequence[Difference]) -> str:
@@ -172,7 +172,7 @@ def _text(finding: Finding, known: Mapping[str, Column]) -> str:
     if not finding.n:
         return "not measured"
     if math.isnan(finding.difference):
-        return "infinite in both"
+        return "infinite in both, or not a number"
     column = known[finding.column]
     norm = NORM_TEXT.get(columns.norm_of(column.name), "")
     return f"{norm} {column.signed(finding.difference)}{column.plus_minus(finding.half)}".strip()

@@ -50,9 +50,13 @@ def compare_column(column: str, a: np.ndarray, b: np.ndarray) -> Compared:
     p is McNemar's for a share of a single repetition, the bootstrap's for another single one. From two repetitions
     on it is the larger one of the bootstrap's and Student's: the first knows that other test points could have been
     drawn, the second is right about the spread of a few networks, and a difference must pass both. Infinite margins
-    have no mean that could be tested: p is NaN then, and difference and interval leave these points out.
+    have no mean that could be tested: p is NaN then, and difference and interval leave these points out. With a NaN
+    among the values, all is NaN.
     """
     share = a.dtype == bool
+    if not share and (np.isnan(a).any() or np.isnan(b).any()):
+        means = float(a.mean()), float(b.mean())
+        return Compared(column, *means, *(math.nan,) * 6, (), math.nan, 0, a.shape[1])
     finite = (np.isfinite(a) & np.isfinite(b)).all(0)
     d = a[:, finite].astype(float) - b[:, finite].astype(float)
     low, high, p_bootstrap = bootstrap(d) if d.size else (math.nan,) * 3
@@ -93,7 +97,7 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
 
     Returns:
         one row per suite and column, with the fields of `Compared`, p after Holm's correction over the columns of that
-        suite, and the verdict: `differs`, `not shown`, `infinite` or `not measured`.
+        suite, and the verdict: `differs`, `not shown`, `infinite` or `not measured`, also where a number is NaN.
 
     Raises:
         MarginbenchError: no such folder, unknown row or one that does not count, no suite or repetition in common,

@@ -71,7 +71,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
             "method": record.method,
             "repetition": record.repetition,
             "status": record.status,
-            **numbers(record.metrics),
+            **record.metrics,
             **record.cost,
             "doubts": sorted(record.doubts),
             "error": record.error,
@@ -191,7 +191,7 @@ def _row(group: Sequence[Record], baseline: Mapping[Any, float], mark: str, name
     first = group[0]
     seen = Counter(doubt for record in done for doubt in record.doubts)
     doubts = [f"{name} {count}/{len(done)}" for name, count in sorted(seen.items())]
-    values = [numbers(record.metrics) for record in done]
+    values = [dict(record.metrics) for record in done]
     for record, metrics in zip(done, values, strict=True):
         seconds = record.cost.get("seconds") or math.nan
         metrics[columns.COST.name] = seconds / baseline.get(_machine(record), math.nan)
@@ -214,8 +214,3 @@ def _row(group: Sequence[Record], baseline: Mapping[Any, float], mark: str, name
         },
         mark=mark,
     )
-
-
-def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    """The metrics of a record with the infinite ones, which JSON does not know, put back."""
-    return {name: math.inf if value is None else value for name, value in values.items()}

@@ -40,8 +40,11 @@ def render(records: Sequence[Record], form: str, sort: str = DEFAULT_SORT) -> st
     """
     if form not in FORMATS:
         raise ParameterError("form", form, suggest(form, FORMATS))
-    if form == "json":  # pandas' own: neither NaN nor infinity, which are null, and ten digits
+    if form == "json":  # pandas' own, with ten digits: NaN is null, as what was not measured, infinity a string
         frame = leaderboard(records, sort)
+        infinite = [name for name in frame.select_dtypes("number") if frame[name].isin((math.inf, -math.inf)).any()]
+        for name in infinite:
+            frame[name] = [str(value) if math.isinf(value) else value for value in frame[name]]
         return frame.to_json(orient="records", indent=1, force_ascii=False, double_precision=10) + "\n"
     rows = rank(records, sort)
     if form == "csv":

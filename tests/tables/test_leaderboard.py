@@ -73,7 +73,7 @@ def test_missing_stays_missing_and_failures_are_rows() -> None:
 
 def test_an_unmoved_point_makes_the_mean_infinite() -> None:
     record_ = a_record(
-        "ce", 0, metrics={"points": 10, "clean_accuracy": 1.0, "margin_upper_l2": None, "unattacked_l2": 0.2}
+        "ce", 0, metrics={"points": 10, "clean_accuracy": 1.0, "margin_upper_l2": math.inf, "unattacked_l2": 0.2}
     )
     table = leaderboard([record_])
     assert table["margin_upper_l2"][0] == math.inf

@@ -8,7 +8,7 @@ ROOMS = ("attacks", "certificates", "probes", "evaluation", "training", "suites"
 IMPORTS = """
 import importlib, pkgutil, sys
 import marginbench.benchmarks.tables as tables
-for name in ("record", "column", "metrics", "reader", "schema1", "typed"):
+for name in ("record", "column", "metrics", "older", "reader", "typed"):
     importlib.import_module(f"marginbench.benchmarks.records.{name}")
 for module in pkgutil.iter_modules(tables.__path__):
     importlib.import_module(f"{tables.__name__}.{module.name}")

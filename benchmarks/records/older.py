@@ -1,4 +1,8 @@
-"""Records of schema 1, which said nothing about the method, the doubts or the probes beside the numbers themselves."""
+"""Records of earlier schemas.
+
+Schema 1 said nothing about the method, the doubts or the probes beside the numbers themselves. In schema 2 null stood
+for every number that JSON does not know.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +13,7 @@ _PROBES = ("rejection_", "smoothed_", "clever_")  # how their metrics began; all
 _ASCENDING = ("rejection_rate", "smoothed_abstention")
 
 
-def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+def from_1(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same record in schema 2.
 
     Nothing is invented: the method has no title, paper or claims, doubts have no explanation, and the columns of
@@ -22,6 +26,21 @@ def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
         "explanations": dict.fromkeys(doubts, "..."),
         "columns": [_column(name) for name in metrics if name.startswith(_PROBES)],
     }
+
+
+def from_2(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same record in schema 3. Of the means, only that of distances can be infinite; the others were NaN."""
+    metrics = values.get("metrics")
+    if not isinstance(metrics, Mapping):
+        return {**values, "schema_version": 3}
+    found = {
+        name: "nan" if value is None and not name.startswith("margin_upper_") else value
+        for name, value in metrics.items()
+    }
+    return {**values, "schema_version": 3, "metrics": found}
+
+
+UPGRADES = {1: from_1, 2: from_2}  # to the next one
 
 
 def _names(table: Any) -> list[str]:
