@@ -16,6 +16,7 @@ from .method import class_mask as class_mask
 from .method import cross_entropy as cross_entropy
 from .method import logit_margin as logit_margin
 from .method import param as param
+from .method import predicted_class as predicted_class
 from .net import Net as Net
 from .net import Normalise as Normalise
 from .net import Residual as Residual

@@ -85,9 +85,26 @@ def class_mask(y: Tensor, num_classes: int) -> Tensor:
 
 
 def logit_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """z_y - max_{j != y} z_j of logits [B, K] and labels [B]: [B], negative where another class wins."""
+    """z_y - max_{j != y} z_j of logits [B, K] and labels [B]: [B], negative where another class wins.
+
+    NaN where the logits decide nothing, see `predicted_class`.
+    """
     label = y[:, None]
     return logits.gather(1, label)[:, 0] - logits.scatter(1, label, -torch.inf).amax(1)
+
+
+UNDECIDED = -1  # in the place of a class
+
+
+def predicted_class(logits: Tensor) -> Tensor:
+    """argmax_j z_j of logits [B, K]: [B] int64, or UNDECIDED (-1) where they decide nothing.
+
+    A class of -inf never wins, as if the network did not have it, and a single +inf does. NaN anywhere in a row, and
+    a tie of infinite logits, decide nothing: such an image is in no class, so its margin is 0 whatever its label.
+    """
+    largest, index = logits.max(1)
+    tied = largest.isinf() & ((logits == largest[:, None]).sum(1) > 1)
+    return torch.where(largest.isnan() | tied, UNDECIDED, index)
 
 
 class Method(BaseModel):

@@ -10,6 +10,12 @@ LARGEST = -1  # in the place of a class: at each point, the one other than y wit
 
 
 @torch.no_grad()
+def classes_in_play(net: nn.Module, x: Tensor) -> int:
+    """How many classes have another logit than -inf for one of the images [B, C, H, W] at least."""
+    return int((net(x) != -torch.inf).any(0).sum())
+
+
+@torch.no_grad()
 def top_rivals(net: nn.Module, point: Tensor, y: Tensor, count: int) -> Tensor:
     """[B, min(count, K-1)] int64: the classes other than y with the largest logits, the largest first."""
     others: Tensor = net(point).scatter(1, y[:, None], -torch.inf)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached
-from marginbench.methods import Norm
+from marginbench.methods import Norm, predicted_class
+from marginbench.methods.method import UNDECIDED
 
 LIBRARY_NORM: dict[Norm, str] = {"l2": "L2", "linf": "Linf"}
 """How torchattacks, AutoAttack and others spell the norms."""
+FAR = 1e4  # times the largest finite logit: what infinite logits become
 
 
 class Logits(nn.Module):
@@ -22,22 +24,37 @@ class Logits(nn.Module):
     With `standardised`, logits are centred and divided by their largest absolute value, per image: the order of
     the classes stays. The losses of libraries need it: cross-entropy saturates on large logits, and the denominator
     of DLR, with its + 1e-12, is wrong for tiny ones. `net` is the network itself.
+
+    Infinite logits take no part in that: -inf becomes so low that softmax gives it 0, +inf as high. Rows that decide
+    nothing, see `predicted_class`, become constant; with `nowhere` a further class K wins there, which is as low as
+    -inf elsewhere. Gradients that are not finite become 0.
     """
 
-    def __init__(self, net: nn.Module, device: torch.device, standardised: bool = True) -> None:
+    def __init__(self, net: nn.Module, device: torch.device, standardised: bool = True, nowhere: bool = False) -> None:
         super().__init__()
         self.net = net
         self.standardised = standardised
+        self.nowhere = nowhere
         # Libraries read the device off the first parameter; torchattacks prints a complaint where there is none.
         self.register_parameter("anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x = x.clone()
+            x.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
         logits = attached(self.net, x)  # libraries differentiate whatever the network does
-        if not self.standardised:
-            return logits.nan_to_num(0.0, 0.0, 0.0)
-        centred = logits - logits.detach().mean(1, keepdim=True)
-        scale = centred.detach().abs().amax(1, keepdim=True)
-        return (centred / scale.where(scale > 0, 1.0)).nan_to_num(0.0, 0.0, 0.0)
+        values = logits.detach()
+        decided, finite = (predicted_class(values) != UNDECIDED)[:, None], values.isfinite()
+        logits = logits.where(finite & decided, 0.0)
+        if self.standardised:
+            count = finite.sum(1, keepdim=True).clamp(min=1)
+            centred = (logits - logits.detach().sum(1, keepdim=True) / count) * finite
+            scale = centred.detach().abs().amax(1, keepdim=True)
+            logits = centred / scale.where(scale > 0, 1.0)
+        far = FAR * logits.detach().abs().amax(1, keepdim=True).clamp(min=1)
+        infinite = torch.where(values > 0, far, -far) * decided
+        logits = torch.where(finite, logits, infinite)
+        return torch.cat([logits, torch.where(decided, -far, 1.0)], 1) if self.nowhere else logits
 
     def train(self, mode: bool = True) -> "Logits":
         """Nothing: the network keeps its modes, whatever a library asks for."""

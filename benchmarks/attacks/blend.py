@@ -6,12 +6,13 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import select
 from marginbench.benchmarks.estimator import Query
+from marginbench.methods import predicted_class
 
 
 @attack(gradient=False)
 @torch.no_grad()
 def blend(q: Query) -> Tensor:
-    """The nearest image of `q.reference`, in the norm of the query, whose predicted class is not y.
+    """The nearest image of `q.reference`, in the norm of the query, which the network does not put in class y.
 
     `tighten` finds the class change on the line to it, so this bound exists as soon as the network predicts
     two classes on the reference images, even if it hides its gradients or has none.
@@ -22,8 +23,7 @@ def blend(q: Query) -> Tensor:
     x, reference = q.x, q.reference
     if len(reference) == 0:
         return x.clone()
-    logits = q.net(reference)
-    usable = (logits.argmax(1) != q.y[:, None]) & logits.isfinite().all(1)
+    usable = predicted_class(q.net(reference)) != q.y[:, None]
     gaps = torch.cdist(x.flatten(1), reference.flatten(1), p=2.0 if q.norm == "l2" else torch.inf)
     nearest = gaps.masked_fill(~usable, torch.inf).argmin(1)
     return select(usable.any(1), reference[nearest], x).clamp(0, 1)

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import top_rivals
+from marginbench.benchmarks.attacks._linear import classes_in_play, top_rivals
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, inside_box, is_adversarial
@@ -32,9 +32,8 @@ def apgd(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1) -> Ten
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
     """
-    with torch.no_grad():
-        loss = "dlr" if q.net(q.x[:1]).shape[1] >= DLR_CLASSES else "ce"
-    return _apgd(q, Logits(q.net, q.x.device), steps, restarts, loss)
+    loss = "dlr" if classes_in_play(q.net, q.x) >= DLR_CLASSES else "ce"
+    return _apgd(q, Logits(q.net, q.x.device, nowhere=True), steps, restarts, loss)
 
 
 @attack()
@@ -53,7 +52,7 @@ def apgd_ce(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, ori
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
     """
-    model = Logits(q.net, q.x.device, standardised=not original)
+    model = Logits(q.net, q.x.device, standardised=not original, nowhere=True)
     return _apgd(q, model, steps, restarts, "ce")
 
 
@@ -84,9 +83,9 @@ def apgd_t(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, targ
     with isolated(net, q.generator), torch.no_grad():
         import torchattacks
 
-        model = Logits(net, x.device)
-        rivals = top_rivals(model, x, y, targets)
-        enough = model(x[:1]).shape[1] >= DLR_CLASSES
+        model, count = Logits(net, x.device, nowhere=True), classes_in_play(net, x)
+        rivals = top_rivals(model, x, y, max(0, min(targets, count - 1)))
+        enough = count >= DLR_CLASSES
         if not enough:
             _not_autoattack()
         library = torchattacks.APGD(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, loss="dlr")
@@ -144,10 +143,10 @@ def fab_t(q: Query, *, steps: PositiveInt = 20, restarts: PositiveInt = 1, targe
     with isolated(net, q.generator), torch.no_grad():
         import torchattacks
 
-        model, closest = Logits(net, x.device), Closest(x, q.norm)
+        model, closest = Logits(net, x.device, nowhere=True), Closest(x, q.norm)
         # The norm by name: its default is Linf. Ranks from the top of all logits, so that 2 is the first rival.
         library = torchattacks.FAB(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, multi_targeted=True)
-        for rank in range(2, 2 + min(targets, model(x[:1]).shape[1] - 1)):
+        for rank in range(2, 2 + min(targets, classes_in_play(net, x) - 1)):
             library.target_class = rank
             for restart in range(restarts):
                 point = library.attack_single_run_targeted(x, y, use_rand_start=restart > 0)
@@ -183,7 +182,7 @@ def square(q: Query, *, n_queries: PositiveInt = 100, restarts: PositiveInt = 1,
         import torchattacks
 
         library = torchattacks.Square(
-            Logits(q.net, x.device, standardised=not original),
+            Logits(q.net, x.device, standardised=not original, nowhere=True),
             norm=LIBRARY_NORM[q.norm],
             eps=q.epsilon,
             n_queries=n_queries,

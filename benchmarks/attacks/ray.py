@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from marginbench.methods import Norm
+from marginbench.methods import Norm, predicted_class
 
 
 @torch.no_grad()
 def is_adversarial(net: nn.Module, points: Tensor, y: Tensor) -> Tensor:
-    """[B] bool: does the network put the points [B, C, H, W] in another class than y ([B] int64)?"""
+    """[B] bool: does the network put the points [B, C, H, W] in another class than y ([B] int64), or none?"""
     return changes_class(net(points), y)
 
 
 def changes_class(logits: Tensor, y: Tensor) -> Tensor:
-    """[B] bool: argmax_j z_j != y. Logits [B, K] that are not all finite decide nothing: False."""
-    return (logits.argmax(1) != y) & logits.isfinite().all(1)
+    """[B] bool: do logits [B, K] predict another class than y, or none, see `predicted_class`?"""
+    return predicted_class(logits) != y
 
 
 def attached(net: nn.Module, x: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from marginbench.benchmarks.certificates.masked import without_masked
 from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
@@ -39,11 +40,16 @@ class Certificate(Estimator):
     exact_on_linear: bool = False  # on a linear network its radii are the margins, up to the tolerance of a search
 
     def __call__(self, q: Query, **settings: Any) -> Answer:
-        """The answer; radii alone are its `lower`.
+        """The answer; radii alone are its `lower`. The function does not see classes that are masked by -inf.
 
         Raises:
             MarginbenchError: not one radius for each image, or the function wrote into the images.
         """
+        if isinstance(q.net, nn.Sequential) and len(q.x):
+            asked = without_masked(q)
+            if isinstance(asked, str):
+                return Answer(reason=asked)
+            q = asked
         found = self._ask(q, settings)
         answer = found if isinstance(found, Answer) else Answer(lower=found)
         for values in (answer.lower, answer.upper, answer.solved):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.certificates.certificate import certificate
 from marginbench.benchmarks.estimator import Answer, Query
-from marginbench.methods import NotApplicable
+from marginbench.methods import NotApplicable, predicted_class
 from marginbench.methods.maths.lipschitz import lipschitz_radius
 
 
@@ -27,5 +27,5 @@ def lipschitz(q: Query, *, last_layer: bool = True) -> Tensor | Answer:
     if isinstance(found, NotApplicable):
         return Answer(reason=found.reason)
     with torch.no_grad():
-        radius = torch.where(q.net(q.x).argmax(1) == q.y, found.radius, 0)
+        radius = torch.where(predicted_class(q.net(q.x)) == q.y, found.radius, 0)
     return radius if q.norm == "l2" else radius / q.x[0].numel() ** 0.5 * (1 - 1e-6)

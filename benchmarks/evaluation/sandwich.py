@@ -1,9 +1,11 @@
 """The margin sandwich: per test point and norm, certified radius <= margin <= nearest adversarial example found.
 
 A margin is the distance, in pixels of [0, 1], from an image to the nearest image in the box that the network
-does not assign to the true class. A misclassified point has margin 0. Nothing here asks which method made the network.
+does not assign to the true class. A misclassified point has margin 0, and so has one in no class, since a logit
+is NaN there. Nothing here asks which method made the network.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +36,7 @@ from marginbench.benchmarks.machine.memory import ROWS, Chunks, rows_at_once
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.probes.scan import Probe, Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
-from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin
+from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin, predicted_class
 from marginbench.methods.maths.perturb import eval_mode
 
 log = logging.getLogger(__name__)
@@ -110,6 +112,9 @@ def evaluate(
             key: torch.cat([chunk[key] if key in chunk else _unbounded(key, chunk) for chunk in chunks])
             for key in columns
         }
+        if not bool((tensors["prediction"] == tensors["label"]).any()):  # nothing was asked, and nothing is certified
+            for norm, name in itertools.product(NORMS, certificates):
+                tensors[f"lower_{norm}_{name}"] = torch.zeros_like(tensors[f"lower_{norm}"])
         for cost in costs:
             facts.merge(cost)
         images = test.images(slice(None))
@@ -219,7 +224,7 @@ class _Enclosure:
     def of(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             logits = self.net(x)
-        prediction = logits.argmax(1)
+        prediction = predicted_class(logits)
         correct = prediction == y
         out = {"label": y, "prediction": prediction, **output_margins(self.net, x, y, logits)}
         kept = self.kept.about(logits)
@@ -250,7 +255,7 @@ class _Enclosure:
                 lower = torch.maximum(lower, radius)
             if "upper" in found:
                 out[f"upper_{q.norm}_{name}"] = found["upper"]
-                upper = torch.minimum(upper, found["upper"])
+                upper = torch.fmin(upper, found["upper"])  # NaN bounds nothing
         return {**out, f"upper_{q.norm}": upper, f"lower_{q.norm}": lower}
 
     def _estimate(self, name: str, q: Query) -> Found:
@@ -276,9 +281,10 @@ def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, 
     """Margins behind the last layer: no bound on the input margin, reported beside it.
 
     `output_margin` = z_y - max_{j != y} z_j. `feature_margin` = (z_y - z_m) / (|w_y - w_m| |phi|_max) with the
-    runner-up m and the largest feature norm of the evaluated images (Weinstein et al., PMM, eq. 8).
+    runner-up m and the largest feature norm of the evaluated images (Weinstein et al., PMM, eq. 8). NaN where the
+    logits decide nothing.
     """
-    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)  # where it is that of a NaN, so is the margin
     margins = {"output_margin": logit_margin(logits, y)}
     layer = net.decision_net()[-1]
     if isinstance(layer, nn.Linear):

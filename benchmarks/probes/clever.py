@@ -80,7 +80,7 @@ class Clever(Probe):
         gaps[y] = torch.inf
         count = min(self.rivals, len(logits) - 1)
         nearest = gaps.topk(count, largest=False)[1]
-        if bool((gaps <= 0).any()):
+        if not bool((gaps > 0).all()):
             return 0.0
         maxima = np.empty((count, self.batches))
 
@@ -107,7 +107,7 @@ class Clever(Probe):
         scores = [
             float(gaps[j]) / slope if slope > 0 else radius for j, slope in zip(nearest.tolist(), slopes, strict=True)
         ]
-        return min(radius, *scores)
+        return 0.0 if np.isnan(slopes).any() else min(radius, *scores)  # somewhere in the ball there is no class
 
 
 def _of_part(function: Callable[[Tensor], Tensor], points: Tensor, part: slice) -> Tensor:

@@ -25,8 +25,9 @@ from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
-from marginbench.methods import NORMS, Norm
+from marginbench.methods import NORMS, Norm, predicted_class
 from marginbench.methods.maths.perturb import backtracking, random_start
+from marginbench.methods.method import UNDECIDED
 
 
 @probe
@@ -66,7 +67,7 @@ class Rejection(Probe):
         """
         net, test, generator = subject.net, subject.test, subject.generator
         logits = logits_of(net, subject.held_out)
-        tau = threshold(_confidence(logits)[logits.argmax(1) == subject.held_out.y], self.tpr)
+        tau = threshold(_confidence(logits)[predicted_class(logits) == subject.held_out.y], self.tpr)
 
         def attacked(part: slice) -> dict[str, Tensor]:
             x, y = test.images(part), test.y[part]
@@ -85,7 +86,7 @@ class Rejection(Probe):
         return {"rejection_threshold": tau, "confidence": _confidence(logits_of(net, test)), **found}
 
     def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
-        """Accuracy of the images that are accepted, the share that is not, robust accuracies."""
+        """Accuracy of the images that are accepted, the share that is not, robust accuracies; NaN over no images."""
         wrong = arrays["prediction"] != arrays["label"]
         accepted = arrays["confidence"] >= arrays["rejection_threshold"]
         out = {
@@ -93,7 +94,8 @@ class Rejection(Probe):
             "rejection_accuracy": 1 - _ratio(wrong & accepted, accepted),
         }
         for norm in NORMS:
-            fooled = arrays[f"wrong_confidence_{norm}"] >= arrays["rejection_threshold"]
+            found = arrays[f"wrong_confidence_{norm}"]
+            fooled = (found > -np.inf) & (found >= arrays["rejection_threshold"])
             error = _ratio((wrong & accepted) | fooled, accepted | fooled)
             out[f"rejection_robust_accuracy_{norm}"] = 1 - error
         return out
@@ -113,12 +115,14 @@ def threshold(confidence: Tensor, tpr: float) -> Tensor:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
-    return float(part.sum() / whole.sum()) if whole.any() else 0.0
+    """NaN of nothing: where no image is accepted, there is no accuracy."""
+    return float(part.sum() / whole.sum()) if whole.any() else math.nan
 
 
 def _confidence(logits: Tensor) -> Tensor:
-    """Log-odds [B] of the largest logit."""
-    return _log_odds(logits, logits.argmax(1, keepdim=True))
+    """Log-odds [B] of the largest logit; NaN, which reaches no threshold, where the logits decide nothing."""
+    winner = predicted_class(logits)
+    return _log_odds(logits, winner.clamp(min=0)[:, None]).masked_fill(winner == UNDECIDED, torch.nan)
 
 
 def _log_odds(logits: Tensor, index: Tensor) -> Tensor:
@@ -141,4 +145,5 @@ def _attack(q: Query, steps: int, *, at_random: bool) -> Tensor:
     delta = backtracking(confidence, q.x, start, epsilon=radius, step=radius, steps=steps, norm=q.norm)
     with torch.no_grad():
         logits = q.net((q.x + delta).clamp(0, 1))
-        return torch.where(changes_class(logits, q.y), _confidence(logits), -torch.inf)
+        found = torch.where(changes_class(logits, q.y), _confidence(logits), -torch.inf)
+        return found.where(~found.isnan(), -torch.inf)

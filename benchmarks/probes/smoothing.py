@@ -28,7 +28,8 @@ from marginbench.benchmarks.machine.budget import available
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
-from marginbench.methods import Norm
+from marginbench.methods import Norm, predicted_class
+from marginbench.methods.method import UNDECIDED
 
 ABSTAIN = -1
 BLOCK = 200  # noisy copies of an image that are drawn at once: on one CPU core they stay in its cache
@@ -124,7 +125,7 @@ def smoothing_arrays(
     image, beyond what the sums inside `net` round differently in batches of another size.
 
     Args:
-        net: network in eval mode with frozen parameters. Logits that are not all finite vote for no class.
+        net: network in eval mode with frozen parameters. Logits that decide nothing vote for no class.
         seed: of the noise.
         sigma: standard deviation of the noise, in pixels.
         n0: noisy copies that select the class.
@@ -198,7 +199,7 @@ def _votes(net: nn.Module, x: Tensor, noise: Noise, count: int, together: int, c
             logits = chunks.rows(net, batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
             if votes is None:
                 votes = logits.new_zeros(len(x), logits.shape[2], dtype=torch.int64)
-            ballots = logits.isfinite().all(2).long()
-            votes[first : first + together].scatter_add_(1, logits.argmax(2), ballots)
+            winner = predicted_class(logits.flatten(0, 1)).view(batch.shape[:2])
+            votes[first : first + together].scatter_add_(1, winner.clamp(min=0), (winner != UNDECIDED).long())
     assert votes is not None
     return votes

@@ -21,7 +21,7 @@ from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import seconds_on
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import Net, Norm, create
+from marginbench.methods import Net, Norm, create, predicted_class
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -84,7 +84,7 @@ class Classifier:
     def correct(self, images: Tensor, labels: Tensor) -> Tensor:
         """[C] int64 indices of the images [B, C, H, W] that are classified correctly."""
         logits: Tensor = self.net(images)
-        return (logits.argmax(1) == labels).nonzero().squeeze(1)
+        return (predicted_class(logits) == labels).nonzero().squeeze(1)
 
     def query(self, x: Tensor, y: Tensor, norm: Norm, *stream: str) -> Query:
         """A query without reference images; `stream` names its random numbers."""

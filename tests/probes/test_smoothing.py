@@ -121,11 +121,17 @@ def test_it_abstains_where_the_vote_is_open() -> None:
     assert not radius.any()
 
 
-def test_logits_that_are_not_finite_vote_for_nothing() -> None:
-    for bad in (torch.nan, torch.inf):
-        prediction, radius = run(Constant(bad, 0.0, 1.0), a_split(3))
+def test_logits_that_decide_nothing_vote_for_nothing() -> None:
+    for logits in ((torch.nan, 0.0, 1.0), (torch.inf, torch.inf, 1.0)):
+        prediction, radius = run(Constant(*logits), a_split(3))
         assert prediction.tolist() == [-1, -1, -1]
         assert not radius.any()
+
+
+def test_a_masked_class_takes_no_votes() -> None:
+    few, many = Constant(0.0, 1.0), Constant(0.0, 1.0, -torch.inf)
+    for found, wanted in zip(run(many, a_split(3)), run(few, a_split(3)), strict=True):
+        assert torch.equal(found, wanted) and found.all()
 
 
 @pytest.mark.parametrize("p", [0.5, 0.8])
