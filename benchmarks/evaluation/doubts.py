@@ -9,21 +9,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.ray import attached, changes_class
+from marginbench.benchmarks.attacks.ray import attached, changes_class, inside_box
 from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.evaluation.weak_attack import weak_attack
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
-from marginbench.methods import NORMS, Net, Norm, logit_margin
+from marginbench.methods import NORMS, Net, Norm, logit_margin, predicted_class
 from marginbench.methods.maths.perturb import pgd
 
 __all__ = ["DOUBTS", "collect", "doubt", "explanation", "not_confirmed", "rounded_away", "weak_attack"]
 
+TINY = 1e-30
 PROBED = 64  # points on which networks are asked again
 STEPS = 10  # of projected gradient ascent, where attacks are doubted
-SCALE, SHIFT = 100.0, 50.0
+COUNTED = 5  # images of a class, from which on it should be predicted once
+SCALE, SHIFT = 100.0, 50.0  # in units of the logits' spread, or of 1
 
 
 @doubt
@@ -35,13 +37,21 @@ def contradiction(e: Evidence) -> str | None:
 
 @doubt
 def collapse(e: Evidence) -> str | None:
-    """The network predicts a single class, is near chance, or gives logits that are not finite."""
-    if not bool(e.arrays["output_margin"].isfinite().all()):
-        return "logits not finite"
-    if len(e.arrays["prediction"].unique()) == 1:
+    """The network predicts a single class, never one of 5 images or more, is near chance, or gives NaN or infinity."""
+    if broken := int((e.arrays["output_margin"].isnan() | e.arrays["output_margin"].isposinf()).sum()):
+        return f"logits not finite for {broken} of {len(e.y)} images"
+    predicted = e.arrays["prediction"].unique()
+    if len(predicted) == 1:
         return "one class for every image"
+    seen = []
+    present, images = e.y.unique(return_counts=True)
+    present = present[images >= COUNTED]
+    if missing := int((~torch.isin(present, predicted)).sum()):
+        seen.append(f"{missing} of {len(present)} classes are never predicted")
     accuracy = float(e.correct.float().mean())
-    return f"accuracy {accuracy:.1%}" if accuracy < 2 / e.num_classes and e.num_classes > 2 else None
+    if accuracy < 2 / e.num_classes and e.num_classes > 2:
+        seen.append(f"accuracy {accuracy:.1%}")
+    return ", ".join(seen) or None
 
 
 @doubt
@@ -102,9 +112,14 @@ def noise_wins(e: Evidence) -> str | None:
 
 @doubt
 def scale_dependence(e: Evidence) -> str | None:
-    """A white-box attack finds other distances (by 2 %) when logits are multiplied by 100 and shifted by 50."""
+    """A white-box attack finds other distances (by 2 %) when logits are multiplied and shifted.
+
+    They become 100 times as large, those of a spread below 1 still larger: of a spread of 100.
+    """
     index = e.correct.nonzero()[: rows_at_once(e.net, e.x, most=PROBED), 0]
-    scaled = _scaled(e.net)
+    if len(index) == 0:
+        return None
+    scaled = _scaled(e.net, e.x[index])
     for norm in NORMS:
         for name in sorted(e.with_gradient()):
             attack = e.attacks[name]
@@ -126,8 +141,11 @@ def batch_dependence(e: Evidence) -> str | None:
     with torch.no_grad():
         together = e.net(e.x[:PROBED])
         alone = torch.cat([e.net(image[None]) for image in e.x[:PROBED:8]])
-    error = float((together[::8] - alone).abs().max() / together.abs().max().clamp_min(1e-30))
-    return f"relative difference {error:.1g}" if error > 1e-3 else None
+    size = together.where(together.isfinite(), 0.0).abs().max().clamp_min(TINY)
+    together = together[::8]
+    same = (together == alone) | (together.isnan() & alone.isnan())
+    error = float((together - alone).where(~same, 0.0).abs().max() / size)
+    return None if error <= 1e-3 else f"relative difference {error:.1g}"  # not finite: in one batch alone
 
 
 @doubt
@@ -150,7 +168,8 @@ def unbounded_attack(e: Evidence) -> str | None:
 def radius_zero(e: Evidence) -> str | None:
     """With a radius of 0 robust accuracy is not clean accuracy: the network answers to one image in two ways."""
     with torch.no_grad():
-        moved = Chunks(rows_at_once(e.net, e.x, gradients=False)).rows(e.net, e.x).argmax(1) != e.arrays["prediction"]
+        logits = Chunks(rows_at_once(e.net, e.x, gradients=False)).rows(e.net, e.x)
+    moved = predicted_class(logits) != e.arrays["prediction"]
     for norm in NORMS:
         moved |= e.correct & (e.arrays[f"upper_{norm}"] <= 0)
     return f"{float(moved.float().mean()):.1%} of the points" if bool(moved.any()) else None
@@ -185,12 +204,20 @@ def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) ->
         norm=norm,
     )
     with torch.no_grad():
-        return float((~changes_class(net(x + delta), y)).float().mean())
+        return float((~changes_class(net(inside_box(x + delta, x)), y)).float().mean())
 
 
-def _scaled(net: Net) -> Net:
+def _scaled(net: Net, x: Tensor) -> Net:
+    """The network with larger logits: neither rounded away by the shift, however small, nor larger than the shift."""
+    with torch.no_grad():
+        logits = net(x)
+    finite = logits.isfinite()
+    spread = logits.where(finite, -torch.inf).amax(1) - logits.where(finite, torch.inf).amin(1)
+    size = max(float(spread.median()), TINY)
+    factor, shift = SCALE / min(size, 1.0), SHIFT * max(size, 1.0)
+
     class Scaled(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
-            return SCALE * z + SHIFT
+            return factor * z + shift
 
     return Net(net.normalise, net.body, nn.Sequential(net.head, Scaled()))

@@ -1,6 +1,7 @@
 """Planted faults of networks, attacks and certificates are seen."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from evaluation_support import evaluated
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
+from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.methods import Net, Radii
+from marginbench.methods import Net, Radii, logit_margin
 
 
 def _certificate(radius: float) -> Any:
@@ -48,20 +50,35 @@ def test_a_step_function_in_front_is_seen(trained: Net) -> None:
     assert "zero_gradient" in evaluated(masked).doubts
 
 
-class Faint(nn.Module):
-    """Logits so small that a shift drowns them in float32."""
-
-    def __init__(self, head: nn.Module) -> None:
+class Times(nn.Module):
+    def __init__(self, head: nn.Module, factor: float, shift: float = 0.0) -> None:
         super().__init__()
-        self.head = head
+        self.head, self.factor, self.shift = head, factor, shift
 
     def forward(self, phi: Tensor) -> Tensor:
         z: Tensor = self.head(phi)
-        return 1e-8 * z
+        return self.factor * z + self.shift
 
 
-def test_logits_that_drown_in_a_shift_are_seen(trained: Net) -> None:
-    assert "scale_dependence" in evaluated(Net(trained.normalise, trained.body, Faint(trained.head))).doubts
+@pytest.mark.parametrize(("factor", "shift"), [(1e-8, 0.0), (1e-6, 0.0), (1e6, 0.0), (1.0, 1e3)])
+def test_the_size_of_logits_is_nothing_to_doubt(trained: Net, factor: float, shift: float) -> None:
+    net = Net(trained.normalise, trained.body, Times(trained.head, factor, shift))
+    assert evaluated(net).doubts.keys() <= {"not_confirmed"}
+
+
+def test_an_attack_that_needs_logits_of_a_size_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first step falls short where gradients are small, whatever their direction."""
+
+    def ascend(q: Query) -> Tensor:
+        point = q.x.clone().requires_grad_()
+        with torch.enable_grad():
+            (grad,) = torch.autograd.grad(-logit_margin(q.net(point), q.y).sum(), point)
+        unit = grad / (grad.flatten(1).norm(dim=1)[:, None, None, None] + 1e-6)
+        return (point.detach() + unit).clamp(0, 1)
+
+    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", ascend))
+    faint = Net(trained.normalise, trained.body, Times(trained.head, 1e-8))
+    assert "fmn" in evaluated(faint).doubts["scale_dependence"]
 
 
 def test_an_attack_on_cross_entropy_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +142,43 @@ def test_a_constant_class_is_a_collapse(trained: Net) -> None:
     doubts = evaluated(Net(trained.normalise, trained.body, Constant())).doubts
     assert "one class" in doubts["collapse"]
     assert doubts["zero_gradient"] == "100.0% of correct points"
+
+
+class Without(nn.Module):
+    """Some classes win only where no other does."""
+
+    def __init__(self, head: nn.Module, *classes: int) -> None:
+        super().__init__()
+        self.head, self.classes = head, list(classes)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        z: Tensor = self.head(phi)
+        return z.index_fill(1, torch.tensor(self.classes), -1e3)
+
+
+def test_classes_that_are_never_predicted_are_counted(trained: Net) -> None:
+    doubts = evaluated(Net(trained.normalise, trained.body, Without(trained.head, 1, 3))).doubts
+    assert doubts["collapse"] == "2 of 5 classes are never predicted"
+
+
+def test_classes_of_few_images_need_not_be_predicted(trained: Net) -> None:
+    data = small_data()
+    rare = ((data.test.y == 1).cumsum(0) > 4) & (data.test.y == 1)
+    test = replace(data.test, x=data.test.x[~rare], y=data.test.y[~rare])
+    net = Net(trained.normalise, trained.body, Without(trained.head, 1))
+    assert "collapse" not in evaluated(net, replace(data, test=test)).doubts
+
+
+class Lonely(nn.Module):
+    """-inf in batches alone."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z, torch.full_like(z[:, :1], 0.0 if len(z) == 1 else -torch.inf)], 1) - 1
+
+
+def test_logits_that_are_finite_in_one_batch_alone_are_seen(trained: Net) -> None:
+    net = Net(trained.normalise, trained.body, nn.Sequential(trained.head, Lonely()))
+    assert "batch_dependence" in evaluated(net).doubts
 
 
 def test_weights_of_nan_are_a_collapse() -> None:
