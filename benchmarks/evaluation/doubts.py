@@ -1,6 +1,6 @@
 """Reasons to distrust a number. One function for each: its docstring is the explanation that the tables print.
 
-Any file may add one: see `doubt.doubt`. `recheck.py`, `rounding.py` and `weak_attack.py` have one more each.
+Any file may add one: see `evidence.doubt`. `gradient.py`, `recheck.py`, `rounding.py` and `weak_attack.py` have one each.
 """
 
 import itertools
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks.ray import attached, changes_class, inside_box
 from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
+from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.evaluation.weak_attack import weak_attack
@@ -19,7 +20,16 @@ from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.methods import NORMS, Net, Norm, logit_margin, predicted_class
 from marginbench.methods.maths.perturb import pgd
 
-__all__ = ["DOUBTS", "collect", "doubt", "explanation", "not_confirmed", "rounded_away", "weak_attack"]
+__all__ = [
+    "DOUBTS",
+    "collect",
+    "doubt",
+    "explanation",
+    "gradient_mismatch",
+    "not_confirmed",
+    "rounded_away",
+    "weak_attack",
+]
 
 TINY = 1e-30
 PROBED = 64  # points on which networks are asked again

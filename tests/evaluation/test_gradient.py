@@ -1,0 +1,164 @@
+"""Gradients that are not the slopes of the network are seen, in whatever part of the image; honest ones are not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from evaluation_support import no_certificate
+from torch import Tensor, nn
+
+from marginbench.benchmarks.contract.fixtures import small_data
+from marginbench.benchmarks.evaluation.evidence import Evidence
+from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
+from marginbench.methods import Net
+
+Change = Callable[[Tensor], Tensor]
+
+
+class Then(nn.Module):
+    """A network between two functions."""
+
+    def __init__(self, before: Change, net: nn.Module, after: Change) -> None:
+        super().__init__()
+        self.before, self.net, self.after = before, net, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def seen(net: nn.Module) -> str | None:
+    data = small_data()
+    with torch.no_grad():
+        y = net(data.test.images(slice(None))).argmax(1)
+    whole: Any = Net(nn.Identity(), nn.Sequential(net), nn.Identity()).eval().requires_grad_(False)
+    arrays = {"label": y, "prediction": y}
+    return gradient_mismatch(Evidence(whole, data.test.images(slice(None)), arrays, {}, {}, {}, {}, 5, no_certificate))
+
+
+def detached(*places: int | slice) -> Change:
+    def change(x: Tensor) -> Tensor:
+        hidden = torch.zeros(64, dtype=torch.bool)
+        for place in places:
+            hidden[place] = True
+        return torch.where(hidden.view(1, 8, 8), x.detach(), x)
+
+    return change
+
+
+def rounded(levels: int) -> Change:
+    return lambda x: (levels * x).round() / levels
+
+
+def straight_through(change: Change) -> Change:
+    return lambda x: x + (change(x) - x).detach()
+
+
+def on_rows(change: Change, rows: slice) -> Change:
+    return lambda x: torch.cat([x[:, :, : rows.start], change(x[:, :, rows]), x[:, :, rows.stop :]], 2)
+
+
+class Backward(torch.autograd.Function):
+    """The images, with other gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Change) -> Tensor:  # type: ignore[override]
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.change(gradient), None
+
+
+def backward(change: Change) -> Change:
+    return lambda x: Backward.apply(x, change)  # type: ignore[no-any-return, no-untyped-call]
+
+
+FAULTS: dict[str, Change] = {
+    "a row is detached": detached(slice(24, 32)),
+    "two rows are detached": detached(slice(0, 16)),
+    "every fourth pixel is detached": detached(slice(1, None, 4)),
+    "a pixel is detached": detached(28),
+    "16 levels, straight through": straight_through(rounded(15)),
+    "256 levels, straight through": straight_through(rounded(255)),
+    "two levels, straight through": straight_through(rounded(1)),
+    "16 levels": rounded(15),
+    "16 levels in a row": on_rows(rounded(15), slice(3, 4)),
+    "16 levels in all rows but one": on_rows(rounded(15), slice(1, 8)),
+    "256 levels in two rows": on_rows(rounded(255), slice(3, 5)),
+    "the sign is flipped": backward(lambda g: -g),
+    "noise": backward(lambda g: g + 0.5 * g.std() * torch.randn_like(g)),
+    "too small": backward(lambda g: 0.9 * g),
+    "too large on the left": backward(lambda g: g * torch.tensor([2.0] * 4 + [1.0] * 4).to(g)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong_gradients_are_seen(trained: Net, fault: str) -> None:
+    assert seen(Then(FAULTS[fault], trained, same)) is not None
+
+
+def test_the_part_is_named(trained: Net) -> None:
+    text = seen(Then(detached(slice(24, 32)), trained, same))
+    assert text is not None and text.startswith("rows, part 4 of 8: at 100%")
+
+
+class Single(nn.Module):
+    """Float32 whatever the images are."""
+
+    def __init__(self, net: nn.Module, back: bool) -> None:
+        super().__init__()
+        self.net, self.back = [net], back
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.net[0](x.float())
+        return z.to(x.dtype) if self.back else z
+
+
+HONEST: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "as it is": lambda net: net,
+    "softmax": lambda net: Then(same, net, lambda z: z.softmax(1)),
+    "saturated softmax": lambda net: Then(same, net, lambda z: (10 * z).softmax(1)),
+    "log softmax": lambda net: Then(same, net, lambda z: z.log_softmax(1)),
+    "saturated sigmoids": lambda net: Then(same, net, lambda z: (3 * z).sigmoid()),
+    "cosine": lambda net: Then(same, net, lambda z: 64 * nn.functional.normalize(z)),
+    "tiny": lambda net: Then(same, net, lambda z: 1e-6 * z),
+    "huge": lambda net: Then(same, net, lambda z: 1e6 * z),
+    "shifted": lambda net: Then(same, net, lambda z: z + 1e4),
+    "clamped": lambda net: Then(lambda x: x.clamp(0, 1), net, same),
+    "steep": lambda net: Then(lambda x: (20 * (x - 0.5)).tanh() / 2 + 0.5, net, same),
+    "masked": lambda net: Then(same, net, lambda z: torch.cat([z, torch.full_like(z[:, :1], -torch.inf)], 1)),
+    "float32 alone": lambda net: Single(net, back=False),
+    "float32 in float64's clothes": lambda net: Single(net, back=True),
+    "bfloat16 logits": lambda net: Then(same, net, lambda z: z.bfloat16()),
+}
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_honest_gradients_are_not_doubted(trained: Net, kind: str) -> None:
+    assert seen(HONEST[kind](trained)) is None
+
+
+@pytest.mark.parametrize("kind", ["float32 alone", "tiny", "huge"])
+def test_a_detached_row_is_seen_in_logits_of_any_kind(trained: Net, kind: str) -> None:
+    assert seen(HONEST[kind](Then(detached(slice(24, 32)), trained, same))) is not None
+
+
+def test_ties_of_max_pooling_and_batch_norm_are_not_doubted() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(8, 8, 2)]
+    net = nn.Sequential(*layers, nn.GELU(), nn.MaxPool2d(2, 1), nn.Flatten(), nn.LazyLinear(5)).eval()
+    net(torch.zeros(1, 1, 8, 8))
+    assert seen(net) is None
+
+
+def test_a_network_that_is_always_wrong_has_nothing_to_measure(trained: Net) -> None:
+    x = small_data().test.images(slice(8))
+    y = torch.zeros(8, dtype=torch.int64)
+    evidence = Evidence(trained, x, {"label": y, "prediction": y + 1}, {}, {}, {}, {}, 5, no_certificate)
+    assert gradient_mismatch(evidence) is None
