@@ -35,7 +35,7 @@ TINY = 1e-30
 PROBED = 64  # points on which networks are asked again
 STEPS = 10  # of projected gradient ascent, where attacks are doubted
 COUNTED = 5  # images of a class, from which on it should be predicted once
-SCALE, SHIFT = 100.0, 50.0  # in units of the logits' spread, or of 1
+SCALE, SHIFT = 100.0, 50.0  # of logits, and their least spread once scaled
 
 
 @doubt
@@ -57,7 +57,7 @@ def collapse(e: Evidence) -> str | None:
     present, images = e.y.unique(return_counts=True)
     present = present[images >= COUNTED]
     if missing := int((~torch.isin(present, predicted)).sum()):
-        seen.append(f"{missing} of {len(present)} classes are never predicted")
+        seen.append(f"never predicted: {missing} of {len(present)} classes")
     accuracy = float(e.correct.float().mean())
     if accuracy < 2 / e.num_classes and e.num_classes > 2:
         seen.append(f"accuracy {accuracy:.1%}")
@@ -122,9 +122,9 @@ def noise_wins(e: Evidence) -> str | None:
 
 @doubt
 def scale_dependence(e: Evidence) -> str | None:
-    """A white-box attack finds other distances (by 2 %) when logits are multiplied and shifted.
+    """A white-box attack finds other distances (by 2 %) when logits are multiplied by 100 and shifted by 50.
 
-    They become 100 times as large, those of a spread below 1 still larger: of a spread of 100.
+    Where their spread is below 1, they are multiplied until it is 100: the shift must not round them away.
     """
     index = e.correct.nonzero()[: rows_at_once(e.net, e.x, most=PROBED), 0]
     if len(index) == 0:
@@ -140,7 +140,7 @@ def scale_dependence(e: Evidence) -> str | None:
             both = one.isfinite() & other.isfinite()
             lost = int((one.isfinite() != other.isfinite()).sum())
             before, after = float(one[both].sum()), float(other[both].sum())
-            if lost > 0.02 * len(index) or abs(after - before) > 0.02 * before:
+            if lost > max(1, 0.02 * len(index)) or abs(after - before) > 0.02 * before:
                 return f"{name} in {norm}: sum of distances {before:.3g} becomes {after:.3g}, {lost} points differ"
     return None
 
@@ -218,16 +218,15 @@ def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) ->
 
 
 def _scaled(net: Net, x: Tensor) -> Net:
-    """The network with larger logits: neither rounded away by the shift, however small, nor larger than the shift."""
+    """The network with larger logits, which the shift does not round away however small they are."""
     with torch.no_grad():
         logits = net(x)
     finite = logits.isfinite()
     spread = logits.where(finite, -torch.inf).amax(1) - logits.where(finite, torch.inf).amin(1)
-    size = max(float(spread.median()), TINY)
-    factor, shift = SCALE / min(size, 1.0), SHIFT * max(size, 1.0)
+    factor = SCALE / min(max(float(spread.median()), TINY), 1.0)
 
     class Scaled(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
-            return factor * z + shift
+            return factor * z + SHIFT
 
     return Net(net.normalise, net.body, nn.Sequential(net.head, Scaled()))

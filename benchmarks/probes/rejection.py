@@ -77,6 +77,8 @@ class Rejection(Probe):
                 best = _attack(q, self.steps, at_random=False)
                 for _ in range(self.restarts):
                     left = (best < tau).nonzero()[:, 0]
+                    if len(left) == 0:  # not every network can be asked about no images
+                        break
                     best[left] = torch.maximum(best[left], _attack(q.rows(left), self.steps, at_random=True))
                 found[f"wrong_confidence_{norm}"] = best
             return found

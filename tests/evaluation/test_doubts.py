@@ -158,7 +158,7 @@ class Without(nn.Module):
 
 def test_classes_that_are_never_predicted_are_counted(trained: Net) -> None:
     doubts = evaluated(Net(trained.normalise, trained.body, Without(trained.head, 1, 3))).doubts
-    assert doubts["collapse"] == "2 of 5 classes are never predicted"
+    assert doubts["collapse"] == "never predicted: 2 of 5 classes"
 
 
 def test_classes_of_few_images_need_not_be_predicted(trained: Net) -> None:
