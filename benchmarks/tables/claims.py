@@ -172,7 +172,7 @@ def _text(finding: Finding, known: Mapping[str, Column]) -> str:
     if not finding.n:
         return "not measured"
     if math.isnan(finding.difference):
-        return "infinite in both, or not a number"
+        return "infinite in both or not a number"
     column = known[finding.column]
     norm = NORM_TEXT.get(columns.norm_of(column.name), "")
     return f"{norm} {column.signed(finding.difference)}{column.plus_minus(finding.half)}".strip()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def full(method: str = "ce") -> Record:
     """A record with something in every part."""
     return a_record(
         method,
-        metrics={"points": 10.0, "clean_accuracy": 0.5, "margin_upper_l2": None, "probe_rate": 0.25},
+        metrics={"points": 10.0, "clean_accuracy": 0.5, "margin_upper_l2": math.inf, "probe_rate": 0.25},
         about=About("A title", "baselines", "Somebody: Something", ("accuracy", "input_margin"), 1),
         columns=[Column("probe_rate", "probe %", 100.0, 1, ascending=True, meaning="Share of what was probed.")],
         notes=["probe = what was probed."],
@@ -46,6 +47,22 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert record.id == path.stem == record.identity.id
     assert np.array_equal(read_arrays(path)["upper_l2"], ARRAYS["upper_l2"])
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_nan_and_infinities_come_back_as_they_were_written(tmp_path: Path) -> None:
+    metrics = {"margin_upper_l2": math.inf, "output_margin": -math.inf, "feature_margin": math.nan, "points": 2.0}
+    path = write_record(tmp_path / "runs", a_record("ce", metrics=metrics), ARRAYS)
+    found = read_record(path).metrics
+    assert {name: str(value) for name, value in found.items()} == {name: str(value) for name, value in metrics.items()}
+
+
+def test_null_of_an_older_record_is_infinite_where_it_can_be(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "runs", a_record("ce"), ARRAYS)
+    metrics = {"margin_upper_l2": None, "output_margin": None, "clever_l2": None, "points": 2.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2, "metrics": metrics}))
+    record = read_record(path)
+    assert record.metrics["margin_upper_l2"] == math.inf and record.schema_version == 3
+    assert math.isnan(record.metrics["output_margin"]) and math.isnan(record.metrics["clever_l2"])
 
 
 def test_a_failed_run_has_no_arrays(tmp_path: Path) -> None:
@@ -140,6 +157,7 @@ SPOILT = [
     (change("identity", "more", to=9), "key 'identity.more': is not known"),
     (change("status", to="perhaps"), "key 'status': should be one of done, failed, not 'perhaps'"),
     (change("metrics", "points", to=True), "key 'metrics.points': should be a number, not True"),
+    (change("metrics", "points", to="many"), "key 'metrics.points': should be a number, not 'many'"),
     (change("metrics", to=[]), "key 'metrics': should be an object, not []"),
     (change("losses", to={}), "key 'losses': should be a list, not {}"),
     (change("columns", to=[{"name": "x"}]), "key 'columns.header': is missing"),

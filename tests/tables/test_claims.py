@@ -72,9 +72,14 @@ def both(method: str, l2: tuple[float, ...], linf: tuple[float, ...]) -> list[Re
 
 def test_an_infinite_difference_has_a_sign_and_that_of_two_infinite_margins_no_value() -> None:
     records = both("ce", (1.0, 1.0), (math.inf, 1.0)) + both("mma", (math.inf, 1.0), (math.inf, 2.0))
-    assert "input margin: L2 +∞, infinite in both, or not a number | open |" in render_claims(records)
+    assert "input margin: L2 +∞, infinite in both or not a number | open |" in render_claims(records)
     records = both("ce", (math.inf, 1.0), (math.inf, 1.0)) + both("mma", (1.0, 1.0), (1.0, math.inf))
-    assert "input margin: L2 -∞, infinite in both, or not a number | open |" in render_claims(records)
+    assert "input margin: L2 -∞, infinite in both or not a number | open |" in render_claims(records)
+
+
+def test_a_claim_about_nan_is_open() -> None:
+    records = both("ce", (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)) + both("mma", (2.0, 2.1, math.nan), (0.5, 0.5, 0.5))
+    assert "input margin: infinite in both or not a number, L∞ -0.500 ± 0.000 | open |" in render_claims(records)
 
 
 def of_version(records: list[Record], finished: str, **identity: Any) -> list[Record]:

@@ -122,6 +122,14 @@ def test_infinite_margins_are_not_averaged() -> None:
     assert math.isnan(column.difference) and math.isnan(column.low) and column.infinite == 3
 
 
+def test_with_nan_nothing_is_compared() -> None:
+    a, b = np.full((3, 6), 0.5), np.full((3, 6), 0.25)
+    a[0, 0] = np.nan
+    column = compare_column("margin_upper_l2", a, b)
+    numbers = (column.mean_a, column.difference, column.low, column.high, column.student_half, column.p)
+    assert all(map(math.isnan, numbers)) and column.mean_b == 0.25 and column.infinite == 0
+
+
 def arrays_of(stream: np.random.Generator, better: float, certified: bool = True) -> dict[str, np.ndarray]:
     """Per-point arrays as an evaluation writes them."""
     label = np.arange(POINTS) % 10

@@ -1,5 +1,6 @@
 """The leaderboard as a pure function of records, on records whose numbers are known."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,33 @@ def test_missing_stays_missing_and_failures_are_rows() -> None:
     assert "FAILED 1x: RuntimeError: no" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1, "a | in an error must not open a column"
+
+
+def test_nan_comes_last_whichever_way_a_column_is_sorted() -> None:
+    def three(method: str, *values: float) -> list[Record]:
+        metrics = ({"points": 10.0, "margin_upper_l2": value, "unattacked_l2": value} for value in values)
+        return [a_record(method, repetition, metrics=each) for repetition, each in enumerate(metrics)]
+
+    records = three("a", math.nan, 0.5, 0.5) + three("b", 0.1, 0.2, 0.3) + three("c", 0.5, 0.6, 0.7)
+    for sort, order in (("margin_upper_l2", "cba"), ("unattacked_l2", "bca")):
+        for column in (sort, f"{sort}_ci95"):
+            table = leaderboard(records, column).set_index("method")
+            assert table.index[-1] == "a" and table.loc["a", [sort, f"{sort}_ci95"]].isna().all()
+        assert "".join(leaderboard(records, sort)["method"]) == order
+    last = render(records, "csv", "margin_upper_l2").splitlines()[-1]
+    assert ",a," in last and "inf" not in last
+    for line in render(records, "md", "margin_upper_l2").splitlines():
+        if line.startswith("| a "):
+            assert "∞" not in line and "[—, —]" in line
+
+
+def test_json_tells_infinity_from_nan() -> None:
+    values = (math.inf, -math.inf, math.nan, 0.25)
+    metrics = ({"points": 1.0, "output_margin": value} for value in values)
+    records = [a_record(method, metrics=each) for method, each in zip("abcd", metrics, strict=True)]
+    rows = json.loads(render(records, "json", "method"))
+    assert [row["output_margin"] for row in rows] == ["inf", "-inf", None, 0.25]
+    assert rows[0]["clean_accuracy"] is None
 
 
 def test_an_unmoved_point_makes_the_mean_infinite() -> None:
