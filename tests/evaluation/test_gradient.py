@@ -93,7 +93,7 @@ FAULTS: dict[str, Change] = {
     "256 levels in two rows": on_rows(rounded(255), slice(3, 5)),
     "the sign is flipped": backward(lambda g: -g),
     "noise": backward(lambda g: g + 0.5 * g.std() * torch.randn_like(g)),
-    "too small": backward(lambda g: 0.9 * g),
+    "too small": backward(lambda g: 0.7 * g),
     "too large on the left": backward(lambda g: g * torch.tensor([2.0] * 4 + [1.0] * 4).to(g)),
 }
 
