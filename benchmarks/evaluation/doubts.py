@@ -1,6 +1,6 @@
 """Reasons to distrust a number. One function for each: its docstring is the explanation that the tables print.
 
-Any file may add one: see `evidence.doubt`. `gradient.py`, `recheck.py`, `rounding.py` and `weak_attack.py` have one each.
+Any file may add one: see `evidence.doubt`. `gradient.py`, `recheck.py`, `rounding.py`, `weak_attack.py` have one each.
 """
 
 import itertools
