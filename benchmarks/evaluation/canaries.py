@@ -4,38 +4,26 @@ Each goes through the same evaluation as any other network, in the tests and in 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates.milp import milp
-from marginbench.benchmarks.data.dataset import Dataset, Split
-from marginbench.benchmarks.estimator import Query
+from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.evaluation.canary import ANY, Canary, labelled, linear_margins
+from marginbench.benchmarks.evaluation.conv_canaries import convolutions, pooled, residual, solve, solved_residual
+from marginbench.benchmarks.evaluation.hard_canaries import ripples
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.methods import NORMS, Net, Norm
+from marginbench.methods import NORMS, Net
+
+__all__ = ["CANARIES", "Canary"]
 
 SHAPE = (1, 8, 8)
 CLASSES = 4
 POINTS = 64
-REACH = 0.2  # linear margins below it, in L-infinity, are not changed by the walls of the box
-
-
-@dataclass(frozen=True)
-class Canary:
-    """A network with images of classes that it gives them, and what is known about it."""
-
-    title: str
-    net: Net
-    data: Dataset
-    exact: dict[Norm, Tensor] = field(default_factory=dict)  # [N] true margins in pixels, NaN where unknown
-    tolerance: float = 1e-5  # relative, of the margins and of float32 distances
-    tight: bool = True  # whether upper bounds must come within 2 % of the truth
-    doubts: frozenset[str] = frozenset()  # one of them at least must be raised; without any, none may be
 
 
 def linear(scale: float = 1.0, shift: float = 0.0) -> Canary:
-    """A linear network: margin = min_{j != y} (z_y - z_j) / ||w_y - w_j||_q, far from the walls of the box."""
+    """A linear network: margin = min_{j != y} (z_y - z_j) / ||w_y - w_j||_q, away from the walls of the box."""
     stream = torch.Generator().manual_seed(1)
     net = make_net("linear", 1, SHAPE, CLASSES, torch.tensor([0.4]), torch.tensor([0.2]))
     weight = torch.randn(CLASSES, 64, generator=stream)
@@ -43,23 +31,15 @@ def linear(scale: float = 1.0, shift: float = 0.0) -> Canary:
         net.get_parameter("head.weight").copy_(scale * weight)
         net.get_parameter("head.bias").copy_(torch.full((CLASSES,), shift))
     x = 0.5 + 0.05 * torch.randn(POINTS, *SHAPE, generator=stream)
-    data = _labelled(net, (255 * x).round().to(torch.uint8))
-    images = data.test.images(slice(None)).double()
-    z = (images.flatten(1) - 0.4) / 0.2 @ weight.double().T
-    y = data.test.y
-    gaps = z.gather(1, y[:, None]) - z
-    rows = (weight[y][:, None] - weight).double() / 0.2
-    own = torch.nn.functional.one_hot(y, CLASSES).bool()
-    exact: dict[Norm, Tensor] = {
-        norm: (gaps / rows.norm(p=1 if norm == "linf" else 2, dim=2)).masked_fill(own, torch.inf).amin(1)
-        for norm in NORMS
-    }
-    exact = {
-        norm: margin.masked_fill(margin > REACH * (1 if norm == "linf" else 2), torch.nan)
-        for norm, margin in exact.items()
-    }
+    data = labelled(net, (255 * x).round().to(torch.uint8))
+    images = data.test.images(slice(None))
+    w = weight.double() / 0.2
+    exact = linear_margins(w, -0.4 * w.sum(1), images)
     name = "linear" if scale == 1 and shift == 0 else f"linear, logits x {scale:g} {shift:+g}"
-    return Canary(name, net.eval(), data, exact)
+    proven = dict.fromkeys(NORMS, ANY)
+    return Canary(
+        name, net.eval(), data, exact, proven=proven, applies=ANY - {"alpha_crown"} | {"lipschitz"}, searched=True
+    )
 
 
 def planted() -> Canary:
@@ -78,10 +58,10 @@ def planted() -> Canary:
         head.bias.copy_(torch.tensor([3.0, 2.0]))
     net = Net(nn.Identity(), body, head).eval()
     x = 0.55 + 0.05 * torch.randn(POINTS, *SHAPE, generator=torch.Generator().manual_seed(2))
-    data = _labelled(net, (255 * x.clamp(0, 1)).round().to(torch.uint8))
+    data = labelled(net, (255 * x.clamp(0, 1)).round().to(torch.uint8))
     far = data.test.images(slice(None)).double().flatten(1).mean(1) - level + 1 / 40
     doubts = frozenset({"zero_gradient", "unattacked", "black_box_wins"})
-    return Canary("planted example", net, data, {"linf": far, "l2": 8 * far}, tight=False, doubts=doubts)
+    return Canary("planted example", net, data, {"linf": far, "l2": 8 * far}, reach=None, applies=ANY, doubts=doubts)
 
 
 def masked() -> Canary:
@@ -113,13 +93,9 @@ def solved() -> Canary:
         for parameter in net.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=stream) / max(parameter[0].numel(), 1) ** 0.5)
     x = torch.rand(16, *SHAPE, generator=stream)
-    data = _labelled(net.eval(), (255 * x).round().to(torch.uint8))
-    images = data.test.images(slice(None))
-    found = milp(Query(net.decision_net(), images, data.test.y, "linf", 0.05, images, stream))
-    if found.upper is None or found.solved is None:
-        raise RuntimeError(found.reason)
-    margin = found.upper.masked_fill(~found.solved | found.upper.isinf(), torch.nan).double()
-    return Canary("ReLU, solved exactly", net, data, {"linf": margin}, tight=False, tolerance=2e-3)
+    data = labelled(net.eval(), (255 * x).round().to(torch.uint8))
+    margin = solve(net, data.test.images(slice(None)), data.test.y)
+    return Canary("ReLU, solved exactly", net, data, {"linf": margin}, 2e-3, 1.05, applies=ANY)
 
 
 CANARIES: tuple[Callable[[], Canary], ...] = (
@@ -127,6 +103,11 @@ CANARIES: tuple[Callable[[], Canary], ...] = (
     lambda: linear(scale=100.0),
     lambda: linear(scale=1.0, shift=-20.0),
     solved,
+    convolutions,
+    residual,
+    pooled,
+    ripples,
+    solved_residual,
     planted,
     masked,
     stochastic,
@@ -144,13 +125,5 @@ class _Noise(nn.Module):
         return phi + 0.3 * torch.randn_like(phi)
 
 
-def _labelled(net: Net, x: Tensor) -> Dataset:
-    """The images with the network's own predictions as labels, in all three splits."""
-    with torch.no_grad():
-        y = net(x.float() / 255).argmax(1)
-    split = Split(x, y, 255)
-    return Dataset(split, split, split, CLASSES, "canary")
-
-
 def _again(net: Net, plain: Canary) -> Dataset:
-    return _labelled(net.eval(), plain.data.test.x)
+    return labelled(net.eval(), plain.data.test.x)
