@@ -53,7 +53,7 @@ def ripples() -> Canary:
             rest = (gap * gap[GRID // 2].sign()).clamp(min=0)
             least.append((torch.maximum(rest, move.abs()) if norm == "linf" else 32**0.5 * rest.hypot(move)).min())
         exact[norm] = torch.stack(least)
-    return Canary("ripples", net, data, exact, tolerance=1e-3, reach=1.2, doubts=None)
+    return Canary("ripples", net, data, exact, tolerance=1e-3, reach=1.2, searched=True, doubts=None)
 
 
 @dataclass(frozen=True)

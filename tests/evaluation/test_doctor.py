@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from support import Run
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.evaluation.canaries import linear, masked, planted
 from marginbench.benchmarks.evaluation.doctor import Result, examine_canaries, examine_layout, table
+from marginbench.benchmarks.models import examination
 
 CPU = torch.device("cpu")
 
@@ -20,11 +22,13 @@ def test_everything_passes_on_the_cpu() -> None:
     results = list(examine_canaries(CPU))
     assert [r for r in results if r.verdict != "pass"] == []
     assert {r.norm for r in results} == {"l2", "linf", "both"}
-    estimators = {r.estimator for r in results}
-    for name in (*ATTACKS, "milp"):
-        assert f"upper bound: {name}" in estimators
-    for name in CERTIFICATES:
-        assert f"lower bound: {name}" in estimators
+    seen = {(r.canary, r.estimator) for r in results}
+    for canary in ("linear", "convolutions, walls", "residual, batch norm", "max pooling", "ripples"):
+        for name in ATTACKS:
+            assert (canary, f"upper bound: {name}") in seen
+        for name in ("ibp", "crown_ibp", "crown"):
+            assert (canary, f"lower bound: {name}") in seen
+    assert {f"lower bound: {name}" for name in CERTIFICATES} <= {estimator for _, estimator in seen}
     assert "| linear " in table(results) and len(table(results, every=True)) > len(table(results))
 
 
@@ -68,15 +72,35 @@ def test_no_network_meets_a_convolution_that_is_wrong_in_its_layout(
 ) -> None:
     """oneDNN as on a processor without AVX-512, where one kind of convolution corrupts memory, and as on this one."""
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
-    result = examine_layout()
+    (result,) = examine_layout()
     assert result.verdict == "pass" and result.wrong == 0
 
 
 def test_a_process_that_crashes_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", shutil.which("false"))
-    assert examine_layout().verdict == "FAIL: the process ended with 1: no message"
+    assert [result.verdict for result in examine_layout()] == ["FAIL: the process ended with 1: no message"]
 
 
 def test_a_comparison_of_layouts_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("marginbench.benchmarks.evaluation.layout.LIMIT", 0.01)
-    assert examine_layout().verdict == "FAIL: the process did not end within 0.01 s"
+    assert [result.verdict for result in examine_layout()] == ["FAIL: the process did not end within 0.01 s"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_command_tells_how_far_it_is_and_what_failed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    def pair(_: torch.device) -> list[Result]:
+        verdicts = ("pass", "FAIL: not a bound" if broken else "pass")
+        return [Result("pair", f"upper bound: {i}", "l2", 1.0, 0, v, best=False) for i, v in enumerate(verdicts)]
+
+    monkeypatch.setattr(examination, "examine_layout", lambda: pair(CPU))
+    monkeypatch.setattr(examination, "examine_row", pair)
+    monkeypatch.setattr(examination, "examine_starts", pair)
+    monkeypatch.setattr(examination, "CANARIES", [linear])
+    threads = torch.get_num_threads()
+    code, out, err = run("doctor", "--device", "cpu")
+    assert code == int(broken) and torch.get_num_threads() == threads
+    assert f"[1/4] pair: {'1 of 2 checks failed' if broken else '2 checks passed'}" in err and "[4/4] linear:" in err
+    assert out.splitlines()[-1].startswith("3 of" if broken else "all ")
+    assert ("not a bound" in out) == broken
