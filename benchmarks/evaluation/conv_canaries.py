@@ -94,7 +94,10 @@ def pooled() -> Canary:
 
 
 def solved_residual() -> Canary:
-    """Convolutions and a residual branch with ReLUs that switch: a twin without the branch is solved exactly."""
+    """Convolutions and a residual branch with ReLUs that switch: a twin without the branch is solved exactly.
+
+    Attacks with few steps miss some of its margins by a tenth, which may be doubted.
+    """
     stream = torch.Generator().manual_seed(14)
     first, branch, head = nn.Conv2d(1, 2, 3, 2, 1), nn.Conv2d(2, 2, 3, padding=1), nn.Linear(18, 4)
     with torch.no_grad():
@@ -113,7 +116,7 @@ def solved_residual() -> Canary:
         head.bias.sub_(net(x).mean(0))  # all classes occur
     data = labelled(net, (255 * x).round().to(torch.uint8))
     margin = solve(twin, data.test.images(slice(None)), data.test.y)
-    return Canary("residual ReLU, solved exactly", net, data, {"linf": margin}, 2e-3, 1.1, applies=ANY)
+    return Canary("residual ReLU, solved exactly", net, data, {"linf": margin}, 2e-3, 1.1, applies=ANY, doubts=None)
 
 
 def solve(net: Net, x: Tensor, y: Tensor) -> Tensor:

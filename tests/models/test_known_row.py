@@ -1,6 +1,7 @@
 """The row that is known: what it expects is right, and faults anywhere on the way to the table are named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from mutants import mutated
 from torch import Tensor
 
+from marginbench.benchmarks.certificates.scan import CERTIFICATES, Needs
 from marginbench.benchmarks.data import dataset, sources
+from marginbench.benchmarks.estimator import Answer
 from marginbench.benchmarks.models import known_row
 from marginbench.benchmarks.models.known_row import examine_row, expected
 from marginbench.benchmarks.probes import clever, rejection, smoothing
@@ -31,6 +34,15 @@ def test_nothing_is_wrong() -> None:
     assert {"robust_accuracy_l2", "smoothed_radius_l2", "clever_linf", "page, clean %", "at the radius itself"} <= {
         r.estimator for r in results
     }
+
+
+def test_without_the_package_of_a_certificate_its_cells_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = Needs("no_such_package", "install it")
+    without = replace(CERTIFICATES["ibp"], needs=needs, function=lambda q: Answer(reason=needs.advice))
+    monkeypatch.setitem(CERTIFICATES, "ibp", without)
+    results = {r.estimator: r.verdict for r in examine_row(CPU)}
+    assert set(results.values()) == {"pass"}
+    assert "certified_accuracy_l2" not in results and "page, margin L2" in results
 
 
 def test_every_number_is_another() -> None:
