@@ -9,7 +9,7 @@ from marginbench.benchmarks.attacks._linear import LARGEST, linearise, nearest_r
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial, select, tighten
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine.memory import ROWS
-from marginbench.methods import Norm
+from marginbench.methods import Norm, predicted_class
 
 HALVINGS = 6  # of the line to another image
 SPARE = 2  # lines more than starts are tried, since the nearest image is not always behind the nearest boundary
@@ -46,7 +46,7 @@ def boundary_starts(q: Query, count: int) -> list[Tensor]:
     if len(q.reference) == 0:
         return [noisy]
     logits = q.net(q.reference)
-    classes = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1)
+    classes = predicted_class(logits)
     gaps = torch.cdist(x.flatten(1), q.reference.flatten(1), p=2.0 if norm == "l2" else torch.inf)
     labels = torch.arange(logits.shape[1], device=q.x.device)
     reach, nearest = torch.stack([_nearest(gaps, classes == label) for label in labels]).unbind(1)

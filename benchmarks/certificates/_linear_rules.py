@@ -234,11 +234,14 @@ def _part(call: Call) -> Data:
     return matrix(call)
 
 
-@rule(
-    "permute", "transpose", "t", "flip", "roll", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "cumsum",
-    "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "reflection_pad2d", "replication_pad2d",
-    "_upsample_nearest_exact2d", "avg_pool1d", "_adaptive_avg_pool1d", "movedim", "expand_as", "repeat", "rot90",
-)  # fmt: skip
+OTHERS = """
+    permute transpose t flip roll pixel_shuffle pixel_unshuffle channel_shuffle cumsum upsample_nearest2d
+    upsample_bilinear2d upsample_bicubic2d reflection_pad2d replication_pad2d _upsample_nearest_exact2d avg_pool1d
+    _adaptive_avg_pool1d movedim expand_as repeat rot90
+"""
+
+
+@rule(*OTHERS.split())
 def matrix(call: Call) -> Data:
     """A linear operation on one value, as a matrix."""
     return as_matrix(call.builder, call.x, lambda t: repeated(call, t), call.shape, call.name.strip("_"))

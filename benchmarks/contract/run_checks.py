@@ -8,6 +8,7 @@ import torch
 
 from marginbench.benchmarks.attacks.deepfool import deepfool
 from marginbench.benchmarks.attacks.fmn import fmn
+from marginbench.benchmarks.attacks.ray import attached
 from marginbench.benchmarks.contract.fixtures import (
     CLASSES,
     NotTestedError,
@@ -20,7 +21,7 @@ from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.estimator import Query, ask
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.training.loop import Run, Trained, train
-from marginbench.methods import NORMS, Batch, Method, Norm
+from marginbench.methods import NORMS, Batch, Method, Norm, logit_margin, predicted_class
 
 
 def same_seed_same_weights(method: Method) -> None:
@@ -122,11 +123,17 @@ def learns(method: Method) -> None:
 
 
 def attackable(method: Method) -> None:
-    """Gradient attacks find an adversarial example for nearly every correct point: gradients are not masked."""
+    """At nearly every correct point there is a gradient, and gradient attacks find an adversarial example."""
     for norm in NORMS:
-        upper = _distances(method, norm)[1]
+        x, upper = _distances(method, norm)
         share = float(upper.isfinite().float().mean())
         require(share >= 0.95, f"{norm}: gradient attacks succeed on {share:.0%} of the correct points")
+    net, x = _trained(method).net, x.clone().requires_grad_()
+    with torch.enable_grad():
+        logits = attached(net, x)
+        (slope,) = torch.autograd.grad(logit_margin(logits, predicted_class(logits)).sum(), x)
+    share = float((slope.flatten(1).abs().amax(1) > 0).float().mean())
+    require(share >= 0.95, f"the logits have a gradient at {share:.0%} of the correct points: it is masked")
 
 
 def certificate_sound(method: Method) -> None:
@@ -158,7 +165,7 @@ def _distances(method: Method, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
     net, test = _trained(method).net.requires_grad_(False), small_data().test
     x, y = test.images(slice(None)), test.y
     with torch.no_grad():
-        correct = net(x).argmax(1) == y
+        correct = predicted_class(net(x)) == y
     x, y = x[correct], y[correct]
     require(len(x) >= 16, f"only {len(x)} of 64 test points are classified correctly")
     upper = torch.full((len(x),), torch.inf)

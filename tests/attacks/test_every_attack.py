@@ -104,7 +104,8 @@ def test_where_logits_decide_nothing_an_image_is_adversarial(name: str, norm: No
     assert candidate.isfinite().all()
     reached = tighten(net, dark, candidate, torch.zeros(6, dtype=torch.int64), norm)[1]
     assert (reached >= truth * (1 - 1e-5)).all()
-    if ATTACKS[name].minimum_norm or name == "blend":
+    # DeepFool does not set out: the boundary between the logits that it sees is outside the box
+    if (ATTACKS[name].minimum_norm and name != "deepfool") or name == "blend":
         assert reached.isfinite().all()
 
 
