@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.current import MARKS, current, precedence
-from marginbench.benchmarks.records.record import Environment, Record
+from marginbench.benchmarks.records.record import IDENTITY_SCHEMA, Environment, Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.methods import NORMS
@@ -23,6 +23,8 @@ def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
         "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
         " 0 for a misclassified one. cost = training time relative to the median of ce on the same machine."
     )
+    if any(record.identity.schema < IDENTITY_SCHEMA for record in counted):
+        yield "Measured by the rules of an older marginbench: the changelog says which numbers mean something else now."
     if names := sorted({name for record in counted for name in record.at_epsilon}):
         yield asked_once(names)
     yield from dict.fromkeys(note for record in counted for note in record.notes)

@@ -308,3 +308,9 @@ def test_pages_show_shares_with_linf_first_and_distances_with_l2_first() -> None
     names = [cell.strip() for cell in header.strip("|").split("|")]
     assert names[3:8] == ["clean %", "robust % L∞ 0.1", "robust % L2 0.5", "certified % L∞ 0.1", "certified % L2 0.5"]
     assert names[8:] == ["margin L2", "margin L∞", "cost", "doubts"]
+
+
+def test_tables_of_older_rules_say_so() -> None:
+    old = "Measured by the rules of an older marginbench"
+    assert old in render([a_record("ce", 0, identity={"schema": 1})], "md")
+    assert old not in render([a_record("ce", 0)], "md")
