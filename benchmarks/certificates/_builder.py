@@ -117,7 +117,6 @@ def _fill(layer: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor | None) -> 
     layer.requires_grad_(False)
 
 
-def depthwise(kernel: Tensor, channels: int, like: Tensor, **options: Any) -> nn.Conv2d:
-    """The same kernel [h, w] for every channel, without groups: sound in every mode of auto-LiRPA."""
-    weight = torch.eye(channels, dtype=like.dtype, device=like.device)[:, :, None, None] * kernel.to(like)
-    return convolution(weight, None, like, **options)
+def depthwise(kernel: Tensor, channels: int, like: Tensor) -> Tensor:
+    """Weights of the same kernel [h, w] for every channel, without groups, which auto-LiRPA's patches mix up."""
+    return torch.eye(channels, dtype=like.dtype, device=like.device)[:, :, None, None] * kernel.to(like)

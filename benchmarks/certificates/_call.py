@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from marginbench.benchmarks.certificates._builder import Builder, Data, Pair, linear, per_channel
+from marginbench.benchmarks.certificates._builder import Builder, Data, Pair, convolution, linear, per_channel
 from marginbench.benchmarks.certificates._layers import Reshape, Shift
 from marginbench.benchmarks.certificates._record import Unbounded, same
 
@@ -46,6 +47,7 @@ class Call(NamedTuple):
         return self.out[0].shape[1:]
 
 
+Two = tuple[int, int]  # of rows and of columns
 Rule = Callable[[Call], Data]
 RULES: dict[str, Rule] = {}
 NO_PRODUCT = "a product of two values that both depend on the image has no sound bound here"
@@ -149,3 +151,23 @@ def as_matrix(
     flat = builder.apply(Reshape((inputs,)), x) if len(x.shape) != 1 else x
     out = builder.apply(linear(weight, bias[0], like), flat)
     return out if len(shape) == 1 else builder.apply(Reshape(tuple(shape)), out)
+
+
+def convolve(
+    builder: Builder, x: Data, weight: Tensor, bias: Tensor | None = None, stride: Two = (1, 1), padding: Two = (0, 0)
+) -> Data:
+    """A convolution without groups and dilation, as auto-LiRPA's patches know it: with one padding and one stride.
+
+    Zeros around the kernel make two paddings one. Where strides differ, a matrix stands for it.
+    """
+    most = max(padding)
+    rows, columns = (most - one for one in padding)
+    weight = F.pad(weight, (columns, columns, rows, rows))
+    if stride[0] == stride[1]:
+        return builder.apply(convolution(weight, bias, x.values[0], stride=stride[0], padding=most), x)
+
+    def function(t: Tensor) -> Tensor:
+        return F.conv2d(t, weight.to(t), None if bias is None else bias.to(t), stride, most)
+
+    shape = function(x.values[0]).shape[1:]
+    return as_matrix(builder, x, function, shape, "a convolution with two strides")

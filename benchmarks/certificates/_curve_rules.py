@@ -6,8 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marginbench.benchmarks.certificates._builder import Data, convolution, depthwise, per_channel
-from marginbench.benchmarks.certificates._call import RULES, Call, Rule, affine, broadcast, rule, unknown
+from marginbench.benchmarks.certificates._builder import Data, depthwise, per_channel
+from marginbench.benchmarks.certificates._call import (
+    RULES,
+    Call,
+    Rule,
+    Two,
+    affine,
+    broadcast,
+    convolve,
+    rule,
+    unknown,
+)
 from marginbench.benchmarks.certificates._layers import Curved, Largest, Reshape
 from marginbench.benchmarks.certificates._linear_rules import matrix, padded, two, undilated
 from marginbench.benchmarks.certificates._record import Unbounded
@@ -110,7 +120,7 @@ def _adaptive(call: Call) -> Data:
     if "max" in call.name:
         return _largest(call, kernel, kernel, (0, 0), (1, 1))
     mean = torch.full(kernel, 1 / math.prod(kernel), dtype=torch.float64)
-    return call.builder.apply(depthwise(mean, call.x.shape[0], call.out[0], stride=kernel), call.x)
+    return convolve(call.builder, call.x, depthwise(mean, call.x.shape[0], call.out[0]), stride=kernel)
 
 
 @rule("amax")
@@ -120,9 +130,6 @@ def _amax(call: Call) -> Data:
     kernel = (call.x.shape[1], call.x.shape[2])
     pooled = _largest(call, kernel, kernel, (0, 0), (1, 1))
     return pooled if pooled.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), pooled)
-
-
-Two = tuple[int, int]
 
 
 def _largest(call: Call, kernel: Two, stride: Two, padding: Two, dilation: Two) -> Data:
@@ -143,10 +150,10 @@ def _largest(call: Call, kernel: Two, stride: Two, padding: Two, dilation: Two) 
     valid = F.conv2d(inside[None], places, stride=stride, padding=padding)
     weight = torch.zeros(channels, count, channels, *places.shape[2:], dtype=like.dtype, device=like.device)
     weight[range(channels), :, range(channels)] = places[:, 0]
-    windows = call.builder.apply(convolution(weight.flatten(0, 1), None, like, stride=stride, padding=padding), x)
+    windows = convolve(call.builder, x, weight.flatten(0, 1), None, stride, padding)
     kept = call.builder.apply(Largest(valid), windows)
     total = torch.eye(channels, dtype=like.dtype, device=like.device).repeat_interleave(count, 1)
-    return call.builder.apply(convolution(total[:, :, None, None], None, like), kept)
+    return convolve(call.builder, kept, total[:, :, None, None])
 
 
 def _pooled(call: Call) -> tuple[int, ...]:

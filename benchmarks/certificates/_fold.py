@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates._layers import Reshape, Shift
+from marginbench.benchmarks.certificates._layers import Reshape, Shift, Simple
 from marginbench.methods import Normalise, Scale
 
 AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise, Scale, Shift)
@@ -30,8 +30,8 @@ def fold_affine(
         between: layers that work entry by entry, and stay.
 
     Returns:
-        linear layers and those of `between` alternating, or None where a layer is of another kind (or only pretends to
-        be affine: the logits of x are compared), or all the weights together have more than `limit` entries.
+        linear layers and those of `between` alternating, or None where a layer is of another kind, or
+        all the weights together have more than `limit` entries.
     """
     net = copy.deepcopy(net).double().eval()
     folded: list[nn.Module] = []
@@ -39,10 +39,10 @@ def fold_affine(
     point = torch.zeros_like(x[:1], dtype=torch.float64)
     entries = 0
     for layer in [*net, None]:
-        if isinstance(layer, AFFINE + RESHAPING):
+        if layer is not None and _is(layer, AFFINE + RESHAPING):
             run.append(layer)
             continue
-        if layer is not None and not isinstance(layer, between):
+        if layer is not None and not _is(layer, between):
             return None
         affine = nn.Sequential(*run)
         with torch.no_grad():
@@ -58,6 +58,12 @@ def fold_affine(
     return result.to(x.dtype) if same else None
 
 
+def _is(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Subclasses and hooks may compute anything, also what shows for other images only."""
+    changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+    return type(layer) in kinds and not changed
+
+
 @torch.no_grad()
 def _dense(affine: nn.Sequential, zero: Tensor) -> nn.Linear:
     inputs = zero.numel()
@@ -69,18 +75,12 @@ def _dense(affine: nn.Sequential, zero: Tensor) -> nn.Linear:
     return linear
 
 
-def traceable(net: nn.Sequential, x: Tensor) -> nn.Sequential:
-    """The same network of operations that auto-LiRPA knows.
+def traceable(net: Simple, x: Tensor) -> nn.Sequential:
+    """The same network, with a linear layer where the images enter.
 
     A 1x1 convolution stands in the place of the leading normalisation; without one, it is the identity. Flat inputs get
-    a matrix. Dropout goes. Linear layers have a bias: without one they are a product for which CROWN-IBP has no bound.
+    a matrix.
     """
-    net = copy.deepcopy(net).eval()
-    for name, module in [*net.named_modules(remove_duplicate=False)]:
-        if isinstance(module, nn.Dropout):
-            net.set_submodule(name, nn.Identity())
-        elif isinstance(module, nn.Linear) and module._parameters["bias"] is None:
-            module.bias = nn.Parameter(module.weight.new_zeros(module.out_features))
     layers = [*net]
     width = x.shape[1] if x.ndim == 4 else math.prod(x.shape[1:])
     scale, shift = torch.ones(width), torch.zeros(width)

@@ -13,9 +13,11 @@ from marginbench.benchmarks.certificates._call import (
     NO_PRODUCT,
     NORMALISED,
     Call,
+    Two,
     affine,
     as_matrix,
     broadcast,
+    convolve,
     repeated,
     rule,
     unknown,
@@ -53,8 +55,7 @@ def _convolution(call: Call) -> Data:
     if weight.numel() * groups > KERNEL:
         raise Unbounded(f"a convolution in {groups} groups of {weight.shape[0]} channels is too large for bounds")
     weight = undilated(_ungrouped(weight, groups), dilation)
-    options = {"stride": tuple(stride), "padding": tuple(padding)}
-    return call.builder.apply(convolution(weight, bias, call.x.values[0], **options), call.x)
+    return convolve(call.builder, call.x, weight, bias, two(stride), two(padding))
 
 
 def _ungrouped(weight: Tensor, groups: int) -> Tensor:
@@ -146,7 +147,8 @@ def _avg_pool(call: Call) -> Data:
     if not plain or len(call.x.shape) != 3:
         return matrix(call)
     mean = torch.full(kernel, 1 / (call.get(6) or math.prod(kernel)), dtype=torch.float64)
-    return call.builder.apply(depthwise(mean, call.x.shape[0], call.out[0], stride=stride, padding=padding), call.x)
+    weight = depthwise(mean, call.x.shape[0], call.out[0])
+    return convolve(call.builder, call.x, weight, None, stride, padding)
 
 
 @rule("mean", "sum")
@@ -156,7 +158,7 @@ def _mean(call: Call) -> Data:
         return matrix(call)
     size = call.x.shape[1:]
     kernel = torch.full(size, 1 / math.prod(size) if call.name == "mean" else 1.0, dtype=torch.float64)
-    out = call.builder.apply(depthwise(kernel, call.x.shape[0], call.out[0]), call.x)
+    out = convolve(call.builder, call.x, depthwise(kernel, call.x.shape[0], call.out[0]))
     return out if out.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), out)
 
 
@@ -175,7 +177,7 @@ def padded(builder: Builder, x: Data, pads: tuple[int, int, int, int]) -> Data:
     rows, columns = max(top, bottom, 0), max(left, right, 0)
     kernel = torch.zeros(1 + 2 * rows - top - bottom, 1 + 2 * columns - left - right)
     kernel[rows - top, columns - left] = 1
-    return builder.apply(depthwise(kernel, x.shape[0], x.values[0], padding=(rows, columns)), x)
+    return convolve(builder, x, depthwise(kernel, x.shape[0], x.values[0]), padding=(rows, columns))
 
 
 @rule("cat", "concat")
@@ -247,6 +249,6 @@ def matrix(call: Call) -> Data:
     return as_matrix(call.builder, call.x, lambda t: repeated(call, t), call.shape, call.name.strip("_"))
 
 
-def two(value: Any) -> tuple[int, int]:
+def two(value: Any) -> Two:
     values = [value] if isinstance(value, int) else list(value)
     return (values[0], values[-1])

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from marginbench.methods.errors import one_line
 
@@ -38,7 +40,7 @@ def record(net: nn.Module, x: Tensor) -> tuple[fx.GraphModule, fx.GraphModule, t
 
 def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _CircularPadding():
             return make_fx(functionalize(net))(x.clone())
     except Exception as error:  # the network's own code may raise anything
         text, where = str(error), _whose(error)
@@ -48,6 +50,22 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
                 " for one case only: use tensor operations such as relu or clamp"
             ) from None
         raise Unbounded(f"the code of {where} fails where its operations are recorded: {one_line(error)}") from None
+
+
+class _CircularPadding(TorchFunctionMode):
+    """Within it circular padding is a concatenation; torch's own writes into an empty tensor."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.pad or "circular" not in (*args[2:3], kwargs.get("mode")):
+            return func(*args, **kwargs)
+        x: Tensor = args[0] if args else kwargs["input"]
+        pads = args[1] if len(args) > 1 else kwargs["pad"]
+        for i in range(0, len(pads), 2):
+            dim, (before, after) = x.ndim - 1 - i // 2, pads[i : i + 2]
+            parts = x.narrow(dim, x.shape[dim] - before, before), x, x.narrow(dim, 0, after)
+            x = torch.cat([part for part in parts if part.shape[dim]], dim)
+        return x
 
 
 def _whose(error: Exception) -> str:

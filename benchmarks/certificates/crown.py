@@ -7,7 +7,6 @@ import contextlib
 import io
 import logging
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,19 +15,15 @@ from typing import Any, Literal, get_args
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
-from marginbench.benchmarks.certificates._fold import fold_affine, traceable
-from marginbench.benchmarks.certificates._layers import Curved
 from marginbench.benchmarks.certificates._memory import Footprint
-from marginbench.benchmarks.certificates._operators import own_operators
 from marginbench.benchmarks.certificates._record import Unbounded
-from marginbench.benchmarks.certificates._repairs import GeometryError, repaired_operations
 from marginbench.benchmarks.certificates._search import Limits, largest_verified
-from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.certificates._soundness import UnsoundError, check_at_images, check_in_balls
+from marginbench.benchmarks.certificates._trace import bounded_module, prepared
 from marginbench.benchmarks.certificates.certificate import Needs, certificate
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.machine.device import precision_of
@@ -45,7 +40,6 @@ At = Literal["search", "epsilon"]
 
 AUTO_LIRPA = Needs("auto_LiRPA", "install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
 LOST = "rounding in float32 may move the logits by more than every logit gap"
-PROBE = 64  # images on which the trace is compared with the network
 ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from x + epsilon by less
 
 
@@ -134,9 +128,20 @@ class Search:
             raise ParameterError("conv_mode", self.conv_mode, f"choose one of {', '.join(get_args(ConvMode))}")
 
     @property
-    def conv_modes(self) -> Sequence[ConvMode]:
-        """What to try in turn: whole matrices are right for some operations that patches do not know, but large."""
-        return ["auto", "matrix"] if self.conv_mode == "auto" else [self.conv_mode]
+    def limit(self) -> int:
+        """Entries of weights up to which a network is multiplied out into matrices."""
+        return {"auto": 2**20, "dense": 2**62}.get(self.conv_mode, 0)
+
+    def options(self, slope: Slope) -> dict[str, Any]:
+        """auto-LiRPA's, with one of the lower slopes."""
+        return {
+            "conv_mode": "matrix" if self.conv_mode == "matrix" else "patches",
+            "relu": slope,  # the name in auto-LiRPA 0.3
+            "activation_bound_option": slope,  # and in 0.7
+            "sparse_features_alpha": False,  # 0.3 mixes up the neurons of two passes
+            "sparse_spec_alpha": False,
+            "optimize_bound_args": {"iteration": self.iterations},
+        }
 
     @property
     def all_slopes(self) -> Sequence[Slope]:
@@ -170,7 +175,7 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
         correct = (right & (margin > (allowance if q.at is None else 0))).nonzero().squeeze(1)
         radius = torch.zeros_like(margin)
         if len(correct) == 0:
-            return Answer(reason=LOST) if bool(right.any()) else radius
+            return Answer(reason=_lost(q, search)) if bool(right.any()) else radius
         if bool(margin[correct].isinf().any()):
             return Answer(reason="bounds need logits that are finite")
         try:
@@ -179,15 +184,11 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
             missing = isinstance(error, ModuleNotFoundError) and error.name == AUTO_LIRPA.module
             reason = "" if missing else f" ({error})"
             return Answer(reason=f"{AUTO_LIRPA.advice}{reason}")
-        reason = ""
-        for mode in search.conv_modes:
-            attempt = replace(search, conv_mode=mode)
-            try:
-                radius[correct] = _radii(library, q.rows(correct), margin[correct], allowance[correct], attempt)
-                return radius
-            except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
-                reason = does_not_fit(error, q.x.device) if out_of_memory(error) else _reason(error)
-        return Answer(reason=reason)
+        try:
+            radius[correct] = _radii(library, q.rows(correct), margin[correct], allowance[correct], search)
+        except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
+            return Answer(reason=does_not_fit(error, q.x.device) if out_of_memory(error) else _reason(error))
+        return radius
 
 
 def _radii(library: ModuleType, q: Query, margin: Tensor, allowance: Tensor, search: Search) -> Tensor:
@@ -246,22 +247,11 @@ class Bounds:
         self.library, self.norm, self.slack, self.search = library, q.norm, slack, search
         self.images = q.x
         self.ball: Callable[..., Any] = partial(ball, library)
-        net, x = q.layers, q.x
-        limit = {"auto": 2**20, "dense": 2**62}.get(search.conv_mode, 0)
-        prepared = fold_affine(net, x, limit)
-        if prepared is None:
-            net = simplified(net, x)
-            prepared = fold_affine(net, x, limit, (nn.ReLU, Curved))
-        if prepared is None:
-            prepared = traceable(net, x)
-        else:
-            x = x.flatten(1)
-        self.x = x
-        self.label, self.logits = q.y, prepared(x[:1])
-        self.modules = [_bounded_module(library, prepared, x, slope, search) for slope in search.all_slopes]
+        net, x = prepared(q.layers, q.x, search.limit)
+        self.x, self.label, self.logits = x, q.y, net(x[:1])
+        self.modules = [bounded_module(library, net, x, search.options(slope)) for slope in search.all_slopes]
         self.footprint = Footprint(self.modules[0], x, self.logits.shape[1])
         self.chunks = Chunks(search.chunk or self.footprint.chunk())
-        _check_trace(self.modules[0], prepared, x)
         if q.norm == "l2":
             for module in self.modules:  # its shortcut for the first layer, an interval, ignores the box
                 module.check_IBP_first_linear = lambda node: False
@@ -312,41 +302,6 @@ def _specification(label: Tensor, logits: Tensor) -> Tensor:
     return unit[label].unsqueeze(1) - unit[others]
 
 
-def _bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, slope: str, search: Search) -> Any:
-    options = {
-        "conv_mode": "matrix" if search.conv_mode == "matrix" else "patches",
-        "relu": slope,  # the name in auto-LiRPA 0.3
-        "activation_bound_option": slope,  # and in 0.7
-        "sparse_features_alpha": False,  # 0.3 mixes up the neurons of two passes
-        "sparse_spec_alpha": False,
-        "optimize_bound_args": {"iteration": search.iterations},
-    }
-    with warnings.catch_warnings():  # tracing goes through deprecated parts of torch
-        warnings.simplefilter("ignore")
-        module = library.BoundedModule(
-            net,
-            torch.zeros_like(x[:2]),
-            bound_opts=options,
-            device=x.device,
-            custom_ops={**repaired_operations(), **own_operators()},
-        )
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module
-
-
-def _check_trace(module: Any, net: nn.Sequential, x: Tensor) -> None:
-    """Bounds are about the traced network: batch norm, and sizes fixed at tracing, can make that another one.
-
-    Raises:
-        Unbounded: its logits are not those of the network, for one batch size or another.
-    """
-    for part in (x[:1], x[:PROBE]):
-        if not torch.allclose(module(part), net(part), rtol=1e-3, atol=1e-4):
-            raise Unbounded("auto-LiRPA's trace of the network gives other logits")
-
-
 def _clamp_passes_edges() -> bool:
     """Whether `clamp` has slope 1 at its limits; in torch 2.15 it has slope 0."""
     with torch.enable_grad():
@@ -368,9 +323,20 @@ def _linear_radius(bounds: Bounds, at_zero: Tensor, method: Bound, cap: float) -
     return torch.where((drop > 0) & radius.isfinite(), radius, 0.1 * cap).clamp(max=cap)
 
 
+def _lost(q: Query, search: Search) -> str:
+    """Why no logit gap can be told from 0. Random numbers look like rounding until operations are recorded."""
+    if torch.equal(q.net(q.x), q.net(q.x)):
+        return LOST
+    try:
+        prepared(q.layers, q.x, search.limit)
+    except Exception as error:
+        return _reason(error)
+    return "the model answers differently when it is asked again"
+
+
 def _reason(error: Exception) -> str:
     """Why there is no certificate, without internals of auto-LiRPA; these are logged."""
-    if isinstance(error, Unbounded | UnsoundError | GeometryError):
+    if isinstance(error, Unbounded | UnsoundError):
         return str(error)
     log.debug("auto-LiRPA failed", exc_info=error)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
