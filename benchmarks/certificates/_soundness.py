@@ -129,24 +129,23 @@ def _check_balls(bounds: "Bounds", net: nn.Module, y: Tensor, radius: Tensor) ->
             continue
         start += len(part)
         enclosures = [_enclosures(module) for module in bounds.modules]
-        c = bounds.specification(part)
-        for x in _points(net, bounds.images[part], y[part], radius[part], bounds.norm):
-            logits = net(x)
-            gaps, size = (c @ logits.unsqueeze(-1)).squeeze(-1), logits.abs().max()
-            for module, known, line in zip(bounds.modules, enclosures, lines, strict=True):
-                _compare(line(x), None, gaps, size, "logit gap")
-                module(x.view(len(x), *bounds.x.shape[1:]))
-                for name, (low, high) in known.items():
-                    values = module[name].forward_value
-                    operation = type(module[name]).__name__.removeprefix("Bound")
-                    _compare(low, high, values, values.abs().max(), operation)
+        x = _points(net, bounds.images[part], y[part], radius[part], bounds.norm)
+        logits = net(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        gaps, size = (bounds.specification(part) @ logits.unsqueeze(-1)).squeeze(-1), logits.abs().max()
+        for module, known, line in zip(bounds.modules, enclosures, lines, strict=True):
+            _compare(line(x), None, gaps, size, "logit gap")
+            module(x.view(-1, *bounds.x.shape[1:]))
+            for name, (low, high) in known.items():
+                values = module[name].forward_value.unflatten(0, x.shape[:2])
+                operation = type(module[name]).__name__.removeprefix("Bound")
+                _compare(low, high, values, values.abs().max(), operation)
 
 
 @contextmanager
 def _lines(bounds: "Bounds") -> Iterator[list[Callable[[Tensor], Tensor]]]:
     """A block in which bounds are computed; then the list has, for every network, what bounds the gaps from below.
 
-    These are functions of images [B, ...] to [B, S]: linear ones, or the bounds of the whole ball, for intervals.
+    These are functions of points [P, B, ...] to [P, B, S], or to the bounds [B, S] of the whole ball, for intervals.
     """
     lines: list[Callable[[Tensor], Tensor]] = []
     balls: list[Any] = []
@@ -184,7 +183,7 @@ def _line(module: Any, noted: Any) -> Callable[[Tensor], Tensor]:
     if not isinstance(rows, Tensor):  # patches: no linear layer follows
         return lambda x: lower
     rows, constant = rows.detach().flatten(2), lower - value.detach()
-    return lambda x: (rows @ x.flatten(1).unsqueeze(-1)).squeeze(-1) + constant
+    return lambda x: (rows @ x.flatten(2).unsqueeze(-1)).squeeze(-1) + constant
 
 
 def _enclosures(module: Any) -> dict[str, tuple[Tensor, Tensor]]:
@@ -205,19 +204,18 @@ def _compare(low: Tensor, high: Tensor | None, values: Tensor, size: Tensor, ope
         raise UnsoundError(f"values leave those of {operation}")
 
 
-def _points(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: Norm) -> Iterator[Tensor]:
-    """Points [B, C, H, W] of each ball: corners, points inside, and some that walk to other classes."""
+def _points(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: Norm) -> Tensor:
+    """[P, B, C, H, W], points of each ball: corners, points inside, and some that walk to other classes."""
     each = radius.view(-1, *[1] * (x.ndim - 1))
-    for seed in range(POINTS):
-        edge = corner(x, each, norm, seed)
-        yield edge
-        yield x + (edge - x) * torch.rand(x.shape, generator=torch.Generator(x.device).manual_seed(seed)).to(x)
+    corners = torch.stack([corner(x, each, norm, seed) for seed in range(POINTS)])
+    stream = torch.Generator(x.device).manual_seed(0)
+    inside = x + (corners - x) * torch.rand(corners.shape, generator=stream, dtype=x.dtype, device=x.device)
+    start, many = corners.flatten(0, 1), x.repeat(POINTS, *[1] * (x.ndim - 1))
+    labels, epsilon = y.repeat(POINTS), radius.repeat(POINTS)
 
     def loss(image: Tensor) -> Tensor:
-        return -logit_margin(attached(net, image), y)
+        return -logit_margin(attached(net, image), labels)
 
-    for seed in range(POINTS):
-        with torch.enable_grad():
-            start = corner(x, each, norm, seed) - x
-            delta = pgd(loss, x, start, epsilon=radius, step=radius / 4, steps=STEPS, norm=norm)
-        yield (x + delta).detach()
+    with torch.enable_grad():
+        delta = pgd(loss, many, start - many, epsilon=epsilon, step=epsilon / 4, steps=STEPS, norm=norm)
+    return torch.cat([corners, inside, (many + delta).detach().view_as(corners)])

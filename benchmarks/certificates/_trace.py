@@ -42,9 +42,23 @@ def prepared(net: nn.Sequential, x: Tensor, limit: int) -> tuple[nn.Sequential, 
 def bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, options: dict[str, Any]) -> Any:
     """auto-LiRPA's module of a prepared network.
 
+    Args:
+        options: its own; without `conv_mode` that is `patches`, where these are bounded right, or else `matrix`.
+
     Raises:
         Unbounded: it does not compute the same, or bounds an operation by itself that it bounds wrongly.
     """
+    module = _traced(library, net, x, {"conv_mode": "patches", **options})
+    if options.get("conv_mode") != "matrix" and _loses_places(module):
+        if "conv_mode" in options:
+            raise Unbounded('no patches behind a reshaping into images: choose conv_mode = "auto" or "matrix"')
+        module = _traced(library, net, x, {"conv_mode": "matrix", **options})
+    check_operations(module)
+    _check_logits(module, net, x)
+    return module
+
+
+def _traced(library: ModuleType, net: nn.Sequential, x: Tensor, options: dict[str, Any]) -> Any:
     with warnings.catch_warnings():  # tracing goes through deprecated parts of torch
         warnings.simplefilter("ignore")
         module = library.BoundedModule(
@@ -53,9 +67,15 @@ def bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, options: 
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    check_operations(module)
-    _check_logits(module, net, x)
     return module
+
+
+def _loses_places(module: Any) -> bool:
+    """Patches go back through a reshaping into images as if these were square, unless a matrix comes before it."""
+    kinds = {node.name: type(node).__name__ for node in module._modules.values()}
+    reshaped = (node for node in module._modules.values() if kinds[node.name] == "BoundReshape")
+    lost = (kinds[node.inputs[0].name] != "BoundLinear" for node in reshaped if len(node.output_shape) == 4)
+    return "BoundConv" in kinds.values() and any(lost)
 
 
 def check_operations(module: Any) -> None:

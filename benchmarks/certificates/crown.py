@@ -134,8 +134,9 @@ class Search:
 
     def options(self, slope: Slope) -> dict[str, Any]:
         """auto-LiRPA's, with one of the lower slopes."""
+        chosen = {"conv_mode": self.conv_mode} if self.conv_mode in ("patches", "matrix") else {}
         return {
-            "conv_mode": "matrix" if self.conv_mode == "matrix" else "patches",
+            **chosen,
             "relu": slope,  # the name in auto-LiRPA 0.3
             "activation_bound_option": slope,  # and in 0.7
             "sparse_features_alpha": False,  # 0.3 mixes up the neurons of two passes
@@ -257,8 +258,9 @@ class Bounds:
                 module.check_IBP_first_linear = lambda node: False
 
     def again(self, q: Query) -> "Bounds":
-        """The same bounds, without slack, of a network and images like these."""
-        return Bounds(self.library, q, q.x.new_zeros(len(q.x)), replace(self.search, watch=None))
+        """The same bounds, without slack, of a network and images like these, in their type; of fewer at once."""
+        chunk = max(1, self.chunks.size * self.x.element_size() // q.x.element_size())
+        return Bounds(self.library, q, q.x.new_zeros(len(q.x)), replace(self.search, watch=None, chunk=chunk))
 
     def margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
         """[b] lower bounds of min_j z_label - z_j, less the slack, over the balls of radii epsilon [b].

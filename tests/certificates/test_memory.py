@@ -125,13 +125,14 @@ def test_fewer_images_at_once_give_similar_radii(monkeypatch: pytest.MonkeyPatch
 
     def counted(self: crown.Bounds, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
         found = margin(self, epsilon, index, method)
-        sizes.append(len(index))
+        if method == "CROWN":  # others take less
+            sizes.append(len(index))
         return found
 
     monkeypatch.setattr(crown.Bounds, "_margin", counted)
     available(monkeypatch, 0.5 * needed)
     parts = crown.certified_radius(q, crown.Search("CROWN", rounds=4, chunk=6))
-    assert isinstance(whole, Tensor) and isinstance(parts, Tensor) and max(sizes[1:]) in (1, 2, 3)
+    assert isinstance(whole, Tensor) and isinstance(parts, Tensor) and max(sizes) in (1, 2, 3)
     assert (parts > 0).all() and ((parts / whole - 1).abs() < 0.5).float().mean() > 0.6  # bounds depend on the batch
 
 
