@@ -71,11 +71,18 @@ def _traced(library: ModuleType, net: nn.Sequential, x: Tensor, options: dict[st
 
 
 def _loses_places(module: Any) -> bool:
-    """Patches go back through a reshaping into images as if these were square, unless a matrix comes before it."""
+    """Patches go back through a reshaping into images as if these were square, unless a matrix lies before or behind it.
+
+    What is flattened behind it enters a matrix.
+    """
     kinds = {node.name: type(node).__name__ for node in module._modules.values()}
+
+    def lost(node: Any) -> bool:
+        flattened = all(kinds[name] == "BoundFlatten" for name in node.output_name)
+        return kinds[node.inputs[0].name] != "BoundLinear" and len(node.output_shape) == 4 and not flattened
+
     reshaped = (node for node in module._modules.values() if kinds[node.name] == "BoundReshape")
-    lost = (kinds[node.inputs[0].name] != "BoundLinear" for node in reshaped if len(node.output_shape) == 4)
-    return "BoundConv" in kinds.values() and any(lost)
+    return "BoundConv" in kinds.values() and any(lost(node) for node in reshaped)
 
 
 def check_operations(module: Any) -> None:

@@ -19,11 +19,11 @@ from marginbench.benchmarks.models.adapter import adapt
 PIXELS = 16
 
 
-def layers(classes: int = 10) -> nn.Sequential:
+def layers(width: int = 16) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first, second = nn.Conv2d(1, 16, 5, padding=2), nn.Conv2d(16, 32, 5, padding=2)
-        dense, last = nn.Linear(32 * 16, 100), nn.Linear(100, classes)
+        first, second = nn.Conv2d(1, width, 5, padding=2), nn.Conv2d(width, 32, 5, padding=2)
+        dense, last = nn.Linear(32 * 16, 100), nn.Linear(100, 10)
     shrink = nn.MaxPool2d(2)
     net = nn.Sequential(first, nn.ReLU(), shrink, second, nn.ReLU(), shrink, nn.Flatten(), dense, nn.ReLU(), last)
     return net.eval().requires_grad_(False)
@@ -59,12 +59,12 @@ def available(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
 
 
 def test_the_same_network_gets_the_same_chunk_as_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, net = images(3), layers()
+    x, net = images(3), layers(8)
     as_class = adapt(Own(net).eval(), nn.Identity(), x).decision_net()
     sizes = [bounds(one, x).footprint.image for one in (net, as_class)]
-    widest = 4 * (32 * 8 * 8) * (16 * 16 * 16)  # from the second convolution back to the first
+    widest = 4 * (8 * 16 * 16) ** 2  # from the windows of the first pooling back to the convolution
     assert sizes == [widest, widest]
-    assert [bounds(one, x).chunks.size for one in (net, as_class)] == [2, 2]
+    assert [bounds(one, x).chunks.size for one in (net, as_class)] == [4, 4]
     available(monkeypatch, 2.5 * widest)
     assert bounds(net, x).chunks.size == 1
 
