@@ -71,9 +71,9 @@ def _traced(library: ModuleType, net: nn.Sequential, x: Tensor, options: dict[st
 
 
 def _loses_places(module: Any) -> bool:
-    """Patches go back through a reshaping into images as if these were square, unless a matrix lies before or behind it.
+    """Whether patches go back through a reshaping into images: they take these for squares.
 
-    What is flattened behind it enters a matrix.
+    Not where a matrix comes before it, nor where all is flattened behind it.
     """
     kinds = {node.name: type(node).__name__ for node in module._modules.values()}
 
