@@ -34,9 +34,11 @@ def prepared(net: nn.Sequential, x: Tensor, limit: int) -> tuple[nn.Sequential, 
     """
     folded = fold_affine(net, x, limit)
     if folded is None:
-        net = simplified(net, x)
-        folded = fold_affine(net, x, limit, (nn.ReLU, Curved))
-    return (traceable(net, x), x) if folded is None else (folded, x.flatten(1))
+        simple = simplified(net, x)
+        folded = fold_affine(simple, x, limit, (nn.ReLU, Curved))
+        if folded is None:
+            return traceable(simple, x), x
+    return folded, x.flatten(1)
 
 
 def bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, options: dict[str, Any]) -> Any:
