@@ -90,17 +90,27 @@ def _unit(noise: Tensor, norm: Norm) -> Tensor:
 
 
 def from_each(q: Query, descend: Callable[..., Closest], starts: Sequence[Tensor], *more: Sequence[Tensor]) -> Closest:
-    """The closest points from all starts [B, C, H, W]: of `descend(q, start, *more)`, with as many images as starts.
-
-    Starts go together while they are few: a network is asked about many images in hardly more time than about one.
-    """
+    """The closest points from all starts, see `by_start`."""
     closest = Closest(q.x, q.norm)
+    for point, distance in by_start(q, descend, starts, *more):
+        closest.offer(point, distance.isfinite())
+    return closest
+
+
+def by_start(
+    q: Query, descend: Callable[..., Closest], starts: Sequence[Tensor], *more: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """For each start [B, C, H, W], the closest points of `descend(q, start, *more)` and their distances [B].
+
+    Starts go together while they are few, with as many images as starts: a network is asked about many images in hardly
+    more time than about one.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
     count = len(q.x)
     together = max(1, ROWS // max(1, count))
     for first in range(0, len(starts) if count else 0, together):
         parts = [torch.cat(list(given[first : first + together])) for given in (starts, *more)]
         index = torch.arange(count, device=q.x.device).repeat(len(parts[0]) // count)
-        found = descend(q.rows(index), *parts)
-        for point, distance in zip(found.point.split(count), found.distance.split(count), strict=True):
-            closest.offer(point, distance.isfinite())
-    return closest
+        closest = descend(q.rows(index), *parts)
+        found += zip(closest.point.split(count), closest.distance.split(count), strict=True)
+    return found

@@ -7,8 +7,8 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import ascent, linearise, nearest_rivals
-from marginbench.benchmarks.attacks._starts import boundary_starts, from_each
+from marginbench.benchmarks.attacks._linear import LARGEST, ascent, linearise, nearest_rivals
+from marginbench.benchmarks.attacks._starts import boundary_starts, by_start, from_each
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.benchmarks.estimator import Query
@@ -22,6 +22,7 @@ def fmn(
     rivals: PositiveInt = 10,
     targets: PositiveInt = 2,
     starts: NonNegativeInt = 3,
+    kept: PositiveInt = 1,
 ) -> Tensor:
     """Gradient ascent on f = z_r - z_y inside a ball whose radius e follows success.
 
@@ -43,32 +44,45 @@ def fmn(
     delta towards 0, so both hold, and pixels held by the box take no part of the radius. The scale of the
     logits has no effect.
 
+    After half of the steps only the `kept` starts that have come closest go on, from their closest points: one of five
+    gave mean distances within 0.3 % of those with all five on ten networks of digits and MNIST, trained in five ways,
+    and 1 % longer on one that is flat around x, for three fifths of the passes.
+
     Args:
-        steps: forward and backward passes for each target and start.
+        steps: forward and backward passes for each target and start, half of them for those given up.
         rivals: classes with the largest logits among which targets are chosen, one backward pass each.
         targets: classes r that are followed from x.
         starts: on lines to other images.
+        kept: of all targets and starts, those that are followed to the end, for each image.
 
     Returns:
         [B, C, H, W] float32: the closest adversarial point seen, x itself where there is none.
     """
     nearest = nearest_rivals(q.net, q.x, q.y, q.norm, rivals, targets)
-    follow = partial(_follow, steps)
-    closest = from_each(q, follow, [q.x] * nearest.shape[1], nearest.split(1, dim=1))
-    if starts:
-        found = from_each(q, follow, boundary_starts(q, starts))
-        closest.offer(found.point, found.distance.isfinite())
+    behind = boundary_starts(q, starts) if starts else []
+    begin = [q.x] * nearest.shape[1] + behind
+    rival = [*nearest.split(1, dim=1), *[torch.full_like(q.y[:, None], LARGEST)] * len(behind)]
+    closest, first = Closest(q.x, q.norm), 0
+    if kept < len(begin) and len(q.x):
+        first = math.ceil(steps / 2)
+        reached = by_start(q, partial(_follow, steps, range(first)), begin, rival)
+        points, distances = (torch.stack(parts) for parts in zip(*reached, strict=True))
+        order, image = distances.argsort(stable=True, dim=0)[:kept], torch.arange(len(q.x), device=q.x.device)
+        begin, rival = list(points[order, image]), list(torch.stack(rival)[order, image])
+        closest.offer(begin[0], distances.amin(0).isfinite())
+    found = from_each(q, partial(_follow, steps, range(first, steps)), begin, rival)
+    closest.offer(found.point, found.distance.isfinite())
     return closest.point
 
 
-def _follow(steps: int, q: Query, start: Tensor, rival: Tensor | None = None) -> Closest:
-    """The closest point on the way from each start, to one rival [B, 1], by default the one with the largest logit."""
+def _follow(steps: int, part: range, q: Query, start: Tensor, rival: Tensor) -> Closest:
+    """The closest point on this part of all steps from each start, to one rival [B, 1] or `LARGEST`."""
     net, x, y, norm = q.net, q.x, q.y, q.norm
     original = x.flatten(1)
     delta = start.flatten(1) - original
     radius = torch.full_like(original[:, 0], torch.inf)
     closest = Closest(x, norm)
-    for step in range(steps):
+    for step in part:
         cosine = (1 + math.cos(math.pi * step / steps)) / 2
         gamma, alpha = 0.001 + 0.049 * cosine, 0.01 + 0.99 * cosine
         point = (original + delta).clamp(0, 1).view_as(x)

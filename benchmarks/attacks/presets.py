@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "exhaustive": {
         "deepfool": {"steps": 30},
-        "fmn": {"steps": 200, "targets": 9, "starts": 9},
+        "fmn": {"steps": 200, "targets": 9, "starts": 9, "kept": 18},
         "pdpgd": {"steps": 200, "starts": 9},
         "alma": {"steps": 200, "starts": 9},
         "ddn": {"steps": 200},

@@ -16,7 +16,7 @@ from marginbench.methods import NORMS, Norm
 
 SAMPLE = 16  # correct points, at random
 STRONGEST: tuple[tuple[Attack, dict[str, Any]], ...] = (
-    (fmn, {"steps": 60, "targets": 3, "starts": 5}),
+    (fmn, {"steps": 60, "targets": 3, "starts": 5, "kept": 8}),
     (pdpgd, {"steps": 100, "starts": 5}),
     (alma, {"steps": 60, "starts": 3}),
     (apgd_t, {"steps": 30, "targets": 9}),

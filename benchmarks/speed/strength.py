@@ -25,10 +25,11 @@ from marginbench.methods.spec import split_specs
 LISTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "deepfool, fmn from x": {"deepfool": {}, "fmn": {"steps": 30, "targets": 1, "starts": 0}, "apgd": {}},
     "quick": PRESETS["quick"],
-    "fmn and pdpgd": {"fmn": {"steps": 30, "targets": 2, "starts": 2}, "pdpgd": {"steps": 30}, "apgd": {}},
-    "fmn and alma": {"fmn": {"steps": 30, "targets": 2, "starts": 2}, "alma": {"steps": 30}, "apgd": {}},
+    "quick, no start given up": {**PRESETS["quick"], "fmn": {"kept": 5}},
+    "fmn and pdpgd": {"fmn": {"steps": 30, "targets": 2, "starts": 2, "kept": 4}, "pdpgd": {"steps": 30}, "apgd": {}},
+    "fmn and alma": {"fmn": {"steps": 30, "targets": 2, "starts": 2, "kept": 4}, "alma": {"steps": 30}, "apgd": {}},
     "strongest": {
-        "fmn": {"steps": 100, "targets": 3, "starts": 9},
+        "fmn": {"steps": 100, "targets": 3, "starts": 9, "kept": 12},
         "pdpgd": {"steps": 100, "starts": 9},
         "alma": {"steps": 100, "starts": 9},
         "apgd_t": {"targets": 9},

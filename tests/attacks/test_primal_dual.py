@@ -3,12 +3,15 @@
 import pytest
 import torch
 from attack_support import Constant
+from mutants import mutated
 from scipy.optimize import minimize_scalar
 from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks._proximal import shrink
 from marginbench.benchmarks.attacks.alma import penalty_slope
+from marginbench.benchmarks.attacks.attack import Attack
+from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
 from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.methods import NORMS, Norm
@@ -73,6 +76,31 @@ def test_a_plateau_around_the_image_is_left(name: str, norm: Norm) -> None:
     q = a_query(Plateau(), x, y, norm, seed=1, epsilon=0.1, reference=reference)
     upper = tighten(q.net, x, ATTACKS[name].propose(q), y, norm)[1]
     assert (upper <= 1.02 * exact).all() and (upper >= exact * (1 - 1e-5)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_closest_starts_go_on(norm: Norm) -> None:
+    """One start of four, chosen after half of the steps, reaches nearly what all six do; the farthest one does not."""
+    farthest = Attack("fmn", mutated(fmn.function, "stable=True, dim=0", "descending=True, dim=0"))
+    length: dict[str, list[float]] = {"one": [], "all": [], "farthest": []}
+    images = {}
+    for seed in range(4):
+        net = two_pixels(seed)
+        draw = torch.Generator().manual_seed(seed)
+        x, reference = (torch.rand(count, 1, 1, 2, generator=draw) for count in (60, 60))
+        q = a_query(net, x, net(x).argmax(1), norm, seed=1, epsilon=0.2, reference=reference)
+        for name, attack, settings in (("one", fmn, {}), ("all", fmn, {"kept": 4}), ("farthest", farthest, {})):
+            asked: list[int] = []
+            hook = net.register_forward_hook(lambda _, given, __, asked=asked: asked.append(len(given[0])))
+            point = attack.propose(q, steps=20, **settings)
+            hook.remove()
+            upper = tighten(net, x, point, q.y, norm)[1]
+            length[name].append(float(upper.mean()))
+            images[name] = sum(asked)
+    one, every, lost = (sum(length[name]) for name in ("one", "all", "farthest"))
+    assert 0.99 * every <= one <= 1.01 * every
+    assert lost > 1.02 * one
+    assert images["one"] < 0.75 * images["all"]
 
 
 @pytest.mark.parametrize("norm", NORMS)
