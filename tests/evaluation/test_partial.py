@@ -45,7 +45,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def counting(name: str, function: Any) -> Any:
         def ask(q: Query, **settings: Any) -> Any:
-            seen[f"{name}_{q.norm}"] += (len(q.x) > 0 and q.upper is None) or name == "crown"
+            seen[f"{name}_{q.norm}"] += q.at is None and len(q.x) > 0  # `at`: a radius that is checked once more
             return function(q, **settings)
 
         return ask
