@@ -3,14 +3,23 @@
 Each goes through the same evaluation as any other network, in the tests and in `marginbench doctor`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.evaluation.canary import ANY, Canary, labelled, linear_margins
-from marginbench.benchmarks.evaluation.conv_canaries import convolutions, pooled, residual, solve, solved_residual
+from marginbench.benchmarks.evaluation.conv_canaries import (
+    convolutions,
+    pooled,
+    residual,
+    solve,
+    solved_residual,
+    written_out,
+)
 from marginbench.benchmarks.evaluation.hard_canaries import ripples
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import NORMS, Net
@@ -64,25 +73,52 @@ def planted() -> Canary:
     return Canary("planted example", net, data, {"linf": far, "l2": 8 * far}, reach=None, applies=ANY, doubts=doubts)
 
 
+def unused() -> Canary:
+    """A linear network with one more class, which a bias of -inf masks: the margins are those without it."""
+    plain = linear()
+    head = nn.Linear(64, CLASSES + 1)
+    with torch.no_grad():
+        head.weight[:CLASSES] = plain.net.get_parameter("head.weight")
+        head.bias.copy_(torch.tensor([0.0] * CLASSES + [-torch.inf]))
+    net = Net(plain.net.normalise, plain.net.body, head).eval()
+    return replace(plain, title="a class masked by -inf", net=net, data=labelled(net, plain.data.test.x))
+
+
+def weakly_attacked() -> Canary:
+    """Many local maxima, and an attack of two steps among them."""
+    hard = ripples()
+    few = {"fmn": {"steps": 2}}
+    return replace(hard, title="weak attacks", exact={}, doubts=frozenset({"weak_attack"}), attacks=few)
+
+
 def masked() -> Canary:
     """A linear network behind a step function: its gradients are 0 everywhere."""
     plain = linear()
-    net = Net(nn.Sequential(_Steps(), plain.net.normalise), plain.net.body, plain.net.head)
-    return Canary("masked gradients", net.eval(), _again(net, plain), doubts=frozenset({"zero_gradient"}))
+    return _doubted("masked gradients", _behind(_Steps(), plain.net), "zero_gradient")
+
+
+def detached() -> Canary:
+    """A linear network that hides a row of the image from the gradient: slopes are right nearly everywhere else."""
+    return _doubted("one row detached", _behind(_Detached(), linear().net), "gradient_mismatch")
+
+
+def straight_through() -> Canary:
+    """A linear network behind steps as fine as pixels, with the gradient that it would have without them."""
+    return _doubted("straight-through gradients", _behind(_StraightThrough(), linear().net), "gradient_mismatch")
 
 
 def stochastic() -> Canary:
     """A linear network that adds noise to its features at each call."""
-    plain = linear()
-    net = Net(plain.net.normalise, nn.Sequential(*plain.net.body, _Noise()), plain.net.head)
-    return Canary("stochastic", net.eval(), plain.data, doubts=frozenset({"batch_dependence"}))
+    plain = linear().net
+    net = Net(plain.normalise, nn.Sequential(plain.body, _Noise()), plain.head)
+    return _doubted("stochastic", net, "batch_dependence")
 
 
 def probabilities() -> Canary:
     """A network that returns probabilities: where they round to 0 and 1 they have no gradient."""
-    plain = linear(scale=100.0)
-    net = Net(plain.net.normalise, plain.net.body, nn.Sequential(plain.net.head, nn.Softmax(1)))
-    return Canary("probabilities", net.eval(), plain.data, doubts=frozenset({"returns_probabilities"}))
+    plain = linear(scale=100.0).net
+    net = Net(plain.normalise, plain.body, nn.Sequential(plain.head, nn.Softmax(1)))
+    return _doubted("probabilities", net, "returns_probabilities")
 
 
 def solved() -> Canary:
@@ -101,15 +137,21 @@ def solved() -> Canary:
 CANARIES: tuple[Callable[[], Canary], ...] = (
     linear,
     lambda: linear(scale=100.0),
+    lambda: linear(scale=1e-6),
     lambda: linear(scale=1.0, shift=-20.0),
+    unused,
     solved,
     convolutions,
     residual,
     pooled,
+    written_out,
     ripples,
     solved_residual,
     planted,
+    weakly_attacked,
     masked,
+    detached,
+    straight_through,
     stochastic,
     probabilities,
 )
@@ -120,10 +162,27 @@ class _Steps(nn.Module):
         return (16 * x).round() / 16
 
 
+class _Detached(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.arange(8, device=x.device).view(8, 1) == 3
+        return torch.where(hidden, x.detach(), x)
+
+
+class _StraightThrough(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + ((255 * x).round() / 255 - x).detach()
+
+
 class _Noise(nn.Module):
     def forward(self, phi: Tensor) -> Tensor:
         return phi + 0.3 * torch.randn_like(phi)
 
 
-def _again(net: Net, plain: Canary) -> Dataset:
-    return labelled(net.eval(), plain.data.test.x)
+def _behind(first: nn.Module, net: Net) -> Net:
+    return Net(nn.Sequential(first, net.normalise), net.body, net.head)
+
+
+def _doubted(title: str, net: Net, name: str, attacks: Mapping[str, Any] = PRESETS["quick"]) -> Canary:
+    """A network about which one doubt must be raised, on the images of the linear one."""
+    data = labelled(net.eval(), linear().data.test.x)
+    return Canary(title, net, data, doubts=frozenset({name}), attacks=attacks)

@@ -1,6 +1,8 @@
 """A network of which the margins or the faults are known, and how far it is to a plane within the box."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ class Canary:
     applies: frozenset[str] = frozenset()  # certificates that may not refuse the network
     searched: bool = False  # whether attacks at a radius must find what lies within it
     doubts: frozenset[str] | None = frozenset()  # one of them must be raised; without any, none may be; None: not asked
+    attacks: Mapping[str, Any] = field(default_factory=dict)  # with their settings, and no certificate; empty: all
 
     @property
     def epsilon(self) -> dict[Norm, float]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates.milp import milp
 from marginbench.benchmarks.estimator import Query
@@ -69,28 +70,67 @@ def pooled() -> Canary:
 
     An image of class 0 has the margin of the nearest plane, <k_j, patch> = c_j, within the box; others are not known.
     """
-    stream = torch.Generator().manual_seed(13)
-    mean, std = torch.tensor([0.4]), torch.tensor([0.25])
-    kernels = torch.randn(3, 1, 4, 4, generator=stream) * torch.tensor([1.0, 1.5, 2.0]).view(3, 1, 1, 1)
-    x = torch.rand(2 * POINTS, 1, 8, 8, generator=stream)
-    conv, head = nn.Conv2d(1, 3, 4, 2, bias=False), nn.Linear(3, 4)
+    conv = _kernels(13, stride=2)
+    body = nn.Sequential(conv, nn.MaxPool2d(3), nn.Flatten())
+    return _largest("max pooling", _normalised(), body, conv)
+
+
+def written_out() -> Canary:
+    """Such a maximum, written by its user in `forward`: normalisation, convolution, GELU, and pooling with overlaps.
+
+    The GELU is the identity, because its inputs are large in the whole box.
+    """
+    conv = _kernels(15, stride=1)
+    return _largest("written by hand, GELU", nn.Identity(), nn.Sequential(_WrittenOut(_normalised(), conv)), conv)
+
+
+class _WrittenOut(nn.Module):
+    def __init__(self, normalise: Normalise, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.normalise, self.conv = normalise, conv
+        largest = normalise(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)).abs().max()  # of normalised pixels
+        self.lift = 10 + float((largest * conv.weight.detach().abs().sum((1, 2, 3))).max())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.normalise.mean) / self.normalise.std
+        x = F.gelu(self.conv(x) + self.lift) - self.lift
+        x = F.max_pool2d(x, 3, 2)
+        return F.max_pool2d(x, 2).flatten(1)
+
+
+def _normalised() -> Normalise:
+    return Normalise(torch.tensor([0.4]), torch.tensor([0.25]))
+
+
+def _kernels(seed: int, stride: int) -> nn.Conv2d:
+    stream = torch.Generator().manual_seed(seed)
+    conv = nn.Conv2d(1, 3, 4, stride, bias=False)
     with torch.no_grad():
-        conv.weight.copy_(kernels)
-        body = nn.Sequential(conv, nn.MaxPool2d(3), nn.Flatten())
-        largest = body((x - 0.4) / 0.25).amax(0)
+        drawn = torch.randn(3, 1, 4, 4, generator=stream)
+        conv.weight.copy_(drawn * torch.tensor([1.0, 1.5, 2.0]).view(3, 1, 1, 1))
+    return conv
+
+
+def _largest(title: str, normalise: nn.Module, body: nn.Sequential, conv: nn.Conv2d) -> Canary:
+    """z_0 = 0, and z_j the largest response to kernel j, less what leaves the class 0 to many images [1, 8, 8]."""
+    x = torch.rand(2 * POINTS, 1, 8, 8, generator=torch.Generator().manual_seed(13))
+    head = nn.Linear(3, 4)
+    with torch.no_grad():
+        largest = body(normalise(x)).amax(0)
         head.weight.copy_(torch.eye(4)[:, 1:])
         head.bias.copy_(torch.cat([torch.zeros(1), -0.8 * largest]))
-    net = Net(Normalise(mean, std), body, head).eval()
+    net = Net(normalise, body, head).eval()
     data = labelled(net, (255 * x).round().to(torch.uint8))
-    planes, constants = affine_map(nn.Sequential(copy.deepcopy(net.normalise), copy.deepcopy(conv)).double(), (1, 8, 8))
+    responses = nn.Sequential(_normalised(), copy.deepcopy(conv)).double()
+    planes, constants = affine_map(responses, (1, 8, 8))
     images = data.test.images(slice(None)).double().flatten(1)
-    gaps = 0.8 * largest.double().repeat_interleave(9) - (images @ planes.T + constants)
+    gaps = 0.8 * largest.double().repeat_interleave(len(planes) // 3) - (images @ planes.T + constants)
     own = data.test.y == 0
     exact: dict[Norm, Tensor] = {
         norm: to_planes(images, planes.expand(len(images), -1, -1), gaps, norm).masked_fill(~own, torch.nan)
         for norm in NORMS
     }
-    return Canary("max pooling", net, data, exact, tolerance=1e-4, applies=ANY - {"alpha_crown"})
+    return Canary(title, net, data, exact, tolerance=1e-4, applies=ANY - {"alpha_crown"})
 
 
 def solved_residual() -> Canary:

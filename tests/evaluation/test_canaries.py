@@ -1,11 +1,21 @@
 """The margins of the canaries are right: other ways to find them agree, and the networks are what they claim to be."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
-from marginbench.benchmarks.evaluation.canary import linear_margins, to_planes
-from marginbench.benchmarks.evaluation.conv_canaries import convolutions, pooled, residual, solve
+from marginbench.benchmarks.evaluation.canaries import linear, unused
+from marginbench.benchmarks.evaluation.canary import Canary, linear_margins, to_planes
+from marginbench.benchmarks.evaluation.conv_canaries import (
+    _WrittenOut,
+    convolutions,
+    pooled,
+    residual,
+    solve,
+    written_out,
+)
 from marginbench.benchmarks.evaluation.hard_canaries import lottery, ripples
 from marginbench.methods import NORMS, Norm
 
@@ -28,6 +38,28 @@ def test_a_plane_in_the_box_is_as_far_as_a_search_finds(norm: Norm) -> None:
 def test_a_plane_beyond_the_box_is_out_of_reach() -> None:
     one = torch.ones(1, 1, 2, dtype=torch.float64)
     assert to_planes(one[0] / 2, one, one[0, :, :1] * 1.1, "l2").tolist() == [torch.inf]
+
+
+def test_a_gelu_is_the_identity_in_the_whole_box() -> None:
+    made = written_out()
+    (layer,) = made.net.body
+    assert isinstance(layer, _WrittenOut)
+    least: list[float] = []
+    layer.conv.register_forward_hook(lambda _, __, out: least.append(float(out.min()) + layer.lift))
+    corners = torch.randint(0, 2, (2000, *made.data.shape), generator=torch.Generator().manual_seed(0)).float()
+    worst = (layer.conv.weight[:, 0, None] < 0).float().repeat(1, 1, 2, 2)  # the least response in one corner
+    with torch.no_grad():
+        made.net(torch.cat([corners, worst]))
+    assert min(least) >= 10
+
+
+def test_a_masked_class_leaves_the_margins_as_they_are() -> None:
+    made, plain = unused(), linear()
+    x = made.data.test.images(slice(None))
+    with torch.no_grad():
+        assert torch.equal(made.net(x)[:, :-1], plain.net(x)) and bool((made.net(x)[:, -1] == -torch.inf).all())
+    assert all(torch.equal(made.exact[norm], plain.exact[norm]) for norm in NORMS)
+    assert torch.equal(made.data.test.y, plain.data.test.y)
 
 
 @pytest.mark.parametrize("canary", [convolutions, residual])
@@ -62,9 +94,10 @@ def test_a_program_agrees_with_the_ripples() -> None:
     torch.testing.assert_close(found, made.exact["linf"][index], rtol=2e-3, atol=1e-5)
 
 
-def test_the_pooled_maximum_is_that_of_its_planes() -> None:
+@pytest.mark.parametrize("make", [pooled, written_out])
+def test_the_pooled_maximum_is_that_of_its_planes(make: Callable[[], Canary]) -> None:
     """A step of the known length towards the nearest plane, and a little beyond, changes the class."""
-    made = pooled()
+    made = make()
     known = made.exact["l2"].isfinite()
     assert set(made.data.test.y.tolist()) == {0, 1, 2, 3} and bool((known == (made.data.test.y == 0)).all())
     x = made.data.test.images(slice(None))[known].requires_grad_()

@@ -10,9 +10,19 @@ import torch
 from support import Run
 from torch import Tensor
 
+from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
-from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary, linear, masked, planted
+from marginbench.benchmarks.evaluation.canaries import (
+    CANARIES,
+    Canary,
+    detached,
+    linear,
+    masked,
+    planted,
+    straight_through,
+    weakly_attacked,
+)
 from marginbench.benchmarks.evaluation.conv_canaries import residual
 from marginbench.benchmarks.evaluation.doctor import Result, examine_canaries, examine_layout, table
 from marginbench.benchmarks.models import examination
@@ -69,6 +79,22 @@ def test_a_certificate_that_is_too_large_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_missing_doubt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {})
     assert "none of zero_gradient" in " ".join(faults(list(examine_canaries(CPU, [masked]))).values())
+
+
+@pytest.mark.parametrize("canary", [masked, detached, straight_through, weakly_attacked])
+def test_each_fault_is_seen_by_the_doubt_that_is_made_for_it(canary: Callable[[], Canary]) -> None:
+    """Without that doubt the verdict falls, whatever the others say; weak attacks and a hidden row no other sees."""
+    made = canary()
+    (wanted,) = made.doubts or ()
+    (result,) = examine_canaries(CPU, [lambda: made])
+    assert wanted in result.estimator and result.verdict == "pass"
+    assert canary is masked or result.estimator == f"doubts: {wanted}"
+
+
+def test_attacks_that_are_strong_enough_are_not_weak() -> None:
+    made = replace(weakly_attacked(), attacks=PRESETS["quick"])
+    (result,) = examine_canaries(CPU, [lambda: made])
+    assert result.verdict == "FAIL: none of weak_attack"
 
 
 @pytest.mark.parametrize("instructions", ["AVX2", "ALL"])

@@ -1,5 +1,6 @@
 """Faults planted in attacks, certificates and the evaluation: the doctor must reject each."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks import attack, deepfool, fmn, from_torchattacks, ray
 from marginbench.benchmarks.attacks._wrap import isolated
 from marginbench.benchmarks.attacks.scan import ATTACKS
-from marginbench.benchmarks.certificates import _ball, crown
+from marginbench.benchmarks.certificates import _ball, _linear_rules, crown
+from marginbench.benchmarks.certificates._call import RULES
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.estimator import Answer, Query
@@ -21,6 +23,7 @@ from marginbench.benchmarks.evaluation.conv_canaries import convolutions, pooled
 from marginbench.benchmarks.evaluation.doctor import examine_canaries
 from marginbench.benchmarks.evaluation.strength import examine_starts
 from marginbench.benchmarks.machine import seeds
+from marginbench.methods import NORMS, Norm
 
 CPU = torch.device("cpu")
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -75,11 +78,28 @@ def wrong_scale(net: nn.Module) -> None:
     first.mul_(0.5)
 
 
-def wrong_variance(net: nn.Module) -> None:
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_var is not None
-            layer.running_var.mul_(1.5)
+def folded_variance(patch: pytest.MonkeyPatch) -> None:
+    """Batch norm is folded with another variance than the network's."""
+    honest = crown.fold_affine
+
+    def fold(net: nn.Sequential, *rest: Any) -> Any:
+        net = copy.deepcopy(net)
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                assert layer.running_var is not None
+                layer.running_var.mul_(1.5)
+        return honest(net, *rest)
+
+    patch.setattr(crown, "fold_affine", fold)
+
+
+def rewritten_variance(patch: pytest.MonkeyPatch) -> None:
+    """Batch norm is rewritten with another variance."""
+    honest = _linear_rules._batch_norm
+    wrong = mutated(honest, "variance.double() + eps", "1.5 * variance.double() + eps")
+    patch.setattr(_linear_rules, "_batch_norm", wrong)
+    for name in [name for name, made in RULES.items() if made is honest]:
+        patch.setitem(RULES, name, wrong)
 
 
 def narrow_convolutions(patch: pytest.MonkeyPatch) -> None:
@@ -197,7 +217,7 @@ MUTANTS = {
     "weak coefficients of convolutions": Mutant(weak_convolutions, residual, certificate="crown"),
     "a wrong normalisation in the trace": Mutant(prepared(wrong_scale), residual, certificate="crown"),
     "a wrong normalisation in the fold": Mutant(prepared(wrong_scale), convolutions, certificate="crown"),
-    "a wrong variance of batch norm": Mutant(prepared(wrong_variance), residual, certificate="crown"),
+    "a wrong variance of batch norm": Mutant(rewritten_variance, residual, certificate="crown"),
     "radii in normalised pixels": Mutant(
         certifying(lambda answer, _: 4 * answer.lower if answer.lower is not None else answer),
         residual,
@@ -226,6 +246,20 @@ def test_a_planted_fault_is_named(name: str, monkeypatch: pytest.MonkeyPatch) ->
     verdicts = [r.verdict for r in results if r.estimator.endswith((mutant.attack, mutant.certificate))]
     refused = [v for v in verdicts if "not applicable" in v]  # a certificate may notice by itself
     assert refused or any(mutant.verdict in verdict for verdict in verdicts), verdicts
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_wrong_variance_in_the_fold_is_refused(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CROWN would go on without the fold, to right bounds; here it may not."""
+    canary = convolutions()
+    x, y = canary.data.test.images(slice(None)), canary.data.test.y
+    net = canary.net.requires_grad_(False).decision_net()
+    q = Query(net, x, y, norm, canary.epsilon[norm], x, torch.Generator().manual_seed(0))
+    assert CERTIFICATES["crown"](q, conv_mode="dense").lower is not None
+    folded_variance(monkeypatch)
+    assert "the bounds of an operation of this network are wrong" in CERTIFICATES["crown"](q, conv_mode="dense").reason
+    auto = CERTIFICATES["crown"](q).lower
+    assert auto is not None and bool((auto <= canary.exact[norm] * (1 + canary.tolerance)).all())
 
 
 def test_without_a_fault_nothing_is_named() -> None:
