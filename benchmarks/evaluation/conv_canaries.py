@@ -94,8 +94,8 @@ class _WrittenOut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = (x - self.normalise.mean) / self.normalise.std
         x = F.gelu(self.conv(x) + self.lift) - self.lift
-        x = F.max_pool2d(x, 3, 2)
-        return F.max_pool2d(x, 2).flatten(1)
+        x = F.max_pool2d(F.max_pool2d(x, 3, 2), 2)
+        return x.flatten(1)
 
 
 def _normalised() -> Normalise:
