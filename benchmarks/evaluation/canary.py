@@ -29,7 +29,7 @@ class Canary:
     applies: frozenset[str] = frozenset()  # certificates that may not refuse the network
     searched: bool = False  # whether attacks at a radius must find what lies within it
     doubts: frozenset[str] | None = frozenset()  # one of them must be raised; without any, none may be; None: not asked
-    attacks: Mapping[str, Any] = field(default_factory=dict)  # with their settings, and no certificate; empty: all
+    attacks: Mapping[str, Any] = field(default_factory=dict)  # with their settings; empty: all
 
     @property
     def epsilon(self) -> dict[Norm, float]:

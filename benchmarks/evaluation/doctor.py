@@ -43,12 +43,11 @@ def examine_canaries(
     """Evaluate the canaries with every attack and certificate, or with some, and compare with what is known."""
     for make in canaries:
         canary = make()
-        few = bool(canary.attacks)
         settings = Evaluation(
             points=1000,
             epsilon=canary.epsilon,
-            attacks=dict(canary.attacks) if few else {name: {} for name in attacks or ATTACKS},
-            certificates={} if few else {name: {} for name in certificates or CERTIFICATES},
+            attacks=dict(canary.attacks) or {name: {} for name in attacks or ATTACKS},
+            certificates={name: {} for name in certificates or CERTIFICATES} if canary.exact else {},
         )
         found = evaluate(
             canary.net.to(device), no_certificate, canary.data.to(device), settings, "doctor", canary.title
