@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.certificates.certificate import OWN
-from marginbench.benchmarks.estimator import Answer, Query, ask
+from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
+from marginbench.benchmarks.evaluation.own import ask_own
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.errors import one_line
 
@@ -42,7 +43,7 @@ def recheck(e: Evidence) -> dict[str, dict[str, str]]:
     except Exception as error:  # a user's module may raise anything
         return {key: {UNCHECKED: one_line(error)} for key in _certified(e)}
     proofs: dict[str, Prove] = {n: c for n, c in e.certificates.items() if not c.float64}
-    proofs[OWN] = lambda q: ask(e.certify, precise, q.x, q.norm)
+    proofs[OWN] = lambda q: ask_own(e.certify, precise, q)
     for key, (norm, name, radius) in _certified(e).items():
         points = _sample(radius > 0)
         q = e.query(norm, points)
