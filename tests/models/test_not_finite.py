@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from marginbench.benchmarks import evaluate_model, load
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.models.evaluate import ModelOutcome
-from marginbench.benchmarks.models.load import load_model, load_weights
+from marginbench.benchmarks.models.load import load_model
+from marginbench.benchmarks.models.weights import load_weights
 from marginbench.benchmarks.tables.leaderboard import leaderboard
 from marginbench.benchmarks.tables.render import FORMATS, render
 
