@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from marginbench.benchmarks.contract.fixtures import small_suite
 from marginbench.benchmarks.data.dataset import Split
+from marginbench.benchmarks.suites.augment import Augment
+from marginbench.benchmarks.suites.schema import Suite
 
 Arrays = dict[str, np.ndarray]
 
@@ -52,3 +55,17 @@ def save_images(place: Path, counts: dict[str, int], size: tuple[int, int] = (12
 
 def rows(split: Split) -> set[bytes]:
     return {image.numpy().tobytes() for image in split.x}
+
+
+def augmented_suite(epochs: int) -> Suite:
+    """The suite of the contract tests with all transforms, as small as its images."""
+    suite = small_suite(epochs=epochs)
+    settings = {
+        "crop": {"padding": 2},
+        "random_resized_crop": {},
+        "flip": {},
+        "autoaugment": {},
+        "cutout": {"length": 3},
+    }
+    training = suite.training.model_copy(update={"augment": Augment.model_validate(settings)})
+    return suite.model_copy(update={"training": training})

@@ -83,6 +83,12 @@ def _input_gradient(values: Tensor, point: Tensor) -> Tensor:
     return torch.zeros_like(point) if gradient is None else gradient
 
 
+def lengths(delta: Tensor, norm: Norm) -> Tensor:
+    """[...] of perturbations [..., D], as they are; `ray.distance` rounds up."""
+    length: Tensor = delta.norm(dim=-1) if norm == "l2" else delta.abs().amax(-1)
+    return length
+
+
 def to_hyperplane(start: Tensor, normal: Tensor, offset: Tensor, norm: Norm, steps: int = 12) -> tuple[Tensor, Tensor]:
     """The shortest delta with <normal, delta> >= offset and start + delta in [0, 1].
 
@@ -112,5 +118,4 @@ def to_hyperplane(start: Tensor, normal: Tensor, offset: Tensor, norm: Norm, ste
         missing = goal - (weight * torch.minimum(wish, room)).sum(2)
         t = t + torch.where(slope > 0, missing.clamp(min=0) / slope, 0.0)
     delta = torch.minimum(t[:, :, None] * speed, room) * normal.sign()
-    length = delta.norm(dim=2) if norm == "l2" else delta.abs().amax(2)
-    return delta, length.masked_fill(~feasible, torch.inf)
+    return delta, lengths(delta, norm).masked_fill(~feasible, torch.inf)

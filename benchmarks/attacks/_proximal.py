@@ -1,9 +1,13 @@
-"""Proximal steps towards a shorter perturbation, in either norm."""
+"""Proximal steps towards a shorter perturbation, in either norm, and how steps become shorter."""
+
+import math
 
 import torch
 from torch import Tensor
 
 from marginbench.methods import Norm
+
+LEAST_SHARE = 0.01  # of the first step length, at the end
 
 
 def shrink(delta: Tensor, amount: Tensor, norm: Norm) -> Tensor:
@@ -18,3 +22,9 @@ def shrink(delta: Tensor, amount: Tensor, norm: Norm) -> Tensor:
         return delta * share[:, None]
     level = (delta.abs().amax(1) - amount).clamp(min=0)
     return torch.minimum(delta.abs(), level[:, None]) * delta.sign()
+
+
+def step_share(step: int, steps: int) -> float:
+    """The length of a step as a share of the first one: from 1 along a cosine to `LEAST_SHARE`."""
+    cosine = (1 + math.cos(math.pi * step / steps)) / 2
+    return LEAST_SHARE + (1 - LEAST_SHARE) * cosine

@@ -1,14 +1,13 @@
 """ALMA, an augmented Lagrangian attack: one multiplier per image, and a penalty that grows where it must."""
 
-import math
 from functools import partial
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks._linear import ascent, current_rivals
-from marginbench.benchmarks.attacks._proximal import shrink
+from marginbench.benchmarks.attacks._linear import ascent, current_rivals, lengths
+from marginbench.benchmarks.attacks._proximal import shrink, step_share
 from marginbench.benchmarks.attacks._starts import from_each, starting_points
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, attached, changes_class, distance
@@ -19,7 +18,6 @@ MEMORY = 0.9  # of the multiplier, and of the size of the gradients
 CHECK, PROGRESS, GROWTH = 10, 0.95, 1.2  # every so many steps: the constraint must fall to this, else penalty x this
 MOST = 1e6  # multiplier and penalty
 LEAST_SLOPE = 1e-3  # of c, per d: below it, the start is on a plateau, and mu begins at 1 as in the paper
-LEAST_SHARE = 0.01  # of the first step length, at the end
 
 
 @attack(minimum_norm=True)
@@ -73,7 +71,7 @@ def _descend(steps: int, learning_rate: float, q: Query, start: Tensor, rival: T
         violation, gradient, adversarial = _constraint(q.net, point, y, margin, rival)
         closest.offer(point, adversarial)
         unit, slope = ascent(-gradient * unit_length[:, None], norm)
-        size = (delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)) / unit_length
+        size = lengths(delta, norm) / unit_length
         if step == 0:
             # Where the boundary is reached, the pulls of D and c balance; before it, as in a linear network.
             balance = 2 * torch.maximum(size, violation / slope) / slope
@@ -81,8 +79,7 @@ def _descend(steps: int, learning_rate: float, q: Query, start: Tensor, rival: T
         weight = penalty_slope(violation, penalty, multiplier)
         push, pull = weight * slope, 2 * size
         mean_square = mean_square.lerp(torch.maximum(push, pull).square(), 1 - MEMORY if step else 1.0)
-        cosine = (1 + math.cos(math.pi * step / steps)) / 2
-        stride = learning_rate * (LEAST_SHARE + (1 - LEAST_SHARE) * cosine) * unit_length / mean_square.sqrt()
+        stride = learning_rate * step_share(step, steps) * unit_length / mean_square.sqrt()
         moved = shrink(delta + (stride * push)[:, None] * unit, stride * pull, norm)
         delta = (original + moved).clamp(0, 1) - original
         multiplier = multiplier.lerp(weight, 1 - MEMORY).clamp(1 / MOST, MOST)

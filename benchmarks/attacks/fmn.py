@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import LARGEST, ascent, linearise, nearest_rivals
+from marginbench.benchmarks.attacks._linear import LARGEST, ascent, lengths, linearise, nearest_rivals
 from marginbench.benchmarks.attacks._starts import boundary_starts, by_start, from_each
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
@@ -90,8 +90,8 @@ def _follow(steps: int, part: range, q: Query, start: Tensor, rival: Tensor) -> 
         gap, gradient = gap[:, 0], gradient[:, 0]
         closest.offer(point, adversarial)
         unit, dual = ascent(gradient, norm)
-        size = delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)
-        missed = torch.where(closest.distance.isfinite(), radius, size + gap.abs() / dual) * (1 + gamma)
+        reach = lengths(delta, norm) + gap.abs() / dual
+        missed = torch.where(closest.distance.isfinite(), radius, reach) * (1 + gamma)
         radius = torch.where(adversarial, torch.minimum(radius * (1 - gamma), closest.distance), missed)
         stride = (alpha * radius).clamp(max=original.shape[1])  # finite where the gradient is zero
         delta = (original + delta + stride[:, None] * unit).clamp(0, 1) - original

@@ -1,20 +1,18 @@
 """Primal-dual proximal gradient descent (PDPGD): the perturbation and its multiplier play against each other."""
 
-import math
 from functools import partial
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import ascent, linearise
-from marginbench.benchmarks.attacks._proximal import shrink
+from marginbench.benchmarks.attacks._linear import ascent, lengths, linearise
+from marginbench.benchmarks.attacks._proximal import shrink, step_share
 from marginbench.benchmarks.attacks._starts import from_each, starting_points
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.benchmarks.estimator import Query
 
-LEAST_SHARE = 0.01  # of the first step length, at the end
 BOUND = 3.0  # of the dual variable: neither player is ever silenced, sigmoid(3) = 0.95
 
 
@@ -65,16 +63,16 @@ def _descend(steps: int, learning_rate: float, dual_rate: float, q: Query, start
     delta, dual = start.flatten(1) - original, torch.zeros_like(original[:, 0])
     closest = Closest(x, norm)
     for step in range(steps):
-        cosine = (1 + math.cos(math.pi * step / steps)) / 2
-        eta = learning_rate * (LEAST_SHARE + (1 - LEAST_SHARE) * cosine)
+        eta = learning_rate * step_share(step, steps)
         point = (original + delta).clamp(0, 1).view_as(x)
         gap, gradient, adversarial = linearise(net, point, y, rival)
         gap, gradient = gap[:, 0], gradient[:, 0]
         closest.offer(point, adversarial)
         unit, slope = ascent(gradient, norm)
-        size = delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)
         found = closest.distance.isfinite()
-        scale = torch.where(found, closest.distance, size + (gap.abs() / slope).clamp(max=original.shape[1]))
+        scale = torch.where(
+            found, closest.distance, lengths(delta, norm) + (gap.abs() / slope).clamp(max=original.shape[1])
+        )
         dual = (dual + torch.where(adversarial, -dual_rate, dual_rate)).clamp(-BOUND, BOUND)
         share = dual.sigmoid()
         moved = delta + (eta * scale * share)[:, None] * unit

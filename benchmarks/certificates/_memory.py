@@ -1,5 +1,6 @@
 """How much memory linear bounds take, so that as many images are bounded at once as fit."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -76,7 +77,4 @@ def _before(node: Any) -> Iterator[str]:
 def _width(node: Any) -> int:
     """Neurons of a layer, of one image."""
     shape = getattr(node, "output_shape", None)
-    size = 1
-    for length in tuple(shape or ())[1:]:
-        size *= int(length)
-    return size
+    return math.prod(map(int, tuple(shape or ())[1:]))

@@ -61,6 +61,13 @@ class Evidence:
         return [name for name, attack in self.attacks.items() if not attack.gradient]
 
 
+def sample(points: Tensor, count: int) -> Tensor:
+    """At most `count` random indices where `points` [N] bool holds; the same in every run with as many of them."""
+    index = points.nonzero()[:, 0]
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    return index[order[:count].to(index.device)]
+
+
 Doubt = Callable[[Evidence], str | None]
 """What was seen, in few words, or None where there is nothing to doubt. The docstring explains it below the tables."""
 

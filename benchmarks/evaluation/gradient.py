@@ -11,7 +11,6 @@ that vanish where the network is a staircase. Directions are random signs on the
 a network that hides a few rows has right slopes nearly everywhere else.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks.ray import attached
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
+from marginbench.methods.maths.rounding import double_copy
 
 POINTS = 24
 ENOUGH = 12  # points at which a part must have a slope that can be measured
@@ -71,8 +71,10 @@ def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy in float64 that gives the same logits, and the images; or, where there is none, what was given."""
     with torch.no_grad():
         logits = net(x)
+        precise = double_copy(net)
+        if precise is None:
+            return net, x.float()
         try:
-            precise = copy.deepcopy(net).double()
             found = precise(x.double())
             same = found.dtype == torch.float64 and torch.allclose(found.to(logits), logits, 1e-2, 1e-2, equal_nan=True)
             same &= not torch.equal(found, found.float().double())  # else float32 inside

@@ -5,12 +5,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from marginbench.benchmarks.certificates.certificate import OWN
 from marginbench.benchmarks.estimator import Answer, Query
-from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
+from marginbench.benchmarks.evaluation.evidence import Evidence, doubt, sample
 from marginbench.benchmarks.evaluation.own import ask_own
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.errors import one_line
@@ -45,7 +44,8 @@ def recheck(e: Evidence) -> dict[str, dict[str, str]]:
     proofs: dict[str, Prove] = {n: c for n, c in e.certificates.items() if not c.float64}
     proofs[OWN] = lambda q: ask_own(e.certify, precise, q)
     for key, (norm, name, radius) in _certified(e).items():
-        points = _sample(radius > 0)
+        certified = radius > 0
+        points = sample(certified, max(LEAST, math.ceil(SHARE * int(certified.sum()))))
         q = e.query(norm, points)
         q = replace(q, net=layers, x=q.x.double(), at=radius[points].double())
         if seen := _disagreement(proofs[name], q):
@@ -62,14 +62,6 @@ def _certified(e: Evidence) -> dict[str, tuple[Norm, str, Tensor]]:
         for (norm, name), radius in radii.items()
         if radius is not None and bool((radius > 0).any())
     }
-
-
-def _sample(certified: Tensor) -> Tensor:
-    """Indices of a random share of the points; the same in every run with as many of them."""
-    index = certified.nonzero()[:, 0]
-    count = max(LEAST, math.ceil(SHARE * len(index)))
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    return index[order[:count].to(index.device)]
 
 
 def _disagreement(prove: Prove, q: Query) -> dict[str, str]:

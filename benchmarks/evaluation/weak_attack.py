@@ -11,7 +11,7 @@ from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.attacks.from_torchattacks import apgd_t
 from marginbench.benchmarks.attacks.pdpgd import pdpgd
-from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
+from marginbench.benchmarks.evaluation.evidence import Evidence, doubt, sample
 from marginbench.methods import NORMS, Norm
 
 SAMPLE = 16  # correct points, at random
@@ -34,7 +34,7 @@ def weak_attack(e: Evidence) -> str | None:
 
 def _weaknesses(e: Evidence, norm: Norm) -> Iterable[str]:
     """What stronger attacks change in one norm, in words."""
-    index = _sample(e.correct)
+    index = sample(e.correct, SAMPLE)
     if len(index) == 0:
         return
     known, q = e.arrays[f"upper_{norm}"][index], e.query(norm, index)
@@ -57,10 +57,3 @@ def _weaknesses(e: Evidence, norm: Norm) -> Iterable[str]:
 def _fall(before: Tensor, after: Tensor) -> float:
     """The share by which a distance has fallen; inf that has stayed inf has not."""
     return 1 - float(after / before) if bool(after < before) else 0.0
-
-
-def _sample(correct: Tensor) -> Tensor:
-    """Indices of a random few of the points; the same in every run with as many of them."""
-    index = correct.nonzero()[:, 0]
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    return index[order[:SAMPLE].to(index.device)]

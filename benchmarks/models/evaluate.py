@@ -27,6 +27,7 @@ from marginbench.benchmarks.models.check import PROBE, check_model
 from marginbench.benchmarks.models.load import fingerprint, load_model
 from marginbench.benchmarks.models.plain import copied, ready, stripped
 from marginbench.benchmarks.models.weights import load_weights
+from marginbench.benchmarks.records.current import STALE, marks
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
 from marginbench.benchmarks.runs.execute import Entry, Job, Results, finished, measure, record_run
@@ -136,7 +137,7 @@ def evaluate_model(
         partial.remove()
     reading = read_folders([runs], check_arrays=True)
     reading.warn()
-    _warn_of_newer(record, reading.records.values())
+    _warn_if_stale(record, reading.records.values())
     current = [found for found in reading.records.values() if found.identity.suite == chosen.fingerprint]
     table, files = write_tables(current, folder)
     return ModelOutcome(record, read_arrays(path), table, current, files, path, resumed=known is not None)
@@ -198,15 +199,11 @@ def _recorded(runs: Path, identity: Identity, answered: answers.Answers | None) 
     return new
 
 
-def _warn_of_newer(record: Record, others: Iterable[Record]) -> None:
-    """Tables call all but the newest version of a row stale, also where an older one was asked for again."""
-    row = replace(record.identity, source=None, weights=None, answers=None, fields={})
-    for other in others:
-        same = replace(other.identity, source=None, weights=None, answers=None, fields={}) == row
-        if same and other.finished > record.finished:
-            problem = "the table calls this row stale: give another name, or repeat the run with `fresh`"
-            log.warning("%s has a newer record, of another model; %s", record.method, problem)
-            return
+def _warn_if_stale(record: Record, records: Iterable[Record]) -> None:
+    """An older model of the row may have been asked for again."""
+    if marks(records).get(record.id) == STALE:
+        problem = "the table calls this row stale: give another name, or repeat the run with `fresh`"
+        log.warning("%s has a newer record, of another model; %s", record.method, problem)
 
 
 def _known(path: Path, job: Job) -> Record | None:

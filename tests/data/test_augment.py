@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_support import augmented_suite
 from scipy import stats
 from support import Run
 from torch import Tensor
@@ -21,7 +22,7 @@ from marginbench.benchmarks.data.autoaugment import autoaugment
 from marginbench.benchmarks.data.cutout import Cutout
 from marginbench.benchmarks.data.geometry import Crop, Flip, RandomResizedCrop
 from marginbench.benchmarks.suites.augment import Augment
-from marginbench.benchmarks.suites.schema import Suite, load_suite
+from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.training import loop
 from marginbench.methods import create
 
@@ -192,23 +193,9 @@ def test_all_transforms_follow_each_other_in_one_order() -> None:
     assert torch.equal(x, before)
 
 
-def augmented() -> Suite:
-    """The suite of the contract tests with all transforms, as small as its images."""
-    suite = small_suite(epochs=4)
-    settings = {
-        "crop": {"padding": 2},
-        "random_resized_crop": {},
-        "flip": {},
-        "autoaugment": {},
-        "cutout": {"length": 3},
-    }
-    training = suite.training.model_copy(update={"augment": Augment.model_validate(settings)})
-    return suite.model_copy(update={"training": training})
-
-
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: str) -> None:
-    suite = augmented()
+    suite = augmented_suite(epochs=4)
     suite = suite.model_copy(update={"training": suite.training.model_copy(update={"precision": precision})})
     runs = [loop.Run(create(spec), suite, small_data(), 1) for spec in ("ce", "mixup")]
     plain = loop.Run(create("ce"), small_suite(epochs=4), small_data(), 1)
@@ -227,7 +214,7 @@ def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: s
 
 
 def test_a_checkpoint_in_the_middle_changes_nothing() -> None:
-    suite = augmented()
+    suite = augmented_suite(epochs=4)
     run = loop.Run(create("ce"), suite, small_data(), 0)
     for _ in range(3):
         run.step()

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_support import Arrays, arrays, save
+from data_support import Arrays, arrays, augmented_suite, save
 
-from marginbench.benchmarks.contract.fixtures import small_suite
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.data.plain import read_plainly
-from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.training.loop import pixel_statistics, train
 from marginbench.methods import MarginbenchError, create
 
@@ -198,14 +196,5 @@ def test_statistics_of_float_images_are_those_of_numpy(sets: Path) -> None:
 
 def test_networks_train_on_float_images_with_every_transform(sets: Path) -> None:
     data, _ = floats(sets)
-    suite = small_suite(epochs=1)
-    settings = {
-        "crop": {"padding": 2},
-        "random_resized_crop": {},
-        "flip": {},
-        "autoaugment": {},
-        "cutout": {"length": 3},
-    }
-    training = suite.training.model_copy(update={"augment": Augment.model_validate(settings)})
-    result = train(create("ce"), suite.model_copy(update={"training": training}), data, 0)
+    result = train(create("ce"), augmented_suite(epochs=1), data, 0)
     assert result.net(data.test.images(slice(None))).isfinite().all()
