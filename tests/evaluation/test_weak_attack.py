@@ -13,7 +13,7 @@ from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import weak_attack as module
-from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence
+from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, sample
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
@@ -77,7 +77,7 @@ def evidence(upper: Tensor) -> Evidence:
 
 
 def test_what_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The median, the mean and the robust accuracy at epsilon, each for itself; the sample is the same every time."""
+    """The middle, the mean and the robust accuracy at epsilon, each for itself; the sample is the same every time."""
     asked: list[Tensor] = []
 
     def stronger(factor: Tensor | float) -> None:
@@ -105,3 +105,31 @@ def test_what_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     stronger(0.9)
     assert "100% shorter" in str(check(evidence(torch.full((40,), torch.inf))))
     assert check(evidence(torch.ones(0))) is None
+
+
+def test_a_gap_between_two_distances_is_no_weakness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven points near, nine far: one that comes nearer moves the median by 23 %, and the middle by 3 %."""
+    upper = torch.tensor([1.0] * 7 + [1.3] * 9)
+
+    class OneNearer(Attack):
+        def __call__(self, q: Query, **settings: Any) -> Any:
+            far = (upper[sample(torch.ones(16, dtype=torch.bool), 16)] > 1).nonzero()[0]
+            return Answer(upper=torch.full((16,), torch.inf).index_fill(0, far[0], 1.0))
+
+    monkeypatch.setattr(module, "STRONGEST", ((OneNearer("known", lambda q: q.x), {}),))
+    assert DOUBTS["weak_attack"](evidence(upper)) is None
+
+
+def test_points_in_the_middle_that_come_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean ratio falls by 4 %, the middle of the distances by 6 %."""
+
+    class MiddleNearer(Attack):
+        def __call__(self, q: Query, **settings: Any) -> Any:
+            return Answer(upper=torch.where(known == 2, 1.88, torch.inf))
+
+    upper = torch.tensor([1.0] * 3 + [2.0] * 10 + [9.0] * 3)
+    known = upper[sample(torch.ones(16, dtype=torch.bool), 16)]
+    monkeypatch.setattr(module, "STRONGEST", ((MiddleNearer("known", lambda q: q.x), {}),))
+    assert (
+        DOUBTS["weak_attack"](evidence(upper)) == "middle distance in l2 6% shorter; middle distance in linf 6% shorter"
+    )
