@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.maths.layers import Weighted
 from marginbench.methods.maths.operator_norm import convolution_norm, matrix_norm
 from marginbench.methods.maths.rounding import logit_allowance
 from marginbench.methods.method import NotApplicable, Radii
@@ -16,6 +17,7 @@ from marginbench.methods.net import Normalise, Residual, Scale, Subsample
 RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
 
 M = TypeVar("M", bound=nn.Module)
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> Radii | NotApplicable:
@@ -72,8 +74,9 @@ def feature_bound(body: Iterable[nn.Module], x: Tensor) -> Tensor:
         MarginbenchError: no bound is known for a layer; the message names it.
     """
     bound = torch.ones((), dtype=torch.float64, device=x.device)
-    for layer, inputs in with_inputs(body, x):
-        bound = bound * layer_bound(layer, inputs)
+    for layer, norm in merged(body):
+        bound = bound * layer_bound(layer, x, norm)
+        x = layer(x) if norm is None else norm(layer(x))
     return bound
 
 
@@ -86,21 +89,33 @@ def flat(*layers: nn.Module) -> Iterator[nn.Module]:
             yield layer
 
 
-def with_inputs(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Every layer with its input, starting from x."""
-    for layer in body:
-        yield layer, x
-        x = layer(x)
+def merged(layers: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, BatchNorm | None]]:
+    """The layers in order; a batch norm right behind a layer with weights comes with it: the two are one linear map."""
+    held: nn.Module | None = None
+    for layer in layers:
+        if held is not None:
+            norm = layer if is_batch_norm(layer) else None
+            yield held, norm
+            held = None
+            if norm is not None:
+                continue
+        if isinstance(layer, Weighted):
+            held = layer
+        else:
+            yield layer, None
+    if held is not None:
+        yield held, None
 
 
 def leaves(body: Iterable[nn.Module], x: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
-    """As `with_inputs`, with both paths of every residual sum instead of the sum itself."""
-    for layer, inputs in with_inputs(body, x):
+    """Every layer with its input, starting from x; both paths of a residual sum stand in place of the sum."""
+    for layer in body:
         if is_plain(layer, Residual):
-            yield from leaves(flat(layer.shortcut), inputs)
-            yield from leaves(flat(layer.branch), inputs)
+            yield from leaves(flat(layer.shortcut), x)
+            yield from leaves(flat(layer.branch), x)
         else:
-            yield layer, inputs
+            yield layer, x
+        x = layer(x)
 
 
 def is_plain(layer: nn.Module, kind: type[M]) -> TypeGuard[M]:
@@ -108,8 +123,15 @@ def is_plain(layer: nn.Module, kind: type[M]) -> TypeGuard[M]:
     return isinstance(layer, kind) and type(layer).forward is kind.forward
 
 
-def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
+def is_batch_norm(layer: nn.Module) -> TypeGuard[BatchNorm]:
+    return is_plain(layer, nn.BatchNorm1d) or is_plain(layer, nn.BatchNorm2d)
+
+
+def layer_bound(layer: nn.Module, x: Tensor, norm: BatchNorm | None = None) -> Tensor | float:
     """Upper bound on the Lipschitz constant of one layer at inputs of the shape of x [1, ...].
+
+    Args:
+        norm: a batch norm right behind a layer with weights, of which the bound is to be that of both as one map.
 
     Raises:
         MarginbenchError: no bound is known for the layer.
@@ -121,9 +143,9 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
     elif is_plain(layer, nn.Dropout):
         bound = None if layer.training else 1.0
     elif is_plain(layer, nn.Linear):
-        bound = matrix_norm(layer.weight)
+        bound = linear_bound(layer, x, norm)
     elif is_plain(layer, nn.Conv2d) and zero_padded(layer) and isinstance(layer.padding, tuple):
-        bound = convolution_norm(layer.weight, size, pair(layer.stride), pair(layer.padding))
+        bound = convolution_norm(scaled_weight(layer, norm), size, pair(layer.stride), pair(layer.padding))
     elif is_plain(layer, nn.AvgPool2d) and layer.count_include_pad and not layer.ceil_mode:
         kernel, stride, padding = (pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
         share = 1 / (layer.divisor_override or kernel[0] * kernel[1])
@@ -132,7 +154,7 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
     elif is_plain(layer, nn.MaxPool2d) and pair(layer.dilation) == (1, 1):
         shared = (-(-k // s) for k, s in zip(pair(layer.kernel_size), pair(layer.stride), strict=True))
         bound = math.sqrt(math.prod(shared))  # the square root of the number of windows that share a pixel, at most
-    elif is_plain(layer, nn.BatchNorm1d) or is_plain(layer, nn.BatchNorm2d):
+    elif is_batch_norm(layer):
         bound = batch_norm_bound(layer)
     elif is_plain(layer, Residual):
         bound = feature_bound(flat(layer.shortcut), x) + feature_bound(flat(layer.branch), x)
@@ -147,17 +169,44 @@ def layer_bound(layer: nn.Module, x: Tensor) -> Tensor | float:
     return bound
 
 
-def batch_norm_bound(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
+def linear_bound(layer: nn.Linear, x: Tensor, norm: BatchNorm | None) -> Tensor:
+    """Exact, with the batch norm behind it, unless the channels of x are not its inputs: float64."""
+    if norm is None or x.dim() == 2:
+        return matrix_norm(scaled_weight(layer, norm))
+    return matrix_norm(layer.weight) * batch_norm_bound(norm)
+
+
+def batch_norm_bound(layer: BatchNorm) -> Tensor:
     """max |gamma| / sqrt(variance + eps) with running statistics: of the layer in eval mode, float64.
 
     Raises:
         MarginbenchError: the layer has no running statistics.
     """
-    if layer.running_var is None:
+    return batch_norm_scale(layer, torch.float64).max()
+
+
+def scaled_weight(layer: Weighted, norm: BatchNorm | None) -> Tensor:
+    """The weights of a layer [O, ...] in float64, with the scales of the batch norm behind it, if there is one."""
+    weight = layer.weight.double()
+    return weight if norm is None else weight * per_channel(batch_norm_scale(norm, torch.float64), weight, 0)
+
+
+def batch_norm_scale(layer: BatchNorm, dtype: torch.dtype, variance: Tensor | None = None) -> Tensor:
+    """|gamma| / sqrt(variance + eps) per channel [C]; without a variance [C], with the running one.
+
+    Raises:
+        MarginbenchError: the layer has no running statistics.
+    """
+    variance = layer.running_var if variance is None else variance
+    if variance is None:
         raise MarginbenchError(f"no Lipschitz bound is known for the layer {layer} without running statistics")
-    spread = (layer.running_var.double() + layer.eps).sqrt()
-    gamma = torch.ones_like(spread) if layer.weight is None else layer.weight.double()
-    return (gamma.abs() / spread).max()
+    spread = (variance.to(dtype) + layer.eps).sqrt()
+    return (torch.ones_like(spread) if layer.weight is None else layer.weight.to(dtype).abs()) / spread
+
+
+def per_channel(values: Tensor, like: Tensor, dim: int) -> Tensor:
+    """Values [C] in a shape that multiplies a tensor along one dimension."""
+    return values.view(*[-1 if d == dim else 1 for d in range(like.dim())])
 
 
 def zero_padded(layer: nn.Conv2d) -> bool:

@@ -6,7 +6,7 @@ from support import EXACT, TASK, a_batch, a_context, a_net, assert_same, referen
 from torch import nn
 
 from marginbench.methods import MarginbenchError, NotApplicable, Radii, Residual, create
-from marginbench.methods.maths.lipschitz import flat, layer_bound, with_inputs
+from marginbench.methods.maths.lipschitz import flat, layer_bound, leaves
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -36,7 +36,7 @@ def test_hidden_layers_are_contractions(name: str) -> None:
         method.after_step(net, a_context())
         assert torch.equal(small, before) and torch.equal(net.head.weight, head)
         x = torch.zeros(1, *TASK.input_shape, dtype=torch.float64)
-        norms = [float(layer_bound(layer, inputs)) for layer, inputs in with_inputs(flat(net.body), x)]
+        norms = [float(layer_bound(layer, inputs)) for layer, inputs in leaves(flat(net.body), x)]
         assert max(norms) <= 1 + 1e-6 and norms[-2] == pytest.approx(1)
         a, b = a_batch(net, count=50, seed=1).x, a_batch(net, count=50, seed=2).x
         far = (net.normalise(a) - net.normalise(b)).flatten(1).norm(dim=1)

@@ -1,6 +1,7 @@
 """Operator norms and Lipschitz certificates: never below the truth."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -25,12 +26,13 @@ from marginbench.methods.maths.bounds.path import path_of, specification
 from marginbench.methods.maths.bounds.rows import parallel_margins
 from marginbench.methods.maths.lipschitz import feature_bound, flat, layer_bound, lipschitz_radius
 from marginbench.methods.maths.operator_norm import (
+    apply,
     circular_norm,
     convolution_matrix,
     convolution_norm,
     eigenvalue_bound,
     matrix_norm,
-    power_step,
+    power_iterate,
     reached_outputs,
 )
 from marginbench.methods.maths.perturb import pgd
@@ -87,7 +89,7 @@ def test_convolution_norm_is_an_upper_bound(
     layer.weight = nn.Parameter(weight)
     v = torch.randn(1, 2, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for _ in range(500):
-        v = power_step(layer, v)
+        v = power_iterate(partial(apply, layer), v)
     below = F.conv2d(v, weight, None, stride, padding).norm()
     assert below <= bound and below == pytest.approx(exact.item(), rel=1e-3)
 
@@ -180,6 +182,39 @@ def test_residual_sums_batch_norm_and_pooling_are_counted(seed: int) -> None:
     assert torch.linalg.svdvals(jacobian)[0] <= bound
 
 
+@pytest.mark.parametrize("kind", ["convolution", "large convolution", "linear"])
+def test_batch_norm_behind_a_layer_with_weights_is_bounded_with_it(kind: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    if kind == "linear":
+        layer, norm, shape = nn.Linear(6, 5), nn.BatchNorm1d(5), [1, 6]
+    else:
+        side = 6 if kind == "convolution" else 24
+        layer, norm, shape = nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), [1, 2, side, side]
+    layer, norm = layer.double().requires_grad_(False), norm.double().eval().requires_grad_(False)
+    for values in (norm.weight, norm.running_mean, norm.bias):
+        values.copy_(torch.randn(5, generator=g))
+    norm.running_var.copy_(0.1 + torch.rand(5, generator=g))
+    x = torch.zeros(shape, dtype=torch.float64)
+    exact = torch.linalg.svdvals(reference("lmt").matrix(nn.Sequential(layer, norm), shape))[0]
+    bound, apart = feature_bound([layer, norm], x), layer_bound(layer, x) * layer_bound(norm, x)
+    assert exact <= bound <= (1.02 if kind == "large convolution" else 1 + 1e-8) * exact
+    assert apart > 1.05 * bound
+    torch.testing.assert_close(feature_bound([layer, nn.Identity(), norm], x), torch.as_tensor(apart))
+    plain = type(norm)(5).double().eval()
+    found = feature_bound([layer, norm, nn.ReLU(), plain], x)
+    torch.testing.assert_close(found, bound / (1 + 1e-5) ** 0.5)
+
+
+def test_batch_norm_over_another_dimension_than_the_outputs_is_bounded_apart() -> None:
+    layer, norm = nn.Linear(3, 3).double(), nn.BatchNorm1d(3).double().eval()  # [B, 3 positions, 3]
+    with torch.no_grad():
+        norm.running_var.copy_(torch.tensor([0.01, 1, 100]))
+        layer.weight.copy_(torch.diag(torch.tensor([1e-3, 1.0, 10.0])))
+        x = torch.zeros(1, 3, 3, dtype=torch.float64)
+        exact = torch.linalg.svdvals(reference("lmt").matrix(nn.Sequential(layer, norm), x.shape))[0]
+    assert exact <= feature_bound([layer, norm], x) <= 1.01 * exact
+
+
 def test_bounds_of_batch_norm_and_a_residual_sum_are_exact_where_they_can_be() -> None:
     layer = nn.BatchNorm2d(2).double().eval()
     layer.running_var = torch.tensor([4.0, 0.25], dtype=torch.float64)
@@ -192,8 +227,8 @@ def test_bounds_of_batch_norm_and_a_residual_sum_are_exact_where_they_can_be() -
     assert feature_bound([nn.MaxPool2d(2)], x) == 1 and feature_bound([nn.MaxPool2d(3, 2)], x) == 2
 
 
-def test_lmt_trains_residual_networks_with_batch_norm() -> None:
-    method, net = create("lmt(c=0.001)"), residual_net(0)
+def test_lmt_penalises_residual_networks_by_the_bound() -> None:
+    method, net = create("lmt(c=0.001,variant=basic,gate=false,ramp_end=0)"), residual_net(0)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     net = method.build(net.train(), BIG)
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())  # also running statistics
