@@ -1,7 +1,7 @@
-"""What the tests of the networks share: small networks of a name, fresh or trained, and images for them."""
+"""What the tests of the networks share: small networks of a name, fresh or trained, images for them, an attack."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.nets.make import make_net
@@ -48,3 +48,25 @@ def trained(name: str, width: int = 2) -> tuple[Net, Tensor, Tensor]:
     net = net.eval().requires_grad_(False)
     assert (net(x).argmax(1) == y).all()
     return net, x, y
+
+
+def least_gap(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    z: Tensor = net(x)
+    own = z.gather(1, y[:, None])[:, 0]
+    return own - z.scatter(1, y[:, None], -torch.inf).amax(1)
+
+
+def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, steps: int = 20) -> Tensor:
+    """Images within the radii [B] that a few gradient steps find, in float64."""
+    reach = radius[:, None, None, None]
+    delta = torch.zeros_like(x)
+    for _ in range(steps):
+        delta.requires_grad_()
+        (g,) = torch.autograd.grad(least_gap(net, x + delta, y).sum(), delta)
+        if norm == "linf":
+            delta = (delta.detach() - 0.5 * reach * g.sign()).clamp(-reach, reach)
+        else:
+            delta = delta.detach() - 0.5 * reach * F.normalize(g.flatten(1)).view_as(g)
+            length = delta.flatten(1).norm(dim=1)[:, None, None, None]
+            delta = delta * (reach / length).clamp(max=1)
+    return x + delta.detach()

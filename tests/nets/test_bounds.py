@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from net_support import build, images, trained
-from support import a_query
-from torch import Tensor, nn
-from torch.nn import functional as F
+from net_support import attacked, build, images, least_gap, trained
+from support import a_query, reference
+from torch import nn
 
 from marginbench.benchmarks.certificates.crown import crown
 from marginbench.benchmarks.certificates.lipschitz import lipschitz
-from marginbench.methods import Subsample
+from marginbench.methods import Residual, Subsample
 from marginbench.methods.maths.estimate import estimate, keep_vectors
-from marginbench.methods.maths.lipschitz import layer_bound
+from marginbench.methods.maths.lipschitz import feature_bound, flat, layer_bound
 
 
 def test_dropout_does_not_count_in_lipschitz_constants_for_training() -> None:
@@ -21,6 +20,30 @@ def test_dropout_does_not_count_in_lipschitz_constants_for_training() -> None:
         keep_vectors(net, (3, 8, 8))
         found.append(torch.as_tensor(estimate(net.train().body)).item())
     assert found[0] == found[1] > 0
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_the_mean_of_four_pixels_halves_the_constant_of_a_shortcut(size: int) -> None:
+    striding, averaging = build("wrn_16_4_dropout", (3, size, size)), build("wrn_16_4_lmt", (3, size, size))
+    averaging.load_state_dict(dict(zip(averaging.state_dict(), striding.state_dict().values(), strict=True)))
+    shortcuts = []
+    for net in (striding.eval().requires_grad_(False), averaging.eval().requires_grad_(False)):
+        blocks = [module for module in net.modules() if isinstance(module, Residual)]
+        shortcuts.append([block.shortcut for block in blocks if not isinstance(block.shortcut, nn.Identity)])
+    x = torch.rand(2, 3, size, size)
+    assert not torch.allclose(striding(x), averaging(x))  # the twin, without means
+    factors = []
+    for plain, pooled, side in zip(*shortcuts, (size, size, -(-size // 2)), strict=True):
+        inputs = torch.rand(1, next(plain.parameters()).shape[1], side, side)
+        assert plain(inputs).shape == pooled(inputs).shape
+        exact = [
+            torch.linalg.svdvals(reference("lmt").matrix(path.double(), inputs.shape))[0] for path in (plain, pooled)
+        ]
+        bounds = [feature_bound(flat(path), inputs.double()) for path in (plain, pooled)]
+        for bound, value in zip(bounds, exact, strict=True):
+            assert value <= bound <= 1.01 * value
+        factors.append(float(bounds[1] / bounds[0]))
+    assert factors == pytest.approx([1, 0.5, 0.5], rel=1e-2)
 
 
 def test_the_shortcut_keeps_every_second_pixel_and_adds_zeros() -> None:
@@ -40,30 +63,18 @@ def test_the_bound_of_a_fixed_convolution_is_that_of_its_kernel(factor: float) -
     assert float(layer_bound(layer, torch.rand(1, 2, 40, 40))) == pytest.approx(factor, abs=1e-8)
 
 
-def least_gap(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    z = net(x)
-    own = z.gather(1, y[:, None])[:, 0]
-    return own - z.scatter(1, y[:, None], -torch.inf).amax(1)
-
-
-def attacked(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, steps: int = 20) -> Tensor:
-    """Images within the radii [B] that a few gradient steps find, in float64."""
-    reach = radius[:, None, None, None]
-    delta = torch.zeros_like(x)
-    for _ in range(steps):
-        delta.requires_grad_()
-        (g,) = torch.autograd.grad(least_gap(net, x + delta, y).sum(), delta)
-        if norm == "linf":
-            delta = (delta.detach() - 0.5 * reach * g.sign()).clamp(-reach, reach)
-        else:
-            delta = delta.detach() - 0.5 * reach * F.normalize(g.flatten(1)).view_as(g)
-            length = delta.flatten(1).norm(dim=1)[:, None, None, None]
-            delta = delta * (reach / length).clamp(max=1)
-    return x + delta.detach()
-
-
 @pytest.mark.parametrize(
-    "name", ["resnet20", "wrn_16_4", "wrn_16_4_dropout", "preact_resnet18", "vgg16_bn", "lenet5", "lenet5_madry"]
+    "name",
+    [
+        "resnet20",
+        "wrn_16_4",
+        "wrn_16_4_dropout",
+        "wrn_16_4_lmt",
+        "preact_resnet18",
+        "vgg16_bn",
+        "lenet5",
+        "lenet5_madry",
+    ],
 )
 def test_lipschitz_radii_hold(name: str) -> None:
     net, x, y = trained(name)

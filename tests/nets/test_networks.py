@@ -31,6 +31,7 @@ PUBLISHED = {  # parameters with the head: exact for the variants named, rounded
     ("preact_resnet18", RGB, 10): 11_172_170,
     ("wrn_16_4", RGB, 10): 2_748_890,
     ("wrn_16_4_dropout", RGB, 10): 2_748_890,
+    ("wrn_16_4_lmt", RGB, 10): 2_748_890,
     ("wrn_28_4", RGB, 10): 5_849_050,
     ("wrn_28_10", RGB, 10): 36_479_194,
     ("vgg16_bn", RGB, 10): 14_723_136 + 5_130,
