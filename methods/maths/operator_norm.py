@@ -121,16 +121,11 @@ def apply(layer: nn.Linear | nn.Conv2d, v: Tensor) -> Tensor:
     return F.conv2d(v, layer.weight, None, layer.stride, layer.padding)
 
 
-def power_step(layer: nn.Linear | nn.Conv2d, v: Tensor) -> Tensor:
-    """A^T A v / ||A^T A v|| for the linear part A of the layer; v itself where that vanishes. v [1, ...].
+def power_iterate(operator: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    """A^T A v / ||A^T A v|| for a linear map A, given as a function; v itself where that vanishes. v [1, ...].
 
     ||A v|| approaches the norm of A from below: an estimate for training, never for a certificate.
     """
-    return power_iterate(lambda u: apply(layer, u), v)
-
-
-def power_iterate(operator: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-    """The power step of any linear map, given as a function."""
     with torch.enable_grad():
         v = v.detach().requires_grad_()
         half_square = operator(v).square().sum() / 2

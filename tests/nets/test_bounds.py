@@ -18,7 +18,7 @@ def test_dropout_does_not_count_in_lipschitz_constants_for_training() -> None:
     for name in ("wrn_16_4", "wrn_16_4_dropout"):
         net = build(name)
         keep_vectors(net, (3, 8, 8))
-        found.append(torch.as_tensor(estimate(net.train().body)).item())
+        found.append(torch.as_tensor(estimate(net.train().body, {})).item())
     assert found[0] == found[1] > 0
 
 

@@ -34,7 +34,7 @@ def a_suite(name: str = "resnet20") -> Suite:
     [
         *((spec, "resnet20") for spec in rows()),
         ("all_layer_margin(steps=2)", "preact_resnet18"),
-        ("lmt(variant=plus,ramp_end=0.5)", "wrn_16_4_dropout"),
+        ("lmt(ramp_end=0)", "wrn_16_4_lmt"),
     ],
 )
 def test_every_method_trains_a_residual_network(spec: str, name: str) -> None:

@@ -92,6 +92,14 @@ def test_batch_norm_dropout_and_both_optimisers(optimiser: str, precision: str) 
     assert run.replay is not None and run.replay.replayed == STEPS - SETTLED
 
 
+def test_the_variances_of_a_batch_are_those_of_the_replayed_one() -> None:
+    suite = small_suite(epochs=STEPS // 2)
+    suite = suite.model_copy(update={"network": Network(name="wrn_16_4_lmt", width=1)})
+    _, run, wanted, found = both(create("lmt(ramp_end=0)"), suite)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert run.replay is not None and run.replay.replayed == STEPS - SETTLED
+
+
 @pytest.mark.parametrize("row", ["mma", "prune_magnitude", "crown_ibp", "mixup"])
 def test_a_checkpoint_between_replays_changes_nothing(row: str) -> None:
     suite, data = small_suite(epochs=STEPS // 2), small_data()
