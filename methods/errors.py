@@ -1,6 +1,7 @@
 """The exceptions that mean "your input is wrong": the command line prints one line and exits with code 2."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +31,15 @@ def one_line(error: BaseException) -> str:
     """Return `ValueError: the first line of its text` for an error message or a table."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def at_import(error: BaseException) -> str:
+    """The same with the line that raised it: ` (my_module.py, line 12)`, of a module that cannot be imported."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [(file, line) for file, line in frames if line and not file.startswith("<frozen importlib")]
+    if isinstance(error, SyntaxError):  # whose text names it
+        return one_line(error)
+    return f"{one_line(error)} ({own[-1][0]}, line {own[-1][1]})" if own else one_line(error)
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ class Info:
 
     key: str  # the name of the file
     title: str
-    family: str  # the name of the folder
+    family: str  # the name of the folder; of a plug-in, one of the built-in families
     paper: str  # authors, title, venue, arXiv number
     section: str  # where in the paper the objective stands
     year: int
@@ -41,4 +41,5 @@ class Info:
     deviations: tuple[str, ...] = ()  # from the paper, in words
     eager: str = ""  # if a recorded step must not be replayed, why: see Context
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own
+    own_family: bool = False  # a plug-in's family is none of the built-in ones
     contract: int = 1  # the `CONTRACT` of marginbench.methods.method when the file was written

@@ -5,19 +5,17 @@ import importlib.metadata
 import inspect
 import logging
 import pkgutil
-import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from types import ModuleType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-from marginbench.methods.errors import MarginbenchError, one_line, suggest
-from marginbench.methods.facts import Claim, Info
-from marginbench.methods.method import ADDED, CONTRACT, Method
+from marginbench.methods.errors import MarginbenchError, at_import, suggest
+from marginbench.methods.method import Method
 from marginbench.methods.spec import configure, parse_spec
+from marginbench.methods.validation import MATHS, file_of, hook_arguments, validate
 
 ENTRY_POINTS = "marginbench.methods"
-MATHS = "maths"  # the folder that holds no methods
 _methods: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type[Method])
 logger = logging.getLogger(__name__)
@@ -40,13 +38,13 @@ def register(cls: M) -> M:
     Raises:
         MarginbenchError: facts missing, hook misspelt or with wrong arguments, or the key already taken.
     """
-    _validate(cls)
+    validate(cls)
     _adapt(cls)
     for key in (cls.info.key, *cls.info.presets):
         known = _find(key)
-        if known is not None and _file(known) != _file(cls):
+        if known is not None and file_of(known) != file_of(cls):
             raise MarginbenchError(
-                f"{_file(cls)}: the key {key!r} is already taken by {_file(known)}: choose another Info.key"
+                f"{file_of(cls)}: the key {key!r} is already taken by {file_of(known)}: choose another Info.key"
             )
     _methods[cls.info.key] = cls
     return cls
@@ -130,7 +128,7 @@ def load_installed(group: str, add: Callable[[Any], object]) -> list[str]:
             add(entry.load())
         except (Exception, SystemExit) as error:  # a fault of another package must not stop those who do not use it
             package = entry.dist.name if entry.dist else "of unknown name"
-            reason = str(error) if isinstance(error, MarginbenchError) else one_line(error)
+            reason = str(error) if isinstance(error, MarginbenchError) else at_import(error)
             logger.warning("plug-in %s of package %s is disabled: %s", entry.value, package, reason)
             _restore(before)
             failed.append(entry.module)
@@ -142,15 +140,6 @@ def _restore(methods: dict[str, type[Method]]) -> None:
     _methods.update(methods)
 
 
-def hook_arguments(contract: int) -> dict[str, list[str]]:
-    """The hooks and their arguments under a contract."""
-    return {
-        name: [key for key in inspect.signature(hook).parameters if ADDED.get((name, key), 1) <= contract]
-        for name, hook in vars(Method).items()
-        if inspect.isfunction(hook) and not name.startswith("_")
-    }
-
-
 @cache
 def _scan() -> None:
     package = importlib.import_module("marginbench.methods")
@@ -160,7 +149,7 @@ def _scan() -> None:
             for cls in load_methods(importlib.import_module(found.name)):
                 if (cls.info.family, cls.info.key) != (family, stem):
                     raise MarginbenchError(
-                        f"{_file(cls)}: folder and file name say {family}/{stem},"
+                        f"{file_of(cls)}: folder and file name say {family}/{stem},"
                         f" Info says {cls.info.family}/{cls.info.key}"
                     )
     load_installed(ENTRY_POINTS, _register_target)
@@ -189,48 +178,3 @@ def _dropping(hook: Callable[..., Any], newest: inspect.Signature, known: list[s
 
     vars(adapted)["adapted"] = True  # a class may be registered again
     return adapted
-
-
-def _validate(cls: type[Method]) -> None:
-    if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise MarginbenchError(f"{cls!r} is not a subclass of marginbench.methods.Method")
-    where = f"{_file(cls)}, class {cls.__name__}"
-    if not isinstance(getattr(cls, "info", None), Info):
-        raise MarginbenchError(f"{where}: set `info: ClassVar[Info] = Info(key=..., title=..., ...)`")
-    if not cls.__doc__:
-        raise MarginbenchError(f"{where}: the docstring must give the objective, with shapes")
-    _validate_hooks(cls, where)
-    for name, field in cls.model_fields.items():
-        extra = field.json_schema_extra
-        if not isinstance(extra, dict) or "unit" not in extra or field.is_required():
-            raise MarginbenchError(f"{where}: declare {name!r} with param(default, doc, unit=, source=, search=)")
-    for claim in cls.info.claims:
-        if claim not in get_args(Claim):
-            raise MarginbenchError(f"{where}: unknown claim {claim!r}: {suggest(claim, get_args(Claim))}")
-    for fields in (*cls.info.presets.values(), {} if isinstance(cls.info.neutral, str) else cls.info.neutral):
-        configure(cls, dict(fields))
-
-
-def _validate_hooks(cls: type[Method], where: str) -> None:
-    contract = cls.info.contract
-    if not 1 <= contract <= CONTRACT:
-        raise MarginbenchError(
-            f"{where}: written for contract {contract}, this version of marginbench has {CONTRACT}: update marginbench,"
-            " or set Info.contract to the one that the hooks follow"
-        )
-    hooks = hook_arguments(contract)
-    for name, value in vars(cls).items():
-        if name.startswith(("_", "model_")) or not inspect.isfunction(value):
-            continue
-        if name not in hooks:
-            raise MarginbenchError(f"{where}: {name!r} is not a hook ({suggest(name, hooks)}); helpers start with _")
-        arguments = list(inspect.signature(value).parameters)
-        if arguments != hooks[name]:
-            raise MarginbenchError(
-                f"{where}: {name}({', '.join(arguments)}) should be {name}({', '.join(hooks[name])})"
-            )
-
-
-def _file(cls: type[Method]) -> str:
-    module = sys.modules.get(cls.__module__)
-    return str(getattr(module, "__file__", None) or cls.__module__)

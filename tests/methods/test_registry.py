@@ -1,6 +1,7 @@
 """Specs, discovery and plug-ins: what is wrong is named, with what would be right."""
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.plugins import forget_plugins, load_installed_plugins, load_plugin, loaded_files
 from marginbench.benchmarks.registry import REGISTRIES, Registry
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import Loss, MarginbenchError, Method, create, get, names, rows, spec_of
+from marginbench.methods import Loss, MarginbenchError, Method, create, get, names, rows, spec_of, validation
 from marginbench.methods import registry as registry_module
 from marginbench.methods.errors import one_line
 from marginbench.methods.spec import split_specs
@@ -107,6 +108,7 @@ def test_a_preset_is_a_named_spec(tmp_path: Path) -> None:
         load_plugin(tmp_path / "other.py")
 
 
+FIELD = "    w: {} = param({}, 'd', unit='1', source='s', search=(0.5,), le=1)\n"
 BROKEN = {
     "syntax error": ("def f(:\n", "line 1"),
     "no method": (
@@ -122,13 +124,16 @@ BROKEN = {
     "misspelt hook": ("    def los(self, net, batch, ctx):\n        pass\n", "did you mean 'loss'"),
     "wrong arguments": ("    def loss(self, net, batch):\n        pass\n", "should be loss(self, net, batch, ctx)"),
     "bare field": ("    weight: float = 1.0\n", "declare 'weight' with param"),
+    "default out of range": (FIELD.format("float", "5.0"), "class A: the default 5.0 of w: input should be less than"),
+    "default of another type": (FIELD.format("float", "'a'"), "class A: the default 'a' of w: input should be a valid"),
+    "limit of another type": (FIELD.format("str", "'a'"), "class A: the default 'a' of w: unable to apply"),
 }
 HEAD = """
 from typing import ClassVar
 from marginbench.methods import Info, Method, param
 class A(Method):
     'L = CE'
-    info: ClassVar[Info] = Info(key="KEY", title="t", family="f", paper="p", section="s", year=1, neutral={})
+    info: ClassVar[Info] = Info(key="KEY", title="t", family="baselines", paper="p", section="s", year=1, neutral={})
 """
 
 
@@ -141,6 +146,38 @@ def test_broken_plugin_is_named_with_its_fault(tmp_path: Path, case: str) -> Non
         load_plugin(path)
     assert str(path) in str(error.value)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+FACTS = {
+    'year="2026"': "Info.year='2026': input should be a valid integer",
+    "year=True": "Info.year=True: input should be a valid integer",
+    "key=7": "Info.key=7: input should be a valid string",
+    'family="baseline"': "unknown family 'baseline': did you mean 'baselines'? known: augmentation, baselines, cert",
+    'claims=("acuracy",)': "unknown claim 'acuracy': did you mean 'accuracy'?",
+    'claims="accuracy"': "Info.claims='accuracy': input should be a valid tuple",
+    'needs=frozenset({"indx"})': "unknown need 'indx': did you mean 'index'?",
+    'deviations="none"': "Info.deviations='none': input should be a valid tuple",
+    'neutral={"w": 1.0}': "Info.neutral: method 'facts' has no field 'w'",
+    'presets={"heavy": {"w": 1.0}}': "preset 'heavy': method 'facts' has no field 'w'",
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_wrong_fact_is_named_with_class_and_file(tmp_path: Path, fact: str) -> None:
+    path = tmp_path / "facts.py"
+    name = fact.partition("=")[0]
+    head = re.sub(rf", {name}=[^,)]+|(?<=Info\(){name}=[^,)]+, ", "", HEAD.replace("KEY", "facts"))
+    path.write_text(head.replace("Info(", f"Info({fact}, ", 1))
+    with pytest.raises(MarginbenchError) as error:
+        load_plugin(path)
+    assert str(error.value).startswith(f"{path}, class A") and FACTS[fact] in str(error.value)
+
+
+def test_a_plugin_may_bring_a_family_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD.replace("KEY", "mine").replace('"baselines"', '"ensembles", own_family=True'))
+    load_plugin(path)
+    assert create("mine").info.family == "ensembles"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +216,7 @@ def test_plugin_must_not_take_a_key(tmp_path: Path) -> None:
 def test_a_file_dropped_into_a_family_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import marginbench.methods.output_margin as family
 
-    (tmp_path / "dropped.py").write_text(HEAD.replace("KEY", "dropped").replace('family="f"', 'family="output_margin"'))
+    (tmp_path / "dropped.py").write_text(HEAD.replace("KEY", "dropped").replace('"baselines"', '"output_margin"'))
     monkeypatch.setattr(registry_module, "_methods", {})
     monkeypatch.setattr(family, "__path__", [*family.__path__, str(tmp_path)])
     registry_module._scan.cache_clear()
@@ -261,7 +298,12 @@ def test_a_broken_entry_point_is_a_warning_and_disables_itself_alone(
     for text, package, word in zip(
         warnings,
         ("broken", "empty", "greedy", "halfway"),
-        ("no_such_module", "no subclass", "'arcface' is already", "division by zero"),
+        (
+            "no_such_module' (" + str(tmp_path / "broken_package.py") + ", line 1)",
+            "no subclass",
+            "'arcface' is already",
+            "division by zero (" + str(tmp_path / "halfway_package.py") + ", line 4)",
+        ),
         strict=True,
     ):
         assert f"of package {package}_package is disabled" in text and word in text
@@ -301,8 +343,8 @@ def second_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     old = Method.loss
     monkeypatch.setattr(Method, "loss", loss)
     monkeypatch.setattr(Method, "update", update)
-    monkeypatch.setattr(registry_module, "CONTRACT", 2)
-    monkeypatch.setattr(registry_module, "ADDED", {("loss", "stage"): 2})
+    monkeypatch.setattr(validation, "CONTRACT", 2)
+    monkeypatch.setattr(validation, "ADDED", {("loss", "stage"): 2})
 
 
 OLD = """    def loss(self, net, batch, ctx):

@@ -137,7 +137,7 @@ class Twice(Method):
     """Twice the cross-entropy of logits [B, K] and labels [B]."""
 
     info: ClassVar[Info] = Info(
-        key="twice", title="Twice", family="mine", paper="-", section="-", year=2026, neutral="it is never ce"
+        key="twice", title="Twice", family="baselines", paper="-", section="-", year=2026, neutral="it is never ce"
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
