@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, Radii
 from marginbench.methods.errors import suggest
+from marginbench.methods.hooks import HookError, place_of, returned
 
 Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
 """A method's certificate of its own networks, for images [B, C, H, W]: see `Method.certify`."""
@@ -58,9 +59,18 @@ class Answer:
 
 
 def ask(certify: Certify, net: Net, x: Tensor, norm: Norm) -> Answer:
-    """The answer of a method's own certificate."""
+    """The answer of a method's own certificate.
+
+    Raises:
+        HookError: it returned something else, or not one radius for each image.
+    """
     found = certify(net, x, norm)
-    return Answer(reason=found.reason) if isinstance(found, NotApplicable) else Answer(lower=found.radius)
+    if isinstance(found, NotApplicable):
+        return Answer(reason=found.reason)
+    radius = returned(certify, found, Radii, "end it with `return Radii(radius)`, or NotApplicable(reason)").radius
+    if len(radius) != len(x):
+        raise HookError(place_of(certify), f"gave {len(radius)} radii for {len(x)} images")
+    return Answer(lower=radius)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ cross-entropy. The benchmark owns data, network, optimiser, schedule and seeds.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods.context import Context, Task
+from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.facts import Info, Norm
+from marginbench.methods.hooks import HookError, in_words, place_of, returned
 from marginbench.methods.net import Net
 
 CONTRACT = 1
@@ -51,8 +53,14 @@ class Batch:
 class Loss:
     """The scalar to minimise, with its named terms for the training log."""
 
-    total: Tensor
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    total: Tensor  # [] float, attached to the weights
+    parts: Mapping[str, Tensor] = field(default_factory=dict)  # each [] float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.total, Tensor) or self.total.dim():
+            raise MarginbenchError(f"Loss.total is {in_words(self.total)}: it must be a scalar tensor, as of .mean()")
+        if not isinstance(self.parts, Mapping):
+            raise MarginbenchError(f"Loss.parts is {in_words(self.parts)}: it must be a dict of names and scalars")
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,10 @@ class Radii:
     """Certified radii: within `radius` of x the predicted class cannot change."""
 
     radius: Tensor  # [B] float, in pixels of [0, 1]; 0 where nothing is certified
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.radius, Tensor) or self.radius.dim() != 1 or not self.radius.is_floating_point():
+            raise MarginbenchError(f"Radii.radius is {in_words(self.radius)}: it must be a tensor [B] of floats")
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,11 @@ class Method(BaseModel):
 
     info: ClassVar[Info]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(
+            f"self.{name} = {in_words(value)}: a method holds no state: keep it in a buffer of the net, or in ctx.table"
+        )
+
     def build(self, net: Net, task: Task) -> Net:
         """Change the fresh network: replace `net.head`, wrap layers, register buffers for state."""
         return net
@@ -136,7 +153,9 @@ class Method(BaseModel):
     def update(self, net: Net, batch: Batch, ctx: Context, optimiser: torch.optim.Optimizer) -> Loss:
         """One optimiser step. Override only for two-step methods, and declare the need `own_update`."""
         optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(net, batch, ctx)
+        loss = returned(self.loss, self.loss(net, batch, ctx), Loss, "end it with `return Loss(total)`")
+        if not loss.total.requires_grad:
+            raise HookError(place_of(self.loss), "its total depends on no weight: no `detach`, `item` or `no_grad`")
         loss.total.backward()
         optimiser.step()
         return loss

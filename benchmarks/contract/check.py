@@ -3,7 +3,7 @@
 import importlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,8 @@ from marginbench.benchmarks.contract import loss_checks, run_checks
 from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.methods import MarginbenchError, Method, create, spec_of
+from marginbench.methods.blame import blamed, fault
+from marginbench.methods.hooks import HookError
 
 CHECKS = {function.__name__: function for function in (*loss_checks.CHECKS, *run_checks.CHECKS)}
 
@@ -23,6 +25,7 @@ class Result:
     name: str
     status: Literal["passed", "failed", "skipped"]
     reason: str = ""
+    fault: str = ""  # which error of which line of a hook, if it was that
 
     def line(self) -> str:
         return f"{self.status:<8} {self.name:<24} {self.reason}".rstrip()
@@ -37,7 +40,9 @@ def run_check(name: str, method: Method) -> Result:
     except CheckFailedError as reason:
         return Result(name, "failed", str(reason))
     except Exception as error:  # the method under test may raise anything
-        return Result(name, "failed", f"raised {type(error).__name__}: {error}")
+        place = blamed(error)
+        reason = fault(error) if isinstance(error, HookError) else f"raised {fault(error)}"
+        return Result(name, "failed", reason, "" if place is None else f"{type(error).__name__} at {place}")
     return Result(name, "passed")
 
 
@@ -83,6 +88,12 @@ def methods_of(target: Method | str | Path) -> list[Method]:
 
 
 def check(method: Method) -> Iterator[Result]:
-    """Run every check on one configured method, one after the other."""
+    """Run every check on one configured method, one after the other. What fails in one place is told once."""
+    told: dict[str, str] = {}  # the check that told it, by fault
     for name in CHECKS:
-        yield run_check(name, method)
+        result = run_check(name, method)
+        if result.fault in told:
+            result = replace(result, reason=f"as {told[result.fault]}, see above")
+        elif result.fault:
+            told[result.fault] = name
+        yield result

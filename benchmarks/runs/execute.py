@@ -30,6 +30,7 @@ from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.loop import DivergedError, train
 from marginbench.methods import MarginbenchError, Net, predicted_class, spec_of
+from marginbench.methods.blame import blamed, fault
 from marginbench.methods.errors import one_line
 
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
@@ -212,6 +213,8 @@ def _reason(failure: Exception) -> str:
     """One line: what was raised, and where."""
     if isinstance(failure, DivergedError | DeadlineError):
         return f"{type(failure).__name__.removesuffix('Error').lower()}: {failure}"
+    if blamed(failure) is not None:
+        return fault(failure)
     frames = [f for f in traceback.extract_tb(failure.__traceback__) if "site-packages" not in f.filename]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{one_line(failure)}{where}"

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,10 @@ from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser, replayable
 from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
-from marginbench.methods import Batch, Context, Method, Net, spec_of
+from marginbench.benchmarks.training.untouched import untouched
+from marginbench.methods import Batch, Context, Loss, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
+from marginbench.methods.hooks import returned
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,9 @@ class Run:
                 mean,
                 std,
             )
-            self.net = method.build(net, task).to(device).train()
+            with untouched(method.build):
+                built = returned(method.build, method.build(net, task), Net, "end it with `return net`")
+            self.net = built.to(device).train()
         self.passes = PassCounter(self.net)
         self.batch_size = min(suite.training.batch_size, len(self.split))
         self.steps_per_epoch = len(self.split) // self.batch_size
@@ -101,11 +105,20 @@ class Run:
         self._augment_stream = seeds.generator("cpu", draws, "augment", repetition)  # the same for every method
         self._order = torch.empty(0)
         self._order_epoch = -1
+        self._watched = False  # this step: whether hooks leave alone what they must
 
     def step(self) -> Tensor:
-        """One optimiser step; returns the loss, still on the device, and valid until the next step."""
+        """One optimiser step; returns the loss, still on the device, and valid until the next step.
+
+        The first of each epoch is watched, see `untouched`; of steps that may be recorded, the very first alone.
+
+        Raises:
+            HookError: a hook did what it must not.
+        """
         self._set_rates()
+        epoch = self._order_epoch
         batch = self._batch()
+        self._watched = self._order_epoch != epoch and (self.replay is None or epoch < 0)
         loss = self._do(batch) if self.replay is None else self.replay(self._do, batch)
         self.ctx.step += 1
         return loss
@@ -119,13 +132,19 @@ class Run:
 
     def _do(self, batch: Batch) -> Tensor:
         """The part of a step that is recorded: it does not depend on where training stands."""
-        bf16 = self.suite.training.precision == "bf16"
+        method, bf16 = self.method, self.suite.training.precision == "bf16"
         with torch.autocast(self.ctx.device.type, torch.bfloat16, enabled=bf16):
-            batch = self.method.augment(batch, self.ctx)
-            loss = self.method.update(self.net, batch, self.ctx, self.optimiser)
-        with torch.no_grad():
-            self.method.after_step(self.net, self.ctx)
+            with self._watching(method.augment, batch):
+                batch = returned(method.augment, method.augment(batch, self.ctx), Batch, "as in replace(batch, x=x)")
+            with self._watching(method.loss if type(method).update is Method.update else method.update, batch):
+                loss = method.update(self.net, batch, self.ctx, self.optimiser)
+                loss = returned(method.update, loss, Loss, "end it with `return Loss(total)`")
+        with torch.no_grad(), self._watching(method.after_step):
+            method.after_step(self.net, self.ctx)
         return loss.total.detach()
+
+    def _watching(self, hook: Callable[..., Any], batch: Batch | None = None) -> AbstractContextManager[None]:
+        return untouched(hook, self.net, batch) if self._watched else nullcontext()
 
     def _batch(self) -> Batch:
         epoch, position = divmod(self.ctx.step, self.steps_per_epoch)
@@ -190,6 +209,7 @@ def train(
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
         DeadlineError: it took too long; it can continue from the checkpoint.
+        HookError: a hook did what it must not.
     """
     run = Run(method, suite, data, repetition, eager=eager)
     checkpoint, deadline = checkpoint or Checkpoint(), deadline or Deadline()
@@ -215,7 +235,9 @@ def train(
         if checkpoint.exists:  # the evaluation may be interrupted, too
             checkpoint.save(_progress(run, losses, total, seconds))
         run.optimiser.zero_grad(set_to_none=True)
-        net = run.method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
+        with untouched(method.finish):
+            net = method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
+        net = returned(method.finish, net, Net, "end it with `return net`")
     if run.replay is not None and run.replay.obstacle:
         log.warning("%s: steps were not replayed: %s", spec_of(method), run.replay.obstacle)
     seen = run.ctx.steps * run.batch_size

@@ -8,6 +8,7 @@ import torch
 
 from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import MarginbenchError, Method, Net
+from marginbench.methods.hooks import HookError, in_words, place_of, returned
 
 WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
 
@@ -25,6 +26,7 @@ def make_optimiser(method: Method, settings: Training, net: Net, replayed: bool 
 
     Raises:
         MarginbenchError: torch's class refuses these parameters.
+        HookError: the method gives no groups.
     """
     how: dict[str, Any] = {}
     if settings.optimiser == "adam":
@@ -33,8 +35,12 @@ def make_optimiser(method: Method, settings: Training, net: Net, replayed: bool 
         how["fused"] = replayed or None
     if "capturable" in _arguments(settings):
         how["capturable"] = replayed and next(net.parameters()).is_cuda
+    groups = returned(method.param_groups, method.param_groups(net), list, "a list of dicts as torch.optim takes them")
+    if any(not isinstance(group, dict) or "params" not in group for group in groups):
+        came = ", ".join(map(in_words, groups))
+        raise HookError(place_of(method.param_groups), f"returned a list of {came}, needed dicts with the key 'params'")
     try:
-        return settings.optimiser_class(method.param_groups(net), **settings.optimiser_arguments, **how)
+        return settings.optimiser_class(groups, **settings.optimiser_arguments, **how)
     except (TypeError, ValueError) as error:
         raise MarginbenchError(f"training.optimiser={settings.optimiser!r}: {error}") from None
 
