@@ -142,6 +142,7 @@ def evaluate(
             certify,
         )
         facts.deadline.check("before doubts")
+        facts.deadline.enter("in doubts")
         start = time.perf_counter()
         for key, seen in recheck(evidence).items():
             facts.add(key, **seen)
@@ -198,6 +199,7 @@ class _Facts:
             self.recalled += found.facts.get("seconds", 0.0)
         else:
             self.deadline.check(f"before {name}")
+            self.deadline.enter(f"in {name}")
             start = time.perf_counter()
             found = estimate()
             if "not_applicable" not in found.facts:  # a reason may be gone when the run is resumed

@@ -1,7 +1,12 @@
-"""How long a run may take."""
+"""How long a run may take, and what stops one that does not look at the clock."""
 
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class DeadlineError(RuntimeError):
@@ -13,12 +18,18 @@ class Deadline:
     """Seconds that one run may take, counted from now; unlimited by default."""
 
     seconds: float | None = None
+    tell: Callable[[str], None] | None = None  # is told where the run is: who stops it from outside says so
     began: float = field(default_factory=time.monotonic)
     stopped: bool = False  # a check found that the time was up
 
     @property
     def over(self) -> bool:
         return self.seconds is not None and time.monotonic() - self.began > self.seconds
+
+    def enter(self, where: str) -> None:
+        """Note what begins now, as in "in epoch 3"."""
+        if self.tell is not None:
+            self.tell(where)
 
     def check(self, where: str) -> None:
         """Stop the run if its time is up; `where` says how far it got, as in "in epoch 3".
@@ -29,3 +40,34 @@ class Deadline:
         if self.over:
             self.stopped = True
             raise DeadlineError(f"its {self.seconds:g} s were over {where}")
+
+
+def patience(seconds: float) -> float:
+    """The seconds after which a run of this limit is taken to hang: it looks at the clock between two steps only."""
+    return 1.1 * seconds + 10.0
+
+
+@contextmanager
+def alarm(seconds: float | None, where: str) -> Iterator[None]:
+    """A block that is interrupted after so many seconds; None: never.
+
+    Python code alone can be interrupted, on the main thread alone, and not on Windows.
+
+    Raises:
+        DeadlineError: the time is up.
+    """
+    can = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+    if seconds is None or not can:
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise DeadlineError(f"{seconds:g} s were over {where}")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

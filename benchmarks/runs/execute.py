@@ -56,8 +56,11 @@ class Job:
         return chosen and record.finished <= self.began
 
 
-def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
+def execute(cell: Cell, job: Job, data: Dataset, tell: Callable[[str], None] | None = None) -> Record | None:
     """Train and evaluate one cell and write its record, whatever happens to the method.
+
+    Args:
+        tell: see `Deadline`.
 
     Returns:
         The record, possibly another process's; None while another process holds the run.
@@ -69,18 +72,34 @@ def execute(cell: Cell, job: Job, data: Dataset) -> Record | None:
         if (record := finished(path, job)) is not None:
             return record
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.options.checkpoint_every)
-        deadline = Deadline(job.options.deadline)
+        deadline = Deadline(job.options.deadline, tell)
         partial = Partial(job.runs / f"{cell.id}.partial")
-        entry = Entry(cell.identity, spec_of(cell.method), about_of(cell.method))
         with limited(job.memory):
             record = record_run(
-                lambda: _run(cell, job, data, checkpoint, deadline, partial), entry, job.suite, data, job.runs
+                lambda: _run(cell, job, data, checkpoint, deadline, partial), entry_of(cell), job.suite, data, job.runs
             )
         if not deadline.stopped:  # with more time such a run resumes; one that failed otherwise starts again
             checkpoint.remove()
         if record.status == "done":
             partial.remove()
         return record
+
+
+def give_up(cell: Cell, job: Job, data: Dataset, reason: DeadlineError) -> Record | None:
+    """Write the record of a run that was stopped from outside. Its checkpoint stays.
+
+    Returns:
+        as `execute`: the record that it had just written itself, if it had.
+    """
+
+    def stopped() -> Results:
+        raise reason
+
+    with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
+        if not got:
+            return None
+        record = finished(job.runs / f"{cell.id}.json", job)
+        return record or record_run(stopped, entry_of(cell), job.suite, data, job.runs)
 
 
 def finished(path: Path, job: Job) -> Record | None:
@@ -107,6 +126,10 @@ class Entry:
     identity: Identity  # the record's id is its hash
     row: str  # name of its row in the tables
     about: About  # what the tables say of it
+
+
+def entry_of(cell: Cell) -> Entry:
+    return Entry(cell.identity, spec_of(cell.method), about_of(cell.method))
 
 
 def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dataset, folder: Path) -> Record:

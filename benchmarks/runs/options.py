@@ -116,7 +116,9 @@ class RunOptions:
         None, "Do every N-th run from the I-th on: one share of N machines.", str | None, metavar="I/N"
     )
     scheduler: str | None = _field(None, "Use the workers of this Dask cluster.", str | None, metavar="ADDRESS|FILE")
-    deadline: float | None = _field(None, "A run that takes longer counts as failed.", float | None, metavar="SECONDS")
+    deadline: float | None = _field(
+        None, "A run that takes longer counts as failed; one that hangs is killed.", float | None, metavar="SECONDS"
+    )
     checkpoint_every: float = _field(
         300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
     )

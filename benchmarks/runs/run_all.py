@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from marginbench.benchmarks.certificates.scan import install_advice
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.budget import parse_size
+from marginbench.benchmarks.machine.deadline import alarm, patience
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plugins import load_plugin
@@ -24,7 +25,7 @@ from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
-from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
+from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.methods import spec_of
@@ -87,11 +88,13 @@ def prepare(options: RunOptions) -> Work:
     Raises:
         MarginbenchError: wrong input.
     """
-    for path in options.plugin:
-        load_plugin(path)
-    of_suite, of_methods = split_settings(options.set)
-    suite = derive(load_suite(str(options.suite)), of_suite)
-    methods = choose_methods(options.methods, suite, of_methods)
+    patient = None if options.deadline is None else patience(options.deadline)
+    with alarm(patient, "while plug-ins were imported"):
+        for path in options.plugin:
+            load_plugin(path)
+        of_suite, of_methods = split_settings(options.set)
+        suite = derive(load_suite(str(options.suite)), of_suite)
+        methods = choose_methods(options.methods, suite, of_methods)
     repetitions = range(options.seeds or suite.seeds)
     take_shard([], options.shard)  # complains before data are loaded
     device = resolve_device(options.device)
@@ -174,13 +177,21 @@ def count_workers(work: Work) -> int:
 
 def _records(options: RunOptions, work: Work, workers: int) -> Iterable[Record | None]:
     """Do the runs, in this process or others."""
-    if options.scheduler is None and workers == 1:
+    if options.scheduler is None and workers == 1 and not _watched(options, work):
         return run_here(work.todo, work.job, work.data)
     if options.scheduler is None:
-        return run_in_workers(work.todo, work.job, work.device, workers)
+        return run_in_workers(work.todo, work.job, work.data, workers)
     from marginbench.benchmarks.runs.cluster import on_cluster
 
     return on_cluster(work.todo, work.job, options.scheduler)
+
+
+def _watched(options: RunOptions, work: Work) -> bool:
+    """Whether runs are done in another process, so that one that hangs can be killed."""
+    if options.deadline is not None and not seen_elsewhere(work.todo):
+        log.warning("a run that hangs is not stopped: other processes cannot see what was defined in this session")
+        return False
+    return options.deadline is not None
 
 
 def _tables(work: Work) -> tuple[pd.DataFrame, list[Path], list[Record]]:

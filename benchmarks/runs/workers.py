@@ -1,31 +1,30 @@
 """Where the cells of a plan run: in this process, or in worker processes of one machine."""
 
-import multiprocessing
-import os
-import signal
+import importlib.metadata
 import sys
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from marginbench.benchmarks.data.dataset import Dataset, data_folder
+from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.budget import available
-from marginbench.benchmarks.machine.device import CORES, cores, keep_freed_memory
+from marginbench.benchmarks.machine.deadline import DeadlineError
+from marginbench.benchmarks.machine.device import cores, keep_freed_memory
 from marginbench.benchmarks.plugins import loaded_files
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.runs.execute import Job, execute
-from marginbench.benchmarks.runs.forks import forking, workers_context
+from marginbench.benchmarks.registry import REGISTRIES
+from marginbench.benchmarks.runs.execute import Job, execute, give_up
+from marginbench.benchmarks.runs.forks import forking
 from marginbench.benchmarks.runs.plan import Cell
-from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
+from marginbench.benchmarks.runs.worker import STARTING, Message, Setup, Worker
 from marginbench.benchmarks.training.loop import warm_up
-from marginbench.methods.errors import MarginbenchError, ParameterError, one_line
-from marginbench.methods.userfile import USER_MODULE
+from marginbench.methods.errors import MarginbenchError, ParameterError
+from marginbench.methods.registry import ENTRY_POINTS
+from marginbench.methods.userfile import BUILT_IN, USER_MODULE
 
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
 WORTHWHILE = 4  # cells per worker below which it takes longer to start workers than they save, unless they are forks
@@ -53,35 +52,86 @@ def run_here(cells: Sequence[Cell], job: Job, data: Dataset) -> Iterator[Record 
         yield execute(cell, job, data)
 
 
-def run_in_workers(cells: Sequence[Cell], job: Job, device: torch.device, jobs: int) -> Iterator[Record | None]:
+def run_in_workers(cells: Sequence[Cell], job: Job, data: Dataset, jobs: int) -> Iterator[Record | None]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
     Workers are told method and repetition by name, load data and plug-ins themselves, and write the records. Each
-    keeps to its own cores, and to its share of the memory, of a GPU too.
+    keeps to its own cores, and to its share of the memory, of a GPU too. One that hangs beyond the deadline is killed:
+    its run has failed, and another worker takes its place.
 
     Raises:
         ParameterError: a method that other processes cannot see, or a worker was killed.
         MarginbenchError: a worker cannot load what it needs.
     """
-    context = workers_context(device.type)
-    job = replace(job, memory=(available() if job.memory is None else job.memory) // jobs)
-    setup = (job, plugin_files(cells), device, jobs, context.Value("i", 0))
-    with ProcessPoolExecutor(jobs, context, _start, setup) as pool:
-        futures = [pool.submit(_work, order(cell)) for cell in cells]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise ParameterError(
-                "jobs",
-                jobs,
-                "a worker process was killed, perhaps because memory ran out: finished runs are kept; run the same"
-                " command again for the rest, with fewer workers or a smaller memory if that is short",
-            ) from None
-        finally:  # interrupted: do not wait for the runs in progress
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.terminate()
+    if jobs > 1:
+        job = replace(job, memory=(available() if job.memory is None else job.memory) // jobs)
+    files, threads = plugin_files(cells), torch.get_num_threads()
+    setups = [Setup(job, files, data.train.device, place, jobs, threads) for place in range(jobs)]
+    todo, crew = deque(cells), []
+    try:
+        crew = [Worker(setup) for setup in setups]
+        while todo or any(worker.cell for worker in crew):
+            for worker in [*crew]:
+                if worker.left == 0.0 and not worker.link.poll():
+                    crew.remove(worker)
+                    yield from _stop(worker, job, data)
+                    crew += [Worker(worker.setup)] if todo else []
+                elif worker.ready and worker.cell is None and todo:
+                    worker.give(todo.popleft())
+            waiting = [worker for worker in crew if worker.cell is not None or not worker.ready]
+            limits = [worker.left for worker in waiting if worker.left is not None]
+            heard = wait([worker.link for worker in waiting], min(limits, default=None))
+            for worker in waiting:
+                if worker.link in heard:
+                    yield from _hear(worker, jobs)
+    finally:  # interrupted: do not wait for the runs in progress
+        for worker in crew:
+            worker.end()
+
+
+def _hear(worker: Worker, jobs: int) -> Iterator[Record | None]:
+    try:
+        message: Message = worker.link.recv()
+    except (EOFError, OSError):
+        raise ParameterError(
+            "jobs",
+            jobs,
+            "a worker process was killed, perhaps because memory ran out: finished runs are kept; run the same"
+            " command again for the rest, with fewer workers or a smaller memory if that is short",
+        ) from None
+    if message.kind == "error":
+        raise message.value
+    if message.kind == "at":
+        worker.where = message.value
+        return
+    worker.ready, worker.cell = True, None
+    if message.kind == "record":
+        yield message.value
+
+
+def _stop(worker: Worker, job: Job, data: Dataset) -> Iterator[Record | None]:
+    """End a worker that hangs, and record that its run has failed.
+
+    Raises:
+        MarginbenchError: it hangs before its first run.
+    """
+    stands = worker.stands()
+    worker.end()
+    at = f" ({stands})" if stands else ""
+    if worker.cell is None:
+        raise MarginbenchError(f"a worker process cannot get ready: {STARTING:g} s were over{at}")
+    seconds = job.options.deadline
+    yield give_up(worker.cell, job, data, DeadlineError(f"its {seconds:g} s were over {worker.where}, and it hung{at}"))
+
+
+def seen_elsewhere(cells: Sequence[Cell]) -> bool:
+    """Whether another process finds what the cells name: not if it was defined in this session."""
+    modules = {type(cell.method).__module__ for cell in cells}
+    packages = {entry.module.partition(".")[0] for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    known = all(
+        module.startswith((BUILT_IN, USER_MODULE)) or module.partition(".")[0] in packages for module in modules
+    )
+    return known and not any(registry.added_by("__main__") for registry in REGISTRIES)
 
 
 def plugin_files(cells: Sequence[Cell]) -> tuple[Path, ...]:
@@ -102,59 +152,3 @@ def plugin_files(cells: Sequence[Cell]) -> tuple[Path, ...]:
         if cls.__module__.startswith(USER_MODULE):
             files.append(Path(str(sys.modules[cls.__module__].__file__)))
     return tuple(dict.fromkeys(files))
-
-
-_workplaces: list[Workplace | Exception] = []  # of this process: one, once it has started, or why it could not
-
-
-def _start(job: Job, plugins: Sequence[Path], device: torch.device, jobs: int, started: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends the workers
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    with started.get_lock():
-        place = started.value
-        started.value += 1
-    data_dir = data_folder(job.options.data_dir)
-    try:
-        _workplaces.append(get_ready(job, plugins, _settle(place, jobs, device), data_dir))
-    except Exception as error:  # raised here, it would end the pool without a word of it
-        _workplaces.append(error)
-
-
-def _work(order: Order) -> Record | None:
-    (place,) = _workplaces
-    if isinstance(place, Exception):
-        reason = str(place) if isinstance(place, MarginbenchError) else one_line(place)
-        raise MarginbenchError(f"a worker process cannot get ready: {reason}") from place
-    return place.work(order)
-
-
-def _settle(place: int, jobs: int, device: torch.device) -> torch.device:
-    """Keep to the own cores, and to one GPU of those there are, or a share of its memory."""
-    mine = share_of(CORES, place, jobs)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, mine)
-    torch.set_num_threads(len(mine))
-    if device.type == "cuda":
-        gpus = torch.cuda.device_count()
-        device = torch.device("cuda", place % gpus)
-        torch.cuda.set_device(device)
-        sharing = -(-jobs // gpus)
-        if sharing > 1:  # each process also holds half a gigabyte that does not count
-            torch.cuda.set_per_process_memory_fraction(0.9 / sharing, device)
-    return device
-
-
-def share_of(all_cores: list[int], place: int, jobs: int) -> list[int]:
-    """The cores of worker `place` of `jobs`: as many as the others have, or one in turn where there are too few."""
-    each = len(all_cores) // jobs
-    if each == 0:
-        return [all_cores[place % len(all_cores)]]
-    return all_cores[place * each : (place + 1) * each]
-
-
-def _follow_parent() -> None:
-    """End with the parent, also when that was killed and could not tell."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

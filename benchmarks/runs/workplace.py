@@ -1,7 +1,7 @@
 """A process that does runs of a plan. It gets ready once, and is then told one run after the other by name."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,11 @@ class Workplace:
     job: Job
     data: Dataset  # on the device
 
-    def work(self, order: Order) -> Record | None:
+    def work(self, order: Order, tell: Callable[[str], None] | None = None) -> Record | None:
         """Do a run: its record, or None while another process holds it.
+
+        Args:
+            tell: see `Deadline`.
 
         Raises:
             MarginbenchError: it would be another run here.
@@ -46,7 +49,7 @@ class Workplace:
             raise MarginbenchError(
                 f"a worker has other data, or another version of {order.method}, than the process that asks"
             )
-        return execute(cell, self.job, self.data)
+        return execute(cell, self.job, self.data, tell)
 
 
 def order(cell: Cell) -> Order:

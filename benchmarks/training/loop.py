@@ -211,14 +211,16 @@ def train(
         DeadlineError: it took too long; it can continue from the checkpoint.
         HookError: a hook did what it must not.
     """
-    run = Run(method, suite, data, repetition, eager=eager)
     checkpoint, deadline = checkpoint or Checkpoint(), deadline or Deadline()
+    deadline.enter("while the network was built")
+    run = Run(method, suite, data, repetition, eager=eager)
     device = run.ctx.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with seeds.seeded(device, suite.stream_name, "dropout", repetition), run.passes as passes:
         losses, total, before = _resume(run, checkpoint.load())
         start = seconds_on(device)
+        deadline.enter(f"in epoch {len(losses) + 1} of {run.ctx.epochs}")
         while run.ctx.step < run.ctx.steps:
             total = total + run.step()
             epoch, position = divmod(run.ctx.step, run.steps_per_epoch)
@@ -227,6 +229,7 @@ def train(
                 total = torch.zeros((), device=device)
                 if not math.isfinite(losses[-1]) or not _finite(run.net):
                     raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
+                deadline.enter(f"in epoch {min(epoch + 1, run.ctx.epochs)} of {run.ctx.epochs}")
             if checkpoint.due or deadline.over:
                 seconds = before + seconds_on(device) - start
                 checkpoint.save(_progress(run, losses, total, seconds))
@@ -235,6 +238,7 @@ def train(
         if checkpoint.exists:  # the evaluation may be interrupted, too
             checkpoint.save(_progress(run, losses, total, seconds))
         run.optimiser.zero_grad(set_to_none=True)
+        deadline.enter("while the training was finished")
         with untouched(method.finish):
             net = method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
         net = returned(method.finish, net, Net, "end it with `return net`")

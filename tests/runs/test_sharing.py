@@ -69,6 +69,7 @@ def test_what_others_repeated_meanwhile_is_not_repeated_again(
     assert before.status == ("done" if redo == "everything" else "failed")
     work = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo)
     assert len(work.todo) == 1
+    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.seen_elsewhere", lambda _: False)  # in this process
     monkeypatch.setattr("marginbench.benchmarks.runs.execute._now", lambda: "2999-01-01T00:00:00+00:00")
     meanwhile = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo, deadline=late)
     assert meanwhile.repeated == 1
@@ -178,6 +179,7 @@ def test_a_run_that_fails_leaves_no_checkpoint(
             deadline.seconds = 0.0
         raise ValueError("for a reason of its own")
 
+    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.seen_elsewhere", lambda _: False)  # in this process
     monkeypatch.setattr("marginbench.benchmarks.runs.execute.evaluate", fail)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=3600.0, checkpoint_every=0.0)
     assert (outcome.records[0].error or "").startswith("ValueError: for a reason of its own")

@@ -8,6 +8,7 @@ import torch
 from made import a_record
 
 from marginbench.benchmarks import RunOptions, load, run_all
+from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.machine import budget
 from marginbench.benchmarks.plugins import load_plugin
@@ -15,7 +16,8 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.progress import Eta
-from marginbench.benchmarks.runs.workers import MEMORY, choose_jobs, plugin_files, run_in_workers, share_of
+from marginbench.benchmarks.runs.worker import Setup, share_of
+from marginbench.benchmarks.runs.workers import MEMORY, choose_jobs, plugin_files, run_in_workers
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, create
 from marginbench.methods.errors import ParameterError
@@ -101,15 +103,15 @@ def test_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch, memory: int |
     """Twin: were each told of all of it, they would take it twice."""
     told: list[Job] = []
 
-    def refuse(jobs: int, context: object, start: object, setup: tuple[Job, ...]) -> None:
-        told.append(setup[0])
+    def refuse(setup: Setup) -> None:
+        told.append(setup.job)
         raise MarginbenchError("enough")
 
-    monkeypatch.setattr("marginbench.benchmarks.runs.workers.ProcessPoolExecutor", refuse)
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.Worker", refuse)
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.available", lambda: 6 * 10**9)
     job = Job(RunOptions(), load_suite("digits"), Path("runs"), memory)
     with pytest.raises(MarginbenchError, match="enough"):
-        next(run_in_workers([], job, CPU, 2))
+        next(run_in_workers([], job, small_data(), 2))
     assert [job.memory for job in told] == [share]
 
 

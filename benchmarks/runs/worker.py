@@ -1,0 +1,188 @@
+"""A process that does one run after the other for this one, which can ask where it stands and kill it."""
+
+import faulthandler
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from marginbench.benchmarks.data.dataset import data_folder
+from marginbench.benchmarks.machine.deadline import patience
+from marginbench.benchmarks.machine.device import CORES
+from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.forks import workers_context
+from marginbench.benchmarks.runs.plan import Cell
+from marginbench.benchmarks.runs.workplace import Order, get_ready, order
+from marginbench.methods.errors import MarginbenchError, one_line
+
+STARTING = 600.0  # seconds to import, and to load data and kernels
+ANSWERING = 2.0  # seconds to say where it stands
+FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
+
+
+class Message(NamedTuple):
+    """What a worker says."""
+
+    kind: Literal["ready", "at", "record", "error"]
+    value: Any = None  # where the run is; its record, or None while another process holds it; what was raised
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker must know before its first run."""
+
+    job: Job
+    plugins: Sequence[Path]
+    device: torch.device
+    place: int  # of this worker among all
+    workers: int
+    threads: int  # of a worker that is alone
+
+
+@dataclass
+class Worker:
+    """A worker process, as this process sees it."""
+
+    setup: Setup
+    cell: Cell | None = None  # the run that it is at
+    where: str = "before it began"
+    ready: bool = False
+    since: float = field(default_factory=time.monotonic)  # when the run, or the process, began
+
+    def __post_init__(self) -> None:
+        context = workers_context(self.setup.device.type)
+        self.link, theirs = context.Pipe()
+        descriptor, stack = tempfile.mkstemp(prefix="marginbench-stack-")
+        os.close(descriptor)
+        self._stack = Path(stack)
+        self._process = context.Process(target=_serve, args=(self.setup, theirs, self._stack))  # type: ignore[attr-defined]
+        with _hidden_script() if self.setup.workers == 1 else nullcontext():
+            self._process.start()
+        theirs.close()
+
+    def give(self, cell: Cell) -> None:
+        """Let it do a run."""
+        self.cell, self.where, self.since = cell, "before it began", time.monotonic()
+        self.link.send(order(cell))
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until it is taken to hang; None: any time is right."""
+        seconds = self.setup.job.options.deadline
+        if not self.ready:
+            limit = STARTING
+        elif self.cell is None or seconds is None:
+            return None
+        else:
+            limit = patience(seconds)
+        return max(0.0, self.since + limit - time.monotonic())
+
+    def stands(self) -> str:
+        """Where it hangs, as in `my_margin.py, line 12, in loss`; an empty text if it does not answer."""
+        if not hasattr(signal, "SIGUSR1"):
+            return ""
+        with suppress(OSError):
+            os.kill(self._process.pid, signal.SIGUSR1)
+        limit = time.monotonic() + ANSWERING
+        while not (text := self._stack.read_text()).endswith("in <module>\n") and time.monotonic() < limit:
+            time.sleep(0.05)
+        main = text.rstrip().split("\n\n")[-1]  # the first thread stands last
+        frames = [(Path(file), line, function) for file, line, function in FRAME.findall(main)]
+        own = [frame for frame in frames if frame[0] in self.setup.plugins] or frames
+        return f"{own[0][0].name}, line {own[0][1]}, in {own[0][2]}" if own else ""
+
+    def end(self) -> None:
+        """Kill it: it may be in code that nothing else stops."""
+        self._process.kill()
+        self._process.join()
+        self.link.close()
+        self._stack.unlink(missing_ok=True)
+
+
+def _serve(setup: Setup, link: Connection, stack: Path) -> None:
+    """The life of a worker: get ready, then do what is asked until it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends the workers
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    with stack.open("w", encoding="utf-8") as file:
+        if hasattr(signal, "SIGUSR1"):
+            faulthandler.register(signal.SIGUSR1, file)  # in C: answers whatever the worker is at
+        with suppress(EOFError, OSError):  # the parent has gone
+            _do_all(setup, link)
+
+
+def _do_all(setup: Setup, link: Connection) -> None:
+    try:
+        data_dir = data_folder(setup.job.options.data_dir)
+        workplace = get_ready(setup.job, setup.plugins, _settle(setup), data_dir)
+    except Exception as error:
+        reason = str(error) if isinstance(error, MarginbenchError) else one_line(error)
+        link.send(Message("error", MarginbenchError(f"a worker process cannot get ready: {reason}")))
+        return
+    link.send(Message("ready"))
+    while True:
+        asked: Order = link.recv()
+        try:
+            answer = Message("record", workplace.work(asked, lambda where: link.send(Message("at", where))))
+        except Exception as error:
+            answer = Message("error", error)
+        link.send(answer)
+
+
+def _settle(setup: Setup) -> torch.device:
+    """Keep to the own cores, and to one GPU of those there are, or a share of its memory."""
+    device, workers = setup.device, setup.workers
+    if workers == 1:  # in the place of the process that asks: with other threads sums would round otherwise
+        torch.set_num_threads(setup.threads)
+        return device
+    mine = share_of(CORES, setup.place, workers)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, mine)
+    torch.set_num_threads(len(mine))
+    if device.type == "cuda":
+        gpus = torch.cuda.device_count()
+        device = torch.device("cuda", setup.place % gpus)
+        torch.cuda.set_device(device)
+        sharing = -(-workers // gpus)
+        if sharing > 1:  # each process also holds half a gigabyte that does not count
+            torch.cuda.set_per_process_memory_fraction(0.9 / sharing, device)
+    return device
+
+
+def share_of(all_cores: list[int], place: int, workers: int) -> list[int]:
+    """The cores of worker `place` of `workers`: as many as the others have, or one in turn where there are too few."""
+    each = len(all_cores) // workers
+    if each == 0:
+        return [all_cores[place % len(all_cores)]]
+    return all_cores[place * each : (place + 1) * each]
+
+
+def _follow_parent() -> None:
+    """End with the parent, also when that was killed and could not tell."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _hidden_script() -> Iterator[None]:
+    """A block in which new processes do not run the script of this one again, which need not be made for it."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
