@@ -15,18 +15,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know about the data and the evaluation before training starts."""
+    """What a method may know about the data and the evaluation before training starts.
 
-    input_shape: tuple[int, int, int]  # channels, height, width
-    class_counts: tuple[int, ...]  # training examples per class
-    epsilon: Mapping[Norm, float]  # the suite's radii, in pixels of [0, 1]
+    Attributes:
+        input_shape: channels, height, width of the images.
+        class_counts: training examples per class.
+        epsilon: the suite's radii "l2" and "linf", in pixels of [0, 1].
+    """
+
+    input_shape: tuple[int, int, int]
+    class_counts: tuple[int, ...]
+    epsilon: Mapping[Norm, float]
 
     @property
     def num_classes(self) -> int:
+        """K, the number of classes."""
         return len(self.class_counts)
 
     @property
     def num_train(self) -> int:
+        """N, the number of training examples: those that `Batch.index` counts."""
         return sum(self.class_counts)
 
 
@@ -63,7 +71,12 @@ class Reads:
 class Context:
     """How far training has got, with the state and randomness of one run.
 
-    `generator` is the only source of randomness a hook may use (dropout layers excepted).
+    Attributes:
+        task: what is known about data and evaluation.
+        steps: optimiser steps of the whole training.
+        epochs: passes over the training set.
+        generator: on the device; the only source of randomness a hook may use (dropout layers excepted).
+        tables: see `table`.
 
     On a GPU a step is recorded once and then replayed, with the numbers of the recording. A hook that
     reads `step`, `epoch` or `progress` is recorded again whenever they change; `stage` and `schedule` avoid that.
@@ -80,10 +93,12 @@ class Context:
 
     @property
     def device(self) -> torch.device:
+        """Where net, batches and tables are."""
         return self.generator.device
 
     @property
     def step(self) -> int:
+        """Optimiser steps done: 0 in the first one, `steps` in `finish`."""
         return self.stage(lambda: self._step)
 
     @step.setter
@@ -92,6 +107,7 @@ class Context:
 
     @property
     def epoch(self) -> int:
+        """Epochs done: 0 in the first one."""
         return self.stage(lambda: self._step * self.epochs // self.steps)
 
     @property

@@ -41,20 +41,35 @@ def param(default: Any, doc: str, *, unit: str, source: str, search: tuple[Any, 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of B training examples."""
+    """A batch of B training examples, which hooks do not change: `dataclasses.replace(batch, x=...)` makes another.
 
-    x: Tensor  # [B, C, H, W] float32 in [0, 1]
-    y: Tensor  # [B] int64
-    index: Tensor  # [B] int64, position in the training set
-    target: Tensor | None = None  # [B, K] float32 soft labels set by `augment`, replacing y in cross-entropy
+    Attributes:
+        x: [B, C, H, W] float32 images in [0, 1], on the device.
+        y: [B] int64 labels.
+        index: [B] int64 positions in the training set.
+        target: [B, K] float32 soft labels that `augment` has set, in the place of y in cross-entropy.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    target: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The scalar to minimise, with its named terms for the training log."""
+    """The scalar to minimise, with its named terms.
 
-    total: Tensor  # [] float, attached to the weights
-    parts: Mapping[str, Tensor] = field(default_factory=dict)  # each [] float
+    Attributes:
+        total: [] float, attached to the weights.
+        parts: [] float each.
+
+    Raises:
+        MarginbenchError: `total` is no scalar tensor, or `parts` no mapping.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.total, Tensor) or self.total.dim():
@@ -65,9 +80,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Radii:
-    """Certified radii: within `radius` of x the predicted class cannot change."""
+    """Certified radii: within `radius` of x the predicted class cannot change.
 
-    radius: Tensor  # [B] float, in pixels of [0, 1]; 0 where nothing is certified
+    Attributes:
+        radius: [B] float, in pixels of [0, 1]; 0 where nothing is certified.
+
+    Raises:
+        MarginbenchError: it is no such tensor.
+    """
+
+    radius: Tensor
 
     def __post_init__(self) -> None:
         if not isinstance(self.radius, Tensor) or self.radius.dim() != 1 or not self.radius.is_floating_point():
@@ -151,7 +173,13 @@ class Method(BaseModel):
         return Loss(cross_entropy(net(batch.x), batch))
 
     def update(self, net: Net, batch: Batch, ctx: Context, optimiser: torch.optim.Optimizer) -> Loss:
-        """One optimiser step. Override only for two-step methods, and declare the need `own_update`."""
+        """One optimiser step. Override only for two-step methods, and declare the need `own_update`.
+
+        The optimiser is a torch.optim.Optimizer with the groups of `param_groups`; the benchmark sets their rates.
+
+        Raises:
+            HookError: `loss` returned something else than a `Loss`, or one that no weight has a part in.
+        """
         optimiser.zero_grad(set_to_none=True)
         loss = returned(self.loss, self.loss(net, batch, ctx), Loss, "end it with `return Loss(total)`")
         if not loss.total.requires_grad:
@@ -164,9 +192,15 @@ class Method(BaseModel):
         """Projections and power iterations after the optimiser step. Runs without gradients."""
 
     def finish(self, net: Net, data: Iterable[Batch], ctx: Context) -> Net:
-        """Change the trained network: prune, quantise, wrap. `data` is one pass over the training set."""
+        """Change the trained network: prune, quantise, wrap.
+
+        `data` is one pass over the training set, in order and not augmented: an iterator, which can be used once.
+        """
         return net
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
-        """A certificate of its own for images x [B, C, H, W] in [0, 1]; the network is in eval mode."""
+        """A certificate of its own for images x [B, C, H, W] in [0, 1]; the network is in eval mode.
+
+        It is asked in float32 and, where that certifies, again with network and images in float64: follow `x.dtype`.
+        """
         return NotApplicable("the method has no certificate of its own")

@@ -12,7 +12,13 @@ from marginbench.methods.errors import MarginbenchError
 
 
 class Net(nn.Module):
-    """The network a method trains: normalisation, body, head. Images in [0, 1] in, logits out."""
+    """The network a method trains: normalisation, body, head. Images in [0, 1] in, logits out.
+
+    Attributes:
+        normalise: images [B, C, H, W] in [0, 1] to standardised ones; every radius is therefore in pixels.
+        body: those to features [B, d]; the suite chooses it.
+        head: features to logits [B, K], an nn.Linear until `build` replaces it.
+    """
 
     def __init__(self, normalise: nn.Module, body: nn.Sequential, head: nn.Module) -> None:
         super().__init__()

@@ -41,8 +41,8 @@ def run_check(name: str, method: Method) -> Result:
         return Result(name, "failed", str(reason))
     except Exception as error:  # the method under test may raise anything
         place = blamed(error)
-        reason = fault(error) if isinstance(error, HookError) else f"raised {fault(error)}"
-        return Result(name, "failed", reason, "" if place is None else f"{type(error).__name__} at {place}")
+        told = fault(error) if isinstance(error, HookError) else f"raised {fault(error)}"
+        return Result(name, "failed", told, "" if place is None else f"{type(error).__name__} at {place}")
     return Result(name, "passed")
 
 

@@ -99,5 +99,5 @@ def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
 
 
 def _numpy_state() -> tuple[bytes, int]:
-    state: Any = np.random.get_state(legacy=False)["state"]  # type: ignore[call-overload]
+    state: Any = np.random.get_state(legacy=False)["state"]
     return state["key"].tobytes(), state["pos"]
