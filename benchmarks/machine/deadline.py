@@ -44,7 +44,7 @@ class Deadline:
 
 def patience(seconds: float) -> float:
     """The seconds after which a run of this limit is taken to hang: it looks at the clock between two steps only."""
-    return 1.1 * seconds + 10.0
+    return 1.1 * seconds + 30.0
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def test_how_long_a_worker_may_take(tiny: Path, tmp_path: Path, monkeypatch: pyt
         assert worker.left == at_work
         worker.since = now - 1e6
         assert worker.left == (None if deadline is None else 0.0)
-    assert patience(1e-9) >= 10 and patience(3600.0) > 3600.0
+    assert patience(1e-9) >= 30 and patience(3600.0) > 3600.0
 
 
 def test_a_worker_that_hangs_before_its_first_run_is_no_run_that_failed(
@@ -148,7 +148,7 @@ def test_an_import_that_hangs_is_interrupted(tiny: Path, tmp_path: Path, monkeyp
 
 
 def test_what_was_defined_in_this_session_runs_here(
-    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Mine(CE):
         """L = CE(z, y)."""
@@ -160,7 +160,7 @@ def test_what_was_defined_in_this_session_runs_here(
 
     assert seen_elsewhere(cells(CE())) and not seen_elsewhere(cells(CE(), Mine()))  # type: ignore[arg-type]
     outcome = run_all(str(tiny), [Mine], 1, "cpu", tmp_path, deadline=900)
-    assert outcome.failed == 0 and "a run that hangs is not stopped" in caplog.text
+    assert outcome.failed == 0 and "a run that hangs is not stopped" in capsys.readouterr().err
     thing = type("Thing", (), {"__module__": "__main__"})
     REGISTRIES[0].add("of_this_session", thing)
     try:
