@@ -11,8 +11,9 @@ Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_updat
 """What a method needs beyond one forward and one backward pass.
 
 `input_grad`: differentiates with respect to the input; `second_order`: through such a gradient;
-`inner_attack`: searches perturbations of the input; `index`: keeps state per training example;
-`own_update`: replaces the optimiser step; `pretrained`: starts from a trained network.
+`inner_attack`: searches perturbations of the input, so that images depend on the network (noise does not);
+`index`: keeps state per training example; `own_update`: replaces the optimiser step; `pretrained`: starts from a
+trained network.
 """
 
 Claim = Literal["accuracy", "feature_margin", "input_margin", "certified_radius", "rejection", "smoothed_radius"]

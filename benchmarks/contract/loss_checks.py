@@ -3,8 +3,7 @@
 import copy
 import random
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.contract.fixtures import CLASSES, NotTestedError, Stage, require, stage
+from marginbench.benchmarks.contract.needs_check import needs_declared
 from marginbench.methods import Batch, Loss, Method, create, spec_of
-from marginbench.methods.facts import Need
 from marginbench.methods.spec import configure
 
 EMPTY_SOURCE = re.compile(
@@ -175,55 +174,6 @@ def relabelling_invariant(method: Method) -> None:
     require(float(a.std()) > 0 and gap < spread, f"the loss changes by {gap:.2g} when classes are renamed")
 
 
-def needs_declared(method: Method) -> None:
-    """What Info.needs declares is what is observed: gradients of inputs, inner attacks, tables, own steps."""
-    s = stage(method)
-    observed: set[Need] = set()
-    if type(method).update is not Method.update:
-        observed.add("own_update")
-    with _watched(s, observed) as known:
-        batch = s.method.augment(s.batch, s.ctx)
-        known.append(batch.x)
-        s.method.loss(s.net, batch, s.ctx)
-    if s.ctx.tables:
-        observed.add("index")
-    declared = set(method.info.needs) - {"pretrained"}
-    for needs in (observed, declared):
-        if needs & {"second_order", "inner_attack"}:
-            needs.add("input_grad")
-    missing, idle = sorted(observed - declared), sorted(declared - observed)
-    require(not missing, f"observed but not in Info.needs: {', '.join(missing)}")
-    require(not idle, f"in Info.needs but not observed: {', '.join(idle)}")
-
-
-@contextmanager
-def _watched(s: Stage, observed: set[Need]) -> Iterator[list[Tensor]]:
-    weights = {id(p) for p in s.net.parameters()}
-    original = torch.autograd.grad
-    known = [s.batch.x]
-
-    def grad(outputs: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-        wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        if any(id(tensor) not in weights for tensor in wanted):
-            observed.add("input_grad")
-            if options.get("create_graph"):
-                observed.add("second_order")
-        return original(outputs, inputs, *args, **options)
-
-    def on_forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x, images = inputs[0], torch.cat(known)
-        if x.shape[1:] == images.shape[1:] and not all((images == image).flatten(1).all(1).any() for image in x):
-            observed.add("inner_attack")
-
-    handle = s.net.normalise.register_forward_pre_hook(on_forward)
-    torch.autograd.grad = grad
-    try:
-        yield known
-    finally:
-        torch.autograd.grad = original
-        handle.remove()
-
-
 def _loss(s: Stage) -> Loss:
     return s.method.loss(s.net, s.method.augment(s.batch, s.ctx), s.ctx)
 
@@ -232,7 +182,7 @@ def _tensors(net: nn.Module) -> list[tuple[str, Tensor]]:
     return [*net.named_parameters(), *net.named_buffers()]
 
 
-CHECKS: tuple[Callable[[Method], None], ...] = (
+CHECKS: tuple[Callable[[Method], str | None], ...] = (
     documented,
     spec_round_trip,
     finite_loss,

@@ -1,17 +1,17 @@
 """Broken twins of a sound method: a named check must reject each."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from contract_support import Mutant
 from torch import Tensor, nn
 
 from marginbench.benchmarks.contract.check import CHECKS, run_check
 from marginbench.methods import (
     Batch,
     Context,
-    Info,
     Loss,
     Method,
     Net,
@@ -21,25 +21,6 @@ from marginbench.methods import (
     param,
 )
 from marginbench.methods.facts import Norm
-
-
-def _info(**changes: Any) -> Info:
-    facts: dict[str, Any] = {
-        "key": "mutant",
-        "title": "Mutant",
-        "family": "tests",
-        "paper": "-",
-        "section": "-",
-        "year": 2026,
-        "neutral": {},
-    }
-    return Info(**{**facts, **changes})
-
-
-class Mutant(Method):
-    """L = CE(z, y), sound: each mutant below breaks one thing."""
-
-    info: ClassVar[Info] = _info()
 
 
 class DetachedLoss(Mutant):
