@@ -17,9 +17,8 @@ from marginbench.benchmarks.contract.fixtures import (
     small_suite,
     stage,
 )
-from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.contract.replay_check import replays
 from marginbench.benchmarks.estimator import Query, ask
-from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.training.loop import Run, Trained, train
 from marginbench.methods import NORMS, Batch, Method, Norm, logit_margin, predicted_class
 
@@ -51,29 +50,6 @@ def checkpoint_changes_nothing(method: Method) -> None:
             resumed.step()
     for (name, a), (_, b) in zip(through.net.state_dict().items(), resumed.net.state_dict().items(), strict=True):
         require(torch.equal(a, b), f"{name} differs after a checkpoint: keep state in buffers or ctx.table")
-
-
-def replays(method: Method) -> None:
-    """Steps that are recorded once and then replayed, as on a GPU, train like steps that run one by one."""
-    if method.info.eager:
-        raise NotTestedError(method.info.eager)
-    losses = []
-    for recorder in (None, Tape):
-        run = Run(method, small_suite(epochs=20), small_data(), repetition=0, recorder=recorder)
-        with seeded(run.ctx.device, "contract", "dropout"):
-            losses.append(torch.stack([run.step().clone() for _ in range(run.ctx.steps)]))
-    assert run.replay is not None
-    if run.replay.obstacle:
-        raise NotTestedError(run.replay.obstacle)
-    if not run.replay.replayed:
-        raise NotTestedError(
-            "it reads step or progress, which differ in every step: see Context.stage and Context.schedule"
-        )
-    done, replayed = losses
-    step = int((done - replayed).abs().argmax())
-    values = f"{replayed[step]:.6g} instead of {done[step]:.6g}"
-    advice = "keep state in buffers, change them in place, read the schedule from ctx; or say why not in Info.eager"
-    require(torch.allclose(replayed, done, rtol=1e-4, atol=1e-5), f"the loss of step {step} is {values}: {advice}")
 
 
 def forward_gives_logits(method: Method) -> None:

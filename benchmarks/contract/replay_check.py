@@ -1,0 +1,155 @@
+"""The check that recorded steps, replayed as on a GPU, are the steps that would have been done."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError, require, small_data, small_suite
+from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.replay import Recorder
+from marginbench.methods import Context, Method
+from marginbench.methods.context import Reads
+
+RELATIVE, ABSOLUTE = 1e-4, 1e-5  # of a loss: what rounding may do to a method that does not amplify it
+TIMES, MOST = 10, 0.1  # the effect of one rounding, and the share of the largest loss that is accepted for it
+
+
+def replays(method: Method) -> None:
+    """Steps that are recorded once and then replayed, as on a GPU, train like steps that run one by one.
+
+    To the bit, where both have tensors for the numbers of the schedule. With plain numbers they round otherwise: the
+    losses may then differ by a little, or by what one rounding of the weights after each step does to them.
+    """
+    if method.info.eager:
+        raise NotTestedError(method.info.eager)
+    run = _run(method, Tape)
+    replayed = _losses(run)
+    assert run.replay is not None
+    if run.replay.obstacle:
+        raise NotTestedError(run.replay.obstacle)
+    if not run.replay.replayed:
+        raise NotTestedError(
+            "it reads step or progress, which differ in every step: see Context.stage and Context.schedule"
+        )
+    anew = _Anew()
+    run = _run(method, lambda _: anew)
+    anew.ctx, changes = run.ctx, _Changes(run)
+    done = _losses(run, changes)
+    require(bool(done.isfinite().all()), f"the losses are {done.tolist()}")
+    wrong = (replayed != done).nonzero().flatten().tolist()
+    if wrong:
+        values = f"{replayed[wrong[0]]:.9g} instead of {done[wrong[0]]:.9g}"
+        raise CheckFailedError(
+            f"replayed, step {wrong[0]} is the first whose loss differs, {values}: {changes.cause()}; or say in"
+            " Info.eager why steps cannot be replayed"
+        )
+    _compare_with_numbers(method, done)
+
+
+def _compare_with_numbers(method: Method, done: Tensor) -> None:
+    """Losses [T] of steps done one by one with tensors for the numbers of the schedule: the numbers do the same."""
+    plain = _losses(_run(method))
+    allowed = RELATIVE * plain.abs() + ABSOLUTE
+    if bool(((done - plain).abs() <= allowed).all()):
+        return
+    run = _run(method)
+    stream = seeds.generator(run.ctx.device, "contract", "rounding")
+    rounded = (_losses(run, lambda: _round(run, stream)) - plain).abs().cummax(0).values
+    allowed = allowed + (TIMES * rounded).clamp_max(MOST * float(plain.abs().max()))
+    wrong = ((done - plain).abs() > allowed).nonzero().flatten().tolist()
+    if wrong:
+        values = (
+            f"{done[wrong[0]]:.6g} where ctx.schedule gives a tensor and {plain[wrong[0]]:.6g} where it gives a number"
+        )
+        raise CheckFailedError(
+            f"the loss of step {wrong[0]} is {values}; rounding the weights moves it by {rounded[wrong[0]]:.1g}: use"
+            " numbers of the schedule for arithmetic alone"
+        )
+
+
+def _run(method: Method, recorder: Callable[[torch.Generator], Recorder] | None = None) -> Run:
+    return Run(method, small_suite(epochs=20), small_data(), repetition=0, recorder=recorder)
+
+
+def _losses(run: Run, after_step: Callable[[], None] = lambda: None) -> Tensor:
+    """[T] float64, of all steps."""
+    losses = []
+    with seeds.seeded(run.ctx.device, "contract", "dropout"):
+        for _ in range(run.ctx.steps):
+            losses.append(run.step().double())  # a copy
+            after_step()
+    return torch.stack(losses)
+
+
+def _round(run: Run, stream: torch.Generator) -> None:
+    """Move every weight to one of its neighbours in floating point."""
+    with torch.no_grad():
+        for weight in run.net.parameters():
+            up = torch.rand(weight.shape, generator=stream, device=stream.device) < 0.5
+            weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf).to(weight)))
+
+
+class _Anew:
+    """A recorder that does the work each time again: what a recording must come to."""
+
+    ctx: Context
+
+    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+        return work(), ""
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        self._work, self._result = work, torch.zeros((), device=self.ctx.device)
+        return self._result
+
+    def replay(self) -> None:
+        with self.ctx.noting(Reads([])):  # tensors for the numbers of the schedule
+            self._result.copy_(self._work())
+
+
+class _Changes:
+    """Called after every step, it notes what of a run's state is not changed in place."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._before = self._state()
+        self._replaced: dict[str, None] = {}
+        self._counted: dict[str, tuple[Any, Any]] = {}
+
+    def __call__(self) -> None:
+        now = self._state()
+        for name, value in now.items():
+            before = self._before.get(name)
+            if before is None:
+                continue
+            if isinstance(value, Tensor):
+                if before is not value:
+                    self._replaced[name] = None
+            elif before != value:
+                self._counted.setdefault(name, (before, value))
+        self._before = now
+
+    def _state(self) -> dict[str, Any]:
+        """Tensors of the network and tables, and plain numbers that its modules hold."""
+        state: dict[str, Any] = {f"ctx.table({name!r})": table for name, table in self._run.ctx.tables.items()}
+        for path, module in self._run.net.named_modules(prefix="net"):
+            held = {**vars(module), **module._parameters, **module._buffers}
+            state |= {f"{path}.{key}": v for key, v in held.items() if isinstance(v, Tensor | bool | int | float)}
+        return state
+
+    def cause(self) -> str:
+        if self._replaced:
+            return f"each step makes a new tensor of {', '.join(self._replaced)}: change it in place, as by copy_()"
+        if self._counted:
+            name, (before, after) = next(iter(self._counted.items()))
+            return (
+                f"{name} is a number of Python ({before}, then {after}), which a recording keeps as it was: make it a"
+                " buffer and change it in place"
+            )
+        return (
+            "probably something that Python computes or keeps, which a recording holds as it was: keep state in buffers"
+            " or ctx.table, and read the schedule from ctx"
+        )
