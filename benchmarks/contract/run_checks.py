@@ -15,12 +15,12 @@ from marginbench.benchmarks.contract.fixtures import (
     require,
     small_data,
     small_suite,
-    stage,
 )
+from marginbench.benchmarks.contract.label_check import forward_ignores_labels
 from marginbench.benchmarks.contract.replay_check import replays
 from marginbench.benchmarks.estimator import Query, ask
 from marginbench.benchmarks.training.loop import Run, Trained, train
-from marginbench.methods import NORMS, Batch, Method, Norm, logit_margin, predicted_class
+from marginbench.methods import NORMS, Method, Norm, logit_margin, predicted_class
 
 
 def same_seed_same_weights(method: Method) -> None:
@@ -63,22 +63,6 @@ def forward_gives_logits(method: Method) -> None:
         require(torch.equal(z, net(x)), "net(x) differs from call to call in eval mode")
         alone = torch.cat([net(image[None]) for image in x])
         require(torch.allclose(z, alone, rtol=1e-3, atol=1e-4), "net(x) depends on the other images of the batch")
-
-
-def forward_ignores_labels(method: Method) -> None:
-    """The labels of the last training batch leave no trace in net(x)."""
-    s = stage(method)
-    outputs = []
-    for shift in (0, 1):
-        net = copy.deepcopy(s.net)
-        net.load_state_dict(s.net.state_dict())
-        seed = s.ctx.generator.get_state()
-        batch = Batch(s.batch.x, (s.batch.y + shift) % CLASSES, s.batch.index)
-        method.loss(net, method.augment(batch, s.ctx), s.ctx)
-        s.ctx.generator.set_state(seed)
-        with torch.no_grad():
-            outputs.append(net.eval()(s.batch.x))
-    require(torch.equal(*outputs), "net(x) depends on the labels that the loss saw before")
 
 
 def decision_net_agrees(method: Method) -> None:
