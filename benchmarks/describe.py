@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -34,6 +35,7 @@ def facts(key: str) -> dict[str, Any]:
         "needs": sorted(info.needs),
         "neutral": info.neutral if isinstance(info.neutral, str) else dict(info.neutral),
         "deviations": list(info.deviations),
+        "underfit": None if info.underfit is None else asdict(info.underfit),
         "presets": {name: dict(fields) for name, fields in info.presets.items()},
     }
 
@@ -125,6 +127,8 @@ def one(key: str) -> str:
     if f["presets"]:
         lines += ["", "Presets, with rows of their own:"]
         lines += [f"- {name} = {f['key']}({_settings(fields)})" for name, fields in f["presets"].items()]
+    if f["underfit"]:
+        lines += ["", "Fits {accuracy:.0%} of 64 easy training images at least: {reason}".format(**f["underfit"])]
     if f["deviations"]:
         lines += ["", "Deviations from the paper:", *(f"- {text}" for text in f["deviations"])]
     return "\n".join(lines)

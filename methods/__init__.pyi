@@ -6,6 +6,7 @@ from .facts import Claim as Claim
 from .facts import Info as Info
 from .facts import Need as Need
 from .facts import Norm as Norm
+from .facts import Underfit as Underfit
 from .method import Batch as Batch
 from .method import Loss as Loss
 from .method import Method as Method

@@ -26,6 +26,14 @@ of low confidence may be refused; `smoothed_radius`, certified for the vote over
 
 
 @dataclass(frozen=True)
+class Underfit:
+    """That a method does not fit easy images: the share of 64 that it reaches, at least, and why no more."""
+
+    accuracy: float  # in [0.4, 0.9), of the training images of `marginbench check`; chance is 0.2
+    reason: str
+
+
+@dataclass(frozen=True)
 class Info:
     """The facts about a method. `marginbench check` compares the declared ones with what it observes."""
 
@@ -41,6 +49,7 @@ class Info:
     needs: frozenset[Need] = frozenset()
     deviations: tuple[str, ...] = ()  # from the paper, in words
     eager: str = ""  # if a recorded step must not be replayed, why: see Context
+    underfit: Underfit | None = None  # for an objective that keeps the network from fitting easy images
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # named settings with rows of their own
     own_family: bool = False  # a plug-in's family is none of the built-in ones
     contract: int = 1  # the `CONTRACT` of marginbench.methods.method when the file was written

@@ -20,7 +20,7 @@ CHECKS = {function.__name__: function for function in (*loss_checks.CHECKS, *run
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one check, with the reason if it failed or could not be tested."""
+    """Outcome of one check, with the reason if it failed or could not be tested, or what is to be said if it passed."""
 
     name: str
     status: Literal["passed", "failed", "skipped"]
@@ -34,7 +34,7 @@ class Result:
 def run_check(name: str, method: Method) -> Result:
     """Run one check on one configured method."""
     try:
-        CHECKS[name](method)
+        note = CHECKS[name](method)
     except NotTestedError as reason:
         return Result(name, "skipped", str(reason))
     except CheckFailedError as reason:
@@ -43,7 +43,7 @@ def run_check(name: str, method: Method) -> Result:
         place = blamed(error)
         told = fault(error) if isinstance(error, HookError) else f"raised {fault(error)}"
         return Result(name, "failed", told, "" if place is None else f"{type(error).__name__} at {place}")
-    return Result(name, "passed")
+    return Result(name, "passed", note or "")
 
 
 def parametrize_with_checks(*targets: Method | str | Path) -> Any:
