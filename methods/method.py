@@ -201,6 +201,7 @@ class Method(BaseModel):
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
         """A certificate of its own for images x [B, C, H, W] in [0, 1]; the network is in eval mode.
 
-        It is asked in float32 and, where that certifies, again with network and images in float64: follow `x.dtype`.
+        Network and images are float32, and in a second call float64, for a share of the certified images: that shows
+        what rounding has decided. Create tensors with the dtype and device of x, as `x.new_zeros(...)` does.
         """
         return NotApplicable("the method has no certificate of its own")

@@ -13,6 +13,7 @@ from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.attacks.ray import attached
 from marginbench.benchmarks.contract.fixtures import (
     CLASSES,
+    CheckFailedError,
     NotTestedError,
     require,
     small_data,
@@ -21,8 +22,10 @@ from marginbench.benchmarks.contract.fixtures import (
 from marginbench.benchmarks.contract.label_check import forward_ignores_labels
 from marginbench.benchmarks.contract.replay_check import replays
 from marginbench.benchmarks.estimator import Query, ask
+from marginbench.benchmarks.evaluation.recheck import ABSOLUTE, RELATIVE
 from marginbench.benchmarks.training.loop import Run, Trained, train
 from marginbench.methods import NORMS, Method, Norm, logit_margin, predicted_class
+from marginbench.methods.errors import one_line
 
 EPOCHS = 40  # of 64 images in batches of 32
 FITS = 0.9  # training accuracy
@@ -109,7 +112,10 @@ def attackable(method: Method) -> None:
 
 
 def certificate_sound(method: Method) -> None:
-    """No attack finds an adversarial example within a certified radius, and no radius is NaN or negative."""
+    """No attack finds an adversarial example within a certified radius, and no radius is NaN or negative.
+
+    Asked about the network in float64, as an evaluation does for some of the images, the certificate holds too.
+    """
     net, reasons = _trained(method).net, []
     for norm in NORMS:
         x, upper = _distances(method, norm)
@@ -122,8 +128,23 @@ def certificate_sound(method: Method) -> None:
         require(not bool(radius.isnan().any()) and bool((radius >= 0).all()), f"{norm}: NaN or negative radius")
         broken = int((radius > upper).sum())
         require(not broken, f"{norm}: {broken} adversarial examples lie within the certified radius")
+        _confirm(method, x, norm, radius)
     if len(reasons) == len(NORMS):
         raise NotTestedError("; ".join(dict.fromkeys(reasons)))
+
+
+def _confirm(method: Method, x: Tensor, norm: Norm, radius: Tensor) -> None:
+    """The radii [B] of images x, once more in float64."""
+    precise = copy.deepcopy(_trained(method).net).double()
+    hint = f"{norm}: certify is also asked about the network and images in float64, to see what rounding does, and"
+    try:
+        again = ask(method.certify, precise, x.double(), norm).lower
+    except Exception as error:  # the method under test may raise anything
+        raise CheckFailedError(f"{hint} raised {one_line(error)}: create tensors with the dtype of x") from None
+    require(again is not None, f"{hint} does not apply there")
+    assert again is not None
+    short = int((~(again >= radius * (1 - RELATIVE) - ABSOLUTE)).sum())
+    require(not short, f"{hint} does not confirm {short} of {len(x)} radii there")
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,14 @@ class CertifiedTwin(DoubledRadius):
         return Radii(doubled.radius * 0.499) if isinstance(doubled, Radii) else doubled
 
 
+class RoundedRadius(CertifiedTwin):
+    """L = CE(z, y), with a sound certificate of which half is left where nothing is rounded."""
+
+    def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
+        found = super().certify(net, x, norm)
+        return Radii(found.radius / 2) if isinstance(found, Radii) and x.dtype == torch.float64 else found
+
+
 class NanRadius(Mutant):
     """L = CE(z, y), with a certificate that returns NaN."""
 
@@ -250,6 +258,7 @@ MUTANTS = [
     (GlobalDraw, "global_rng_untouched"),
     (DoubledRadius, "certificate_sound"),
     (NanRadius, "certificate_sound"),
+    (RoundedRadius, "certificate_sound"),
     (ChangesBatch, "batch_unchanged"),
     (HiddenState, "checkpoint_changes_nothing"),
     (HiddenState, "replays"),
