@@ -26,26 +26,31 @@ def replays(method: Method) -> None:
     """
     if method.info.eager:
         raise NotTestedError(method.info.eager)
-    run = _run(method, Tape)
-    replayed = _losses(run)
-    assert run.replay is not None
-    if run.replay.obstacle:
-        raise NotTestedError(run.replay.obstacle)
-    if not run.replay.replayed:
+    replaying = _run(method, Tape)
+    replayed = _losses(replaying)
+    assert replaying.replay is not None
+    if replaying.replay.obstacle:
+        raise NotTestedError(replaying.replay.obstacle)
+    if not replaying.replay.replayed:
         raise NotTestedError(
             "it reads step or progress, which differ in every step: see Context.stage and Context.schedule"
         )
     anew = _Anew()
-    run = _run(method, lambda _: anew)
-    anew.ctx, changes = run.ctx, _Changes(run)
-    done = _losses(run, changes)
+    doing = _run(method, lambda _: anew)
+    anew.ctx, changes = doing.ctx, _Changes(doing)
+    done = _losses(doing, changes)
     require(bool(done.isfinite().all()), f"the losses are {done.tolist()}")
     wrong = (replayed != done).nonzero().flatten().tolist()
     if wrong:
         values = f"{replayed[wrong[0]]:.9g} instead of {done[wrong[0]]:.9g}"
+        seen = f"step {wrong[0]} is the first whose loss differs, {values}"
+    else:
+        ends = _tensors(replaying), _tensors(doing)
+        seen = ", ".join(name for name, value in ends[1].items() if not _same(ends[0].get(name), value))
+        seen = f"the losses are the same, but not {seen} at the end" if seen else ""
+    if seen:
         raise CheckFailedError(
-            f"replayed, step {wrong[0]} is the first whose loss differs, {values}: {changes.cause()}; or say in"
-            " Info.eager why steps cannot be replayed"
+            f"replayed, {seen}: {changes.cause()}; or say in Info.eager why steps cannot be replayed"
         )
     _compare_with_numbers(method, done)
 
@@ -83,6 +88,16 @@ def _losses(run: Run, after_step: Callable[[], None] = lambda: None) -> Tensor:
             losses.append(run.step().double())  # a copy
             after_step()
     return torch.stack(losses)
+
+
+def _tensors(run: Run) -> dict[str, Tensor]:
+    """The state of a run, by the names that its author knows."""
+    net = {f"net.{name}": tensor for name, tensor in (*run.net.named_parameters(), *run.net.named_buffers())}
+    return net | {f"ctx.table({name!r})": table for name, table in run.ctx.tables.items()}
+
+
+def _same(a: Tensor | None, b: Tensor) -> bool:
+    return a is not None and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def _round(run: Run, stream: torch.Generator) -> None:
@@ -133,11 +148,10 @@ class _Changes:
         self._before = now
 
     def _state(self) -> dict[str, Any]:
-        """Tensors of the network and tables, and plain numbers that its modules hold."""
-        state: dict[str, Any] = {f"ctx.table({name!r})": table for name, table in self._run.ctx.tables.items()}
+        """Tensors of the network and tables, and what else its modules hold: tensors and plain numbers."""
+        state: dict[str, Any] = dict(_tensors(self._run))
         for path, module in self._run.net.named_modules(prefix="net"):
-            held = {**vars(module), **module._parameters, **module._buffers}
-            state |= {f"{path}.{key}": v for key, v in held.items() if isinstance(v, Tensor | bool | int | float)}
+            state |= {f"{path}.{k}": v for k, v in vars(module).items() if isinstance(v, Tensor | bool | int | float)}
         return state
 
     def cause(self) -> str:

@@ -50,6 +50,24 @@ class ChaoticTensor(Chaotic):
         return net.get_buffer("factor")
 
 
+class Average(Mutant):
+    """L = CE(z, y), and an average of the weights for the end, which each step makes anew."""
+
+    def build(self, net: Net, task: Task) -> Net:
+        net.register_buffer("average", next(net.parameters()).detach().clone())
+        return net
+
+    def after_step(self, net: Net, ctx: Context) -> None:
+        net.average = 0.9 * net.get_buffer("average") + 0.1 * next(net.parameters())
+
+
+class AverageInPlace(Average):
+    """The same, changed in place."""
+
+    def after_step(self, net: Net, ctx: Context) -> None:
+        net.get_buffer("average").lerp_(next(net.parameters()), 0.1)
+
+
 class Elsewhere(Mutant):
     """L = a_t CE(z, y), with a_t outside of the network."""
 
@@ -83,11 +101,20 @@ def test_rounding_is_no_fault_of_a_method_that_amplifies_it(monkeypatch: pytest.
     assert run_check("replays", Chaotic()).status == "failed"
 
 
+def test_state_that_is_changed_in_place_is_replayed() -> None:
+    result = run_check("replays", AverageInPlace())
+    assert result.status == "passed", result.reason
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [
         (ChaoticNumber, r"net\.times is a number of Python \(1\.0000\d*, then 1\.0000\d*\), which a recording keeps"),
         (ChaoticTensor, r"each step makes a new tensor of net\.factor: change it in place"),
+        (
+            Average,
+            r"the losses are the same, but not net\.average at the end: each step makes a new tensor of net\.aver",
+        ),
         (Elsewhere, r"instead of \d[\d.e-]*: probably something that Python computes or keeps"),
         (AsksForTheType, r"the loss of step 0 is .* where ctx\.schedule gives a tensor and .* a number"),
         (ChaoticAsksForTheType, r"the loss of step 0 is .* where ctx\.schedule gives a tensor and .* a number"),

@@ -1,4 +1,4 @@
-"""How much a method must fit, and certificates in float64."""
+"""How much a method must fit, and how it says that it does not."""
 
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ class Unsure(Mutant):
     def build(self, net: Net, task: Task) -> Net:
         class Silent(nn.Module):
             def forward(self, z: Tensor) -> Tensor:
-                return torch.cat([z[:, :4], -50 + 0 * z[:, 4:]], 1)
+                return torch.cat([z[:, :4], z[:, :4].amin(1, keepdim=True) - 1], 1)
 
         net.head = nn.Sequential(net.head, Silent())
         return net
