@@ -58,7 +58,7 @@ class Average(Mutant):
         return net
 
     def after_step(self, net: Net, ctx: Context) -> None:
-        net.average = 0.9 * net.get_buffer("average") + 0.1 * next(net.parameters())
+        net.register_buffer("average", 0.9 * net.get_buffer("average") + 0.1 * next(net.parameters()))
 
 
 class AverageInPlace(Average):

@@ -131,4 +131,5 @@ def _estimate(net: Net) -> Tensor:
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """||a - b|| over the last axis, with slope 0 where they are equal."""
-    return (a - b).square().sum(-1).add(1e-12).sqrt()
+    distance: Tensor = (a - b).square().sum(-1).add(1e-12).sqrt()
+    return distance

@@ -55,4 +55,5 @@ class MACER(Method):
 
 def _quantile(p: Tensor) -> Tensor:
     """Phi^-1 of probabilities, kept where it and its slope are finite."""
-    return torch.special.ndtri(p.clamp(1e-5, 1 - 1e-5))
+    quantile: Tensor = torch.special.ndtri(p.clamp(1e-5, 1 - 1e-5))
+    return quantile
