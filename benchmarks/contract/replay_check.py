@@ -109,12 +109,15 @@ def _round(run: Run, stream: torch.Generator) -> None:
 
 
 class _Anew:
-    """A recorder that does the work each time again: what a recording must come to."""
+    """A recorder that does the work each time again: what a recording must come to.
+
+    Watched as a tape does: torch has other formulas for some gradients, as that of `prod`, where somebody watches.
+    """
 
     ctx: Context
 
     def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
-        return work(), ""
+        return Tape(self.ctx.generator).watch(work)
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
         self._work, self._result = work, torch.zeros((), device=self.ctx.device)
@@ -122,7 +125,7 @@ class _Anew:
 
     def replay(self) -> None:
         with self.ctx.noting(Reads([])):  # tensors for the numbers of the schedule
-            self._result.copy_(self._work())
+            self._result.copy_(self.watch(self._work)[0])
 
 
 class _Changes:
