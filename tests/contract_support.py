@@ -10,6 +10,7 @@ def info(**changes: Any) -> Info:
         "key": "mutant",
         "title": "Mutant",
         "family": "tests",
+        "own_family": True,
         "paper": "-",
         "section": "-",
         "year": 2026,
