@@ -4,48 +4,36 @@ import hashlib
 import platform
 import subprocess
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from marginbench.benchmarks.machine.device import cores
+from marginbench.benchmarks.records.builds import builds, processor, processor_details, variables
+from marginbench.benchmarks.records.packages import installed
 from marginbench.benchmarks.records.record import Environment
-
-_PACKAGES = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")
 
 
 def environment(device: torch.device) -> Environment:
-    """Hardware, versions and commit. The host's name is hashed: it serves only to tell machines apart."""
+    """Hardware, threads, versions and commit, as they are at this moment.
+
+    The host's name is hashed: it serves only to tell machines apart.
+    """
     return Environment(
         host=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        processor=_processor(),
+        processor=processor(),
+        processor_details=processor_details(),
         cores=cores(),
         threads=torch.get_num_threads(),
+        interop_threads=torch.get_num_interop_threads(),
+        variables=variables(),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        versions={name: _version(name) for name in _PACKAGES},
+        versions=installed(),
+        builds=builds(device.type == "cuda"),
         commit=_commit(),
     )
-
-
-@cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
-
-
-@cache
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @cache

@@ -16,7 +16,7 @@ from marginbench.methods import Claim, Norm
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = 3  # of the file; see older.py for what came before
+SCHEMA = 4  # of the file; see older.py for what came before
 IDENTITY_SCHEMA = 2  # part of every id: raise it when the same settings give other numbers than before
 OF_MODELS = ("weights", "answers")  # in the identity of what was not trained here alone
 
@@ -90,8 +90,14 @@ class Environment:
     threads: int
     system: str
     python: str
-    versions: dict[str, str | None]
+    versions: dict[str, str | None]  # of packages; None: not installed
     commit: str | None  # followed by + where files differed
+    processor_details: dict[str, str] = field(
+        default_factory=dict
+    )  # here and below, empty: not recorded before schema 4
+    interop_threads: int | None = None
+    variables: dict[str, str] = field(default_factory=dict)  # of the process: those that choose threads or kernels
+    builds: dict[str, str] = field(default_factory=dict)  # of libraries, by name
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_null_of_an_older_record_is_infinite_where_it_can_be(tmp_path: Path) -> 
     metrics = {"margin_upper_l2": None, "output_margin": None, "clever_l2": None, "points": 2.0}
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2, "metrics": metrics}))
     record = read_record(path)
-    assert record.metrics["margin_upper_l2"] == math.inf and record.schema_version == 3
+    assert record.metrics["margin_upper_l2"] == math.inf and record.schema_version == 4
     assert math.isnan(record.metrics["output_margin"]) and math.isnan(record.metrics["clever_l2"])
 
 
@@ -143,10 +143,10 @@ def lose_arrays(path: Path) -> None:
 SPOILT = [
     (truncate, "not a complete JSON object"),
     (lambda path: path.write_text("[]"), "not a complete JSON object ([])"),
-    (change("schema_version", to=99), "schema_version 99 is newer than 3"),
+    (change("schema_version", to=99), "schema_version 99 is newer than 4"),
     (change("schema_version", to=...), "key 'schema_version': is missing"),
-    (change("schema_version", to=True), "key 'schema_version': should be a whole number from 1 to 3, not True"),
-    (change("schema_version", to=0), "key 'schema_version': should be a whole number from 1 to 3, not 0"),
+    (change("schema_version", to=True), "key 'schema_version': should be a whole number from 1 to 4, not True"),
+    (change("schema_version", to=0), "key 'schema_version': should be a whole number from 1 to 4, not 0"),
     (change("id", to="f" * 64), "the digest of the identity, not 'ffff"),
     (change("identity", "fields", to={"m": 0.5}), "the digest of the identity, not '"),
     (change("identity", "fields", to={"m": float("nan")}), "key 'identity': has no digest"),

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "schema1"
 def test_it_is_the_same_run() -> None:
     record = read_record(PATH)
     assert record.id == PATH.stem == record.identity.id
-    assert record.schema_version == 3 and record.method == "arcface(s=16,m=0.1)" and record.epsilon["l2"] == 0.25
+    assert record.schema_version == 4 and record.method == "arcface(s=16,m=0.1)" and record.epsilon["l2"] == 0.25
     assert len(read_arrays(PATH)["upper_l2"]) == 20
     assert record.environment.device == "cpu" and record.suite.settings["training"]["epochs"] == 3
 
@@ -43,7 +43,7 @@ def test_what_it_did_not_say_stays_blank() -> None:
 
 def test_written_again_it_is_of_the_newest_schema(tmp_path: Path) -> None:
     path = write_record(tmp_path / "runs", read_record(PATH), read_arrays(PATH))
-    assert '"schema_version": 3' in path.read_text() and read_record(path).pack() == {
+    assert '"schema_version": 4' in path.read_text() and read_record(path).pack() == {
         **read_record(PATH).pack(),
         "arrays_sha256": read_record(path).arrays_sha256,
     }
