@@ -291,6 +291,40 @@ def claims_command(
     sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
 
 
+@app.command("freeze")
+def freeze_command(
+    where: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR|RECORD.json]", help="Records, or one of them. Default: what is installed here."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
+) -> None:
+    """Write the versions of all packages as a constraints file for pip and uv.
+
+    Those that are installed here, or those that records were made with:
+
+    marginbench freeze results/reference/digits -o constraints.txt && uv pip install -c constraints.txt .
+
+    A build of torch that is not on PyPI needs its index, which a comment in the file names.
+    """
+    from marginbench.benchmarks.machine.files import write_atomically
+    from marginbench.benchmarks.records.constraints import constraints, environments_in
+
+    if where is None:
+        _say_what_loads("freeze")
+        import torch
+
+        from marginbench.benchmarks.records.provenance import environment
+
+        text = constraints([environment(torch.device("cpu"))], "this environment")
+    else:
+        text = constraints(environments_in(where), str(where))
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(output, text.encode())
+
+
 @app.command("doctor")
 def doctor_command(
     device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "auto",
