@@ -14,7 +14,7 @@ import typer
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.cli_options import with_run_options
 from marginbench.benchmarks.runs.console import shown
-from marginbench.benchmarks.runs.options import MEMORY, PLUGINS, SETS, SUITE, Device, RunOptions
+from marginbench.benchmarks.runs.options import MEMORY, PLUGINS, SETS, SUITE, VERIFIED, Device, RunOptions
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
 from marginbench.methods.errors import MarginbenchError, ParameterError
@@ -289,6 +289,49 @@ def claims_command(
     records = read_records(folders, strict=strict)
     _refuse_nothing(records, folders)
     sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
+
+
+@app.command("verify")
+def verify_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
+    sample: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"Runs to do again. Default: {VERIFIED}; with --methods, all of those rows."),
+    ] = None,
+    methods: Annotated[str | None, typer.Option(metavar="SPEC[,SPEC...]", help="Rows to draw from.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another one draws other runs.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Worker processes. Default: as many as are worth starting.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", envvar="MARGINBENCH_DATA", show_default=False, help=SETS),
+    ] = None,
+    suite_dir: Annotated[
+        Path, typer.Option("--suite-dir", metavar="DIR", help="Where the files lie that a suite names.")
+    ] = Path(),
+    plugin: Plugins = None,
+) -> None:
+    """Do some runs again, and say whether their records can be repeated here.
+
+    marginbench verify results/reference/digits --sample 3
+
+    An answer for each run. "same bits": all arrays and losses are equal, which is promised for the same processor,
+    thread count and versions. "a seed's spread": something of these differs, which the list above the table names, and
+    so do the bits, but no metric by more than 4 standard deviations of the row's other seeds, or of the other rows'
+    seeds where those differ more. "no": anything else, such as a method of another revision, arrays that were changed,
+    metrics that do not follow from them, or other bits where nothing recorded differs.
+
+    Each run has the threads of its record. Nothing is written below DIR. Exit code 1 if an answer is "no".
+    """
+    _say_what_loads("verify")
+    from marginbench.benchmarks.runs.verify import Question, render, verify
+    from marginbench.methods.spec import split_specs
+
+    rows = None if methods is None else split_specs(methods)
+    found = verify(Question(folders, rows, sample, seed, jobs, data_dir, suite_dir, plugin or ()))
+    print(render(found))
+    raise typer.Exit(0 if found.agrees else 1)
 
 
 @app.command("freeze")

@@ -50,6 +50,17 @@ def cores() -> int:
     return len(CORES)
 
 
+@contextlib.contextmanager
+def threads_of(number: int | None) -> Iterator[None]:
+    """A block in which torch computes with that many threads; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def seconds_on(device: torch.device) -> float:
     """Seconds on a clock that is read once the device has finished its work."""
     if device.type == "cuda":

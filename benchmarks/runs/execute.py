@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from marginbench.benchmarks.evaluation.partial import Partial
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.machine.budget import limited
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
+from marginbench.benchmarks.machine.device import threads_of
 from marginbench.benchmarks.machine.files import UnwritableError
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.provenance import environment
@@ -48,6 +49,7 @@ class Job:
     suite: Suite  # with the settings of the options
     runs: Path  # folder of the records
     memory: int | None = None  # bytes that the process of a run plans with; default: what is available
+    threads: int | None = None  # of torch, during a run; default: what the process has
     began: str = field(default_factory=_now)  # UTC; what others finished later is not repeated
 
     def repeats(self, record: Record) -> bool:
@@ -74,7 +76,7 @@ def execute(cell: Cell, job: Job, data: Dataset, tell: Callable[[str], None] | N
         checkpoint = Checkpoint(job.runs / f"{cell.id}.ckpt", job.options.checkpoint_every)
         deadline = Deadline(job.options.deadline, tell)
         partial = Partial(job.runs / f"{cell.id}.partial")
-        with limited(job.memory):
+        with limited(job.memory), threads_of(job.threads):
             record = record_run(
                 lambda: _run(cell, job, data, checkpoint, deadline, partial), entry_of(cell), job.suite, data, job.runs
             )
@@ -205,22 +207,32 @@ def measure(
         net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline, partial=partial
     )
     agree = predicted_class(logits_of(net, data.validation)) == data.validation.y
-    epsilon = suite.evaluation.epsilon
-    metrics = summarise(evaluated.arrays, epsilon)
-    metrics["validation_accuracy"] = float(agree.float().mean())
-    for name, probe in suite.evaluation.probes.items():
-        measured = probe.metrics(evaluated.arrays, epsilon)
-        if taken := measured.keys() & metrics.keys():
-            raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
-        metrics |= measured
+    validation = {"validation_accuracy": float(agree.float().mean())}
     results = {
-        "metrics": metrics,
+        "metrics": derived_metrics(evaluated.arrays, suite.evaluation, validation),
         "cost": {"evaluation_seconds": time.perf_counter() - start + evaluated.recalled},
         "estimators": evaluated.estimators,
         "doubts": evaluated.doubts,
         "explanations": evaluated.explanations,
     }
     return results, evaluated.arrays
+
+
+def derived_metrics(
+    arrays: Mapping[str, np.ndarray], evaluation: Evaluation, more: Mapping[str, float]
+) -> dict[str, float]:
+    """What follows from per-point arrays, those of probes included, and `more`, whose names are taken too.
+
+    Raises:
+        MarginbenchError: a probe's name for a metric is taken.
+    """
+    metrics = {**summarise(arrays, evaluation.epsilon), **more}
+    for name, probe in evaluation.probes.items():
+        measured = probe.metrics(arrays, evaluation.epsilon)
+        if taken := measured.keys() & metrics.keys():
+            raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
+        metrics |= measured
+    return metrics
 
 
 def _notes(evaluation: Evaluation, data: Dataset) -> list[str]:

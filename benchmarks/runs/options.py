@@ -28,6 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SUITE = "digits"
+VERIFIED = 5  # runs that `verify` does again
 PLUGINS = "Python file that adds a method, an attack, a probe, ..."
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 MEMORY = "Memory to plan evaluations with, as in 4GB, shared by the workers. Default: what is available."

@@ -25,6 +25,7 @@ ELSEWHERE = {  # commands that other tests run, or that run the tests
     "marginbench run-all --scheduler": "tests/runs/test_cluster.py",
     "marginbench run-all --suite mnist --scheduler": "tests/runs/test_cluster.py",
     "marginbench doctor": "tests/evaluation/test_doctor.py",
+    "marginbench verify": "tests/runs/test_verify.py",
 }
 NET = """
 from torch import nn

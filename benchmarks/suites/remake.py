@@ -1,0 +1,35 @@
+"""A suite from the settings that a record holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from marginbench.benchmarks.plugins import load_installed_plugins
+from marginbench.benchmarks.suites.schema import Suite, make_suite, resolve_files
+
+OF_FILES = ("sha256", "source")  # keys that a suite adds by itself to what is not built in
+
+
+def remake(settings: Mapping[str, Any], folder: Path) -> Suite:
+    """The suite of a record: it has its fingerprint, unless marginbench or a file that it names is another one now.
+
+    Args:
+        settings: all but methods and seeds, as `SuiteFacts` holds them.
+        folder: of the files that the suite names; records hold their names alone.
+
+    Raises:
+        MarginbenchError: settings that are right no longer, or a file that is not in the folder.
+    """
+    load_installed_plugins()
+    name = settings["name"]
+    base = name.partition("+")[0]  # see `derive`
+    values = resolve_files({**_given(settings), "name": base, "seeds": 1}, folder)
+    suite = make_suite(values, folder, f"suite {name} of a record")
+    return suite if name == base else suite.model_copy(update={"name": name, "base": suite})
+
+
+def _given(value: Any) -> Any:
+    """Without what was added, and without the keys that were left out."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _given(item) for key, item in value.items() if item is not None and key not in OF_FILES}
