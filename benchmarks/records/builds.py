@@ -58,7 +58,7 @@ def builds(cuda: bool = False) -> dict[str, str]:
         found["cuda"] = torch.version.cuda
     if cuda:
         found |= {"cudnn": str(torch.backends.cudnn.version()), "driver": _driver()}
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-arg]
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {**found, "numpy_blas": f"{blas.get('name')} {blas.get('version')}"}
 
 

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from made import a_failure, a_record
+from made import ENVIRONMENT, a_failure, a_record
 
 from marginbench.benchmarks.records.differences import Difference
 from marginbench.benchmarks.records.record import Record
@@ -53,6 +54,13 @@ def test_where_nothing_differs_the_bits_must_be_the_same() -> None:
     verdict = ask(upper=last_bit, unlike=[])
     assert verdict == Verdict("no", "1 of 3 arrays differ, although the environments do not")
     assert ask(upper=0.5, losses=(2.0, 1.5), unlike=[]).why == "the losses differ, although the environments do not"
+
+
+def test_on_a_gpu_bits_are_not_asked_for() -> None:
+    gpu = a_record("ce", metrics=metrics(0.5), losses=[2.0], environment=replace(ENVIRONMENT, device="NVIDIA H100"))
+    assert (
+        judge(gpu, ARRAYS, gpu, {**ARRAYS, "upper_l2": ARRAYS["upper_l2"] + 1}, SPREAD, []).answer == "a seed's spread"
+    )
 
 
 @pytest.mark.parametrize(("robust", "answer"), [(0.579, "a seed's spread"), (0.421, "a seed's spread"), (0.581, "no")])
