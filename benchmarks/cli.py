@@ -317,10 +317,10 @@ def verify_command(
     marginbench verify results/reference/digits --sample 3
 
     An answer for each run. "same bits": all arrays and losses are equal, which is promised on CPUs for the same
-    processor, thread count, versions and commit. "a seed's spread": something of these differs, which the list above the table names, and
-    so do the bits, but no metric by more than 4 standard deviations of the row's other seeds, or of the other rows'
-    seeds where those differ more. "no": anything else, such as a method of another revision, arrays that were changed,
-    metrics that do not follow from them, or other bits where nothing recorded differs.
+    processor, thread count, versions and commit. "a seed's spread": something of these differs, which the list above
+    the table names, and so do the bits, but no metric by more than 4 standard deviations of the row's other seeds, or
+    of the other rows' seeds where those differ more. "no": anything else, such as a method of another revision, arrays
+    that were changed, metrics that do not follow from them, or other bits where nothing recorded differs.
 
     Each run has the threads of its record. Nothing is written below DIR. Exit code 1 if an answer is "no".
     """

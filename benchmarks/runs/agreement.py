@@ -76,9 +76,9 @@ def judge(
 ) -> Verdict:
     """What to say of a record.
 
-    Equal bits, of all per-point arrays and of the losses, are asked for on CPUs where nothing differs that records name.
-    Elsewhere all metrics may differ as far as `spread.limit` allows. A mean that is infinite is not compared: the share
-    of points that no attack moved is a metric too.
+    Equal bits, of all per-point arrays and of the losses, are asked for on CPUs where nothing differs that records
+    name. Elsewhere all metrics may differ as far as `spread.limit` allows. A mean that is infinite is not compared: the
+    share of points that no attack moved is a metric too.
 
     Args:
         arrays: of the record.
