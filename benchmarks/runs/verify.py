@@ -216,7 +216,7 @@ def _group(group: Sequence[_Case], runs: Path, question: Question) -> Iterator[t
     options = RunOptions(data_dir=data_dir, device="cuda" if first.device.type == "cuda" else "cpu", progress=False)
     job = Job(options, first.suite, runs, threads=first.record.environment.threads)
     jobs = choose_jobs(question.jobs, len(cells), first.device)
-    done = run_here(cells, job, data) if jobs == 1 else run_in_workers(cells, job, first.device, jobs)
+    done = run_here(cells, job, data) if jobs == 1 else run_in_workers(cells, job, data, jobs)
     for again in done:
         assert again is not None  # nobody else works in this folder
         case = waiting[again.id]
