@@ -79,14 +79,27 @@ class Context:
         tables: see `table`.
 
     On a GPU a step is recorded once and then replayed, with the numbers of the recording. A hook that
-    reads `step`, `epoch` or `progress` is recorded again whenever they change; `stage` and `schedule` avoid that.
+    reads `step`, `epoch`, `progress` or `decay` is recorded again whenever they change; `stage` and `schedule` avoid
+    that.
+
+    Args:
+        decay: gives `decay` for a share of the training done. Default: falls linearly to 0, for loops without a
+            schedule of their own.
     """
 
-    def __init__(self, task: Task, steps: int, epochs: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        task: Task,
+        steps: int,
+        epochs: int,
+        generator: torch.Generator,
+        decay: Callable[[float], float] = lambda progress: 1 - progress,
+    ) -> None:
         self.task = task
         self.steps = steps
         self.epochs = epochs
         self.generator = generator
+        self._decay = decay
         self.tables: dict[str, Tensor] = {}
         self._step = 0
         self._reads: Reads | None = None  # where to note what hooks read of it
@@ -114,6 +127,14 @@ class Context:
     def progress(self) -> float:
         """Share of the training done, 0 at the first step, below 1 at the last."""
         return self.stage(lambda: self._step / self.steps)
+
+    @property
+    def decay(self) -> float:
+        """The learning rate as a share of its peak, in [0, 1]; 1 until the peak. It always falls.
+
+        Where the rate itself never falls, or nobody says how it does, it is 1 - `progress`.
+        """
+        return self.stage(lambda: self._decay(self._step / self.steps))
 
     def stage(self, value: Callable[[], T]) -> T:
         """Return value(), which may read the context and stays the same over many steps: a phase or a count."""

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from marginbench.benchmarks.training.replay import CannotRecordError
+from marginbench.methods import Loss
 
 _aten = torch.ops.aten
 _WAITS = {
@@ -38,14 +39,14 @@ class Tape:
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
         self._calls: list[tuple[Any, Any, Any, Any]] = []
-        self._result: Tensor | None = None
+        self._result: Loss | None = None
 
-    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+    def watch(self, work: Callable[[], Loss]) -> tuple[Loss, str]:
         with _Notes() as notes:
             result = work()
         return result, f"waits for the device: {notes.waits[0]}" if notes.waits else ""
 
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
+    def record(self, work: Callable[[], Loss]) -> Loss:
         states = self._generator.get_state(), torch.get_rng_state()
         with _Notes() as notes:
             self._result = work()
@@ -71,7 +72,8 @@ class Tape:
                 pairs = zip(_tensors(old), _tensors(new), strict=True)
                 made.update({id(before): after for before, after in pairs if before is not after})
             assert self._result is not None
-            self._result.copy_(now(self._result))
+            for result in (self._result.total, *self._result.parts.values()):
+                result.copy_(now(result))
 
 
 class _Notes(TorchDispatchMode):

@@ -132,6 +132,9 @@ class Record:
     notes: list[str] = field(default_factory=list)  # sentences below a table, on its points and its probes
     cost: dict[str, float | None] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)  # mean training loss of each epoch
+    parts: dict[str, list[float | None]] = field(
+        default_factory=dict
+    )  # the same of its parts; null: none or not finite
     estimators: dict[str, dict[str, Any]] = field(default_factory=dict)
     doubts: dict[str, str] = field(default_factory=dict)  # what was seen
     explanations: dict[str, str] = field(default_factory=dict)  # what each of these doubts means

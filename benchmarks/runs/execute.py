@@ -181,7 +181,7 @@ def _run(cell: Cell, job: Job, data: Dataset, checkpoint: Checkpoint, deadline: 
         "peak_bytes": trained.peak_bytes,
         **results["cost"],
     }
-    return {**results, "cost": cost, "losses": trained.losses}, arrays
+    return {**results, "cost": cost, "losses": trained.losses, "parts": trained.parts}, arrays
 
 
 def measure(

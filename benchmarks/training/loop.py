@@ -2,9 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from marginbench.benchmarks.machine.upload import upload
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.checkpoint import Checkpoint
-from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser, replayable
+from marginbench.benchmarks.training.log import Log
+from marginbench.benchmarks.training.optimiser import decay, lr_factor, make_optimiser, replayable
 from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import Batch, Context, Loss, Method, Net, spec_of
@@ -48,6 +50,7 @@ class Trained:
     replayed: float | None  # share of the steps that were replayed, CUDA only
     peak_bytes: int | None  # CUDA only
     losses: list[float]  # mean loss of each epoch
+    parts: dict[str, list[float | None]]  # the same of its parts, see `Log`
 
 
 class Run:
@@ -92,7 +95,7 @@ class Run:
         self.steps_per_epoch = len(self.split) // self.batch_size
         epochs = suite.training.epochs
         stream = seeds.generator(device, draws, "method", method.info.key, repetition)
-        self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream)
+        self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream, partial(decay, suite.training))
         if device.type == "cuda" and not eager and not method.info.eager and replayable(suite.training):
             recorder = CudaGraph
         self.optimiser = make_optimiser(method, suite.training, self.net, recorder is not None)
@@ -106,9 +109,10 @@ class Run:
         self._order = torch.empty(0)
         self._order_epoch = -1
         self._watched = False  # this step: whether hooks leave alone what they must
+        self.parts: Mapping[str, Tensor] = {}  # of the loss, in the latest step
 
     def step(self) -> Tensor:
-        """One optimiser step; returns the loss, still on the device, and valid until the next step.
+        """One optimiser step; returns the loss, still on the device, and valid until the next step like `parts`.
 
         The first of each epoch is watched, see `untouched`; of steps that may be recorded, the very first alone.
 
@@ -121,7 +125,8 @@ class Run:
         self._watched = self._order_epoch != epoch and (self.replay is None or epoch < 0)
         loss = self._do(batch) if self.replay is None else self.replay(self._do, batch)
         self.ctx.step += 1
-        return loss
+        self.parts = loss.parts
+        return loss.total
 
     def _set_rates(self) -> None:
         settings = self.suite.training
@@ -130,7 +135,7 @@ class Run:
             own = rate * group.get("lr_scale", 1.0)
             group["lr"] = own if self._rates is None else self._rates[index].fill_(own)
 
-    def _do(self, batch: Batch) -> Tensor:
+    def _do(self, batch: Batch) -> Loss:
         """The part of a step that is recorded: it does not depend on where training stands."""
         method, bf16 = self.method, self.suite.training.precision == "bf16"
         with torch.autocast(self.ctx.device.type, torch.bfloat16, enabled=bf16):
@@ -141,7 +146,7 @@ class Run:
                 loss = returned(method.update, loss, Loss, "end it with `return Loss(total)`")
         with torch.no_grad(), self._watching(method.after_step):
             method.after_step(self.net, self.ctx)
-        return loss.total.detach()
+        return Loss(loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()})
 
     def _watching(self, hook: Callable[..., Any], batch: Batch | None = None) -> AbstractContextManager[None]:
         return untouched(hook, self.net, batch) if self._watched else nullcontext()
@@ -218,25 +223,25 @@ def train(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with seeds.seeded(device, suite.stream_name, "dropout", repetition), run.passes as passes:
-        losses, total, before = _resume(run, checkpoint.load())
+        means, before = Log(), 0.0
+        if (state := checkpoint.load()) is not None:
+            before = _resume(run, means, state)
         start = seconds_on(device)
-        deadline.enter(f"in epoch {len(losses) + 1} of {run.ctx.epochs}")
+        deadline.enter(f"in epoch {len(means.losses) + 1} of {run.ctx.epochs}")
         while run.ctx.step < run.ctx.steps:
-            total = total + run.step()
+            means.add(run.step(), run.parts)
             epoch, position = divmod(run.ctx.step, run.steps_per_epoch)
             if position == 0:
-                losses.append(float(total / run.steps_per_epoch))
-                total = torch.zeros((), device=device)
-                if not math.isfinite(losses[-1]) or not _finite(run.net):
+                if not (math.isfinite(means.end_epoch()) and _finite(run.net)):
                     raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
                 deadline.enter(f"in epoch {min(epoch + 1, run.ctx.epochs)} of {run.ctx.epochs}")
             if checkpoint.due or deadline.over:
                 seconds = before + seconds_on(device) - start
-                checkpoint.save(_progress(run, losses, total, seconds))
+                checkpoint.save(_progress(run, means, seconds))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
         seconds = before + seconds_on(device) - start
         if checkpoint.exists:  # the evaluation may be interrupted, too
-            checkpoint.save(_progress(run, losses, total, seconds))
+            checkpoint.save(_progress(run, means, seconds))
         run.optimiser.zero_grad(set_to_none=True)
         deadline.enter("while the training was finished")
         with untouched(method.finish):
@@ -253,22 +258,22 @@ def train(
         backward=passes.backward / seen,
         replayed=None if run.replay is None else run.replay.replayed / run.ctx.steps,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        losses=losses,
+        losses=means.losses,
+        parts=means.parts,
     )
 
 
-def _progress(run: Run, losses: list[float], total: Tensor, seconds: float) -> dict[str, Any]:
+def _progress(run: Run, means: Log, seconds: float) -> dict[str, Any]:
     counts = {"forward": run.passes.forward, "backward": run.passes.backward}
-    return {"training": run.state_dict(), "losses": losses, "total": total, "seconds": seconds, **counts}
+    return {"training": run.state_dict(), "log": means.state_dict(), "seconds": seconds, **counts}
 
 
-def _resume(run: Run, state: dict[str, Any] | None) -> tuple[list[float], Tensor, float]:
-    """Mean losses of the epochs so far, sum of the losses of the current one, seconds so far."""
-    if state is None:
-        return [], torch.zeros((), device=run.ctx.device), 0.0
+def _resume(run: Run, means: Log, state: dict[str, Any]) -> float:
+    """Continue where the state was taken; returns the seconds so far."""
     run.load_state_dict(state["training"])
+    means.load_state_dict(state["log"], run.ctx.device)
     run.passes.forward, run.passes.backward = state["forward"], state["backward"]
-    return list(state["losses"]), state["total"].to(run.ctx.device), state["seconds"]
+    return float(state["seconds"])
 
 
 def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:

@@ -60,5 +60,21 @@ def lr_factor(settings: Training, progress: float) -> float:
     return (passed[-1] if passed else 1.0) * rise
 
 
+def decay(settings: Training, progress: float) -> float:
+    """The learning rate as a share of its peak, and 1 until the last time it is there: `Context.decay`.
+
+    1 - progress where it never falls.
+    """
+    if settings.schedule == "one_cycle":
+        return 1.0 if progress < WARM_UP else lr_factor(settings, progress)
+    factors = dict([(0.0, 1.0), *((drop[0], drop[1]) for drop in settings.drops or ())])
+    peak = max(factors.values())
+    last = max(start for start, factor in factors.items() if factor == peak)
+    falls = [start for start in factors if start > last]
+    if not falls:
+        return 1 - progress
+    return 1.0 if progress * settings.epochs < falls[0] - 1e-9 else lr_factor(settings, progress) / peak
+
+
 def _arguments(settings: Training) -> list[str]:
     return list(inspect.signature(settings.optimiser_class).parameters)

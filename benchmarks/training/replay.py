@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.machine.passes import PassCounter
-from marginbench.methods import Batch, Context
+from marginbench.methods import Batch, Context, Loss
 from marginbench.methods.context import Reads
 from marginbench.methods.errors import one_line
 
-Step = Callable[[Batch], Tensor]  # one training step, which returns its loss
+Step = Callable[[Batch], Loss]  # one training step, which returns its loss without the graph of its gradient
 SETTLED = 3  # equal steps before one is recorded: libraries load kernels, and optimisers allocate their state
 
 
@@ -31,10 +31,10 @@ class CannotRecordError(RuntimeError):
 class Recorder(Protocol):
     """Holds one recording."""
 
-    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+    def watch(self, work: Callable[[], Loss]) -> tuple[Loss, str]:
         """Do the work; return its result, and why it cannot be recorded, or an empty text."""
 
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
+    def record(self, work: Callable[[], Loss]) -> Loss:
         """Record the work without doing it, replacing an older recording; return where its result will be.
 
         Raises:
@@ -57,7 +57,7 @@ class CudaGraph:
         self._generator = generator
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+    def watch(self, work: Callable[[], Loss]) -> tuple[Loss, str]:
         before = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -69,7 +69,7 @@ class CudaGraph:
         waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
         return result, f"waits for the device ({waits[0].filename}, line {waits[0].lineno})" if waits else ""
 
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
+    def record(self, work: Callable[[], Loss]) -> Loss:
         self._graph = None  # frees its memory for the new one
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
@@ -98,7 +98,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 @dataclass(frozen=True)
 class _Recorded:
     batch: Batch
-    loss: Tensor
+    loss: Loss
     reads: Reads
     forward: int  # images that pass through the network
     backward: int
@@ -120,7 +120,7 @@ class Replay:
         self._alike, self._needed = 0, SETTLED  # equal steps in a row; how many before a recording
         self._recorded: _Recorded | None = None
 
-    def __call__(self, step: Step, batch: Batch) -> Tensor:
+    def __call__(self, step: Step, batch: Batch) -> Loss:
         """Do one step, replayed or not, and return its loss."""
         if self.obstacle:
             return step(batch)
@@ -138,7 +138,7 @@ class Replay:
     def _holds(self, reads: Reads) -> bool:
         return all(self._ctx.unnoticed(stage) == answer for stage, answer in reads.stages)
 
-    def _do(self, step: Step, batch: Batch) -> Tensor:
+    def _do(self, step: Step, batch: Batch) -> Loss:
         self._last = Reads(self._slots)
         with self._ctx.noting(self._last):
             if self._alike < self._needed - 1:
@@ -160,7 +160,7 @@ class Replay:
             self._passes.forward, self._passes.backward = forward, backward
         self._recorded = _Recorded(place, loss, reads, *passed)
 
-    def _replay(self, batch: Batch) -> Tensor:
+    def _replay(self, batch: Batch) -> Loss:
         recorded = self._recorded
         assert recorded is not None
         for name in ("x", "y", "index"):
