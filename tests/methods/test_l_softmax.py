@@ -1,20 +1,21 @@
 """L-Softmax against its reference; psi, its closed forms, and the annealing."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from support import EXACT, TASK, a_net, assert_same, gradients, reference, stage
 from torch import Tensor, nn
 
-from marginbench.methods import Batch, MarginbenchError, create
+from marginbench.methods import Batch, Context, MarginbenchError, Method, create
 from marginbench.methods.maths.angles import multiply_angle
 
 
 @pytest.mark.parametrize("annealing", [0.0, 2.0])
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
 def test_l_softmax_matches_its_reference(m: int, annealing: float) -> None:
-    method, net, batch, ctx = stage(f"l_softmax(m={m},lambda_start={annealing},power=0.0,lambda_min={annealing})")
+    method, net, batch, ctx = stage(f"l_softmax(m={m},lambda_peak={annealing},lambda_min={annealing})")
     wanted = reference("l_softmax").loss(net, batch.x, batch.y, m=m, annealing=annealing)
     assert_same(method.loss(net, batch, ctx).total, wanted, net)
 
@@ -43,9 +44,28 @@ def test_psi_has_a_finite_gradient_at_the_ends(dtype: torch.dtype) -> None:
     assert bool(_slope(multiply_angle(cosine, 4), cosine).abs().le(16.01).all())
 
 
+def lambdas(method: Method, decay: Callable[[float], float], steps: int = 100) -> list[float]:
+    ctx = Context(TASK, steps, 10, torch.Generator(), decay)
+    values = []
+    for ctx.step in range(steps):
+        values.append(method._lambda(ctx))
+    return values
+
+
+def test_l_softmax_lowers_lambda_with_the_learning_rate() -> None:
+    values = lambdas(create("l_softmax"), lambda progress: 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
+    assert values == pytest.approx([137.0] * 50 + [13.7] * 25 + [1.37] * 25)
+    assert lambdas(create("l_softmax(lambda_min=5.0)"), lambda progress: 0.01) == [5.0] * 100
+
+
+def test_l_softmax_follows_the_progress_where_nobody_tells_it_the_rate() -> None:
+    ctx = Context(TASK, 100, 10, torch.Generator())
+    ctx.step = 90
+    assert create("l_softmax")._lambda(ctx) == pytest.approx(13.7)
+
+
 def test_l_softmax_anneals_with_the_share_of_the_training() -> None:
-    method = create("l_softmax(lambda_min=0.5)")
-    values = [method._lambda(t / 100) for t in range(100)]
+    values = lambdas(create("l_softmax(annealing=progress,lambda_min=0.5)"), lambda progress: 1.0)
     assert values[0] == 1000 and values[-1] == 0.5 and values == sorted(values, reverse=True)
     assert values[20] == pytest.approx(1000 * 1.12**-45)
 
@@ -82,7 +102,9 @@ def test_l_softmax_replaces_linear_heads_only() -> None:
         create("l_softmax").build(net, TASK)
 
 
-@pytest.mark.parametrize("spec", ["l_softmax(m=0)", "l_softmax(m=2.5)", "l_softmax(lambda_min=-1.0)"])
+@pytest.mark.parametrize(
+    "spec", ["l_softmax(m=0)", "l_softmax(m=2.5)", "l_softmax(lambda_min=-1.0)", "l_softmax(annealing=no)"]
+)
 def test_l_softmax_refuses_bad_fields(spec: str) -> None:
     with pytest.raises(MarginbenchError, match="l_softmax"):
         create(spec)

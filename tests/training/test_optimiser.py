@@ -1,7 +1,7 @@
 """Optimisers of torch by name."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,8 +12,18 @@ from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.suites.training import UNFIT, Training, optimisers
 from marginbench.benchmarks.training.loop import Run, train
-from marginbench.benchmarks.training.optimiser import make_optimiser, replayable
-from marginbench.methods import MarginbenchError, Method, Net, create
+from marginbench.benchmarks.training.optimiser import decay, make_optimiser, replayable
+from marginbench.methods import (
+    Batch,
+    Context,
+    Info,
+    Loss,
+    MarginbenchError,
+    Method,
+    Net,
+    create,
+    cross_entropy,
+)
 
 OF_TORCH = sorted(set(optimisers()) - {"adam", "sgd"})
 
@@ -136,3 +146,39 @@ def test_settings_are_part_of_the_fingerprint() -> None:
     }
     assert len(prints) == 3
     assert isinstance(Run(create("ce"), suite_with(optimiser="SGD"), small_data(), 0).net, nn.Module)
+
+
+def decays(settings: Training) -> list[float]:
+    return [decay(settings, epoch / settings.epochs) for epoch in range(settings.epochs)]
+
+
+def test_decay_is_1_up_to_the_peak_and_then_the_share_of_it() -> None:
+    values = decays(training(epochs=10))
+    assert values[:4] == pytest.approx([1.0] * 4) and values == sorted(values, reverse=True) and values[9] < 0.1
+    drops = training(epochs=6, schedule="drops", drops=[[2, 0.1], [4, 0.01]], warm_up=1.0)
+    assert decays(drops) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    higher = training(epochs=6, schedule="drops", drops=[[0, 0.5], [2, 2.0], [4, 0.2]])
+    assert decays(higher) == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("how", [{"schedule": "constant"}, {"schedule": "drops", "drops": [[3, 2.0]]}])
+def test_decay_follows_the_progress_where_the_rate_never_falls(how: dict[str, Any]) -> None:
+    assert decays(training(epochs=4, **how)) == [1, 0.75, 0.5, 0.25]
+
+
+def test_hooks_read_the_decay_of_the_recipe_in_recorded_steps_too() -> None:
+    class Reads(Method):
+        info: ClassVar[Info] = Info("reads", "Reads", "tests", "-", "-", 2026, {})
+
+        def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+            loss = cross_entropy(net(batch.x), batch)
+            return Loss(loss, {"decay": 0 * loss + ctx.schedule(lambda: ctx.decay)})
+
+    settings = training(epochs=10, schedule="drops", drops=[[4, 0.1], [8, 0.01]])
+    suite = small_suite().model_copy(update={"training": settings})
+    run, wanted = Run(Reads(), suite, small_data(), 0, recorder=Tape), []
+    for step in range(run.ctx.steps):
+        run.step()
+        wanted.append(decay(settings, step / run.ctx.steps))
+        assert float(run.parts["decay"]) == pytest.approx(wanted[-1])
+    assert set(wanted) == {1, 0.1, 0.01} and run.replay is not None and run.replay.replayed > 8
