@@ -60,7 +60,7 @@ def unit_rows(x: Tensor) -> Tensor:
     return x / norms.clamp_min(1e-12)
 
 
-def add_angle(cosine: Tensor, m: float) -> Tensor:
+def add_angle(cosine: Tensor, m: float | Tensor) -> Tensor:
     """cos(theta + m) for cosine = cos(theta), any shape, with a finite gradient: it is 0 within 1e-7 of 1 and -1."""
     return (cosine.clamp(1e-7 - 1, 1 - 1e-7).acos() + m).cos()
 
@@ -116,9 +116,19 @@ def multiply_target_angle(logits: Tensor, lengths: Tensor, y: Tensor, m: int, sh
     return logits.scatter(1, y[:, None], target + share * margin)
 
 
-def add_angle_monotone(cosine: Tensor, m: float) -> Tensor:
-    """cos(theta + m), and cos(theta) - m sin(m) where theta + m > pi: decreasing in theta. Any shape."""
-    return torch.where(cosine > -math.cos(m), add_angle(cosine, m), cosine - m * math.sin(m))
+def add_angle_monotone(cosine: Tensor, m: float | Tensor) -> Tensor:
+    """cos(theta + m), and cos(theta) - m sin(m) where theta + m > pi: decreasing in theta. Any shape.
+
+    Args:
+        m: in [0, pi / 2], a number or a scalar.
+    """
+    cos, sin = (m.cos(), m.sin()) if isinstance(m, Tensor) else (math.cos(m), math.sin(m))
+    return torch.where(cosine > -cos, add_angle(cosine, m), cosine - m * sin)
+
+
+def share_beyond(cosine: Tensor, m: float) -> Tensor:
+    """The share of angles with theta + m > pi, for cosine = cos(theta) of any shape: there the margin is no angle."""
+    return (cosine.detach() <= -math.cos(m)).float().mean()
 
 
 def subtract_target(cosine: Tensor, y: Tensor, margin: Tensor | float) -> Tensor:
