@@ -112,4 +112,5 @@ def _pull(features: Tensor, w: Tensor, m: int) -> Tensor:
         psi = multiply_angle(cosine, m)
         (a,) = torch.autograd.grad(psi.sum(), cosine)
     b = (psi.detach() - cosine.detach() * a) / lengths
-    return (a * w + b * features) / torch.hypot(a, b)
+    pull: Tensor = (a * w + b * features) / torch.hypot(a, b)
+    return pull

@@ -25,6 +25,10 @@ class VirtualSoftmax(Method):
         section="3, equations 3 and 4",
         year=2018,
         claims=("feature_margin",),
+        deviations=(
+            "none; the paper has nothing to set. Where there is little time it lags: ResNet-8, 5,000 CIFAR-10 images of"
+            " 16x16, 15 epochs: 39 % of 2,000 validation images right, ce 48 %",
+        ),
         neutral="the virtual class takes at least half of the probability: no setting is cross-entropy",
     )
 
