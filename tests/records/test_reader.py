@@ -33,6 +33,7 @@ def full(method: str = "ce") -> Record:
         doubts={"noise_wins": "1.4% of correct points"},
         explanations={"noise_wins": "Random directions come nearer."},
         losses=[2.0, 1.0],
+        parts={"penalty": [None, 0.5]},
     )
 
 
