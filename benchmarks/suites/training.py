@@ -23,6 +23,7 @@ class Training(Section):
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
+    no_decay: list[Literal["vectors", "depthwise"]] | None = None  # weights that it leaves out; default: none
     optimiser: str = "adam"  # or sgd, or a class of torch.optim by its name
     optimiser_settings: Settings | None = None  # further arguments of the class
     schedule: Literal["one_cycle", "constant", "drops"] = "one_cycle"
@@ -53,6 +54,8 @@ class Training(Section):
             raise ValueError("nesterov: of sgd; other optimisers have optimiser_settings")
         if "weight_decay" not in known and self.weight_decay:
             raise ValueError(f"weight_decay: {self.optimiser} has none")
+        if self.no_decay is not None and not self.weight_decay:
+            raise ValueError("no_decay: weight_decay is 0, so that there is nothing to leave out")
         try:
             self.optimiser_class([nn.Parameter(torch.zeros(1, 1))], **self.optimiser_arguments)
         except (TypeError, ValueError) as error:

@@ -2,9 +2,11 @@
 
 import inspect
 import math
+from collections.abc import Collection, Iterable, Set
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import MarginbenchError, Method, Net
@@ -20,6 +22,8 @@ def replayable(settings: Training) -> bool:
 
 def make_optimiser(method: Method, settings: Training, net: Net, replayed: bool = False) -> torch.optim.Optimizer:
     """The optimiser of a suite for the method's groups of parameters.
+
+    Weights that the suite's `no_decay` names become groups of their own, unless the method's group has a weight decay.
 
     Args:
         replayed: its learning rate may be a tensor, and its state stays on the device.
@@ -39,6 +43,8 @@ def make_optimiser(method: Method, settings: Training, net: Net, replayed: bool 
     if any(not isinstance(group, dict) or "params" not in group for group in groups):
         came = ", ".join(map(in_words, groups))
         raise HookError(place_of(method.param_groups), f"returned a list of {came}, needed dicts with the key 'params'")
+    if settings.no_decay is not None:
+        groups = _without_decay(groups, _spared(net, settings.no_decay))
     try:
         return settings.optimiser_class(groups, **settings.optimiser_arguments, **how)
     except (TypeError, ValueError) as error:
@@ -78,3 +84,32 @@ def decay(settings: Training, progress: float) -> float:
 
 def _arguments(settings: Training) -> list[str]:
     return list(inspect.signature(settings.optimiser_class).parameters)
+
+
+def _spared(net: Net, kinds: Collection[str]) -> set[Tensor]:
+    """The parameters of these kinds.
+
+    vectors: biases, and the scales and shifts of norms; depthwise: kernels of convolutions with a filter per channel.
+    """
+    found: set[Tensor] = set()
+    if "vectors" in kinds:
+        found |= {parameter for parameter in net.parameters() if parameter.dim() <= 1}
+    if "depthwise" in kinds:
+        convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+        found |= {layer.weight for layer in convolutions if layer.groups == layer.in_channels > 1}
+    return found
+
+
+def _without_decay(groups: Iterable[dict[str, Any]], spared: Set[Tensor]) -> list[dict[str, Any]]:
+    """The groups, with the spared parameters in groups without weight decay."""
+    split = []
+    for group in groups:
+        if "weight_decay" in group:  # the method's own
+            split.append(group)
+            continue
+        parameters = list(group["params"])
+        kept = [parameter for parameter in parameters if parameter not in spared]
+        left = [parameter for parameter in parameters if parameter in spared]
+        split += [{**group, "params": kept}] if kept else []
+        split += [{**group, "params": left, "weight_decay": 0.0}] if left else []
+    return split

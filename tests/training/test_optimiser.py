@@ -9,6 +9,7 @@ from torch import nn
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
+from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.suites.training import UNFIT, Training, optimisers
 from marginbench.benchmarks.training.loop import Run, train
@@ -59,6 +60,39 @@ def test_settings_reach_the_class_and_so_do_rate_and_decay() -> None:
     assert (group["momentum"], group["alpha"], group["weight_decay"], group["lr"]) == (0.9, 0.5, 1e-3, 0.02)
     ours = make_optimiser(create("ce"), training(optimiser_settings={"betas": [0.8, 0.9]}), net)
     assert type(ours) is torch.optim.AdamW and ours.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def decays(spec: str, settings: Training, net: Net) -> dict[str, float]:
+    """The weight decay of every parameter, by its name."""
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    groups = make_optimiser(create(spec), settings, net).param_groups
+    return {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+def test_weight_decay_of_mobilenet_is_that_of_its_table() -> None:
+    """Convolutions that are not depthwise and the linear layer decay; batch norm, biases and depthwise ones do not."""
+    settings = load_suite("pmm_table1_mobilenet").training
+    net = make_net("mobilenet", 2, (3, 32, 32), 10, torch.zeros(3), torch.ones(3))
+    found = decays("ce", settings, net)
+    assert found.keys() == dict(net.named_parameters()).keys()
+    kinds = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    depthwise = [name for name, module in kinds.items() if isinstance(module, nn.Conv2d) and module.groups > 1]
+    assert len(depthwise) == 13 and len(kinds) == 28
+    wanted = {f"{name}.weight" for name in kinds.keys() - set(depthwise)}
+    assert {name for name, decay in found.items() if decay == 1e-4} == wanted
+    assert {decay for name, decay in found.items() if name not in wanted} == {0.0}
+    everything = decays("ce", settings.model_copy(update={"no_decay": None}), net)
+    assert set(everything.values()) == {1e-4}
+
+
+def test_a_decay_of_the_method_stays_and_so_does_its_rate() -> None:
+    settings = training(weight_decay=0.1, no_decay=["vectors"])
+    net = Run(create("ce"), small_suite(), small_data(), 0).net
+    assert set(decays("ce_wd(decay=0.5)", settings, net).values()) == {0.5, 0.0}
+    groups = make_optimiser(Slow(), settings, net).param_groups
+    assert {(group["weight_decay"], group.get("lr_scale", 1.0)) for group in groups} == {
+        (0.1, 1.0), (0.0, 1.0), (0.1, 0.1), (0.0, 0.1)
+    }  # fmt: skip
 
 
 def test_the_names_of_ours_mean_what_they_meant() -> None:
@@ -129,6 +163,8 @@ def test_steps_are_recorded_only_where_the_state_stays_on_the_device() -> None:
         ('optimiser = "SGD"\noptimiser_settings = { momentum = "x" }', ["optimiser_settings: SGD"]),
         ('optimiser = "SGD"\nnesterov = true', ["nesterov: of sgd"]),
         ('optimiser = "Rprop"\nweight_decay = 0.1', ["weight_decay: Rprop has none"]),
+        ('no_decay = ["vectors"]', ["no_decay: weight_decay is 0"]),
+        ('weight_decay = 0.1\nno_decay = ["biases"]', ["training.no_decay", "'vectors'"]),
     ],
 )
 def test_a_wrong_optimiser_is_named_before_training(lines: str, words: list[str], tiny: Path) -> None:
