@@ -61,13 +61,17 @@ def take(array: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
     return np.ascontiguousarray(array[rows])
 
 
-def long_tail(labels: np.ndarray, imbalance: float) -> np.ndarray:
+def long_tail(labels: np.ndarray, imbalance: float, whole: np.ndarray | None = None) -> np.ndarray:
     """Positions of the first n_c labels of each class c = 0 ... K - 1, with n_c = n imbalance^(-c / (K - 1)).
 
     The exponential profile of Cao et al., Learning imbalanced datasets with label-distribution-aware margin loss,
     NeurIPS 2019, arXiv 1906.07413. n is the largest number for which every class has enough images.
+
+    Args:
+        whole: the labels that n is taken from, of which `labels` are a part; a class that has fewer than n_c of them
+            left gives all. Default: `labels`.
     """
-    classes, available = np.unique(labels, return_counts=True)
+    classes, available = np.unique(labels if whole is None else whole, return_counts=True)
     shares = (1 / imbalance) ** (np.arange(len(classes)) / max(len(classes) - 1, 1))
     counts = np.floor((available / shares).min() * shares + 1e-6).astype(int)  # rounding may turn 50 into 49.999...
     rows = [np.flatnonzero(labels == c)[:count] for c, count in zip(classes, counts, strict=True)]

@@ -111,7 +111,9 @@ def load_data(
         data_dir: folder of data sets. Default: see `data_folder`.
         train_size: images to train on. Default: all that are left.
         imbalance: makes the training split long-tailed: the first class has this many times as many images as the
-            last; see `long_tail`. It is cut from the first `train_size` images where both are given.
+            last; see `long_tail`. Its numbers are those of the training set with the validation images, which shorten
+            only classes of which the tail leaves too few for them: the first. With `train_size` they are those of that
+            many images.
         size: height and width to which the images of a folder are scaled.
 
     Raises:
@@ -128,7 +130,8 @@ def load_data(
             raise MarginbenchError(f"data.train_size={train_size}: must lie between 1 and {len(kept)}")
         kept = kept[:train_size]
     if imbalance is not None:
-        kept = kept[long_tail(labels[kept], imbalance)]
+        whole = labels if train_size is None else labels[kept]
+        kept = kept[long_tail(labels[kept], imbalance, whole)]
     lost = np.setdiff1d(labels, labels[kept])
     if len(lost):
         reason = "train_size, imbalance or validation"

@@ -27,6 +27,18 @@ def test_splits_are_disjoint_and_the_test_set_is_not_touched(sets: Path) -> None
         assert (data.fingerprint == whole.fingerprint) == (not options)
 
 
+def test_held_out_images_do_not_shorten_the_tail(sets: Path) -> None:
+    """Of 100 images of each class 20 are held out, of each a few: the last classes keep the numbers of all."""
+    save(sets / "mine.npz", arrays(train=400))
+    data = load_data("mine", 80, Path(), sets, imbalance=8.0)
+    held_out = data.validation.y.bincount().tolist()
+    assert min(held_out) > 5
+    assert data.train.y.bincount().tolist() == [100 - held_out[0], 50, 25, 12]
+    few = load_data("mine", 80, Path(), sets, imbalance=8.0, train_size=200)
+    left = load_data("mine", 80, Path(), sets, train_size=200).train.y.bincount()
+    assert few.train.y.bincount()[0] == left[0] and few.train.y.bincount()[3] == left[0] // 8
+
+
 def test_test_images_that_are_trained_on_are_told(sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = arrays()
     save(sets / "mine.npz", values)
