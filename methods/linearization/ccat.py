@@ -1,13 +1,13 @@
 """Confidence-calibrated adversarial training: targets that decay to uniform with the size of the perturbation."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, Norm, as_float, class_mask, param
-from marginbench.methods.maths.perturb import backtracking, eval_mode, l2_norms, random_start
+from marginbench.methods.maths.perturb import backtracking, eval_mode, norms, random_norm_start
 
 
 class CCAT(Method):
@@ -15,7 +15,8 @@ class CCAT(Method):
 
     e_i is the one-hot label, t_i = (1 - g) e_i + g / K with g = 1 - (1 - min(1, ||delta_i|| / epsilon))^power. The
     perturbation delta_i maximises the confidence in a wrong class, max_{j != y} p_j, within the ball of radius
-    epsilon and within [0, 1]. The halves are the first and the second of the shuffled batch.
+    epsilon and within [0, 1], from a start whose norm is uniform in [0, epsilon]. The halves are the first and the
+    second of the shuffled batch.
     """
 
     info: ClassVar[Info] = Info(
@@ -28,13 +29,16 @@ class CCAT(Method):
         year=2020,
         claims=("rejection",),
         neutral={"epsilon": 0.0},
-        revision=2,
+        revision=3,
         needs=frozenset({"input_grad", "inner_attack"}),
         deviations=(
             "its claim holds where images of low confidence are refused, and shows in the columns for that: the"
             " margins, for which nothing is refused, are close to those of plain training",
-            "10 attack steps, to save time, in the direction of the momentum; the authors take 40, whose length"
-            " follows the momentum too",
+            "10 attack steps, to save time; the authors take 40. They go 1.03 epsilon far where the gradient does not"
+            " turn; the authors' 0.5 (README, MNIST). On digits, whose networks are nearly linear, most perturbations"
+            " still end on the border, where every target is uniform",
+            "steps twice as long, all to the border, let the digits' networks refuse more: 51 % robust accuracy, not 44"
+            " (L2, 3 seeds, validation images)",
             "epsilon defaults to the suite's; the paper trains with the radius that it evaluates (MNIST: 0.3)",
             "a zero radius gives one-hot targets",
         ),
@@ -50,9 +54,17 @@ class CCAT(Method):
         ge=0,
     )
     power: float = param(10.0, "rho, decay of the target", unit="1", source="section 4", search=(1.0, 4.0, 10.0), gt=0)
-    steps: int = param(10, "attack steps", unit="-", source="cost; section 4 has 40", search=(10, 40), ge=1)
+    steps: int = param(
+        10, "attack steps", unit="-", source="a quarter of the cost of section 4's 40", search=(10, 40), ge=1
+    )
     step_scale: float = param(
-        2.5, "first step is this times epsilon / steps", unit="1", source="chosen: as in pgd_at", search=(2.5,), gt=0
+        2.5,
+        "step is the velocity times this times epsilon / steps",
+        unit="1",
+        source="authors' README, MNIST: 40 steps of epsilon / 60; of 3 values the largest with which targets on digits"
+        " vary",
+        search=(1.25, 2.5, 5.0),
+        gt=0,
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
@@ -66,9 +78,11 @@ class CCAT(Method):
             return probabilities.scatter(1, y[:, None], 0).amax(1)
 
         with eval_mode(net):
-            start = random_start(x, epsilon, self.norm, ctx.generator)
-            step = self.step_scale / self.steps * epsilon
-            delta = backtracking(confidence, x, start, epsilon=epsilon, step=step, steps=self.steps, norm=self.norm)
+            start = random_norm_start(x, epsilon, self.norm, ctx.generator)
+            ball: dict[str, Any] = {"epsilon": epsilon, "norm": self.norm, "steps": self.steps}
+            delta = backtracking(
+                confidence, x, start, step=self.step_scale / self.steps * epsilon, decayed=True, **ball
+            )
 
         logits = as_float(net(torch.cat((batch.x[:half], x + delta))))
         target = class_mask(batch.y, logits.shape[1]).to(logits.dtype)
@@ -80,6 +94,6 @@ class CCAT(Method):
 
     def _kept(self, delta: Tensor, radius: float) -> Tensor:
         """[B, 1] share of the one-hot label in the target."""
-        size = delta.flatten(1).abs().amax(1) if self.norm == "linf" else l2_norms(delta)
+        size = norms(delta, self.norm)
         relative = (size / radius).clamp_max(1) if radius > 0 else torch.zeros_like(size)
         return ((1 - relative) ** self.power)[:, None]

@@ -40,6 +40,11 @@ def l2_norms(x: Tensor) -> Tensor:
     return norms
 
 
+def norms(x: Tensor, norm: Norm) -> Tensor:
+    """[B, ...] to [B] norms."""
+    return x.flatten(1).abs().amax(1) if norm == "linf" else l2_norms(x)
+
+
 def project(delta: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
     """The nearest point of the ball of radius epsilon [B], in pixels, for every delta [B, ...]."""
     if norm == "linf":
@@ -63,6 +68,16 @@ def random_start(x: Tensor, epsilon: Tensor, norm: Norm, generator: torch.Genera
     normal = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
     radius = torch.rand(x.shape[:1], generator=generator, device=generator.device, dtype=x.dtype)
     return scale_examples(epsilon * radius ** (1 / math.prod(x.shape[1:])), steepest(normal, norm))
+
+
+def random_norm_start(x: Tensor, epsilon: Tensor, norm: Norm, generator: torch.Generator) -> Tensor:
+    """A perturbation [B, ...] of a norm uniform in [0, epsilon] (epsilon [B]) in the direction of Gaussian noise.
+
+    A point uniform in the ball lies next to its border: in d dimensions its norm is epsilon u^(1/d), u uniform.
+    """
+    normal = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
+    size = torch.rand(x.shape[:1], generator=generator, device=generator.device, dtype=x.dtype)
+    return scale_examples(epsilon * size / (norms(normal, norm) + TINY), normal)
 
 
 def pgd(
@@ -105,16 +120,19 @@ def backtracking(
     step: Tensor,
     steps: int,
     norm: Norm,
+    decayed: bool = False,
     momentum: float = 0.9,
     shrink: float = 1.5,
 ) -> Tensor:
     """Ascent as in `pgd`, with momentum; a step that does not help is taken back, and the next one is shorter.
 
-    The attack of Stutz, Hein and Schiele (CCAT, ICML 2020), whose velocity is v <- momentum v + (1 - momentum) u with
-    the unit step u of steepest ascent; here the direction of v counts, not its length.
+    The attack of Stutz, Hein and Schiele (CCAT, ICML 2020), whose velocity is v <- momentum v + (1 - momentum) u, from
+    0, with the unit step u of steepest ascent.
 
     Args:
         step: [B] length of the first step, in pixels.
+        decayed: the step is `step` times v, as theirs: short at first, and where the u do not agree. Otherwise it is
+            `step` long, in the direction of v, and gets further in few steps.
         shrink: divides the length of an example's steps when one did not help.
 
     Returns:
@@ -135,7 +153,8 @@ def backtracking(
         direction = torch.where(each, steepest(gradient, norm), direction)
         step = torch.where(better, step, step / shrink)
         velocity = momentum * velocity + (1 - momentum) * direction
-        trial = (x + project(delta + scale_examples(step, steepest(velocity, norm)), epsilon, norm)).clamp(0, 1)
+        move = scale_examples(step, velocity if decayed else steepest(velocity, norm))
+        trial = (x + project(delta + move, epsilon, norm)).clamp(0, 1)
     return delta
 
 

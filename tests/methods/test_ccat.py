@@ -1,12 +1,14 @@
 """Confidence-calibrated adversarial training against its reference, and the limits of its targets."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from support import TASK, a_context, assert_same, reference, stage
+from support import TASK, a_context, a_net, assert_same, reference, stage
 from torch.nn import functional as F
 
-from marginbench.methods import Batch, MarginbenchError, create
-from marginbench.methods.maths.perturb import random_start
+from marginbench.methods import Batch, Context, MarginbenchError, Norm, create
+from marginbench.methods.maths.perturb import norms, random_norm_start
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -15,7 +17,7 @@ def test_ccat_matches_its_reference(norm: str, power: float) -> None:
     method, net, batch, ctx = stage(f"ccat(norm={norm},power={power},steps=4,step_scale=1)")
     epsilon = TASK.epsilon[norm]  # type: ignore[index]
     radii = torch.full((6,), epsilon, dtype=torch.float64)
-    starts = random_start(batch.x[6:], radii, norm, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    starts = random_norm_start(batch.x[6:], radii, norm, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     settings = {"norm": norm, "epsilon": epsilon, "power": power, "steps": 4, "step_scale": 1.0}
     wanted = reference("ccat").loss(net, batch.x, batch.y, starts, **settings)
     assert_same(method.loss(net, batch, ctx).total, wanted, net)
@@ -43,6 +45,37 @@ def test_large_power_gives_uniform_targets() -> None:
 def test_small_power_gives_the_label_within_the_radius() -> None:
     loss, logits, batch, net = _perturbed("ccat(norm=l2,power=1e-9,steps=1,step_scale=1e-6)")
     assert_same(loss, F.cross_entropy(logits, batch.y), net, rtol=1e-6, atol=1e-6)
+
+
+def _sizes(spec: str, norm: Norm) -> torch.Tensor:
+    """Norms of the perturbations of 64 images of 16x16, as shares of epsilon."""
+    method, task = create(spec), replace(TASK, input_shape=(1, 16, 16))
+    net = a_net(method, "cnn", task=task)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(128, 1, 16, 16, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    seen: list[torch.Tensor] = []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    method.loss(net, Batch(x, y, torch.arange(128)), Context(task, 1, 1, torch.Generator().manual_seed(0)))
+    return norms(seen[-1][64:] - x[64:], norm) / task.epsilon[norm]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_perturbations_have_all_sizes(norm: Norm) -> None:
+    """On the border alone every target would be uniform, and `power` without effect."""
+    sizes = _sizes(f"ccat(norm={norm})", norm)
+    assert sizes.max() <= 1 + 1e-9
+    assert sizes.min() < 0.6 and (sizes < 0.95).sum() > 6, sizes.sort().values
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_power_changes_the_loss_in_both_norms(norm: str) -> None:
+    losses = []
+    for power in (1.0, 10.0):
+        method, net, batch, ctx = stage(f"ccat(norm={norm},power={power})")
+        losses.append(method.loss(net, batch, ctx).total.item())
+    assert abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_zero_radius_is_cross_entropy() -> None:

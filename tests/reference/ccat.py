@@ -27,7 +27,7 @@ def attack(
         else:
             length /= 1.5
         velocity = 0.9 * velocity + 0.1 * unit
-        trial = kept + length * _unit(velocity, norm)
+        trial = kept + length * velocity
         if norm == "linf":
             trial = trial.clamp(-epsilon, epsilon)
         elif trial.norm() > epsilon:
