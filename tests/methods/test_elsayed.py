@@ -10,7 +10,7 @@ from marginbench.methods import MarginbenchError, create
 
 DEFAULTS: dict[str, Any] = {
     "on": "logits", "layers": "all", "norm": "l2", "norm_gradient": "detached", "gamma": 1.0, "clip": None,
-    "top_k": 1, "aggregation": "max", "weight": 1.0, "ce_weight": 0.0,
+    "top_k": 1, "aggregation": "max", "weight": 1.0, "ce_weight": 0.0, "linf_gradient": "sum",
 }  # fmt: skip
 
 
@@ -21,6 +21,8 @@ DEFAULTS: dict[str, Any] = {
         {"norm_gradient": "full"},
         {"on": "probabilities", "norm_gradient": "full", "gamma": 10000.0, "clip": 4.0},
         {"layers": "input", "norm": "linf", "gamma": 0.2, "norm_gradient": "full", "ce_weight": 0.5},
+        {"norm": "linf", "linf_gradient": "mean", "gamma": 50.0, "clip": 2.0, "top_k": 2},
+        {"linf_gradient": "mean"},
         {"layers": "hidden", "top_k": 3, "aggregation": "sum", "weight": 2.0},
         {"top_k": 2, "clip": 1.5, "gamma": 0.3},
     ],
@@ -39,6 +41,14 @@ def test_default_gamma_is_twice_epsilon() -> None:
     method, net, batch, ctx = stage("elsayed(norm=linf)")
     wanted = create("elsayed(norm=linf,gamma=0.2)").loss(net, batch, ctx).total
     assert_same(method.loss(net, batch, ctx).total, wanted, net)
+
+
+def test_mean_gradient_weights_layers_by_their_size() -> None:
+    """One layer of n elements: n times the loss of the sum, with n times the default gamma."""
+    method, net, batch, ctx = stage("elsayed(norm=linf,layers=input)")
+    mean = create("elsayed(norm=linf,layers=input,linf_gradient=mean)").loss(net, batch, ctx).total
+    # 1e-6 is in the denominator
+    assert_same(mean, 16 * method.loss(net, batch, ctx).total, net, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

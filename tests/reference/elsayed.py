@@ -24,7 +24,16 @@ def run(modules: Sequence[nn.Module], start: int, h: Tensor) -> Tensor:
 
 
 def distances(
-    net: Net, image: Tensor, label: int, *, layers: str, norm: Norm, on: str, top_k: int, full: bool
+    net: Net,
+    image: Tensor,
+    label: int,
+    *,
+    layers: str,
+    norm: Norm,
+    on: str,
+    top_k: int,
+    full: bool,
+    linf_gradient: str = "sum",
 ) -> list[list[Tensor]]:
     """The rows are layers, the columns rivals."""
     modules, starts = forward(net, image)
@@ -50,6 +59,8 @@ def distances(
             size = gradient.abs().sum()
             if norm == "l2" and size > 0:
                 size = gradient.square().sum().sqrt()
+            if norm == "linf" and linf_gradient == "mean":
+                size = size / gradient.numel()
             row.append((f[label] - f[rival]) / ((size if full else size.detach()) + 1e-6))
         rows.append(row)
     return rows
