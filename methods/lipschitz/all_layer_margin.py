@@ -15,9 +15,9 @@ class AllLayerMargin(Method):
     """L = CE(z(delta)), logits z(delta) [B, K] of the network whose hidden layers h_l [B, ...] are perturbed.
 
     Layer l passes on h_l + ||h_l|| delta_l, with the norm of each example and delta_l [B, ...] found from 0 by gradient
-    ascent: delta_l <- delta_l + step d CE(z(delta)) / d delta_l, CE the mean over the batch. So one step gives
-    delta_l = step (1/B) ||h_il|| d CE_i / d h_il. Hidden layers are the linear and convolutional ones below the head,
-    before their activations. delta is a constant in the last pass, ||h_l|| is not.
+    ascent: delta_il <- delta_il + step d CE_i(z(delta)) / d delta_il for every example i. So one step gives
+    delta_il = step ||h_il|| d CE_i / d h_il. Hidden layers are the linear and convolutional ones below the head, before
+    their activations. delta is a constant in the last pass, ||h_l|| is not.
     """
 
     info: ClassVar[Info] = Info(
@@ -30,17 +30,24 @@ class AllLayerMargin(Method):
         year=2020,
         claims=("accuracy",),
         neutral={"step": 0.0},
+        revision=2,
         needs=frozenset({"input_grad"}),
         deviations=(
-            "the ascent follows the gradient of the batch mean, as in the authors' code: a perturbation shrinks with"
-            " the batch size, 128 there. With their step it is tiny, and the method close to cross-entropy",
+            "the ascent follows the gradient of an example's own cross-entropy, the authors' code that of the mean over"
+            " the batch: its step 0.01 at batch size 128 is 0.00008 here, at which networks of this size are trained as"
+            " with cross-entropy. The default is 200 times that",
             "every dense and convolutional layer of the body is perturbed; the authors perturb the two convolutions"
             " of each residual block. The image itself is not perturbed",
         ),
     )
 
     step: float = param(
-        0.01, "step of the ascent", unit="1", source="authors' code", search=(0.003, 0.01, 0.03, 1.0), ge=0
+        0.016,
+        "step of the ascent",
+        unit="1",
+        source="validation images of the digits, 5 values from 0.00016 to 0.16, 2 seeds, commit 2952381: best accuracy",
+        search=(0.002, 0.016, 0.05),
+        ge=0,
     )
     steps: int = param(1, "ascent steps", unit="-", source="authors' code", search=(1, 2), ge=1)
 
@@ -66,7 +73,7 @@ class AllLayerMargin(Method):
 
         for _ in range(self.steps):
             with changed_outputs(layers, perturb):
-                risk = cross_entropy(net(batch.x), batch)
+                risk = cross_entropy(net(batch.x), batch) * len(batch.y)  # the sum: an example's step is its own
             gradients = torch.autograd.grad(risk, list(deltas.values()))
             moved = (d + self.step * g for d, g in zip(deltas.values(), gradients, strict=True))
             deltas = {i: delta.detach().requires_grad_() for i, delta in zip(deltas, moved, strict=True)}

@@ -14,7 +14,7 @@ class JacobianReg(Method):
     """L = CE(z) + weight R, with the Jacobians J_i = d z_i / d x_i [K, C*H*W] of the logits z [B, K].
 
     form=hoffman: R = 1/2 (1/B) sum_i ||J_i||_F^2.
-    form=sqrt:    R = (sum_i ||J_i||_F^2)^(1/2), one square root over the batch (Jakubovitz, Giryes).
+    form=sqrt:    R = ((1/B) sum_i ||J_i||_F^2)^(1/2), one square root over the batch (Jakubovitz, Giryes).
     form=row:     R = (1/B) sum_i ||J_i[k_i]||^2, a row k_i drawn uniformly for every example and step (Sokolic et al.).
 
     With n projections the squared Frobenius norm is estimated without bias by (K/n) sum_v ||v^T J_i||^2, the v uniform
@@ -33,17 +33,19 @@ class JacobianReg(Method):
         year=2019,
         claims=("input_margin",),
         neutral={"weight": 0.0},
+        revision=2,
         needs=frozenset({"input_grad", "second_order"}),
         deviations=(
             "J is taken with respect to pixels in [0, 1], the paper's with respect to the preprocessed image: where"
             " preprocessing divides by a standard deviation s, the penalty here is 1/s^2 times the paper's",
+            "sqrt: a mean over the batch under the root. The authors penalise one image of a batch, where mean and sum"
+            " are the same; a sum would grow with the root of the batch size",
             "sqrt: the authors train with cross-entropy first and add the penalty afterwards; `pretrained` is the first"
-            " part's share of the budget. With projections it is the root of an estimate, which is biased. The preset's"
-            " weight is a tenth of the authors' 0.1, which holds for their units and stalls training on small images",
+            " part's share of the budget. With projections it is the root of an estimate, which is biased",
             "row: a row of the logits' Jacobian with respect to the image; the paper does so for every layer",
         ),
         presets={
-            "jacobian_sqrt": {"form": "sqrt", "weight": 0.01, "projections": "exact", "pretrained": 0.5},
+            "jacobian_sqrt": {"form": "sqrt", "weight": 0.1, "projections": "exact", "pretrained": 0.5},
             "jacobian_row": {"form": "row"},
         },
     )
@@ -86,7 +88,7 @@ class JacobianReg(Method):
             return vjp(logits, x, _random_rows(logits, ctx.generator)).square().sum() / examples
         factor, products = self._products(logits, x, ctx)
         if self.form == "sqrt":
-            norm: Tensor = factor**0.5 * torch.linalg.vector_norm(products)  # its gradient at 0 is 0
+            norm: Tensor = (factor / examples) ** 0.5 * torch.linalg.vector_norm(products)  # its gradient at 0 is 0
             return norm
         return factor * products.square().sum() / (2 * examples)
 

@@ -1,14 +1,17 @@
 """What the contract does not test of every method: the neutral setting in float64, and fields that are refused."""
 
 import pytest
-from support import a_batch, a_context, a_net, assert_same, reference
+import torch
+from support import a_batch, a_context, a_net, assert_same, reference, stage
 
 from marginbench.methods import (
+    Batch,
     MarginbenchError,
     create,
     get,
     names,
 )
+from marginbench.methods.registry import rows
 
 
 @pytest.mark.parametrize("key", [key for key in names() if not isinstance(get(key).info.neutral, str)])
@@ -19,6 +22,21 @@ def test_neutral_setting_is_cross_entropy(key: str) -> None:
     net = a_net(method)
     batch = a_batch(net)
     assert_same(method.loss(net, batch, a_context(epoch=3)).total, reference("ce").loss(net, batch.x, batch.y), net)
+
+
+@pytest.mark.parametrize("spec", [row for row in rows() if row != "triplet"])  # which is a sum over pairs
+def test_every_example_twice_is_the_same_loss(spec: str) -> None:
+    """What is summed over a batch, or rooted, would be stronger in larger ones."""
+    method, net, batch, ctx = stage(spec, epoch=3)
+    batch = method.augment(batch, ctx)
+    before = ctx.generator.get_state(), torch.get_rng_state()
+    loss = method.loss(net, batch, ctx).total
+    after = ctx.generator.get_state(), torch.get_rng_state()
+    if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        pytest.skip("draws at random: only the mean is the same")
+    target = None if batch.target is None else batch.target.repeat(2, 1)
+    twice = Batch(batch.x.repeat(2, 1, 1, 1), batch.y.repeat(2), batch.index.repeat(2), target)
+    assert_same(method.loss(net, twice, a_context(epoch=3)).total, loss, net)
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,11 @@ def risk(logits: Tensor, label: int) -> Tensor:
 
 
 def loss(layers: Sequence[nn.Module], x: Tensor, y: Tensor, step: float) -> Tensor:
-    """Batch mean of the risk after one step, delta = step / B ||h|| d risk / d h."""
+    """Batch mean of the risk after one step, delta = step ||h|| d risk / d h."""
     total = x.new_zeros(())
     for image, label in zip(x, y, strict=True):
         logits, hidden = run(layers, image[None], [])
         slopes = torch.autograd.grad(risk(logits, label), hidden)
-        deltas = [step / len(x) * (h**2).sum().sqrt().detach() * g for h, g in zip(hidden, slopes, strict=True)]
+        deltas = [step * (h**2).sum().sqrt().detach() * g for h, g in zip(hidden, slopes, strict=True)]
         total = total + risk(run(layers, image[None], deltas)[0], label)
     return total / len(x)

@@ -18,5 +18,5 @@ def penalty(net: Net, x: Tensor) -> Tensor:
 
 
 def frobenius(net: Net, x: Tensor) -> Tensor:
-    """Root of the sum of all squared entries of all Jacobians of the batch."""
-    return (2 * len(x) * penalty(net, x)) ** 0.5
+    """Root of the batch mean of the sum of all squared entries of a Jacobian."""
+    return (2 * penalty(net, x)) ** 0.5
