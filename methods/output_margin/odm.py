@@ -36,10 +36,11 @@ class ODM(Method):
         section="ICML 2017, formulation of mcODM",
         year=2017,
         claims=("feature_margin",),
+        revision=2,
         neutral="a squared loss on margins is not cross-entropy at any setting",
         deviations=(
             "the paper's machine is linear or has a kernel; here it is the last layer of a network trained end to end",
-            "the paper tunes all three fields per data set, and gives no values to take over",
+            "the paper tunes all three fields per data set; mu and lambda are the defaults of the authors' library",
             "the objective is divided by the paper's weight lambda of the losses: weight_penalty = 1 / (2 lambda)",
         ),
     )
@@ -48,25 +49,25 @@ class ODM(Method):
         0.2,
         "half the width of the band",
         unit="logits",
-        source="chosen: the paper tunes it per data set",
+        source="validation images of the digits with mu = 0.8, 3 values, 2 seeds, commit 2952381: best accuracy",
         search=(0.2, 0.4, 0.6, 0.8),
         ge=0,
         lt=1,
     )
     mu: float = param(
-        0.2,
+        0.8,
         "weight of margins above the band",
         unit="1",
-        source="chosen: the paper tunes it per data set",
+        source="authors' library",
         search=(0.2, 0.4, 0.6, 0.8),
         ge=0,
     )
     weight_penalty: float = param(
-        1e-4,
+        0.5,
         "weight of ||W||^2",
         unit="1",
-        source="chosen: the paper tunes it per data set",
-        search=(0.0, 1e-5, 1e-4, 1e-3),
+        source="authors' library: lambda = 1",
+        search=(0.0, 1e-4, 1e-2, 0.5),
         ge=0,
     )
 
