@@ -51,7 +51,8 @@ class DSD(Method):
         0.4,
         "start of the sparse phase",
         unit="share of training",
-        source="chosen: one run holds all phases, see deviations",
+        source="phases of similar length; 0.3 is the same to 0.1 points on validation images of the digits, 2 seeds,"
+        " commit 2952381",
         search=(0.3, 0.4),
         gt=0,
         lt=1,
@@ -60,7 +61,8 @@ class DSD(Method):
         0.7,
         "end of the sparse phase",
         unit="share of training",
-        source="chosen: phases of similar length",
+        source="phases of similar length; 0.8 is the same to 0.1 points on validation images of the digits, 2 seeds,"
+        " commit 2952381",
         search=(0.6, 0.7, 0.8),
         gt=0,
         le=1,

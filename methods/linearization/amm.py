@@ -59,7 +59,9 @@ class AMM(Method):
     aggregation: Literal["avg", "min"] = param(
         "avg", "T", unit="-", source="section 3; min: authors' recipe for MNIST", search=("avg", "min")
     )
-    weight: float = param(4.0, "lambda", unit="1", source="chosen on digits, validation", search=(1.0, 4.0, 32.0), ge=0)
+    weight: float = param(
+        4.0, "lambda", unit="1", source="authors' recipe: 32, see deviations", search=(1.0, 4.0, 32.0), ge=0
+    )
     c: float = param(
         2.0,
         "slope of s, or the distance wanted for margin",
@@ -72,12 +74,12 @@ class AMM(Method):
     top_share: float = param(
         0.2, "share of the batch that min may choose from", unit="1", source="authors' code", search=(0.2,), gt=0, le=1
     )
-    steps: int = param(3, "DeepFool steps", unit="-", source="chosen for cost; authors' code: 5", search=(3, 5), ge=1)
+    steps: int = param(3, "DeepFool steps", unit="-", source="cheaper than 5, the authors' code", search=(3, 5), ge=1)
     rivals: int = param(
         3,
         "classes considered, by largest logit",
         unit="-",
-        source="chosen for cost; authors' code: 9",
+        source="cheaper than 9, the authors' code",
         search=(3, 9),
         ge=1,
     )

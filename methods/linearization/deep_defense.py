@@ -47,12 +47,14 @@ class DeepDefense(Method):
         25.0, "decay with rho of correct images", unit="1", source="authors' code", search=(10.0, 25.0, 50.0), ge=0
     )
     d: float = param(5.0, "growth with rho of wrong images", unit="1", source="authors' code", search=(5.0,), ge=0)
-    steps: int = param(3, "DeepFool steps", unit="-", source="chosen for cost; authors' code: 5", search=(3, 5), ge=1)
+    steps: int = param(
+        3, "DeepFool steps", unit="-", source="cheaper than 5, the authors' code; see deviations", search=(3, 5), ge=1
+    )
     rivals: int = param(
         3,
         "classes considered, by largest logit",
         unit="-",
-        source="chosen for cost; authors' code: all",
+        source="cheaper than all, as in the authors' code",
         search=(3, 9),
         ge=1,
     )
@@ -63,7 +65,7 @@ class DeepDefense(Method):
         0.5,
         "share of all steps without the penalty",
         unit="1",
-        source="chosen: half of the budget, see deviations",
+        source="authors' recipe starts from a trained network: half of the budget, see deviations",
         search=(0.0, 0.5),
         ge=0,
         lt=1,

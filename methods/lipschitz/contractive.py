@@ -69,7 +69,7 @@ class Contractive(Method):
         1e-3,
         "factor of the output layer's norm",
         unit="1",
-        source="chosen: no value in the sources at hand",
+        source="validation images of the digits, 3 values, 2 seeds, commit 2952381: best accuracy, by 0.25 points",
         search=(1e-4, 1e-3, 1e-2),
         ge=0,
     )

@@ -65,7 +65,7 @@ class CURE(Method):
         0.3,
         "share of the steps with plain cross-entropy first",
         unit="1",
-        source="chosen on validation images of the digits",
+        source="validation images of the digits, 3 values, 1 seed, commit 2952381: best accuracy, then margin",
         search=(0.0, 0.3, 0.5),
         ge=0,
         lt=1,

@@ -40,7 +40,8 @@ class InputGradReg(Method):
         1.0,
         "factor of the penalty",
         unit="1",
-        source="chosen within the authors' sweep, 0.2 to 195 after division by 2 B",
+        source="the authors' sweep, 0.2 to 195 after division by 2 B; of 4 values on validation images of the digits, 2"
+        " seeds, commit 2952381, the largest that trains",
         search=(0.1, 1.0, 10.0, 100.0),
         ge=0,
     )
@@ -48,7 +49,7 @@ class InputGradReg(Method):
         "label",
         "distribution whose cross-entropy is smoothed",
         unit="-",
-        source="gradient regularization; uniform: beside it",
+        source="section on gradient regularization; uniform: beside it",
         search=("label", "uniform"),
     )
 

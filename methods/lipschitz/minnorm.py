@@ -40,7 +40,7 @@ class Minnorm(Method):
         1.0,
         "step of the multipliers",
         unit="1",
-        source="chosen: no value in the sources at hand",
+        source="validation images of the digits, 3 values, 2 seeds, commit 2952381: best accuracy and margin",
         search=(0.1, 0.3, 1.0),
         gt=0,
     )
@@ -48,12 +48,18 @@ class Minnorm(Method):
         1e-3,
         "factor of the squared weights",
         unit="1",
-        source="chosen: about 1/N on the digits",
+        source="about 1/N on the digits; on their validation images best of 3 values, 2 seeds, commit 2952381",
         search=(1e-4, 1e-3),
         ge=0,
     )
     limit: float = param(
-        3.0, "largest multiplier", unit="1", source="chosen: the paper has no limit", search=(3.0, 10.0, 30.0), gt=0
+        3.0,
+        "largest multiplier",
+        unit="1",
+        source="validation images of the digits, 3 values from 1 to 10, 1 or 2 seeds, commit 2952381: largest margin; the"
+        " paper has no limit",
+        search=(1.0, 3.0, 10.0),
+        gt=0,
     )
 
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:

@@ -37,7 +37,7 @@ class LMDNN(Method):
         1.0,
         "factor of the penalty",
         unit="1",
-        source="chosen: the paper tunes it on validation data",
+        source="the middle of 4 values within 1 point on validation images of the digits, 2 seeds, commit 2952381",
         search=(0.1, 0.3, 1.0, 3.0),
         ge=0,
     )

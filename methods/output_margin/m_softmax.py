@@ -52,13 +52,23 @@ class MSoftmax(Method):
     )
 
     m: float = param(
-        1.0, "margin of the label", unit="logits", source="chosen: see deviations", search=(0.5, 1.0, 2.0, 4.0), ge=0
+        1.0,
+        "margin of the label",
+        unit="logits",
+        source="validation images of the digits, 4 values within 0.5 points, 2 seeds, commit 2952381",
+        search=(0.5, 1.0, 2.0, 4.0),
+        ge=0,
     )
     classifiers: Annotated[int, Field(ge=1)] = param(
-        1, "V; 1: no ensemble", unit="-", source="chosen: see deviations", search=(1, 2, 4)
+        1, "V; 1: no ensemble", unit="-", source="section on soft-margin softmax: one classifier", search=(1, 2, 4)
     )
     diversity: float = param(
-        0.1, "weight of HSIC of two classifiers", unit="1", source="chosen: see deviations", search=(0.1, 1.0), ge=0
+        0.1,
+        "weight of HSIC of two classifiers",
+        unit="1",
+        source="validation images of the digits, 2 values with the same accuracy, 2 seeds, commit 2952381",
+        search=(0.1, 1.0),
+        ge=0,
     )
 
     def build(self, net: Net, task: Task) -> Net:

@@ -46,7 +46,8 @@ class SVM(Method):
         1e-4,
         "weight of ||W||^2",
         unit="1",
-        source="chosen: the paper tunes C on validation data",
+        source="validation images of the digits, 4 values, 2 seeds, commit 2952381: best accuracy, by 0.25"
+        " points at most",
         search=(0.0, 1e-5, 1e-4, 1e-3),
         ge=0,
     )

@@ -44,7 +44,8 @@ class Triplet(Method):
         1.0,
         "factor of the triplet term",
         unit="1",
-        source="chosen: the paper has no cross-entropy",
+        source="validation images of the digits, 4 values, 2 seeds, commit 2952381: best accuracy, 98.3 %; the"
+        " others 97",
         search=(0.1, 0.3, 1.0, 3.0),
         ge=0,
     )
