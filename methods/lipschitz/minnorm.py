@@ -56,8 +56,8 @@ class Minnorm(Method):
         3.0,
         "largest multiplier",
         unit="1",
-        source="validation images of the digits, 3 values from 1 to 10, 1 or 2 seeds, commit 2952381: largest margin; the"
-        " paper has no limit",
+        source="validation images of the digits, 3 values from 1 to 10, 1 or 2 seeds, commit 2952381: largest margin;"
+        " the paper has no limit",
         search=(1.0, 3.0, 10.0),
         gt=0,
     )

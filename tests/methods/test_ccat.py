@@ -8,7 +8,8 @@ from support import TASK, a_context, a_net, assert_same, reference, stage
 from torch.nn import functional as F
 
 from marginbench.methods import Batch, Context, MarginbenchError, Norm, create
-from marginbench.methods.maths.perturb import norms, random_norm_start
+from marginbench.methods.linearization import ccat
+from marginbench.methods.maths.perturb import norms, random_norm_start, random_start
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -67,6 +68,11 @@ def test_perturbations_have_all_sizes(norm: Norm) -> None:
     sizes = _sizes(f"ccat(norm={norm})", norm)
     assert sizes.max() <= 1 + 1e-9
     assert sizes.min() < 0.6 and (sizes < 0.95).sum() > 6, sizes.sort().values
+
+
+def test_starts_uniform_in_the_ball_would_stay_on_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ccat, "random_norm_start", random_start)
+    assert _sizes("ccat", "linf").min() > 0.9
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
