@@ -65,7 +65,7 @@ class DeepDefense(Method):
         0.5,
         "share of all steps without the penalty",
         unit="1",
-        source="authors' recipe starts from a trained network: half of the budget, see deviations",
+        source="validation images of the digits, 2 values, 1 seed, commit 2952381: larger margin (0.57, not 0.50)",
         search=(0.0, 0.5),
         ge=0,
         lt=1,
