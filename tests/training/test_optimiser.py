@@ -184,22 +184,22 @@ def test_settings_are_part_of_the_fingerprint() -> None:
     assert isinstance(Run(create("ce"), suite_with(optimiser="SGD"), small_data(), 0).net, nn.Module)
 
 
-def decays(settings: Training) -> list[float]:
+def decays_of(settings: Training) -> list[float]:
     return [decay(settings, epoch / settings.epochs) for epoch in range(settings.epochs)]
 
 
 def test_decay_is_1_up_to_the_peak_and_then_the_share_of_it() -> None:
-    values = decays(training(epochs=10))
+    values = decays_of(training(epochs=10))
     assert values[:4] == pytest.approx([1.0] * 4) and values == sorted(values, reverse=True) and values[9] < 0.1
     drops = training(epochs=6, schedule="drops", drops=[[2, 0.1], [4, 0.01]], warm_up=1.0)
-    assert decays(drops) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert decays_of(drops) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     higher = training(epochs=6, schedule="drops", drops=[[0, 0.5], [2, 2.0], [4, 0.2]])
-    assert decays(higher) == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
+    assert decays_of(higher) == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("how", [{"schedule": "constant"}, {"schedule": "drops", "drops": [[3, 2.0]]}])
 def test_decay_follows_the_progress_where_the_rate_never_falls(how: dict[str, Any]) -> None:
-    assert decays(training(epochs=4, **how)) == [1, 0.75, 0.5, 0.25]
+    assert decays_of(training(epochs=4, **how)) == [1, 0.75, 0.5, 0.25]
 
 
 def test_hooks_read_the_decay_of_the_recipe_in_recorded_steps_too() -> None:
