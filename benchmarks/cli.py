@@ -492,7 +492,6 @@ def _refuse_nothing(records: Sequence[Any], folders: Sequence[Path]) -> None:
 
 
 def _load_plugins(paths: list[Path] | None) -> None:
-    from marginbench.benchmarks.plugins import load_plugin
+    from marginbench.benchmarks.plugins import load_plugins
 
-    for path in paths or ():
-        load_plugin(path)
+    load_plugins(paths or ())

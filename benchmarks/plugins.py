@@ -1,12 +1,14 @@
 """Plug-ins: files of users and entry points of other packages, which add methods, attacks, networks and more."""
 
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from marginbench.benchmarks.registry import REGISTRIES
 from marginbench.methods import MarginbenchError, Method, names
+from marginbench.methods.errors import Problems
 from marginbench.methods.registry import forget, load_installed, load_methods
 from marginbench.methods.userfile import USER_MODULE, forget_user_file, load_user_file, versions
 
@@ -33,6 +35,19 @@ def load_plugin(path: str | Path) -> list[type[Method]]:
     if file not in _loaded:
         _loaded.append(file)
     return methods
+
+
+def load_plugins(paths: Iterable[str | Path]) -> None:
+    """Load files; see `load_plugin`.
+
+    Raises:
+        MarginbenchError: for all of those that cannot be loaded, together.
+    """
+    problems = Problems()
+    for path in paths:
+        with problems.collected():
+            load_plugin(path)
+    problems.report()
 
 
 @cache

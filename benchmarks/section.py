@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -21,12 +21,15 @@ def _finite(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _floats(value: Any) -> Iterable[float]:
-    if isinstance(value, list | tuple):
-        for item in value:
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _floats(item)
     elif isinstance(value, float):
         yield value
 
+
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+"""A number of epochs, images, ...: larger ones are slips, and overflow somewhere or never end."""
 
 Settings = Annotated[dict[str, Any], AfterValidator(_finite)]
 """Keys that are checked elsewhere, by what they are settings of."""

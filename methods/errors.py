@@ -2,8 +2,11 @@
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+SHOWN = 20  # problems of one input that are told at once
 
 
 class MarginbenchError(Exception):
@@ -25,6 +28,50 @@ class ParameterError(MarginbenchError):
 
     def __reduce__(self) -> tuple[Any, ...]:  # workers send it to the process that asked
         return type(self), (self.parameter, self.value, self.problem)
+
+
+class Problems:
+    """Collects what is wrong with an input, so that all of it is told at once.
+
+    Args:
+        where: begins the message, as in "suite mine.toml".
+    """
+
+    def __init__(self, where: str = "") -> None:
+        self._where = where
+        self._found: list[MarginbenchError] = []
+
+    def so_far(self) -> str:
+        """`, 3 problems so far`, to follow a line on the progress; nothing where there is none."""
+        count = len(self._found)
+        return f", {count} problem{'s' * (count > 1)} so far" if count else ""
+
+    def add(self, problem: str) -> None:
+        self._found.append(MarginbenchError(problem))
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A block whose `MarginbenchError` is kept for later."""
+        try:
+            yield
+        except MarginbenchError as error:
+            self._found.append(error)
+
+    def report(self) -> None:
+        """Raise what was found: one problem as it is, several as a list with a line for each, up to `SHOWN`.
+
+        Raises:
+            MarginbenchError: something was found.
+        """
+        if not self._found:
+            return
+        head = f"{self._where}: " if self._where else ""
+        if len(self._found) == 1:
+            raise MarginbenchError(f"{head}{self._found[0]}") if head else self._found[0]
+        lines = [f"- {error}" for error in self._found[:SHOWN]]
+        if len(self._found) > SHOWN:
+            lines.append(f"- and {len(self._found) - SHOWN} more")
+        raise MarginbenchError("\n".join([f"{head}{len(self._found)} problems:", *lines]))
 
 
 def one_line(error: BaseException) -> str:

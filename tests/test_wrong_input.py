@@ -17,6 +17,7 @@ WRONG = [
     (("--suite", "none.toml"), ["none.toml", "No such file"]),
     (("--seeds", "0"), ["--seeds 0"]),
     (("--seeds", "many"), ["--seeds"]),
+    (("--seeds", str(10**20)), ["--seeds 1", "at most 10000"]),
     (("--memory", "lots"), ["--memory lots", "4GB"]),
     (("--memory", "10MB"), ["--memory 10MB", "at least 1 GB"]),
     (("--plugin", "none.py"), ["none.py", "no such file"]),

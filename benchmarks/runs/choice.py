@@ -8,7 +8,7 @@ from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.suites.derive import SECTIONS
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.methods import MarginbenchError, Method, create, register, rows, spec_of
-from marginbench.methods.errors import ParameterError, suggest
+from marginbench.methods.errors import ParameterError, Problems, suggest
 from marginbench.methods.spec import configure, parse_value, read_settings
 
 EXAMPLE = "write METHOD.FIELD=VALUE, as in arcface.m=0.4, or SECTION.KEY=VALUE of the suite, as in training.epochs=5"
@@ -41,7 +41,12 @@ def choose_methods(
     Raises:
         MarginbenchError: unknown method or field, wrong value, a method named twice or a setting for none.
     """
-    chosen = [method for given in (methods or suite.methods or rows()) for method in _methods(given)]
+    problems = Problems()
+    chosen: list[Method] = []
+    for given in methods or suite.methods or rows():
+        with problems.collected():
+            chosen += _methods(given)
+    problems.report()
     for target, value in split_settings(settings)[1].items():
         key, _, field = target.partition(".")
         keys = [method.info.key for method in chosen]

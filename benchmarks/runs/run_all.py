@@ -15,7 +15,7 @@ from marginbench.benchmarks.machine.budget import parse_size
 from marginbench.benchmarks.machine.deadline import alarm, patience
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
-from marginbench.benchmarks.plugins import load_plugin
+from marginbench.benchmarks.plugins import load_plugins
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.choice import choose_methods, split_settings
@@ -27,8 +27,9 @@ from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive
-from marginbench.benchmarks.suites.schema import Suite, load_suite
+from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
 from marginbench.methods import spec_of
+from marginbench.methods.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,12 +91,14 @@ def prepare(options: RunOptions) -> Work:
     """
     patient = None if options.deadline is None else patience(options.deadline)
     with alarm(patient, "while plug-ins were imported"):
-        for path in options.plugin:
-            load_plugin(path)
+        load_plugins(options.plugin)
         of_suite, of_methods = split_settings(options.set)
         suite = derive(load_suite(str(options.suite)), of_suite)
         methods = choose_methods(options.methods, suite, of_methods)
-    repetitions = range(options.seeds or suite.seeds)
+    seeds = options.seeds or suite.seeds
+    if seeds > MOST_SEEDS:
+        raise ParameterError("seeds", seeds, f"must be at most {MOST_SEEDS}")
+    repetitions = range(seeds)
     take_shard([], options.shard)  # complains before data are loaded
     device = resolve_device(options.device)
     announce(options, suite, len(methods), len(repetitions))

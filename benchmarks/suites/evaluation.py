@@ -8,7 +8,6 @@ from typing import Any, Self
 from pydantic import (
     ModelWrapValidatorHandler,
     PositiveFloat,
-    PositiveInt,
     PrivateAttr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -25,16 +24,23 @@ from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.scan import ATTACKS, configured_attacks
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, OWN, configured_certificates
 from marginbench.benchmarks.probes.scan import PROBES, Probe
-from marginbench.benchmarks.section import Section, Settings
+from marginbench.benchmarks.section import Count, Section, Settings
 from marginbench.methods import NORMS, MarginbenchError, Norm
-from marginbench.methods.errors import suggest
+from marginbench.methods.errors import Problems, suggest
+
+RADII = "give one radius for each norm in pixels of [0, 1], as in { linf = 0.1, l2 = 0.5 }"
+
+
+def in_pixels(radius: float) -> str:
+    """A hint for a radius that is too large: perhaps it is one of 255 levels."""
+    return f": for {radius:g}/255 write {radius / 255:.4g}" if radius <= 255 * 255 else ""
 
 
 class Evaluation(Section):
     """A section [evaluation.KEY] for the key of a probe adds that measurement and its columns."""
 
     epsilon: dict[Norm, PositiveFloat]
-    points: PositiveInt  # test images: all, or a sample in which every class has its share
+    points: Count  # test images: all, or a sample in which every class has its share
     attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
     certificates: dict[str, Settings]
     _sections: dict[str, Settings] = PrivateAttr(default_factory=dict)  # of probes, without their classes: see `probes`
@@ -70,11 +76,20 @@ class Evaluation(Section):
                 out[key] = None
         return out
 
+    @field_validator("epsilon", mode="before")
+    @classmethod
+    def _by_norm(cls, epsilon: Any) -> Any:
+        if not isinstance(epsilon, dict):
+            raise ValueError(RADII)
+        return epsilon
+
     @field_validator("epsilon")
     @classmethod
     def _both_norms(cls, epsilon: dict[Norm, float]) -> dict[Norm, float]:
         if set(epsilon) != set(NORMS):
-            raise ValueError("give one radius for each norm, as in { linf = 0.1, l2 = 0.5 }")
+            raise ValueError(RADII)
+        if (radius := epsilon["linf"]) >= 1:
+            raise ValueError(f"linf={radius:g} reaches every image, since pixels are in [0, 1]{in_pixels(radius)}")
         return epsilon
 
     @field_validator("attacks", mode="before")
@@ -124,27 +139,33 @@ def _probe(key: str, values: Any) -> Probe:
         raise ValidationError.from_exception_data("Evaluation", details) from None
 
 
-def check_estimators(evaluation: Evaluation) -> None:
+def check_estimators(evaluation: Evaluation, problems: Problems) -> None:
     """Do all attacks and certificates exist, and take their settings?
 
-    Raises:
-        MarginbenchError: one does not, or two share a name; the message begins with its key.
+    Args:
+        problems: collects what is wrong; each message begins with its key.
     """
-    for name in evaluation.attacks.keys() & {*evaluation.certificates, OWN}:  # their arrays and costs would be one
-        raise MarginbenchError(f"evaluation.attacks.{name}: a certificate has this name: choose another")
+    for name in sorted(evaluation.attacks.keys() & {*evaluation.certificates, OWN}):  # their arrays would be one
+        problems.add(f"evaluation.attacks.{name}: a certificate has this name: choose another")
     for name, settings in evaluation.attacks.items():
-        if "file" not in settings:
-            _check("attacks", name, settings, ATTACKS, configured_attacks)
-        elif name in ATTACKS or not re.fullmatch("[A-Za-z0-9_]+", name):
-            problem = f"choose another name: letters, digits and _, and none of {', '.join(ATTACKS)}"
-            raise MarginbenchError(f"evaluation.attacks.{name}: {problem}")
-        else:
-            try:
-                configured_attacks({name: settings})
-            except MarginbenchError as error:
-                raise MarginbenchError(f"evaluation.attacks.{name}: {error}") from None
+        with problems.collected():
+            if "file" in settings:
+                _check_file(name, settings)
+            else:
+                _check("attacks", name, settings, ATTACKS, configured_attacks)
     for name, settings in evaluation.certificates.items():
-        _check("certificates", name, settings, CERTIFICATES, configured_certificates)
+        with problems.collected():
+            _check("certificates", name, settings, CERTIFICATES, configured_certificates)
+
+
+def _check_file(name: str, settings: Settings) -> None:
+    if name in ATTACKS or not re.fullmatch("[A-Za-z0-9_]+", name):
+        problem = f"choose another name: letters, digits and _, and none of {', '.join(ATTACKS)}"
+        raise MarginbenchError(f"evaluation.attacks.{name}: {problem}")
+    try:
+        configured_attacks({name: settings})
+    except MarginbenchError as error:
+        raise MarginbenchError(f"evaluation.attacks.{name}: {error}") from None
 
 
 def _check(kind: str, name: str, settings: Settings, known: Mapping[str, Any], configured: Callable[..., Any]) -> None:

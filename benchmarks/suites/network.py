@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import (
-    PositiveInt,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -15,7 +14,7 @@ from pydantic import (
 
 from marginbench.benchmarks.nets.outside import from_file
 from marginbench.benchmarks.nets.scan import NETWORKS, Architecture
-from marginbench.benchmarks.section import Section
+from marginbench.benchmarks.section import Count, Section
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import suggest
 
@@ -25,7 +24,7 @@ class Network(Section):
 
     name: str | None = None
     file: str | None = None  # FILE.py:FUNCTION; the function is make(shape) or make(shape, width)
-    width: PositiveInt | None = None  # default: the network's own
+    width: Count | None = None  # default: the network's own
     _sha256: str | None = PrivateAttr(None)  # of the file, as it was executed
 
     @field_validator("name")

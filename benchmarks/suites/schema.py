@@ -1,25 +1,28 @@
 """A suite says what is compared: data, network, budget, radii, estimators. One TOML file each."""
 
 import itertools
+import math
 import tomllib
+from collections.abc import Mapping, Set
 from importlib import resources
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, ValidationError
 
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.plugins import load_installed_plugins
 from marginbench.benchmarks.probes.scan import PROBES
-from marginbench.benchmarks.section import Section
-from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators
+from marginbench.benchmarks.section import Count, Section
+from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators, in_pixels
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.training import Training
-from marginbench.methods import MarginbenchError, Task
-from marginbench.methods.errors import suggest
+from marginbench.methods import NORMS, MarginbenchError, Task
+from marginbench.methods.errors import Problems, suggest
 
+MOST_SEEDS = 10_000  # of one method: more are a slip
 INTERNAL = ("folder", "base", "changes")  # fields that are no keys of a file
 
 
@@ -27,10 +30,10 @@ class Data(Section):
     """The keys are the arguments of `load_data`."""
 
     name: str
-    validation: PositiveInt
-    train_size: PositiveInt | None = None  # images to train on; default: all that are left
+    validation: Count
+    train_size: Count | None = None  # images to train on; default: all that are left
     imbalance: float | None = Field(default=None, ge=1)  # first class to last, in images: a long-tailed training split
-    size: PositiveInt | None = None  # height and width of the images, for image folders only
+    size: Count | None = None  # height and width of the images, for image folders only
 
 
 class Suite(Section):
@@ -38,8 +41,8 @@ class Suite(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     title: str
-    methods: tuple[str, ...] | None = None  # default: all registered
-    seeds: PositiveInt
+    methods: tuple[str, ...] | None = Field(default=None, min_length=1)  # default: all registered
+    seeds: int = Field(gt=0, le=MOST_SEEDS)
     data: Data
     network: Network
     training: Training
@@ -61,8 +64,19 @@ class Suite(Section):
         return digest({**values, "sources": sources} if sources else values)
 
     def load_data(self, data_dir: str | Path | None = None) -> Dataset:
-        """The data set, from a folder of data sets. Default: see `data_folder`."""
-        return load_data(**self.data.model_dump(), folder=self.folder, data_dir=data_dir)
+        """The data set, from a folder of data sets. Default: see `data_folder`.
+
+        Raises:
+            MarginbenchError: as `load_data`, or a radius that reaches every image.
+        """
+        data = load_data(**self.data.model_dump(), folder=self.folder, data_dir=data_dir)
+        radius, widest = self.evaluation.epsilon["l2"], math.sqrt(math.prod(data.shape))
+        if radius >= widest:
+            raise MarginbenchError(
+                f"evaluation.epsilon: l2={radius:g} reaches every image, since pixels are in [0, 1]: no two are further"
+                f" than {widest:.4g} apart{in_pixels(radius)}"
+            )
+        return data
 
     def task(self, input_shape: tuple[int, int, int], class_counts: tuple[int, ...]) -> Task:
         """What methods are told.
@@ -93,11 +107,11 @@ def read_suite(name: str) -> tuple[Path, str]:
     else:
         raise MarginbenchError(f"unknown suite {name!r}: {suggest(name, suite_names())}; or give a FILE.toml")
     try:
-        return path, path.read_text(encoding="utf-8")
+        return path, path.read_text(encoding="utf-8-sig")  # editors of Windows write a mark first
     except OSError as error:
         raise MarginbenchError(f"suite {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise MarginbenchError(f"suite {path}: not valid TOML: {error}") from None
+        raise MarginbenchError(f"suite {path}: not UTF-8 text ({error}): save it as UTF-8") from None
 
 
 def comment(suite_name: str) -> str:
@@ -116,7 +130,7 @@ def load_suite(name: str) -> Suite:
     path, text = read_suite(name)
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # brackets in brackets in brackets ...
         raise MarginbenchError(f"suite {path}: not valid TOML: {error}") from None
     return make_suite(resolve_files(values, path.parent), path.parent, f"suite {path}")
 
@@ -131,19 +145,38 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
     Raises:
         MarginbenchError: a key is wrong, each is named with its path.
     """
-    for key in set(INTERNAL) & set(values):
-        raise MarginbenchError(f"{where}: {_unknown((key,))}")
+    problems = Problems(where)
+    for key in sorted(set(INTERNAL) & set(values)):
+        problems.add(_unknown((key,)))
+    values = {key: value for key, value in values.items() if key not in INTERNAL}
     if isinstance(values.get("methods"), list):  # TOML knows no tuples
         values = {**values, "methods": tuple(values["methods"])}
+    suite = None
     try:
         suite = Suite(**values, folder=folder)
+        estimators: Evaluation | None = suite.evaluation
     except ValidationError as error:
-        raise MarginbenchError(f"{where}: " + "; ".join(map(_explain, error.errors()))) from None
-    try:
-        check_estimators(suite.evaluation)
-    except MarginbenchError as error:
-        raise MarginbenchError(f"{where}: {error}") from None
+        texts = {(one["type"], *one["loc"]): _explain(one) for one in error.errors()}
+        meant = [(*at[1:-1], text) for at, text in texts.items() if at[0] == "extra_forbidden"]
+        for (kind, *section, key), text in texts.items():
+            misspelt = any(head == section and f"did you mean {key!r}?" in other for *head, other in meant)
+            if not (kind == "missing" and misspelt):
+                problems.add(text)
+        estimators = _estimators_of(values, {one["loc"][1] for one in error.errors() if len(one["loc"]) > 1})
+    if estimators is not None:
+        check_estimators(estimators, problems)
+    problems.report()
+    assert suite is not None
     return suite
+
+
+def _estimators_of(values: Mapping[str, Any], wrong: Set[Any]) -> Evaluation | None:
+    """The attacks and certificates of a section [evaluation] in which other keys are wrong."""
+    section = values.get("evaluation")
+    if not isinstance(section, Mapping):
+        return None
+    tables = {key: {} if key in wrong else section.get(key, {}) for key in ("attacks", "certificates")}
+    return Evaluation(epsilon=dict.fromkeys(NORMS, 0.1), points=1, **tables)
 
 
 def resolve_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -165,7 +198,7 @@ def _explain(error: Any) -> str:
         return f"key {where!r} is missing"
     text = error["msg"].removeprefix("Value error, ")
     text = f"{text[0].lower()}{text[1:]}"
-    return f"{where}: {text}" if isinstance(error["input"], dict) else f"{where}={error['input']!r}: {text}"
+    return f"{where}: {text}" if isinstance(error["input"], dict) else f"{where}={error['input']!r:.80}: {text}"
 
 
 def _unknown(path: tuple[Any, ...]) -> str:

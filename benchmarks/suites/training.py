@@ -4,10 +4,10 @@ import inspect
 from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, field_validator, model_validator
 from torch import nn
 
-from marginbench.benchmarks.section import Section, Settings
+from marginbench.benchmarks.section import Count, Section, Settings
 from marginbench.benchmarks.suites.augment import Augment
 from marginbench.methods.errors import suggest
 
@@ -19,8 +19,8 @@ FIXED = ("params", "maximize", "foreach", "fused", "capturable", "differentiable
 
 
 class Training(Section):
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    epochs: Count
+    batch_size: Count
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     no_decay: list[Literal["vectors", "depthwise"]] | None = None  # weights that it leaves out; default: none

@@ -240,3 +240,20 @@ def test_workers_are_no_forks_where_a_gpu_is_shared() -> None:
     assert forks.workers_context("cuda").get_start_method() == "spawn"
     if forks.forking():
         assert forks.workers_context("cpu").get_start_method() == "forkserver"
+
+
+def test_all_methods_and_plugins_that_are_wrong_are_told_at_once(run: Run, tiny: Path, tmp_path: Path) -> None:
+    words = ("run-all", "--suite", tiny, "--out", tmp_path / "out")
+    code, _, err = run(*words, "--methods", "ce,arcfac,arcface(m=-1),gone.py")
+    head, *lines = err.splitlines()
+    assert code == 2 and head == "error: 3 problems:" and [line[:2] for line in lines] == ["- "] * 3
+    assert "arcfac'" in lines[0] and "arcface.m=-1" in lines[1] and "gone.py" in lines[2]
+    for name, code_text in (("a", "import nothing_there"), ("b", "x = ("), ("c", "")):
+        (tmp_path / f"{name}.py").write_text(code_text)
+    plugins = [word for name in "abcd" for word in ("--plugin", tmp_path / f"{name}.py")]
+    for command in (words, ("methods",), ("suites",), ("check", "ce")):
+        code, _, err = run(*command, *plugins)
+        head, *lines = err.splitlines()
+        assert code == 2 and head == "error: 4 problems:"
+        for name, line in zip("abcd", lines, strict=True):
+            assert line.startswith("- plug-in ") and f"{name}.py" in line
