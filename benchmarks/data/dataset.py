@@ -121,6 +121,8 @@ def load_data(
     """
     found = find(name, folder, data_folder(data_dir), size)
     labels, count = found.y_train, len(found.y_train)
+    if not labels.any():
+        raise MarginbenchError(f"data {name!r}: has one class alone: a margin lies between two classes or more")
     if not 0 < validation < count:
         raise MarginbenchError(f"data.validation={validation}: must lie between 1 and {count - 1}")
     order = np.arange(count) if found.digests else hashed_order("validation", count)

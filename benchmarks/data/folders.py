@@ -15,7 +15,7 @@ from marginbench.benchmarks.data.arrays import Arrays, hashed_order
 from marginbench.benchmarks.data.images import is_grey, read_image
 from marginbench.benchmarks.machine.device import cores
 from marginbench.methods import MarginbenchError
-from marginbench.methods.errors import ParameterError
+from marginbench.methods.errors import ParameterError, Problems
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
     cache = data_dir / f"{place.name}-{size}-{key.hexdigest()[:12]}"
     if not cache.is_dir():
         paths = [path for samples in listed.values() for path, _ in samples]
-        channels = 1 if all(map(is_grey, paths)) else 3
+        channels = 1 if all(map(_may_be_grey, paths)) else 3
         _make_room(data_dir, len(paths) * channels * size**2, place)
         _make_cache(cache, place, listed, (channels, size, size))
     try:
@@ -55,6 +55,13 @@ def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
         return Arrays(**arrays, digests=digests)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise MarginbenchError(f"{cache}: not a readable cache of {place} ({error}); delete it") from None
+
+
+def _may_be_grey(path: str) -> bool:
+    try:
+        return is_grey(path)
+    except MarginbenchError:  # told with all others when it is decoded
+        return True
 
 
 def _list(place: Path) -> dict[str, Samples]:
@@ -92,9 +99,11 @@ def _make_cache(cache: Path, place: Path, listed: dict[str, Samples], shape: tup
     partial = cache.with_name(f".{cache.name}-{secrets.token_hex(4)}")
     try:
         partial.mkdir()
+        problems = Problems(f"image folder {place}")
         for part, samples in listed.items():
             order = hashed_order("validation" if part == "train" else "test", len(samples))
-            _decode(partial, place, part, [samples[i] for i in order], shape)
+            _decode(partial, place, part, [samples[i] for i in order], shape, problems)
+        problems.report()
         try:
             partial.rename(cache)
         except OSError:
@@ -107,7 +116,10 @@ def _make_cache(cache: Path, place: Path, listed: dict[str, Samples], shape: tup
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decode(folder: Path, place: Path, part: str, samples: Samples, shape: tuple[int, int, int]) -> None:
+def _decode(
+    folder: Path, place: Path, part: str, samples: Samples, shape: tuple[int, int, int], problems: Problems
+) -> None:
+    """Decode one part; images that cannot be read are left out, and collected with those of the other part."""
     images = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.uint8, (len(samples), *shape))
     remarks: Counter[str] = Counter()
     digests = np.empty((len(samples), 32), np.uint8)
@@ -115,13 +127,15 @@ def _decode(folder: Path, place: Path, part: str, samples: Samples, shape: tuple
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(samples), BLOCK):
             paths = [path for path, _ in samples[start : start + BLOCK]]
-            for row, (pixels, remark) in enumerate(pool.map(read_image, paths, [shape] * len(paths)), start):
-                images[row] = pixels
-                remarks[remark] += 1
-                digests[row] = np.frombuffer(hashlib.sha256(pixels.data).digest(), np.uint8)
+            reading = [pool.submit(read_image, path, shape) for path in paths]
+            for row, image in enumerate(reading, start):
+                with problems.collected():
+                    images[row], remark = image.result()
+                    remarks[remark] += 1
+                    digests[row] = np.frombuffer(hashlib.sha256(images[row].data).digest(), np.uint8)
             if time.monotonic() - reported > PROGRESS:
                 reported = time.monotonic()
-                done = f"{start + len(paths)} of {len(samples)} {part} images"
+                done = f"{start + len(paths)} of {len(samples)} {part} images{problems.so_far()}"
                 log.info("decoding into %s: %s", folder.parent, done)
     del remarks[""]
     for remark, count in sorted(remarks.items()):

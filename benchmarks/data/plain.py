@@ -11,6 +11,7 @@ import numpy as np
 
 from marginbench.benchmarks.data.arrays import Arrays
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import Problems
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +22,26 @@ WANTED = "it should be NxHxW or NxHxWxC, uint8 or float in [0, 1]"
 
 
 class _Reader:
-    """Names what is wrong, and collects what was read in another way than it was written."""
+    """Names what is wrong, all of it together, and collects what was read in another way than it was written."""
 
     def __init__(self, where: str) -> None:
         self.where = where
+        self.problems = Problems(where)
         self._remarks: dict[str, list[str]] = defaultdict(list)
 
     def wrong(self, name: str, problem: str) -> MarginbenchError:
-        return MarginbenchError(f"{self.where}: {name} {problem}")
+        return MarginbenchError(f"{name} {problem}")
 
     def say(self, name: str, remark: str) -> None:
         self._remarks[remark].append(name)
 
     def report(self) -> None:
+        """Say so.
+
+        Raises:
+            MarginbenchError: something is wrong.
+        """
+        self.problems.report()
         for remark, names in self._remarks.items():
             log.warning("%s: %s: %s", self.where, " and ".join(names), remark)
 
@@ -52,19 +60,33 @@ def read_plainly(where: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
     x, y, levels = {}, {}, {}
     for part in ("train", "test"):
         name = f"x_{part}"
-        images = _channels_first(reader, name, arrays[name])
-        x[part], levels[part] = _scaled(reader, name, images)
-        y[part] = _labels(reader, f"y_{part}", arrays[f"y_{part}"], len(images))
+        with reader.problems.collected():
+            images = _channels_first(reader, name, arrays[name])
+            x[part], levels[part] = _scaled(reader, name, images)
+        with reader.problems.collected():
+            y[part] = _labels(reader, f"y_{part}", arrays[f"y_{part}"], len(np.atleast_1d(arrays[name])))
+    if len(x) == 2:
+        with reader.problems.collected():
+            _check_scale(reader, x, levels, arrays)
+    if len(y) == 2 and len(y["train"]):
+        with reader.problems.collected():
+            _check_classes(reader, **y)
+    reader.problems.report()
+    x = _without_alpha(reader, x, levels["train"])
+    reader.report()
+    return Arrays(x["train"], y["train"], x["test"], y["test"], levels["train"])
+
+
+def _check_scale(
+    reader: _Reader, x: Mapping[str, np.ndarray], levels: Mapping[str, int], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Images of one shape and one scale in both parts."""
     if x["train"].shape[1:] != x["test"].shape[1:]:
         shapes = tuple(images.shape[1:] for images in x.values())
         raise reader.wrong("images", f"of x_train are {shapes[0]}, those of x_test {shapes[1]} (CxHxW)")
     if levels["train"] != levels["test"] or x["train"].dtype != x["test"].dtype:
         ranges = " and ".join(f"x_{part} {_range(arrays[f'x_{part}'])}" for part in x)
         raise reader.wrong(ranges, "are not on one scale: store both in the same way")
-    _check_classes(reader, **y)
-    x = _without_alpha(reader, x, levels["train"])
-    reader.report()
-    return Arrays(x["train"], y["train"], x["test"], y["test"], levels["train"])
 
 
 def _range(x: np.ndarray) -> str:
@@ -73,7 +95,9 @@ def _range(x: np.ndarray) -> str:
 
 def _channels_first(reader: _Reader, name: str, x: np.ndarray) -> np.ndarray:
     """The axis of the channels has a length of 1 or 3, or is shorter than both others."""
-    if x.ndim not in (3, 4) or not x.size:
+    if x.ndim and not x.size:
+        raise reader.wrong(name, f"is {x.shape}: it holds no image")
+    if x.ndim not in (3, 4):
         raise reader.wrong(name, f"is {x.dtype} {x.shape}; {WANTED}")
     if x.ndim == 3:
         return x[:, None]
@@ -143,7 +167,7 @@ def _labels(reader: _Reader, name: str, y: np.ndarray, count: int) -> np.ndarray
         reader.say(name, f"rows of {y.shape[1]} are read as one-hot")
         whole = whole.argmax(1).astype(np.int64)
     whole = whole.reshape(-1)
-    if len(whole) != count or whole.min() < 0:
+    if len(whole) != count or (count and whole.min() < 0):
         raise reader.wrong(name, f"must hold one label >= 0 for each image of x{name[1:]}")
     return whole
 

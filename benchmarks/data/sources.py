@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from marginbench.benchmarks.data.arrays import Arrays, hashed_order
 from marginbench.benchmarks.data.folders import read_folder
 from marginbench.benchmarks.data.plain import read_plainly
 from marginbench.methods import MarginbenchError
-from marginbench.methods.errors import suggest
+from marginbench.methods.errors import Problems, suggest
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ TORCHVISION = {
 }
 NAMES = ("digits", *TORCHVISION, "imagenet")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)  # what reading an .npz raises
 SIZE = 224  # pixels: default height and width of the images of a folder
 PATIENCE = 30.0  # seconds without an answer after which a download has failed
 OTHER_FOLDER = "or set data_dir or MARGINBENCH_DATA to the folder that has it"
@@ -90,14 +92,20 @@ def _npz_file(name: str, folder: Path, data_dir: Path) -> Path:
 
 
 def _read_npz(path: Path) -> Arrays:
+    arrays, problems = {}, Problems(str(path))
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file]
             if missing:
-                raise MarginbenchError(f"{path}: no array {missing[0]!r}; it needs {', '.join(KEYS)}")
-            arrays = {key: file[key] for key in KEYS}
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+                raise MarginbenchError(f"{path}: no array {', '.join(map(repr, missing))}; it needs {', '.join(KEYS)}")
+            for key in KEYS:
+                try:
+                    arrays[key] = file[key]
+                except DAMAGED as error:
+                    problems.add(f"{key} cannot be read ({_all_lines(error)})")
+    except (*DAMAGED, AttributeError) as error:
         raise MarginbenchError(f"{path}: not a readable .npz file ({_all_lines(error)})") from None
+    problems.report()
     return read_plainly(str(path), arrays)
 
 

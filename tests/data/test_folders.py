@@ -52,8 +52,8 @@ def test_imagenet_and_other_folders_are_found_in_the_data_folder(sets: Path, tmp
     data = load_data("imagenet", 2, tmp_path, sets)
     assert data.shape == (3, 224, 224)
     assert {path.name.split("-")[0] for path in sets.iterdir()} == {"imagenet"}
-    save_images(tmp_path / "own", {"a": 3}, test="test")
-    assert len(load_data(str(tmp_path / "own"), 1, Path(), sets, size=4).test) == 3
+    save_images(tmp_path / "own", {"a": 3, "b": 2}, test="test")
+    assert len(load_data(str(tmp_path / "own"), 1, Path(), sets, size=4).test) == 5
 
 
 def _no_test(place: Path) -> None:
@@ -86,6 +86,27 @@ def test_a_wrong_image_folder_is_explained(
         load_data("flowers", 2, tmp_path, sets, size=4)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
     assert not sets.is_dir() or not list(sets.iterdir()), "half a cache is left"
+
+
+def test_images_that_cannot_be_read_are_told_together(sets: Path, tmp_path: Path) -> None:
+    """Leaving one out would make another data set, so the folder is refused, but in one round."""
+    place = tmp_path / "flowers"
+    save_images(place, {"rose": 3, "tulip": 3})
+    bad = [place / "train" / "rose" / "0.png", place / "train" / "tulip" / "2.png", place / "val" / "rose" / "1.png"]
+    for path in bad:
+        path.write_bytes(b"no image")
+    with pytest.raises(MarginbenchError) as caught:
+        load_data("flowers", 2, tmp_path, sets, size=4)
+    head, *lines = str(caught.value).splitlines()
+    assert head == f"image folder {place}: 3 problems:" and len(lines) == 3
+    assert all(sum(str(path) in line for line in lines) == 1 for path in bad)
+    assert not list(sets.iterdir()), "half a cache is left"
+
+
+def test_one_class_alone_has_no_margin(sets: Path, tmp_path: Path) -> None:
+    save_images(tmp_path / "flowers", {"rose": 3})
+    with pytest.raises(MarginbenchError, match=r"'flowers': has one class alone: a margin lies between"):
+        load_data("flowers", 1, tmp_path, sets, size=4)
 
 
 def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:

@@ -97,13 +97,17 @@ def _with(**changes: np.ndarray) -> Arrays:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"x_train": np.zeros((2, 8, 8), np.uint8)}, ["no array 'y_train'"]),
-        (_with(x_test=np.zeros((0, 8, 8), np.uint8)), ["x_test is uint8 (0, 8, 8)"]),
+        ({"x_train": np.zeros((2, 8, 8), np.uint8)}, ["no array 'y_train', 'x_test', 'y_test'"]),
+        (_with(x_test=np.zeros((0, 8, 8), np.uint8), y_test=np.zeros(0)), ["x_test is (0, 8, 8): it holds no image"]),
         (_with(x_test=np.zeros((12, 9, 9), np.uint8)), ["(1, 8, 8)", "(1, 9, 9)"]),
         (_with(y_train=np.zeros(3)), ["y_train must hold one label"]),
         (_with(y_test=np.full(12, 4)), ["y_test has the label 4"]),
         (_with(x_train=np.full((40, 64), 200, np.uint8)), ["x_train is uint8 (40, 64)", "NxHxW"]),
-        (_with(y_train=np.array([{}] * 40)), ["not a readable .npz file"]),
+        (_with(y_train=np.array([{}] * 40)), ["y_train cannot be read", "Object arrays"]),
+        (
+            _with(x_train=np.zeros((0, 8, 8), np.uint8), y_train=np.zeros(0)),
+            ["x_train is (0, 8, 8): it holds no image"],
+        ),
     ],
 )
 def test_a_wrong_npz_is_explained(sets: Path, values: Arrays, words: list[str]) -> None:
@@ -111,6 +115,25 @@ def test_a_wrong_npz_is_explained(sets: Path, values: Arrays, words: list[str]) 
     with pytest.raises(MarginbenchError) as caught:
         load_data("mine", 10, Path(), sets)
     assert all(word in str(caught.value) for word in ["mine.npz", *words]) and "\n" not in str(caught.value)
+
+
+def test_all_that_is_wrong_with_an_npz_is_told_at_once(sets: Path) -> None:
+    pixels = np.full((12, 8, 8), np.nan)
+    save(
+        sets / "mine.npz", _with(x_train=np.zeros((40, 64)), y_train=np.full(40, 0.5), x_test=pixels, y_test=np.ones(3))
+    )
+    with pytest.raises(MarginbenchError) as caught:
+        load_data("mine", 10, Path(), sets)
+    head, *lines = str(caught.value).splitlines()
+    assert head.endswith("mine.npz: 4 problems:")
+    wanted = ("x_train is float64 (40, 64)", "y_train holds 0.5", "x_test holds values", "y_test must hold one label")
+    assert all(line.startswith(f"- {words}") for line, words in zip(lines, wanted, strict=True))
+
+
+def test_one_class_alone_has_no_margin(sets: Path) -> None:
+    save(sets / "mine.npz", _with(y_train=np.zeros(40), y_test=np.zeros(12)))
+    with pytest.raises(MarginbenchError, match=r"^data 'mine': has one class alone: a margin lies between"):
+        load_data("mine", 10, Path(), sets)
 
 
 @pytest.mark.parametrize("content", [b"", b"no npz at all", b"PK\x03\x04 cut off", b"\x1f\x8b of gzip"])
