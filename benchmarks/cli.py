@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,9 +12,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from marginbench.benchmarks.machine.streams import make_readable
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.cli_options import with_run_options
 from marginbench.benchmarks.runs.console import shown
+from marginbench.benchmarks.runs.interrupt import InterruptedBySignal, interruptible
 from marginbench.benchmarks.runs.options import MEMORY, PLUGINS, SETS, SUITE, VERIFIED, Device, RunOptions
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
@@ -22,6 +25,12 @@ from marginbench.methods.errors import MarginbenchError, ParameterError
 
 class _Commands(typer.core.TyperGroup):
     """Turns what goes wrong in a command into one line and an exit code."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().make_context(*args, **extra)  # prints --version and --help
+        except BrokenPipeError:
+            raise typer.Exit(0) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -34,10 +43,12 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(2) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, InterruptedBySignal) else signal.SIGINT
             kept = ": finished runs are kept; run the same command again for the rest"
-            print(f"interrupted{kept if ctx.invoked_subcommand == 'run-all' else ''}", file=sys.stderr)
-            raise typer.Exit(130) from None
+            ended = "terminated" if number == signal.SIGTERM else "interrupted"
+            print(f"{ended}{kept if ctx.invoked_subcommand == 'run-all' else ''}", file=sys.stderr)
+            raise typer.Exit(128 + number) from None
 
 
 app = typer.Typer(
@@ -45,7 +56,7 @@ app = typer.Typer(
     help="Train large-margin methods under one budget, enclose every test point's margin between a certified"
     " radius and the nearest adversarial example, and rank them.",
     epilog="Start with: marginbench run-all. Then: marginbench methods arcface. Exit codes: 0 all is well,"
-    " 1 a run or check failed, 2 wrong input, 130 interrupted.",
+    " 1 a run or check failed, 2 wrong input, 130 interrupted, 143 terminated.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,8 +71,9 @@ Strict = Annotated[
 
 def main() -> None:
     """Entry point."""
+    make_readable()
     try:
-        with shown():
+        with interruptible(), shown():
             app()
     finally:
         try:
@@ -196,6 +208,7 @@ def evaluate_command(
     there is none. The images are those of the test split: a model that was trained on them is not measured by them.
     A record is reused for a model that answers the same. Exit code 1 if the evaluation fails.
     """
+    _say_what_loads(f"evaluate {model}")
     _load_plugins(plugin)
     from marginbench.benchmarks.models.evaluate import evaluate_model
     from marginbench.benchmarks.tables.render import show
@@ -463,7 +476,7 @@ def check_command(
     for method in methods_of(target):
         print(spec_of(method))
         for result in check(method):
-            print(f"  {result.line()}")
+            print(f"  {result.line()}", flush=True)
             failed += result.status == "failed"
     print(f"{failed} checks failed" if failed else "all checks passed")
     raise typer.Exit(1 if failed else 0)

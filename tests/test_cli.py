@@ -222,15 +222,9 @@ def test_commands_that_read_suites_take_plugins(run: Run, tiny: Path) -> None:
     assert run("check", "nothing", "--plugin", plugin.parent / "gone.py")[2].endswith("gone.py: no such file\n")
 
 
-def test_a_reader_who_has_seen_enough_is_no_error() -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from marginbench.benchmarks.cli import main; main()",
-        "suites",
-        "digits",
-        "--toml",
-    ]
+@pytest.mark.parametrize("words", [("suites", "digits", "--toml"), ("--version",), ("--help",)])
+def test_a_reader_who_has_seen_enough_is_no_error(words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", "from marginbench.benchmarks.cli import main; main()", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()  # as `head` does once it has its lines

@@ -125,6 +125,9 @@ def evaluate_model(
     known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs))
     if known is not None:
         log.info("%s has a record of %s, which is reused: `fresh` repeats the run", row, known.finished)
+    else:
+        points = min(chosen.evaluation.points, len(images.test))
+        log.info("evaluating %s on %d images, as the suite %s says", row, points, chosen.name)
     partial = Partial(runs / f"{identity.id}.partial")
 
     def run() -> Results:

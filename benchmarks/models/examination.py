@@ -24,6 +24,8 @@ def examine(device: torch.device) -> Iterator[Result]:
         partial(examine_starts, device),
         *(partial(examine_canaries, device, [canary]) for canary in CANARIES),
     ]
+    first = f"{len(parts)} parts to examine, in about a minute"
+    log.info("%s", first, extra={"step": Step(first, 0, len(parts), "?", 1)})
     start, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:

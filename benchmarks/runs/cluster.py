@@ -32,6 +32,7 @@ from marginbench.methods.errors import ParameterError
 log = logging.getLogger(__name__)
 TIMEOUT = 15  # seconds to find the scheduler
 PAUSE = 0.2  # seconds between two looks at what is finished
+LOOKS = 10  # at that, between two looks at who is there
 
 
 class _Parcel(NamedTuple):
@@ -69,7 +70,12 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
             scheduler,
             f"went away: finished runs are kept in {job.runs}; run the same command again for the rest",
         )
+        there: bool | None = None
+        looks = 0
         while pending:
+            if looks % LOOKS == 0:
+                there = _report_workers(client, scheduler, there)
+            looks += 1
             time.sleep(PAUSE)
             if client.status != "running" or any(future.status == "cancelled" for future in pending):
                 raise gone
@@ -94,6 +100,26 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
                         write_record(job.runs, record, arrays)
                     record = kept or record
                 yield record
+
+
+def _report_workers(client: Any, scheduler: str, before: bool | None) -> bool:
+    """Whether the cluster has workers now; said where it has none, and where that has changed."""
+    try:
+        count = len(_workers(client))
+    except (OSError, ValueError, TypeError):  # the scheduler has gone: noticed elsewhere
+        return bool(before)
+    if not count and before is not False:
+        log.warning(
+            "the cluster has no workers: waiting for the first; start one with `dask worker --nthreads 1 %s`",
+            f"--scheduler-file {scheduler}" if _is_file(scheduler) else scheduler,
+        )
+    elif count and before is False:
+        log.info("the cluster has %d worker%s now", count, "s" * (count > 1))
+    return count > 0
+
+
+def _is_file(scheduler: str) -> bool:
+    return "://" not in scheduler and not scheduler.rpartition(":")[2].isdecimal()
 
 
 def count_workers(scheduler: str) -> int:
@@ -123,7 +149,7 @@ def _connected(scheduler: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError:
         raise ParameterError("scheduler", scheduler, "needs Dask: pip install 'marginbench[cluster]'") from None
-    is_file = "://" not in scheduler and not scheduler.rpartition(":")[2].isdecimal()
+    is_file = _is_file(scheduler)
     if is_file and not Path(scheduler).is_file():
         problem = f"no such file; `dask scheduler --scheduler-file {scheduler}` writes it"
         raise ParameterError("scheduler", scheduler, problem)

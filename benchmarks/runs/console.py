@@ -14,7 +14,7 @@ LOGGER = "marginbench"
 class Step:
     """Travels with a message about the progress, as `extra={"step": Step(...)}`: what a bar shows in place of it."""
 
-    text: str
+    text: str  # nothing where the bar says enough
     done: int  # runs so far
     total: int
     eta: str
@@ -48,7 +48,8 @@ class Bar(Lines):
         if self._progress is None:
             super().emit(record)
             return
-        self._progress.console.print(_text(record) if step is None else step.text, highlight=False, markup=False)
+        if text := _text(record) if step is None else step.text:
+            self._progress.console.print(text, highlight=False, markup=False)
         if step is not None:
             self._progress.update(0, completed=step.done, eta=step.eta)
             if step.last:
@@ -58,7 +59,7 @@ class Bar(Lines):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         bar = Progress(*columns, TextColumn("ETA {task.fields[eta]}"), console=Console(stderr=True))
         self._progress = self._stack.enter_context(bar)
         bar.add_task(f"{step.workers} worker{'s' * (step.workers > 1)}", total=step.total, eta=step.eta)

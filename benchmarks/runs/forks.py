@@ -3,7 +3,11 @@
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
 LOADED = ["marginbench.benchmarks.runs.workers", "torch._dynamo"]
@@ -32,4 +36,22 @@ def load_early() -> None:
     """Let a fork server import what workers need, while this process finds out what there is to do."""
     if forking() and len(os.sched_getaffinity(0)) > 1:
         workers_context("cpu")
-        multiprocessing.forkserver.ensure_running()
+        with deaf():
+            multiprocessing.forkserver.ensure_running()
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """A block that starts processes which never hear Ctrl-C, not even while they load: the parent ends them.
+
+    The terminal sends it to all of them, and each would die with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it lets the signal through again, wherever it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

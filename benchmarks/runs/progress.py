@@ -2,12 +2,16 @@
 
 import logging
 import re
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.console import Step
+from marginbench.benchmarks.runs.interrupt import check_interrupted
+from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
     from marginbench.benchmarks.runs.run_all import Work
 
 log = logging.getLogger(__name__)
+
+SILENCE = 30.0  # seconds after which something is said
+SHOWN = 4  # runs in progress that are named then
 
 
 class Eta:
@@ -47,10 +54,12 @@ class Eta:
 
 
 class Progress:
-    """Reports the runs of a call of `run_all`, from entering the block to leaving it."""
+    """Reports the runs of a call of `run_all`, from entering the block to leaving it, and what is at work between."""
 
     def __init__(self, work: "Work", workers: int) -> None:
-        options, self._workers = work.job.options, workers
+        options, self._workers, self._runs = work.job.options, workers, work.runs
+        self._began = self._spoke = time.monotonic()
+        self._ended = threading.Event()
         self._level, self._done, self._total = _level(options), 0, len(work.todo)
         self._eta = Eta(work.todo, workers, work.known)
         seconds = self._eta.seconds()
@@ -62,19 +71,37 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._say(self._first, self._first)
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def finished(self, record: Record) -> None:
         self._done += 1
         self._eta.finished(record)
         text = describe(record)
+        check_interrupted()
         self._say(f"[{self._done}/{self._total}] {text}  ETA {self._clock()}", text)
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         text = f"{self._done} of {self._total} runs done"
         self._say(text, text, last=True)
 
+    def _watch(self) -> None:
+        while not self._ended.wait(max(0.0, self._spoke + SILENCE - time.monotonic())):
+            if time.monotonic() - self._spoke >= SILENCE:
+                self._say(self.sign_of_life(), "")
+
+    def sign_of_life(self) -> str:
+        """How long it has been, and which runs are in progress."""
+        running = sorted(holders(self._runs).values(), key=lambda who: who.since)
+        names = [f"{who.method} seed {who.repetition} for {clock(who.touched - who.since)}" for who in running]
+        if len(names) > SHOWN:
+            names[SHOWN:] = [f"{len(names) - SHOWN} more"]
+        at_work = f"in progress: {', '.join(names)}" if names else "no run in progress is seen from here"
+        return f"[{self._done}/{self._total}] after {clock(time.monotonic() - self._began)}: {at_work}"
+
     def _say(self, line: str, text: str, last: bool = False) -> None:
+        self._spoke = time.monotonic()
         step = Step(text, self._done, self._total, self._clock(), self._workers, last)
         log.log(self._level, "%s", line, extra={"step": step})
 

@@ -23,7 +23,7 @@ from marginbench.benchmarks.data.dataset import data_folder
 from marginbench.benchmarks.machine.deadline import patience
 from marginbench.benchmarks.machine.device import CORES
 from marginbench.benchmarks.runs.execute import Job
-from marginbench.benchmarks.runs.forks import workers_context
+from marginbench.benchmarks.runs.forks import deaf, workers_context
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workplace import Order, get_ready, order
 from marginbench.methods.errors import MarginbenchError, one_line
@@ -69,7 +69,7 @@ class Worker:
         os.close(descriptor)
         self._stack = Path(stack)
         self._process = context.Process(target=_serve, args=(self.setup, theirs, self._stack))  # type: ignore[attr-defined]
-        with _hidden_script() if self.setup.workers == 1 else nullcontext():
+        with deaf(), _hidden_script() if self.setup.workers == 1 else nullcontext():
             self._process.start()
         theirs.close()
 

@@ -132,6 +132,10 @@ def test_the_command_tells_how_far_it_is_and_what_failed(
     threads = torch.get_num_threads()
     code, out, err = run("doctor", "--device", "cpu")
     assert code == int(broken) and torch.get_num_threads() == threads
-    assert f"[1/4] pair: {'1 of 2 checks failed' if broken else '2 checks passed'}" in err and "[4/4] linear:" in err
+    assert (
+        "4 parts to examine, in about a minute\n" in err
+        and f"[1/4] pair: {'1 of 2 checks failed' if broken else '2 checks passed'}" in err
+        and "[4/4] linear:" in err
+    )
     assert out.splitlines()[-1].startswith("3 of" if broken else "all ")
     assert ("not a bound" in out) == broken
