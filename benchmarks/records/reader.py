@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.records.current import precedence
 from marginbench.benchmarks.records.older import UPGRADES
-from marginbench.benchmarks.records.record import SCHEMA, Record
+from marginbench.benchmarks.records.record import SCHEMA, SEAL, Record
 from marginbench.benchmarks.records.typed import WrongValueError, build
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import Problems
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,8 +44,8 @@ class Reading:
 def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
     """Read one record.
 
-    The id must be the digest of the identity, and the name of the file. A hash protects the arrays; nothing protects
-    the numbers derived from them, such as the metrics.
+    The id must be the digest of the identity, and the name of the file. A hash protects all that the file says, and
+    another one the arrays. Older records have none for the file: of these, what cannot be measured is refused.
 
     Args:
         check_arrays: compare the arrays' file with its hash. It takes most of the time, and tables read no arrays;
@@ -55,6 +57,7 @@ def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
     """
     path = Path(path).expanduser()
     values = _object(path)
+    seal, content = values.pop(SEAL, None), values
     try:
         schema = _schema(values)
         if schema > SCHEMA:
@@ -66,6 +69,7 @@ def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
             values = UPGRADES[older](values)
         record = build(Record, values)
         _check_id(record, path)
+        _check_numbers(record, content, seal)
     except WrongValueError as error:
         raise MarginbenchError(f"record {path}: {error}: {AGAIN}") from None
     if check_arrays and record.arrays_sha256 is not None:
@@ -78,7 +82,7 @@ def _object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_bytes())
     except OSError as error:
         raise MarginbenchError(f"record {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MarginbenchError(f"record {path}: not a complete JSON object ({error}): {AGAIN}") from None
     if not isinstance(values, dict):
         raise MarginbenchError(f"record {path}: not a complete JSON object ({values!r:.40}): {AGAIN}")
@@ -103,6 +107,17 @@ def _check_id(record: Record, path: Path) -> None:
         raise WrongValueError("id", f"should be {wanted}, the digest of the identity, not {record.id!r:.66}")
     if path.stem != wanted:
         raise WrongValueError("id", f"should be the name of the file, not {record.id!r:.66}")
+
+
+def _check_numbers(record: Record, content: Mapping[str, Any], seal: object) -> None:
+    for name in record.impossible:
+        raise WrongValueError(f"metrics.{name}", f"cannot be {record.metrics[name]!r}")
+    try:
+        changed = seal is not None and seal != digest(content)
+    except ValueError:  # NaN and infinity, which records never hold
+        changed = True
+    if changed:
+        raise WrongValueError(SEAL, "is not the digest of the others: something in the file was changed by hand")
 
 
 def read_arrays(path: str | Path) -> "dict[str, np.ndarray]":
@@ -151,7 +166,7 @@ def read_folders(folders: Iterable[str | Path], *, strict: bool = False, check_a
     """Read all records below the folders. Of a run that appears twice, the first by `precedence` counts.
 
     Args:
-        strict: raise at the first file that cannot be read, and check all arrays.
+        strict: raise if a file cannot be read, and check all arrays.
         check_arrays: see `read_record`.
 
     Raises:
@@ -159,17 +174,19 @@ def read_folders(folders: Iterable[str | Path], *, strict: bool = False, check_a
     """
     records: dict[str, tuple[Path, Record]] = {}
     problems = {}
+    refused = Problems()
     for path in record_paths(folders):
         try:
             record = read_record(path, check_arrays=check_arrays or strict)
         except MarginbenchError as error:
-            if strict:
-                raise
             problems[path] = str(error)
+            refused.add(str(error))
         else:
             _, known = records.get(record.id, (path, record))
             if precedence(record) >= precedence(known):
                 records[record.id] = path, record
+    if strict:
+        refused.report()
     return Reading(dict(records.values()), problems)
 
 
@@ -177,7 +194,7 @@ def read_records(folders: Iterable[str | Path], *, strict: bool = False) -> list
     """The records below the folders. Files that cannot be read are skipped, with one warning that names them all.
 
     Args:
-        strict: raise at the first of them, and check all arrays.
+        strict: raise if there are any, and check all arrays.
 
     Raises:
         MarginbenchError: no such folder; with `strict`, a record that cannot be read.

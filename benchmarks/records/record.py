@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 4  # of the file; see older.py for what came before
 IDENTITY_SCHEMA = 2  # part of every id: raise it when the same settings give other numbers than before
+SEAL = "sha256"  # last key of the file: the digest of all others
+SHARES = ("clean_accuracy", "validation_accuracy", "robust_accuracy_", "certified_accuracy_", "unattacked_")
+AMOUNTS = ("points", "margin_upper_", "margin_lower_")  # like these above, how the names of metrics begin
 OF_MODELS = ("weights", "answers")  # in the identity of what was not trained here alone
 
 
@@ -155,6 +158,15 @@ class Record:
         return sorted(name for name, table in tables.items() if table.get("at") == "epsilon")
 
     @property
+    def impossible(self) -> list[str]:
+        """The metrics that no run can have: shares outside of [0, 1], distances and numbers of points below 0."""
+        return [
+            name
+            for name, value in self.metrics.items()
+            if (name.startswith(SHARES + AMOUNTS) and value < 0) or (name.startswith(SHARES) and value > 1)
+        ]
+
+    @property
     def total_seconds(self) -> float:
         """Of training and evaluation, as far as they are known."""
         return sum(self.cost.get(part) or 0.0 for part in ("seconds", "evaluation_seconds"))
@@ -191,7 +203,10 @@ def _without_defaults(column: Column) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: Record, arrays: "Mapping[str, np.ndarray]") -> Path:
-    """Write `<id>.npz`, then `<id>.json`, each to a temporary file that is renamed. Returns the JSON's path."""
+    """Write `<id>.npz`, then `<id>.json`, each to a temporary file that is renamed. Returns the JSON's path.
+
+    A hash of the arrays and one of the record itself show later whether they are what was written.
+    """
     import numpy as np
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,5 +216,6 @@ def write_record(folder: Path, record: Record, arrays: "Mapping[str, np.ndarray]
         record = replace(record, arrays_sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
         write_atomically(folder / f"{record.id}.npz", buffer.getvalue())
     path = folder / f"{record.id}.json"
-    write_atomically(path, (json.dumps(record.pack(), indent=1, allow_nan=False) + "\n").encode())
+    content = {**record.pack(), SEAL: digest(record.pack())}
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return path

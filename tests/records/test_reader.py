@@ -60,7 +60,9 @@ def test_nan_and_infinities_come_back_as_they_were_written(tmp_path: Path) -> No
 def test_null_of_an_older_record_is_infinite_where_it_can_be(tmp_path: Path) -> None:
     path = write_record(tmp_path / "runs", a_record("ce"), ARRAYS)
     metrics = {"margin_upper_l2": None, "output_margin": None, "clever_l2": None, "points": 2.0}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2, "metrics": metrics}))
+    older = {**json.loads(path.read_text()), "schema_version": 2, "metrics": metrics}
+    del older["sha256"]
+    path.write_text(json.dumps(older))
     record = read_record(path)
     assert record.metrics["margin_upper_l2"] == math.inf and record.schema_version == 4
     assert math.isnan(record.metrics["output_margin"]) and math.isnan(record.metrics["clever_l2"])
@@ -166,13 +168,24 @@ SPOILT = [
     (change("suite", "name", to=...), "key 'suite.name': should be a string, not None"),
     (change("suite", "evaluation", to={}), "key 'suite.epsilon': should be an object, not None"),
     (change("suite", "evaluation", "epsilon", to={"l2": 1}), "should have the keys l2, linf, not l2"),
+    (change("metrics", "clean_accuracy", to=0.6), "key 'sha256': is not the digest of the others"),
+    (change("losses", to=[2.0, 0.9]), "key 'sha256': is not"),
+    (change("doubts", to={}), "key 'sha256': is not"),
+    (change("sha256", to="0" * 64), "key 'sha256': is not"),
+    (change("sha256", to=7), "key 'sha256': is not"),
+    (change("metrics", "clean_accuracy", to=1.01), "key 'metrics.clean_accuracy': cannot be 1.01"),
+    (change("metrics", "margin_upper_l2", to=-0.5), "key 'metrics.margin_upper_l2': cannot be -0.5"),
+    (change("metrics", "points", to=-1), "key 'metrics.points': cannot be -1"),
+    (lambda path: path.write_text("[" * 10**6), "not a complete JSON object"),
     (change("environment", to=3), "key 'environment': should be an object, not 3"),
     (change("environment", "versions", "torch", to=2), "should be a string or null, not 2"),
 ]
 ARRAYS_SPOILT = [(cut_arrays, "is not the file that was written"), (lose_arrays, "No such file")]
 
 
-@pytest.mark.parametrize(("spoil", "words"), SPOILT, ids=[words for _, words in SPOILT])
+@pytest.mark.parametrize(
+    ("spoil", "words"), SPOILT, ids=[f"{number} {words}" for number, (_, words) in enumerate(SPOILT)]
+)
 def test_a_broken_record_is_skipped_and_named_and_strict_refuses_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], words: str
 ) -> None:
@@ -205,6 +218,32 @@ def test_arrays_are_checked_where_they_are_read_and_by_strict(
         with pytest.raises(MarginbenchError, match=words):
             call()
     assert words in read_folders([tmp_path], check_arrays=True).problems[path]
+
+
+def test_older_records_have_no_hash_but_cannot_hold_just_anything(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "runs", full(), ARRAYS)
+    change("sha256", to=...)(path)
+    change("metrics", "clean_accuracy", to=0.75)(path)
+    assert read_record(path).metrics["clean_accuracy"] == 0.75, "nothing protects it"
+    change("metrics", "clean_accuracy", to=75.0)(path)
+    with pytest.raises(MarginbenchError, match=r"metrics\.clean_accuracy': cannot be 75\.0: delete it"):
+        read_record(path)
+
+
+def test_layout_and_order_of_the_keys_are_no_content(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "runs", full(), ARRAYS)
+    wanted = read_record(path)
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+    assert read_record(path) == wanted
+
+
+def test_strict_names_all_that_cannot_be_read(tmp_path: Path) -> None:
+    paths = [write_record(tmp_path / "runs", full(method), ARRAYS) for method in ("ce", "svm", "mixup")]
+    for path in paths[:2]:
+        truncate(path)
+    with pytest.raises(MarginbenchError, match="2 problems:") as caught:
+        read_records([tmp_path], strict=True)
+    assert [sum(str(path) in line for line in str(caught.value).splitlines()) for path in paths] == [1, 1, 0]
 
 
 def test_one_warning_lists_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
