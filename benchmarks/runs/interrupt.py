@@ -61,5 +61,5 @@ def _again(number: int, _: FrameType | None) -> None:
 
     for worker in multiprocessing.active_children():
         worker.kill()
-    util._run_finalizers(0)  # removes semaphores, which would be reported as leaked
+    util._run_finalizers(0)  # type: ignore[attr-defined]  # removes semaphores, which would be reported as leaked
     os._exit(128 + number)

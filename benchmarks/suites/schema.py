@@ -156,10 +156,10 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
         suite = Suite(**values, folder=folder)
         estimators: Evaluation | None = suite.evaluation
     except ValidationError as error:
-        texts = {(one["type"], *one["loc"]): _explain(one) for one in error.errors()}
-        meant = [(*at[1:-1], text) for at, text in texts.items() if at[0] == "extra_forbidden"]
-        for (kind, *section, key), text in texts.items():
-            misspelt = any(head == section and f"did you mean {key!r}?" in other for *head, other in meant)
+        told = [(one["type"], one["loc"], _explain(one)) for one in error.errors()]
+        meant = [(at[:-1], text) for kind, at, text in told if kind == "extra_forbidden"]
+        for kind, at, text in told:
+            misspelt = any(section == at[:-1] and f"did you mean {at[-1]!r}?" in other for section, other in meant)
             if not (kind == "missing" and misspelt):
                 problems.add(text)
         estimators = _estimators_of(values, {one["loc"][1] for one in error.errors() if len(one["loc"]) > 1})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from processes import SAFETY
 from support import Run
 
 from marginbench.benchmarks import RunOptions, run_all
@@ -204,8 +205,13 @@ def test_settings_of_the_suite_make_another_suite(tiny: Path, tmp_path: Path, gi
 
 
 def test_progress_goes_to_stderr_and_nowhere_twice(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("marginbench.benchmarks.runs.progress.SILENCE", SAFETY)  # however slow the machine is
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "suite tiny: 1 method x 1 seed = 1 run" and lines[1].startswith(
