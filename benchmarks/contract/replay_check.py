@@ -11,7 +11,7 @@ from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.training.loop import Run
 from marginbench.benchmarks.training.replay import Recorder
-from marginbench.methods import Context, Method
+from marginbench.methods import Context, Loss, Method
 from marginbench.methods.context import Reads
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # of a loss: what rounding may do to a method that does not amplify it
@@ -116,16 +116,16 @@ class _Anew:
 
     ctx: Context
 
-    def watch(self, work: Callable[[], Tensor]) -> tuple[Tensor, str]:
+    def watch(self, work: Callable[[], Loss]) -> tuple[Loss, str]:
         return Tape(self.ctx.generator).watch(work)
 
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
-        self._work, self._result = work, torch.zeros((), device=self.ctx.device)
+    def record(self, work: Callable[[], Loss]) -> Loss:
+        self._work, self._result = work, Loss(torch.zeros((), device=self.ctx.device))
         return self._result
 
     def replay(self) -> None:
         with self.ctx.noting(Reads([])):  # tensors for the numbers of the schedule
-            self._result.copy_(self.watch(self._work)[0])
+            self._result.total.copy_(self.watch(self._work)[0].total)
 
 
 class _Changes:

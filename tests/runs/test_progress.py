@@ -44,7 +44,7 @@ def test_a_cluster_without_workers_is_told_once(caplog: pytest.LogCaptureFixture
     class Client:
         workers: dict[str, Any]
 
-        def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        def scheduler_info(self, **_: int) -> dict[str, Any]:
             return {"workers": self.workers}
 
     client, there = Client(), None
