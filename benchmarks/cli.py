@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ from marginbench.benchmarks.runs.options import MEMORY, PLUGINS, SETS, SUITE, VE
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
 from marginbench.methods.errors import MarginbenchError, ParameterError
+
+if TYPE_CHECKING:
+    from marginbench.benchmarks.runs.run_all import RunOutcome
 
 
 class _Commands(typer.core.TyperGroup):
@@ -136,19 +139,7 @@ def run_all_command(
 
         print(forecast(prepare(**vars(chosen))))
         return
-    outcome = run_all(**vars(chosen))
-    from marginbench.benchmarks.tables.render import show
-
-    show(outcome.records)
-    again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
-    print(f"{outcome.repeated} run{'s' * (outcome.repeated != 1)} done{again}.")
-    if outcome.elsewhere:
-        print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
-    print("Tables:  " + "  ".join(map(str, outcome.files)))
-    print(f"Records: {outcome.runs}/<id>.json and .npz")
-    if outcome.failed:
-        print(f"{outcome.failed} of the runs failed (--retry repeats them).", file=sys.stderr)
-        raise typer.Exit(1)
+    _report(run_all(**vars(chosen)), chosen)
 
 
 @app.command("status")
@@ -166,12 +157,24 @@ def status_command(
 @app.command("evaluate")
 def evaluate_command(
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="FILE.py:FACTORY",
             help="FACTORY() gives an nn.Module, images [B,C,H,W] to logits [B,K]. Or a TorchScript or .onnx file.",
         ),
-    ],
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="ID|ROW", help="Instead of a model: a network that run-all has trained, or all of a row."),
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(metavar="PRESET|SUITE|FILE.toml", help="quick, exhaustive, or evaluate as another suite does."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in evaluation.epsilon.linf=0.05. Repeatable."),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -186,7 +189,10 @@ def evaluate_command(
         Path | None,
         typer.Option("--data-dir", metavar="DIR", envvar="MARGINBENCH_DATA", show_default=False, help=SETS),
     ] = None,
-    suite: Annotated[str, typer.Option(help="Radii, attacks, certificates, points: name or FILE.toml.")] = SUITE,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Radii, attacks, certificates, points: name or FILE.toml. Default: digits, or the run's."),
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="ROW", help="Name of the row. Default: the factory's.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for records and tables.")] = RESULTS,
     mean: Annotated[
@@ -207,22 +213,44 @@ def evaluate_command(
     An nn.Sequential is certified through its layers; of other modules the table says why there is no certificate, if
     there is none. The images are those of the test split: a model that was trained on them is not measured by them.
     A record is reused for a model that answers the same. Exit code 1 if the evaluation fails.
+
+    Networks that run-all has trained are kept, and nothing is trained again: marginbench evaluate --run mma
+    --attacks exhaustive
     """
     _say_what_loads(f"evaluate {model}")
     _load_plugins(plugin)
+    if (model is None) == (run is None):
+        raise MarginbenchError("give --model, or --run for what run-all has trained")
+    if run is not None:
+        _evaluate_trained(
+            run,
+            RunOptions(
+                suite=suite or "",
+                evaluation=attacks,
+                set=settings or (),
+                out=out,
+                device=device,
+                redo="everything" if fresh else "nothing",
+                data_dir=data_dir,
+                memory=memory,
+            ),
+        )
+        return
     from marginbench.benchmarks.models.evaluate import evaluate_model
     from marginbench.benchmarks.tables.render import show
 
     numbers = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
     with shown():
         outcome = evaluate_model(
-            model,
+            str(model),
             weights,
             data,
-            suite,
+            suite or SUITE,
             name,
             out,
             **numbers,
+            attacks=attacks,
+            set=settings or (),
             device=device,
             fresh=fresh,
             data_dir=data_dir,
@@ -240,6 +268,49 @@ def evaluate_command(
     if record.status == "failed":
         print(f"{record.method} failed: {record.error}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command("networks")
+def networks_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Output folders of run-all. Default: results/local.")
+    ] = None,
+) -> None:
+    """List the networks that run-all has trained: row, seed, size, file and hash.
+
+    From Python: `net, info = marginbench.benchmarks.load_network(FILE)`.
+    """
+    from marginbench.benchmarks.runs.networks import table
+
+    print(table(folders or [RESULTS]))
+
+
+@app.command("export")
+def export_command(
+    what: Annotated[str, typer.Argument(metavar="ID|FILE", help="First digits of its id, or the path of its file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Name of the files, without suffix.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder of run-all, where ids are found.")] = RESULTS,
+    network: Annotated[
+        str | None, typer.Option(metavar="FILE.py:FUNCTION", help="What builds it, where that is a file of your own.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a trained network for others: weights as .safetensors, a .toml that says how to build it, and .onnx.
+
+    Nothing in them is executed when they are loaded. The ONNX graph is compared with the network if ONNX Runtime is
+    installed: pip install 'marginbench[onnx]'.
+    """
+    _load_plugins(plugin)
+    from marginbench.benchmarks.training.export import export
+
+    done = export(what, output, out, network)
+    print("wrote " + "  ".join(map(str, done.files)))
+    if done.without_onnx is not None:
+        print(f"no .onnx: it {done.without_onnx}")
+    elif done.agreement is None:
+        print("not compared with ONNX Runtime, which is not installed: pip install 'marginbench[onnx]'")
+    else:
+        print(f"logits agree with those of ONNX Runtime to {done.agreement:.0e} of the largest one")
 
 
 @app.command("leaderboard")
@@ -480,6 +551,34 @@ def check_command(
             failed += result.status == "failed"
     print(f"{failed} checks failed" if failed else "all checks passed")
     raise typer.Exit(1 if failed else 0)
+
+
+def _report(outcome: "RunOutcome", chosen: RunOptions) -> None:
+    """What a call of `run_all` did; exit code 1 if runs failed."""
+    again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
+    done = f"{outcome.repeated} run{'s' * (outcome.repeated != 1)} done{again}."
+    if chosen.only == "train":
+        print(f"{done}\nNetworks: {outcome.networks}/<id>.safetensors and .json")
+    else:
+        from marginbench.benchmarks.tables.render import show
+
+        show(outcome.records)
+        print(done)
+        print("Tables:  " + "  ".join(map(str, outcome.files)))
+        print(f"Records: {outcome.runs}/<id>.json and .npz")
+    if outcome.elsewhere:
+        print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
+    if outcome.failed:
+        print(f"{outcome.failed} of the runs failed (--retry repeats them).", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _evaluate_trained(run: str, options: RunOptions) -> None:
+    from marginbench.benchmarks.runs.run_all import evaluate_trained
+
+    with shown():
+        outcome = evaluate_trained(run, options)
+    _report(outcome, options)
 
 
 def _say_what_loads(what: str) -> None:

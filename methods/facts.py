@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args
 Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
-Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_update", "pretrained"]
+Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_update", "pretrained", "epsilon"]
 """What a method needs beyond one forward and one backward pass.
 
 `input_grad`: differentiates with respect to the input; `second_order`: through such a gradient;
 `inner_attack`: searches perturbations of the input, so that images depend on the network (noise does not);
 `index`: keeps state per training example; `own_update`: replaces the optimiser step; `pretrained`: starts from a
-trained network.
+trained network; `epsilon`: reads the radii of `task.epsilon`, so that other radii mean another training.
 """
 
 Claim = Literal["accuracy", "feature_margin", "input_margin", "certified_radius", "rejection", "smoothed_radius"]

@@ -195,7 +195,12 @@ class Method(BaseModel):
         """Change the trained network: prune, quantise, wrap.
 
         `data` is one pass over the training set, in order and not augmented: an iterator, which can be used once.
+        Where layers are added, removed or replaced, override `rebuild` too.
         """
+        return net
+
+    def rebuild(self, net: Net, task: Task) -> Net:
+        """Give a network fresh from `build` the layers that `finish` leaves, so that saved weights fit into it."""
         return net
 
     def certify(self, net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:

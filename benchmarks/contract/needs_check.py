@@ -30,7 +30,7 @@ def needs_declared(method: Method) -> None:
     _shake(other)
     if images - _images(other, set()):
         observed.add("inner_attack")
-    declared = set(method.info.needs) - {"pretrained"}
+    declared = set(method.info.needs) - {"pretrained", "epsilon"}
     for needs in (observed, declared):
         if needs & {"second_order", "inner_attack"}:
             needs.add("input_grad")

@@ -23,8 +23,9 @@ from marginbench.benchmarks.contract.label_check import forward_ignores_labels
 from marginbench.benchmarks.contract.replay_check import replays
 from marginbench.benchmarks.estimator import Query, ask
 from marginbench.benchmarks.evaluation.recheck import ABSOLUTE, RELATIVE
+from marginbench.benchmarks.training.kept import pack, unpack
 from marginbench.benchmarks.training.loop import Run, Trained, train
-from marginbench.methods import NORMS, Method, Norm, logit_margin, predicted_class
+from marginbench.methods import NORMS, MarginbenchError, Method, Norm, logit_margin, predicted_class
 from marginbench.methods.errors import one_line
 
 EPOCHS = 40  # of 64 images in batches of 32
@@ -58,6 +59,18 @@ def checkpoint_changes_nothing(method: Method) -> None:
             resumed.step()
     for (name, a), (_, b) in zip(through.net.state_dict().items(), resumed.net.state_dict().items(), strict=True):
         require(torch.equal(a, b), f"{name} differs after a checkpoint: keep state in buffers or ctx.table")
+
+
+def network_reloads(method: Method) -> None:
+    """The trained network comes back from its file with the same logits, to the bit."""
+    trained, x = _trained(method), small_data().test.images(slice(None))
+    try:
+        again = unpack(pack(trained.net), trained.blueprint, x.device)
+    except MarginbenchError as error:
+        raise CheckFailedError(str(error)) from None
+    with torch.no_grad():
+        same = torch.equal(trained.net(x), again(x))
+    require(same, "a network that was saved and loaded gives other logits: keep all state in parameters and buffers")
 
 
 def forward_gives_logits(method: Method) -> None:
@@ -194,6 +207,7 @@ CHECKS: tuple[Callable[[Method], str | None], ...] = (
     same_seed_same_weights,
     checkpoint_changes_nothing,
     replays,
+    network_reloads,
     forward_gives_logits,
     forward_ignores_labels,
     decision_net_agrees,

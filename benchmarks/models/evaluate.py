@@ -6,10 +6,10 @@ training. Its row is right only if it has not seen the test images of the data.
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,10 @@ from marginbench.benchmarks.models.weights import load_weights
 from marginbench.benchmarks.records.current import STALE, marks
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
-from marginbench.benchmarks.runs.execute import Entry, Job, Results, finished, measure, record_run
+from marginbench.benchmarks.runs.job import Job, finished
+from marginbench.benchmarks.runs.measure import Entry, Results, measure, record_run
 from marginbench.benchmarks.runs.options import SUITE, RunOptions
+from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
@@ -66,6 +68,8 @@ def evaluate_model(
     fresh: bool = False,
     data_dir: str | Path | None = None,
     memory: str | int | None = None,
+    attacks: str | Path | None = None,
+    set: Mapping[str, Any] | Sequence[str] = (),
 ) -> ModelOutcome:
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
@@ -90,6 +94,8 @@ def evaluate_model(
             unasked.
         data_dir: folder of data sets. Default: $MARGINBENCH_DATA, else marginbench in the user's cache folder.
         memory: of the host to plan with, as in 4GB, or bytes. Default: what is available.
+        attacks: a preset, quick or exhaustive, or a suite whose evaluation is taken. Default: the suite's.
+        set: further changes of the suite, as in {"evaluation.epsilon.linf": 0.05}.
 
     Raises:
         MarginbenchError: wrong input, found before the evaluation starts.
@@ -98,7 +104,7 @@ def evaluate_model(
     model = str(model) if isinstance(model, Path) else model
     if not isinstance(model, str | nn.Module):
         raise ParameterError("model", type(model).__name__, "should be FILE.py:FACTORY or a torch.nn.Module")
-    chosen = _with_data(load_suite(str(suite)), data)
+    chosen = _with_data(derive(evaluated_by(load_suite(str(suite)), attacks), set), data)
     row = _row(name or _name(model))
     images = chosen.load_data(data_dir).to(resolve_device(device))
     means, deviations = _numbers("mean", mean), _numbers("std", std)
@@ -122,7 +128,7 @@ def evaluate_model(
         answered,
     )
     path = runs / f"{identity.id}.json"
-    known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs))
+    known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs, runs))
     if known is not None:
         log.info("%s has a record of %s, which is reused: `fresh` repeats the run", row, known.finished)
     else:

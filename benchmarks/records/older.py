@@ -1,7 +1,8 @@
 """Records of earlier schemas.
 
 Schema 1 said nothing about the method, the doubts or the probes beside the numbers themselves. In schema 2 null stood
-for every number that JSON does not know. Schema 3 said less of the environment.
+for every number that JSON does not know. Schema 3 said less of the
+environment, and its networks were not kept.
 """
 
 from collections.abc import Mapping

@@ -56,7 +56,7 @@ def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
             arrays are cut, changed or missing.
     """
     path = Path(path).expanduser()
-    values = _object(path)
+    values = json_object(path)
     seal, content = values.pop(SEAL, None), values
     try:
         schema = _schema(values)
@@ -77,7 +77,12 @@ def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
     return record
 
 
-def _object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """The content of a record's file.
+
+    Raises:
+        MarginbenchError: there is no such file, or it holds something else.
+    """
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 SCHEMA = 4  # of the file; see older.py for what came before
 IDENTITY_SCHEMA = 2  # part of every id: raise it when the same settings give other numbers than before
 SEAL = "sha256"  # last key of the file: the digest of all others
-SHARES = ("clean_accuracy", "validation_accuracy", "robust_accuracy_", "certified_accuracy_", "unattacked_")
+SHARES = (
+    "clean_accuracy",
+    "train_accuracy",
+    "validation_accuracy",
+    "robust_accuracy_",
+    "certified_accuracy_",
+    "unattacked_",
+)
 AMOUNTS = ("points", "margin_upper_", "margin_lower_")  # like these above, how the names of metrics begin
-OF_MODELS = ("weights", "answers")  # in the identity of what was not trained here alone
+SOME_HAVE = ("weights", "answers", "training")  # left out of the identities of those that have none
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Identity:
     repetition: int
     weights: str | None = None  # fingerprint, of a model that was not trained here
     answers: str | None = None  # hash of what such a model answers on the evaluated images
+    training: str | None = None  # id of the training whose network is evaluated
     schema: int = IDENTITY_SCHEMA
 
     @property
@@ -46,7 +54,7 @@ class Identity:
 
     def pack(self) -> dict[str, Any]:
         """As JSON, and as it is hashed."""
-        return {name: value for name, value in vars(self).items() if value is not None or name not in OF_MODELS}
+        return {name: value for name, value in vars(self).items() if value is not None or name not in SOME_HAVE}
 
     @staticmethod
     def unpack(values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -104,6 +112,17 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """How good a network is at the end of an epoch, on the validation images and on as many training images."""
+
+    epoch: int  # epochs done
+    train_accuracy: float
+    train_loss: float | None  # mean cross-entropy of the logits; None where it is not finite
+    validation_accuracy: float
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
 class About:
     """What the tables say of a method, so that they need no registry. The key is that of the identity."""
 
@@ -135,9 +154,9 @@ class Record:
     notes: list[str] = field(default_factory=list)  # sentences below a table, on its points and its probes
     cost: dict[str, float | None] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)  # mean training loss of each epoch
-    parts: dict[str, list[float | None]] = field(
-        default_factory=dict
-    )  # the same of its parts; null: none or not finite
+    parts: dict[str, list[float | None]] = field(default_factory=dict)  # the same; null: none or not finite
+    curve: list[CurvePoint] = field(default_factory=list)
+    trained: Environment | None = None  # where the network was trained, if here; it may be elsewhere than `environment`
     estimators: dict[str, dict[str, Any]] = field(default_factory=dict)
     doubts: dict[str, str] = field(default_factory=dict)  # what was seen
     explanations: dict[str, str] = field(default_factory=dict)  # what each of these doubts means

@@ -71,7 +71,17 @@ def _check(hint: Any) -> Check:
         return _sequence(origin, _check(arguments[0]))
     if hint is Any:
         return lambda value, key: value
-    return _plain(arguments if origin in (Union, types.UnionType) else (hint,))
+    return _of_kinds(arguments if origin in (Union, types.UnionType) else (hint,))
+
+
+def _of_kinds(kinds: tuple[Any, ...]) -> Check:
+    """Plain values, or one thing of another kind that may be null."""
+    others = [kind for kind in kinds if kind not in _WORDS]
+    return _or_null(_check(others[0])) if others else _plain(kinds)
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value, key: None if value is None else check(value, key)
 
 
 def _plain(kinds: tuple[type, ...]) -> Check:

@@ -23,7 +23,14 @@ from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.records.record import Record, write_record
-from marginbench.benchmarks.runs.execute import Job, finished
+from marginbench.benchmarks.records.training import (
+    NETWORKS,
+    Training,
+    find_training,
+    network_path,
+    write_training,
+)
+from marginbench.benchmarks.runs.job import Job, finished, has_network
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workers import plugin_files
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
@@ -35,6 +42,21 @@ PAUSE = 0.2  # seconds between two looks at what is finished
 LOOKS = 10  # at that, between two looks at who is there
 
 
+class _Kept(NamedTuple):
+    """A training and the content of its file, on their way to a process that does not see the folder."""
+
+    training: Training
+    content: bytes | None  # None where it failed
+
+
+class _Done(NamedTuple):
+    """What a worker has done; only a worker that does not see the output folder sends more than the record."""
+
+    record: Record | Training
+    arrays: dict[str, np.ndarray] | None = None
+    network: _Kept | None = None
+
+
 class _Parcel(NamedTuple):
     """One run and all that a worker must know for it."""
 
@@ -42,9 +64,10 @@ class _Parcel(NamedTuple):
     job: bytes  # pickled, which also tells one job from another
     plugins: tuple[tuple[str, bytes], ...]  # name and content of the files
     token: str  # name of a file in the folder of records: who sees it sees the driver's folder
+    network: _Kept | None  # that the driver has already
 
 
-def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Record | None]:
+def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Record | Training | None]:
     """The records of all cells in the order in which they end; None for one whose workers were killed by it.
 
     Args:
@@ -56,15 +79,17 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
             or a scheduler that goes away.
     """
     plugins = tuple((path.name, path.read_bytes()) for path in plugin_files(cells))
-    job = replace(job, runs=job.runs.absolute())
+    job = replace(job, runs=job.runs.absolute(), networks=job.networks.absolute())
     packed = pickle.dumps(job)
     with _connected(scheduler) as client, _token(job.runs) as token:
         from distributed import KilledWorker
 
         pending = {}
-        for told in map(order, cells):
+        for cell in cells:
+            told = order(cell)
             key = f"{told.method}-{told.run_id}"
-            pending[client.submit(_work, _Parcel(told, packed, plugins, token), key=key, pure=False)] = told
+            parcel = _Parcel(told, packed, plugins, token, _kept(job.networks, cell.training.id))
+            pending[client.submit(_work, parcel, key=key, pure=False)] = told
         gone = ParameterError(
             "scheduler",
             scheduler,
@@ -82,7 +107,7 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
             for future in [future for future in pending if future.done()]:
                 told = pending.pop(future)
                 try:
-                    record, arrays = future.result()
+                    done = future.result()
                 except KilledWorker:
                     log.warning(
                         "%s seed %d: its workers were killed, perhaps because memory ran out: run the same command"
@@ -94,12 +119,29 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
                     continue
                 except OSError:  # of the connection: workers write their records themselves
                     raise gone from None
-                if arrays is not None:
-                    kept = finished(job.runs / f"{record.id}.json", job)  # of another process, meanwhile
-                    if kept is None:
-                        write_record(job.runs, record, arrays)
-                    record = kept or record
-                yield record
+                yield _keep(done, job)
+
+
+def _keep(done: _Done, job: Job) -> Record | Training:
+    """Write what a worker has sent; what another process has written meanwhile stays."""
+    if done.network is not None:
+        known = find_training(job.networks, done.network.training.id)
+        if known is None or job.retrains(known):
+            write_training(job.networks, *done.network)
+    if done.arrays is None or isinstance(done.record, Training):
+        return done.record
+    kept = finished(job.runs / f"{done.record.id}.json", job)
+    if kept is None:
+        write_record(job.runs, done.record, done.arrays)
+    return kept or done.record
+
+
+def _kept(folder: Path, training_id: str) -> _Kept | None:
+    """The network of a training, if there is one in the folder."""
+    training = find_training(folder, training_id)
+    if training is None:
+        return None
+    return _Kept(training, network_path(folder, training_id).read_bytes() if has_network(folder, training) else None)
 
 
 def _report_workers(client: Any, scheduler: str, before: bool | None) -> bool:
@@ -183,14 +225,19 @@ class _Ready(NamedTuple):
 _ready: dict[object, _Ready] = {}  # of this worker, by what it was told: the latest alone
 
 
-def _work(parcel: _Parcel) -> tuple[Record, dict[str, np.ndarray] | None]:
-    """The record, and its arrays if this worker does not see the output folder."""
+def _work(parcel: _Parcel) -> _Done:
     place, shared, _ = _workplace(parcel)
+    networks = place.job.networks
+    if not shared and parcel.network is not None:
+        write_training(networks, *parcel.network)
     while (record := place.work(parcel.order)) is None:  # a worker that died may have left its lock
         time.sleep(10 * PAUSE)
     if shared:
-        return record, None
-    return record, read_arrays(place.job.runs / f"{record.id}.json")
+        return _Done(record)
+    if isinstance(record, Training):
+        return _Done(record, network=_kept(networks, record.id))
+    arrays = read_arrays(place.job.runs / f"{record.id}.json")
+    return _Done(record, arrays, _kept(networks, str(record.identity.training)))
 
 
 def _workplace(parcel: _Parcel) -> _Ready:
@@ -210,7 +257,7 @@ def _workplace(parcel: _Parcel) -> _Ready:
         shared = (job.runs / parcel.token).is_file()
         data_dir = data_folder(job.options.data_dir)
         place = get_ready(
-            job if shared else replace(job, runs=folder),
+            job if shared else replace(job, runs=folder, networks=folder / NETWORKS),
             plugins,
             resolve_device(job.options.device),
             data_dir if data_dir.is_dir() else data_folder(),

@@ -10,9 +10,10 @@ import torch
 from marginbench.benchmarks.machine.device import cores
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.plan import Cell
-from marginbench.benchmarks.runs.progress import clock
+from marginbench.benchmarks.runs.progress import clock, size
 from marginbench.benchmarks.runs.run_all import Work, count_workers
 from marginbench.benchmarks.runs.timing import evaluation_seconds, training_seconds
+from marginbench.benchmarks.training.loop import Run
 from marginbench.methods import spec_of
 from marginbench.methods.errors import one_line
 
@@ -56,8 +57,8 @@ def forecast(work: Work) -> str:
     share = f"{workers} worker{'s' * (workers > 1)}"
     return (
         f"{table}\n\n{len(work.todo)} of {len(work.cells)} runs to do: about {clock(total / workers)} with {share},"
-        f" {_memory(work)} of memory each.\nNot known: what else this machine will be doing, and how much longer than"
-        " ce's network other networks take to attack and to certify; a checkpoint shortens a run."
+        f" {_memory(work)} of memory each.\n{_disk(work)}\nNot known: what else this machine will be doing, and how"
+        " much longer than ce's network other networks take to attack and to certify; a checkpoint shortens a run."
     )
 
 
@@ -67,6 +68,17 @@ def _training_seconds(cell: Cell, work: Work) -> tuple[float, str | None]:
         return training_seconds(cell.method, work.suite, work.data), None
     except Exception as error:  # what a method raises here it raises in the run too, which then is a failed one
         return 0.0, one_line(error)
+
+
+def _disk(work: Work) -> str:
+    """What the networks take that are kept, each as large as the first one."""
+    if work.job.options.only == "evaluate" or not work.cells:
+        return "No network is trained."
+    state = Run(work.cells[0].method, work.suite, work.data, 0).net.state_dict()
+    each = sum(value.nbytes for value in state.values())
+    left = "while a run lasts" if work.job.options.discard else "in all"
+    count = 1 if work.job.options.discard else len({cell.training.id for cell in work.cells})
+    return f"Networks: about {size(each)} each, {size(each * count)} {left}, in {work.job.networks}."
 
 
 def _memory(work: Work) -> str:

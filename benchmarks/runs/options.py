@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Redo = Literal["nothing", "failed", "everything"]
+Stage = Literal["train", "evaluate"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
     "out": (str | Path, "a text or a path"),
     "data_dir": (str | Path | None, "a text or a path"),
     "seeds": (Integral | None, "a whole number"),
+    "curve_every": (Integral | None, "a whole number"),
     "jobs": (Integral | None, "a whole number"),
     "deadline": (Real | None, "a number of seconds"),
     "checkpoint_every": (Real, "a number of seconds"),
@@ -104,6 +106,22 @@ class RunOptions:
             "retry": ("failed", "Repeat runs that failed."),
         },
     )
+    only: Stage | None = _field(
+        None, "Do one of the two stages. Networks are kept between them, and others may do the other.", Stage | None
+    )
+    evaluation: str | Path | None = _field(
+        None,
+        "Evaluate with other attacks, quick or exhaustive, or as another suite does. Nothing is trained again.",
+        str | None,
+        metavar="PRESET|SUITE|FILE.toml",
+    )
+    discard: bool = _field(False, "Remove each network after its evaluation.", bool)
+    curve_every: int | None = _field(
+        None,
+        "Epochs between two points of the learning curve. Default: as few as take 2 % of the training.",
+        int | None,
+        metavar="N",
+    )
     jobs: int | None = _field(
         1,
         "Worker processes that share the cores. Default of the command: as many as are worth starting.",
@@ -139,7 +157,7 @@ class RunOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise ParameterError(name, value, f"must be {what}")
-        for name, smallest in (("seeds", 1), ("jobs", 1), ("checkpoint_every", 0)):
+        for name, smallest in (("seeds", 1), ("jobs", 1), ("curve_every", 1), ("checkpoint_every", 0)):
             value = getattr(self, name)
             if value is not None and not value >= smallest:
                 raise ParameterError(name, value, f"must be at least {smallest}")
@@ -147,9 +165,10 @@ class RunOptions:
             parse_size(self.memory)
         if self.deadline is not None and not self.deadline > 0:
             raise ParameterError("deadline", self.deadline, "must be above 0; leave it out for no limit")
-        for name, choices in (("device", get_args(Device)), ("redo", get_args(Redo))):
+        choice = {"device": get_args(Device), "redo": get_args(Redo), "only": (None, *get_args(Stage))}
+        for name, choices in choice.items():
             if getattr(self, name) not in choices:
-                raise ParameterError(name, getattr(self, name), f"must be one of {', '.join(choices)}")
+                raise ParameterError(name, getattr(self, name), f"must be one of {', '.join(map(str, choices))}")
 
 
 def options() -> dict[str, Option]:

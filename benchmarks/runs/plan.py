@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from marginbench.benchmarks.records.record import About, Identity
+from marginbench.benchmarks.records.training import TrainingIdentity
 from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.blueprint import needs_radii
 from marginbench.methods import Method, spec_of
 from marginbench.methods.errors import ParameterError
 from marginbench.methods.userfile import module_source
@@ -17,11 +20,27 @@ class Cell:
 
     method: Method
     repetition: int
-    identity: Identity
+    training: TrainingIdentity
+    suite: str  # fingerprint
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Of the evaluation."""
+        of = self.training
+        return Identity(
+            suite=self.suite,
+            data=of.data,
+            method=of.method,
+            fields=of.fields,
+            revision=of.revision,
+            source=of.source,
+            repetition=self.repetition,
+            training=of.id,
+        )
 
     @property
     def id(self) -> str:
-        """Of the run's record: 64 hexadecimal digits."""
+        """Of the evaluation's record: 64 hexadecimal digits."""
         return self.identity.id
 
 
@@ -30,11 +49,12 @@ def make_plan(suite: Suite, methods: Sequence[Method], repetitions: Iterable[int
 
     In each of them cross-entropy comes first: it is quick, and what the others are compared with.
     """
-    fixed: dict[str, Any] = {"suite": suite.fingerprint, "data": data_fingerprint}
+    recipe, fingerprint = suite.recipe, suite.fingerprint
+    first = sorted(methods, key=lambda method: method.info.key != "ce")
     return [
-        Cell(method, repetition, Identity(**fixed, **_identity(method), repetition=repetition))
+        Cell(method, repetition, _training(method, repetition, recipe, suite, data_fingerprint), fingerprint)
         for repetition in repetitions
-        for method in sorted(methods, key=lambda method: method.info.key != "ce")
+        for method in first
     ]
 
 
@@ -61,10 +81,16 @@ def about_of(method: Method) -> About:
     return About(info.title, info.family, info.paper, info.claims, place)
 
 
-def _identity(method: Method) -> dict[str, Any]:
-    return {
-        "method": method.info.key,
-        "fields": method.model_dump(mode="json"),
-        "revision": method.info.revision,
-        "source": module_source(type(method).__module__),
-    }
+def _training(
+    method: Method, repetition: int, recipe: dict[str, Any], suite: Suite, data_fingerprint: str
+) -> TrainingIdentity:
+    return TrainingIdentity(
+        recipe=recipe,
+        data=data_fingerprint,
+        method=method.info.key,
+        fields=method.model_dump(mode="json"),
+        revision=method.info.revision,
+        source=module_source(type(method).__module__),
+        epsilon=dict(suite.trained_for) if needs_radii(method) else None,
+        repetition=repetition,
+    )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.runs.console import Step
 from marginbench.benchmarks.runs.interrupt import check_interrupted
 from marginbench.benchmarks.runs.locks import holders
@@ -33,14 +34,14 @@ class Eta:
         before: records of runs like these, from earlier calls.
     """
 
-    def __init__(self, cells: Sequence[Cell], workers: int, before: Iterable[Record] = ()) -> None:
+    def __init__(self, cells: Sequence[Cell], workers: int, before: Iterable[Record | Training] = ()) -> None:
         self._left = [spec_of(cell.method) for cell in cells]
         self._times: defaultdict[str, list[float]] = defaultdict(list)
         self._workers = workers
         for record in before:
             self._times[record.method].append(record.total_seconds)
 
-    def finished(self, record: Record) -> None:
+    def finished(self, record: Record | Training) -> None:
         self._times[record.method].append(record.total_seconds)
         self._left.remove(record.method)
 
@@ -74,7 +75,7 @@ class Progress:
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    def finished(self, record: Record) -> None:
+    def finished(self, record: Record | Training) -> None:
         self._done += 1
         self._eta.finished(record)
         text = describe(record)
@@ -117,15 +118,26 @@ def announce(options: RunOptions, suite: Suite, methods: int, seeds: int) -> Non
     log.log(_level(options), "suite %s: %s%s", suite.name, runs, share)
 
 
-def describe(record: Record) -> str:
+def describe(record: Record | Training) -> str:
     """One line about a finished run."""
     head = f"{record.method:<24} seed {record.repetition}"
     if record.status == "failed":
         return f"{head}  FAILED {record.error}"
+    if isinstance(record, Training):
+        unseen = f"{record.curve[-1].validation_accuracy:.1%}" if record.curve else "?"
+        return f"{head}  validation {unseen}  train {record.total_seconds:.1f} s  {size(record.size)}"
     accuracy, points = record.metrics["clean_accuracy"] or 0.0, record.metrics["points"] or 0
     seconds = f"{record.cost['seconds']:.1f} + {record.cost['evaluation_seconds']:.1f} s"
     doubts = f"  doubts: {', '.join(record.doubts)}" if record.doubts else ""
     return f"{head}  clean {accuracy:.1%} of {points:.0f}  train + evaluate {seconds}{doubts}"
+
+
+def size(count: int) -> str:
+    """Bytes as 12 kB, 3.4 MB or 1.2 GB."""
+    number, *units = float(count), "B", "kB", "MB", "GB"
+    while number >= 1000 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.3g} {units[0]}"
 
 
 def clock(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,17 +18,19 @@ from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plugins import load_plugins
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.training import NETWORKS, Training, find_training
 from marginbench.benchmarks.runs.choice import choose_methods, split_settings
 from marginbench.benchmarks.runs.console import shown
-from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.job import Job, has_network
+from marginbench.benchmarks.runs.networks import named
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
-from marginbench.benchmarks.suites.derive import derive
+from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
-from marginbench.methods import spec_of
+from marginbench.methods import Method, spec_of
 from marginbench.methods.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ class RunOutcome:
 
     table: pd.DataFrame
     records: list[Record]  # of this suite as it is now
-    files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md
+    files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md; none where networks are only trained
     runs: Path  # folder of the records
+    networks: Path  # folder of the trainings
     repeated: int  # runs that were done
     failed: int  # runs asked for whose record is that of a failure, from this call or an earlier one
     resumed: int  # runs that had a record already
@@ -93,7 +96,7 @@ def prepare(options: RunOptions) -> Work:
     with alarm(patient, "while plug-ins were imported"):
         load_plugins(options.plugin)
         of_suite, of_methods = split_settings(options.set)
-        suite = derive(load_suite(str(options.suite)), of_suite)
+        suite = derive(evaluated_by(load_suite(str(options.suite)), options.evaluation), of_suite)
         methods = choose_methods(options.methods, suite, of_methods)
     seeds = options.seeds or suite.seeds
     if seeds > MOST_SEEDS:
@@ -108,19 +111,37 @@ def prepare(options: RunOptions) -> Work:
     folder = Path(options.out).expanduser() / suite.name
     named = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir)
     memory = None if options.memory is None else parse_size(options.memory)
-    job = Job(named, suite, folder / "runs", memory)
+    job = Job(named, suite, folder / "runs", Path(options.out).expanduser() / NETWORKS, memory)
     reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
     todo = [cell for cell in cells if _is_left(cell, job, records, {path.stem for path in reading.problems})]
+    if options.only == "evaluate":
+        _tell_untrained(cells, todo, job, records)
     return Work(job, data, device, folder, cells, todo, records)
 
 
 def _is_left(cell: Cell, job: Job, records: Mapping[str, Record], unreadable: Set[str]) -> bool:
     """A record that cannot be read counts as that of a failed run: nothing of it is replaced unasked."""
+    training = None if job.options.only is None else find_training(job.networks, cell.training.id)
+    if job.options.only == "train":
+        return training is None or job.retrains(training)
+    if job.options.only == "evaluate" and not _has_ended(training, job):
+        return False
     if cell.id in unreadable:
         return job.options.redo != "nothing"
     return cell.id not in records or job.repeats(records[cell.id])
+
+
+def _tell_untrained(cells: Sequence[Cell], todo: Sequence[Cell], job: Job, records: Mapping[str, Record]) -> None:
+    waiting = {cell.id for cell in cells} - {cell.id for cell in todo} - records.keys()
+    if waiting:
+        log.warning("%d runs have no network yet in %s: `run-all --only train` makes them", len(waiting), job.networks)
+
+
+def _has_ended(training: Training | None, job: Job) -> bool:
+    """There is a network to evaluate, or a failure to record."""
+    return training is not None and (training.status == "failed" or has_network(job.networks, training))
 
 
 @spelled_out(RunOptions)
@@ -144,10 +165,37 @@ def run_all(options: RunOptions) -> RunOutcome:
         return _run(options, prepare(**vars(options)))
 
 
+def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
+    """Evaluate networks that `run_all` has trained, as the options say: with other attacks, say, or another radius.
+
+    Args:
+        run: the id of a training, or its first digits; or the name of a row, which means all its seeds.
+        options: `suite=""` is the one by whose name the networks were trained; `methods` and `seeds` are those of the
+            networks.
+
+    Raises:
+        MarginbenchError: no such network in the output folder, or the suite trains in another way.
+    """
+    found = named(run, Path(options.out).expanduser())
+    suite = options.suite or found[0].suite
+    methods: list[str | Path | Method | type[Method]] = list({training.method: None for training in found})
+    seeds = 1 + max(training.repetition for training in found)
+    options = replace(options, suite=suite, methods=methods, seeds=seeds, only="evaluate")
+    work = prepare(**vars(options))
+    ids = {training.id for training in found}
+    cells = [cell for cell in work.cells if cell.training.id in ids]
+    if not cells:
+        raise ParameterError("suite", str(suite), f"trains in another way than {run} was trained: name its own suite")
+    todo = [cell for cell in work.todo if cell.training.id in ids]
+    with shown() if options.progress else nullcontext():
+        return _run(options, replace(work, cells=cells, todo=todo))
+
+
 def _run(options: RunOptions, work: Work) -> RunOutcome:
     if work.todo and (advice := install_advice(work.suite.evaluation.certificates)):
         log.warning("nothing will be certified by %s", advice)
     ensure_writable(work.runs)
+    ensure_writable(work.job.networks)
     write_plan(work.folder, work.suite, work.cells)
     workers = count_workers(work)
     ended = []
@@ -158,10 +206,19 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
                     ended.append(record)
                     progress.finished(record)
     table, files, current = _tables(work)
-    asked = {cell.id for cell in work.cells}
-    failed = sum(record.status == "failed" and record.id in asked for record in current)
     resumed, left = len(work.cells) - len(work.todo), len(work.todo) - len(ended)
-    return RunOutcome(table, current, files, work.runs, len(ended), failed, resumed, left)
+    return RunOutcome(
+        table, current, files, work.runs, work.job.networks, len(ended), _failed(work, current), resumed, left
+    )
+
+
+def _failed(work: Work, current: Iterable[Record]) -> int:
+    """How many of the runs asked for have the record of a failure."""
+    if work.job.options.only == "train":
+        trainings = (find_training(work.job.networks, cell.training.id) for cell in work.cells)
+        return sum(training is not None and training.status == "failed" for training in trainings)
+    asked = {cell.id for cell in work.cells}
+    return sum(record.status == "failed" and record.id in asked for record in current)
 
 
 def count_workers(work: Work) -> int:
@@ -178,7 +235,7 @@ def count_workers(work: Work) -> int:
     return max(1, min(cluster.count_workers(options.scheduler), len(work.todo)))  # more may come
 
 
-def _records(options: RunOptions, work: Work, workers: int) -> Iterable[Record | None]:
+def _records(options: RunOptions, work: Work, workers: int) -> Iterable[Record | Training | None]:
     """Do the runs, in this process or others."""
     if options.scheduler is None and workers == 1 and not _watched(options, work):
         return run_here(work.todo, work.job, work.data)
@@ -197,12 +254,17 @@ def _watched(options: RunOptions, work: Work) -> bool:
     return options.deadline is not None
 
 
-def _tables(work: Work) -> tuple[pd.DataFrame, list[Path], list[Record]]:
+def _written(work: Work, current: list[Record]) -> tuple[pd.DataFrame, list[Path]]:
     from marginbench.benchmarks.tables.files import write_tables
+    from marginbench.benchmarks.tables.leaderboard import leaderboard
 
+    return (leaderboard(current), []) if work.job.options.only == "train" else write_tables(current, work.folder)
+
+
+def _tables(work: Work) -> tuple[pd.DataFrame, list[Path], list[Record]]:
     while True:  # other processes write records too, and tables: whoever is last has seen all of them
         seen = record_paths([work.runs])
         current = [record for record in read_folders([work.runs]).records.values() if work.suits(record)]
-        table, files = write_tables(current, work.folder)
+        table, files = _written(work, current)
         if record_paths([work.runs]) == seen:
             return table, files, current

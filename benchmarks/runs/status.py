@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from marginbench.benchmarks.records.reader import read_record
+from marginbench.benchmarks.records.training import NETWORKS, network_path
 from marginbench.benchmarks.runs.locks import Holder, holders
 from marginbench.benchmarks.runs.plan_files import PLANS, read_plans
-from marginbench.benchmarks.runs.progress import clock
+from marginbench.benchmarks.runs.progress import clock, size
 from marginbench.methods import MarginbenchError
 
 
@@ -27,15 +28,23 @@ def status(folders: Sequence[Path]) -> str:
         raise MarginbenchError(f"{', '.join(map(str, folders))}: no plan; `marginbench run-all` makes one")
     rows, lines = [], []
     for suite in suites:
-        plan, running = read_plans(suite), holders(suite / "runs")
+        plan, networks = read_plans(suite), suite.parent / NETWORKS
+        at_work = holders(networks) if networks.is_dir() else {}
+        training = {run_id: at_work[run.training] for run_id, run in plan.items() if run.training in at_work}
+        running = {**training, **holders(suite / "runs")}
         found = (path for path in (suite / "runs").glob("*.json") if path.stem in plan)
         records = {path.stem: path for path in found if path.stem not in running}  # a run that is repeated is running
         failed = dict(_failed(records.values()))
         left = len(plan.keys() - records.keys() - running.keys())
-        rows.append((suite, len(records) - len(failed), len(failed), len(running), left))
-        lines += [f"running: {_progress(suite / 'runs', run_id, who)}" for run_id, who in running.items()]
-        lines += [f"failed: {plan[run_id][0]} seed {plan[run_id][1]}: {error}" for run_id, error in failed.items()]
-    table = tabulate(rows, ("suite", "done", "failed", "running", "left"), tablefmt="github")
+        kept = [path for run in plan.values() if (path := network_path(networks, run.training)).is_file()]
+        disk = size(sum(path.stat().st_size for path in kept))
+        rows.append((suite, len(records) - len(failed), len(failed), len(running), left, len(kept), disk))
+        checkpoints = {run_id: networks / f"{run.training}.ckpt" for run_id, run in plan.items()}
+        lines += [f"running: {_progress(who, checkpoints.get(run_id))}" for run_id, who in running.items()]
+        lines += [
+            f"failed: {plan[run_id].method} seed {plan[run_id].repetition}: {error}" for run_id, error in failed.items()
+        ]
+    table = tabulate(rows, ("suite", "done", "failed", "running", "left", "networks", "disk"), tablefmt="github")
     return "\n".join([table, *([""] if lines else []), *lines])
 
 
@@ -50,11 +59,13 @@ def _failed(paths: Iterable[Path]) -> Iterable[tuple[str, str]]:
             yield record.id, record.error or "no reason given"
 
 
-def _progress(runs: Path, run_id: str, who: Holder) -> str:
+def _progress(who: Holder, checkpoint: Path | None) -> str:
     """How long a run has been in progress, all by the clock of the file system: up to its last sign of life."""
     seconds = who.touched - who.since
     text = f"{who.method} seed {who.repetition} on {who.host}, process {who.pid}, for {clock(seconds)}"
+    if checkpoint is None:
+        return text
     with contextlib.suppress(FileNotFoundError):  # there is none, or the run has just ended
-        age = who.touched - (runs / f"{run_id}.ckpt").stat().st_mtime
+        age = who.touched - checkpoint.stat().st_mtime
         text += f", last checkpoint {clock(age)} ago"
     return text

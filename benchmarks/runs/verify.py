@@ -17,8 +17,10 @@ from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.differences import UNKNOWN, Difference, differences
 from marginbench.benchmarks.records.reader import read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.training import NETWORKS
 from marginbench.benchmarks.runs.agreement import Spread, Verdict, contradiction, judge, spread_around
-from marginbench.benchmarks.runs.execute import Job, derived_metrics
+from marginbench.benchmarks.runs.job import Job
+from marginbench.benchmarks.runs.measure import derived_metrics
 from marginbench.benchmarks.runs.options import VERIFIED, RunOptions
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
@@ -180,6 +182,8 @@ def _case(record: Record, path: Path, counting: Iterable[Record], folder: Path) 
         return Verdict("no", str(error))
     (cell,) = make_plan(suite, [method], [record.repetition], record.identity.data)
     was, here = vars(record.identity), vars(cell.identity)
+    if record.identity.training is None:  # from before networks were kept
+        was = {**was, "training": here["training"]}
     other = [f"{name} {was[name]!s:.12} -> {here[name]!s:.12}" for name in was if was[name] != here[name]]
     if other:
         return Verdict("no", f"would be another run here: {'; '.join(other)}")
@@ -210,15 +214,16 @@ def _group(group: Sequence[_Case], runs: Path, question: Question) -> Iterator[t
         if case.record.identity.data != data.fingerprint:
             yield case, Verdict("no", f"the data are others: {data.fingerprint[:12]} here"), []
             continue
-        waiting[case.record.id] = case
-        cells += make_plan(case.suite, [create(case.record.method)], [case.record.repetition], data.fingerprint)
+        (cell,) = make_plan(case.suite, [create(case.record.method)], [case.record.repetition], data.fingerprint)
+        waiting[cell.id] = case
+        cells.append(cell)
     runs.mkdir()
     options = RunOptions(data_dir=data_dir, device="cuda" if first.device.type == "cuda" else "cpu", progress=False)
-    job = Job(options, first.suite, runs, threads=first.record.environment.threads)
+    job = Job(options, first.suite, runs, runs / NETWORKS, threads=first.record.environment.threads)
     jobs = choose_jobs(question.jobs, len(cells), first.device)
     done = run_here(cells, job, data) if jobs == 1 else run_in_workers(cells, job, data, jobs)
     for again in done:
-        assert again is not None  # nobody else works in this folder
+        assert isinstance(again, Record)  # nobody else works in this folder
         case = waiting[again.id]
         unlike = differences(case.record.environment, again.environment)
         anew = read_arrays(runs / f"{again.id}.json")

@@ -22,8 +22,8 @@ import torch
 from marginbench.benchmarks.data.dataset import data_folder
 from marginbench.benchmarks.machine.deadline import patience
 from marginbench.benchmarks.machine.device import CORES
-from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.runs.forks import deaf, workers_context
+from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workplace import Order, get_ready, order
 from marginbench.methods.errors import MarginbenchError, one_line

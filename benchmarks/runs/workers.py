@@ -16,9 +16,11 @@ from marginbench.benchmarks.machine.deadline import DeadlineError
 from marginbench.benchmarks.machine.device import cores, keep_freed_memory
 from marginbench.benchmarks.plugins import loaded_files
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.registry import REGISTRIES
-from marginbench.benchmarks.runs.execute import Job, execute, give_up
+from marginbench.benchmarks.runs.execute import execute, give_up
 from marginbench.benchmarks.runs.forks import forking
+from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.worker import STARTING, Message, Setup, Worker
 from marginbench.benchmarks.training.loop import warm_up
@@ -44,7 +46,7 @@ def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int 
     return min(jobs, max(cells, 1))
 
 
-def run_here(cells: Sequence[Cell], job: Job, data: Dataset) -> Iterator[Record | None]:
+def run_here(cells: Sequence[Cell], job: Job, data: Dataset) -> Iterator[Record | Training | None]:
     """One cell after the other in this process; None for those that another process holds."""
     keep_freed_memory()
     warm_up(job.suite, data)
@@ -52,7 +54,7 @@ def run_here(cells: Sequence[Cell], job: Job, data: Dataset) -> Iterator[Record 
         yield execute(cell, job, data)
 
 
-def run_in_workers(cells: Sequence[Cell], job: Job, data: Dataset, jobs: int) -> Iterator[Record | None]:
+def run_in_workers(cells: Sequence[Cell], job: Job, data: Dataset, jobs: int) -> Iterator[Record | Training | None]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
     Workers are told method and repetition by name, load data and plug-ins themselves, and write the records. Each
@@ -89,7 +91,7 @@ def run_in_workers(cells: Sequence[Cell], job: Job, data: Dataset, jobs: int) ->
             worker.end()
 
 
-def _hear(worker: Worker, jobs: int) -> Iterator[Record | None]:
+def _hear(worker: Worker, jobs: int) -> Iterator[Record | Training | None]:
     try:
         message: Message = worker.link.recv()
     except (EOFError, OSError):
@@ -109,7 +111,7 @@ def _hear(worker: Worker, jobs: int) -> Iterator[Record | None]:
         yield message.value
 
 
-def _stop(worker: Worker, job: Job, data: Dataset) -> Iterator[Record | None]:
+def _stop(worker: Worker, job: Job, data: Dataset) -> Iterator[Record | Training | None]:
     """End a worker that hangs, and record that its run has failed.
 
     Raises:

@@ -12,7 +12,9 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import keep_freed_memory
 from marginbench.benchmarks.plugins import load_installed_plugins, load_plugin
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.runs.execute import Job, execute
+from marginbench.benchmarks.records.training import Training
+from marginbench.benchmarks.runs.execute import execute
+from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.training.loop import warm_up
 from marginbench.methods import MarginbenchError, create, spec_of
@@ -34,8 +36,8 @@ class Workplace:
     job: Job
     data: Dataset  # on the device
 
-    def work(self, order: Order, tell: Callable[[str], None] | None = None) -> Record | None:
-        """Do a run: its record, or None while another process holds it.
+    def work(self, order: Order, tell: Callable[[str], None] | None = None) -> Record | Training | None:
+        """Do a run: see `execute`.
 
         Args:
             tell: see `Deadline`.

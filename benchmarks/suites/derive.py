@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.suites.evaluation import Evaluation
-from marginbench.benchmarks.suites.schema import Suite, make_suite, resolve_files
+from marginbench.benchmarks.suites.schema import Suite, load_suite, make_suite, resolve_files
 from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
 from marginbench.methods.spec import parse_value, read_settings
 
@@ -52,6 +53,29 @@ def derive(suite: Suite, settings: Mapping[str, Any] | Sequence[str]) -> Suite:
     shown = {key: _shown(derived, key, changes[key]) for key in sorted(changes)}
     title = f"{base.title}; changed: {', '.join(f'{key}={text}' for key, text in shown.items())}"
     return derived.model_copy(update={"name": _name(base, shown), "title": title, "base": base, "changes": changes})
+
+
+def evaluated_by(suite: Suite, evaluation: str | Path | None) -> Suite:
+    """The suite with another evaluation: what is trained stays the same.
+
+    Args:
+        evaluation: a preset of attacks, or a suite, built in or a FILE.toml, whose section `evaluation` is taken. With
+            None the suite stays as it is.
+
+    Raises:
+        MarginbenchError: none of these.
+    """
+    if evaluation is None:
+        return suite
+    if evaluation in PRESETS:
+        return derive(suite, {"evaluation.attacks": evaluation})
+    try:
+        other = load_suite(str(evaluation))
+    except MarginbenchError as error:
+        raise ParameterError("evaluation", str(evaluation), f"is no preset ({', '.join(PRESETS)}): {error}") from None
+    theirs, ours = _values(other.evaluation), _values(suite.evaluation)
+    derived = derive(suite, {f"evaluation.{key}": theirs.get(key) for key in {*ours, *theirs}})
+    return derived if derived is suite else derived.model_copy(update={"name": f"{suite.name}+evaluation={other.name}"})
 
 
 def _parse(settings: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.plugins import load_installed_plugins
-from marginbench.benchmarks.suites.schema import Suite, make_suite, resolve_files
+from marginbench.benchmarks.suites.schema import Suite, load_suite, make_suite, resolve_files, suite_names
 
 OF_FILES = ("sha256", "source")  # keys that a suite adds by itself to what is not built in
 
@@ -25,7 +25,10 @@ def remake(settings: Mapping[str, Any], folder: Path) -> Suite:
     base = name.partition("+")[0]  # see `derive`
     values = resolve_files({**_given(settings), "name": base, "seeds": 1}, folder)
     suite = make_suite(values, folder, f"suite {name} of a record")
-    return suite if name == base else suite.model_copy(update={"name": name, "base": suite})
+    if name == base:
+        return suite
+    derived_from = load_suite(base) if base in suite_names() else suite  # whose radii methods train for
+    return suite.model_copy(update={"name": name, "base": derived_from})
 
 
 def _given(value: Any) -> Any:

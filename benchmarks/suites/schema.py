@@ -19,7 +19,7 @@ from marginbench.benchmarks.section import Count, Section
 from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators, in_pixels
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.training import Training
-from marginbench.methods import NORMS, MarginbenchError, Task
+from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.errors import Problems, suggest
 
 MOST_SEEDS = 10_000  # of one method: more are a slip
@@ -63,6 +63,22 @@ class Suite(Section):
         sources = self.evaluation.sources()
         return digest({**values, "sources": sources} if sources else values)
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The sections that a training depends on, with the names that its draws are seeded from."""
+        sections = self.model_dump(mode="json", include={"data", "network", "training"}, exclude_none=True)
+        sections["training"].pop("epsilon", None)  # of the methods that need it: see `trained_for`
+        return {**sections, "stream": self.stream_name}
+
+    @property
+    def trained_for(self) -> dict[Norm, float]:
+        """The radii that methods train for, in pixels of [0, 1].
+
+        Those of `training.epsilon`, or else of the evaluation: that of the suite which this one was derived from, so
+        that an evaluation at other radii trains nothing.
+        """
+        return {**(self.base or self).evaluation.epsilon, **(self.training.epsilon or {})}
+
     def load_data(self, data_dir: str | Path | None = None) -> Dataset:
         """The data set, from a folder of data sets. Default: see `data_folder`.
 
@@ -77,15 +93,6 @@ class Suite(Section):
                 f" than {widest:.4g} apart{in_pixels(radius)}"
             )
         return data
-
-    def task(self, input_shape: tuple[int, int, int], class_counts: tuple[int, ...]) -> Task:
-        """What methods are told.
-
-        Args:
-            input_shape: channels, height and width of the images.
-            class_counts: training images of each class.
-        """
-        return Task(input_shape, class_counts, self.evaluation.epsilon)
 
 
 def suite_names() -> list[str]:

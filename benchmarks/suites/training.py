@@ -9,6 +9,7 @@ from torch import nn
 
 from marginbench.benchmarks.section import Count, Section, Settings
 from marginbench.benchmarks.suites.augment import Augment
+from marginbench.methods import Norm
 from marginbench.methods.errors import suggest
 
 OURS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -31,6 +32,7 @@ class Training(Section):
     warm_up: PositiveFloat | None = None  # epochs in which the rate rises linearly; one_cycle has its own
     nesterov: bool | None = None  # of sgd; default: yes
     precision: Literal["float32", "bf16"] = "float32"
+    epsilon: dict[Norm, PositiveFloat] | None = None  # radii that methods train for; default: the evaluation's
     augment: Augment | None = None  # default: the images as they are
 
     @field_validator("optimiser")

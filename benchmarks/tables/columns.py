@@ -70,6 +70,24 @@ OTHERS = (
         on_page=False,
         meaning="Logit of the true class minus the largest other.",
     ),
+    Column(
+        "train_accuracy",
+        "train %",
+        100,
+        1,
+        on_page=False,
+        meaning="Accuracy on as many training images as there are validation images.",
+    ),
+    Column("validation_accuracy", "validation %", 100, 1, on_page=False, meaning="Accuracy on the validation images."),
+    Column(
+        "generalisation_gap",
+        "gap %",
+        100,
+        1,
+        ascending=True,
+        on_page=False,
+        meaning="Training accuracy minus validation accuracy.",
+    ),
 )
 COST = Column("cost", "cost", 1, 2, True, meaning="Training time relative to the median of ce on the same machine.")
 TEXTS = (

@@ -172,7 +172,7 @@ def _place(row: Row, sort: str, ascending: bool) -> tuple[bool, Any]:
 
 def _machine(record: Record) -> tuple[str | int, ...]:
     """Where and on what a run was timed: only runs of one place are compared."""
-    where, of = record.environment, record.identity
+    where, of = record.trained or record.environment, record.identity
     return of.suite, of.data, where.host, where.device, where.threads
 
 

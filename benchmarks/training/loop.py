@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,11 +17,14 @@ from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import seconds_on
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.upload import upload
-from marginbench.benchmarks.nets.make import make_net
+from marginbench.benchmarks.records.record import CurvePoint
 from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.blueprint import Blueprint, needs_radii, task_of
 from marginbench.benchmarks.training.checkpoint import Checkpoint
+from marginbench.benchmarks.training.curve import Curve
 from marginbench.benchmarks.training.log import Log
 from marginbench.benchmarks.training.optimiser import decay, lr_factor, make_optimiser, replayable
+from marginbench.benchmarks.training.pixels import pixel_statistics
 from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import Batch, Context, Loss, Method, Net, spec_of
@@ -31,7 +34,16 @@ from marginbench.methods.hooks import returned
 log = logging.getLogger(__name__)
 
 HOW = ("fused", "foreach", "capturable")  # how this machine runs an optimiser: no part of a checkpoint
-STATISTICS = 100_000  # images that give the mean and standard deviation of the pixels
+
+
+@dataclass(frozen=True)
+class How:
+    """How a training is done, which does not change what comes out."""
+
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)  # it goes on from there, and saves from time to time
+    deadline: Deadline = field(default_factory=Deadline)  # of training and evaluation together
+    eager: bool = False  # see `Run`
+    curve_every: int | None = None  # see `Curve`
 
 
 class DivergedError(RuntimeError):
@@ -51,6 +63,8 @@ class Trained:
     peak_bytes: int | None  # CUDA only
     losses: list[float]  # mean loss of each epoch
     parts: dict[str, list[float | None]]  # the same of its parts, see `Log`
+    curve: list[CurvePoint]
+    blueprint: Blueprint
 
 
 class Run:
@@ -76,20 +90,10 @@ class Run:
         self.split = data.train
         device, draws = data.train.device, suite.stream_name
         counts = torch.bincount(data.train.y, minlength=data.num_classes).tolist()
-        task = suite.task(data.shape, tuple(counts))
+        task = task_of(method, data.shape, tuple(counts), suite.trained_for if needs_radii(method) else None)
         mean, std = pixel_statistics(data.train)
-        with seeded_net(device, draws, repetition):
-            net = make_net(
-                suite.network.architecture(),
-                suite.network.width,
-                data.shape,
-                data.num_classes,
-                mean,
-                std,
-            )
-            with untouched(method.build):
-                built = returned(method.build, method.build(net, task), Net, "end it with `return net`")
-            self.net = built.to(device).train()
+        self.blueprint = Blueprint(method, suite.network, task, draws, repetition)
+        self.net = self.blueprint.build(mean, std, device).train()
         self.passes = PassCounter(self.net)
         self.batch_size = min(suite.training.batch_size, len(self.split))
         self.steps_per_epoch = len(self.split) // self.batch_size
@@ -200,32 +204,26 @@ def train(
     suite: Suite,
     data: Dataset,
     repetition: int,
-    checkpoint: Checkpoint | None = None,
-    deadline: Deadline | None = None,
-    eager: bool = False,
+    how: How | None = None,
 ) -> Trained:
     """Train one network with one method.
-
-    Args:
-        checkpoint: continue from it if it exists, and save to it from time to time.
-        deadline: of training and evaluation together.
-        eager: see `Run`.
 
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
         DeadlineError: it took too long; it can continue from the checkpoint.
         HookError: a hook did what it must not.
     """
-    checkpoint, deadline = checkpoint or Checkpoint(), deadline or Deadline()
+    how = how or How()
+    checkpoint, deadline = how.checkpoint, how.deadline
     deadline.enter("while the network was built")
-    run = Run(method, suite, data, repetition, eager=eager)
-    device = run.ctx.device
+    run = Run(method, suite, data, repetition, eager=how.eager)
+    curve, device = Curve(data, how.curve_every), run.ctx.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with seeds.seeded(device, suite.stream_name, "dropout", repetition), run.passes as passes:
         means, before = Log(), 0.0
         if (state := checkpoint.load()) is not None:
-            before = _resume(run, means, state)
+            before = _resume(run, means, curve, state)
         start = seconds_on(device)
         deadline.enter(f"in epoch {len(means.losses) + 1} of {run.ctx.epochs}")
         while run.ctx.step < run.ctx.steps:
@@ -234,14 +232,16 @@ def train(
             if position == 0:
                 if not (math.isfinite(means.end_epoch()) and _finite(run.net)):
                     raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
+                if curve.due(epoch, run.ctx.epochs):
+                    began = seconds_on(device)
+                    curve.add(epoch, run.net, passes)
+                    start += seconds_on(device) - began  # it is no part of the method's cost
                 deadline.enter(f"in epoch {min(epoch + 1, run.ctx.epochs)} of {run.ctx.epochs}")
             if checkpoint.due or deadline.over:
                 seconds = before + seconds_on(device) - start
-                checkpoint.save(_progress(run, means, seconds))
+                checkpoint.save(_progress(run, means, curve, seconds))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
         seconds = before + seconds_on(device) - start
-        if checkpoint.exists:  # the evaluation may be interrupted, too
-            checkpoint.save(_progress(run, means, seconds))
         run.optimiser.zero_grad(set_to_none=True)
         deadline.enter("while the training was finished")
         with untouched(method.finish):
@@ -260,19 +260,23 @@ def train(
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         losses=means.losses,
         parts=means.parts,
+        curve=curve.points,
+        blueprint=run.blueprint,
     )
 
 
-def _progress(run: Run, means: Log, seconds: float) -> dict[str, Any]:
+def _progress(run: Run, means: Log, curve: Curve, seconds: float) -> dict[str, Any]:
     counts = {"forward": run.passes.forward, "backward": run.passes.backward}
-    return {"training": run.state_dict(), "log": means.state_dict(), "seconds": seconds, **counts}
+    points = [asdict(point) for point in curve.points]
+    return {"training": run.state_dict(), "log": means.state_dict(), "curve": points, "seconds": seconds, **counts}
 
 
-def _resume(run: Run, means: Log, state: dict[str, Any]) -> float:
+def _resume(run: Run, means: Log, curve: Curve, state: dict[str, Any]) -> float:
     """Continue where the state was taken; returns the seconds so far."""
     run.load_state_dict(state["training"])
     means.load_state_dict(state["log"], run.ctx.device)
     run.passes.forward, run.passes.backward = state["forward"], state["backward"]
+    curve.points = [CurvePoint(**point) for point in state["curve"]]
     return float(state["seconds"])
 
 
@@ -283,37 +287,6 @@ def warm_up(suite: Suite, data: Dataset, steps: int = 5) -> None:
         run = Run(CE(), suite, data, repetition=0, eager=True)
         for _ in range(min(steps, run.ctx.steps)):
             run.step()
-
-
-def seeded_net(device: torch.device, stream_name: str, repetition: int) -> AbstractContextManager[None]:
-    """A block in which to draw the weights: they are the same for every method."""
-    return seeds.seeded(device, stream_name, "init", repetition)
-
-
-def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel [C] of the images in [0, 1], of the first 100,000 if there are more.
-
-    Computed on the CPU in integers, or in float64 where the images are float32: the same wherever the images are.
-    """
-    if split.x.is_floating_point():
-        return _float_statistics(split.x[:STATISTICS])
-    channels = split.x.shape[1]
-    counts = torch.zeros(channels, 256, dtype=torch.int64)  # how often each level occurs
-    for part in split.x[:STATISTICS].split(1000):
-        for channel, pixels in enumerate(part.cpu().unbind(1)):
-            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
-    levels, total = torch.arange(256, dtype=torch.float64) / split.levels, counts.sum(1, keepdim=True)
-    mean = (counts * levels).sum(1, keepdim=True) / total
-    std = ((counts * (levels - mean) ** 2).sum(1) / (total[:, 0] - 1)).sqrt()
-    return mean[:, 0].float(), std.clamp_min(1e-3).float()
-
-
-def _float_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of images [N, C, H, W] float32, in two passes."""
-    parts, each = x.split(1000), len(x) * x.shape[2] * x.shape[3]
-    mean = sum(part.cpu().double().sum((0, 2, 3)) for part in parts) / each
-    square = sum(((part.cpu().double() - mean[:, None, None]) ** 2).sum((0, 2, 3)) for part in parts)
-    return mean.float(), (square / (each - 1)).sqrt().clamp_min(1e-3).float()
 
 
 def one_pass(split: Split, batch_size: int) -> Iterator[Batch]:

@@ -67,6 +67,9 @@ class Quantise(Method):
         return net
 
     def finish(self, net: Net, data: Iterable[Batch], ctx: Context) -> Net:
+        return self.rebuild(net, ctx.task)
+
+    def rebuild(self, net: Net, task: Task) -> Net:
         for layer in (*net.body, net.head):
             if parametrize.is_parametrized(layer, "weight"):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)

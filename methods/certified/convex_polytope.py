@@ -49,6 +49,7 @@ class ConvexPolytope(Method):
         section="3, theorem 1 and algorithm 1",
         year=2018,
         claims=("input_margin", "certified_radius"),
+        needs=frozenset({"epsilon"}),
         neutral={"epsilon": 0.0},
         deviations=(
             "bounds are exact as long as pixels times hidden units are below 50 million; above, those of the hidden"

@@ -53,6 +53,7 @@ class CrownIBP(Method):
         section="3.2",
         year=2020,
         claims=("input_margin", "certified_radius"),
+        needs=frozenset({"epsilon"}),
         neutral={"epsilon": 0.0},
         presets={"crown_ibp_linear": {"beta_end": 1.0}},
         deviations=(

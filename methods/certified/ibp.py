@@ -45,6 +45,7 @@ class IBP(Method):
         section="3",
         year=2018,
         claims=("input_margin", "certified_radius"),
+        needs=frozenset({"epsilon"}),
         neutral={"epsilon": 0.0},
         deviations=(
             "epsilon defaults to the suite's; the paper trains at somewhat larger radii than it evaluates",

@@ -43,6 +43,7 @@ class MMR(Method):
         section="3 and 4",
         year=2019,
         claims=("input_margin", "certified_radius"),
+        needs=frozenset({"epsilon"}),
         neutral={"weight": 0.0},
         deviations=(
             "one gamma for both kinds of planes, by default twice the suite's epsilon, as in the authors' recipe for"

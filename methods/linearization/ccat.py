@@ -30,7 +30,7 @@ class CCAT(Method):
         claims=("rejection",),
         neutral={"epsilon": 0.0},
         revision=3,
-        needs=frozenset({"input_grad", "inner_attack"}),
+        needs=frozenset({"input_grad", "inner_attack", "epsilon"}),
         deviations=(
             "its claim holds where images of low confidence are refused, and shows in the columns for that: the"
             " margins, for which nothing is refused, are close to those of plain training",

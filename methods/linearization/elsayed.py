@@ -46,7 +46,7 @@ class Elsayed(Method):
         year=2018,
         claims=("input_margin",),
         neutral={"weight": 0.0, "ce_weight": 1.0},
-        needs=frozenset({"input_grad"}),
+        needs=frozenset({"input_grad", "epsilon"}),
         deviations=(
             "gamma defaults to twice the suite's epsilon for every layer and is a hinge that can become inactive; the"
             " authors' code has 10000 (MNIST), which never does, and drops the constant gamma from the value",

@@ -30,7 +30,7 @@ class MMA(Method):
         claims=("input_margin",),
         neutral={"clean_weight": 1.0},
         presets={"omma": {"clean_weight": 0.0}},
-        needs=frozenset({"input_grad", "inner_attack", "index"}),
+        needs=frozenset({"input_grad", "inner_attack", "index", "epsilon"}),
         deviations=(
             "d_max defaults to twice the suite's epsilon, the smallest radius of the attack to a share of d_max: the"
             " paper sets both per data set, in other units",

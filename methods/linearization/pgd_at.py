@@ -28,7 +28,7 @@ class PGDAT(Method):
         year=2018,
         claims=("input_margin",),
         neutral={"epsilon": 0.0},
-        needs=frozenset({"input_grad", "inner_attack"}),
+        needs=frozenset({"input_grad", "inner_attack", "epsilon"}),
         deviations=(
             "epsilon defaults to the suite's, and the step is relative to it; with 10 steps both stand in the ratio of"
             " the authors' CIFAR-10 settings (8/255, steps of 2/255; MNIST: 0.3, 40 steps of 0.01)",

@@ -28,7 +28,7 @@ class CURE(Method):
         year=2019,
         claims=("input_margin",),
         neutral={"weight": 0.0},
-        needs=frozenset({"input_grad", "second_order", "inner_attack", "pretrained"}),
+        needs=frozenset({"input_grad", "second_order", "inner_attack", "pretrained", "epsilon"}),
         deviations=(
             "the paper fine-tunes a trained network for 10 to 15 epochs; here all steps belong to one budget, whose"
             " first share is plain cross-entropy; h then starts at 0, where the penalty vanishes, and the authors'"

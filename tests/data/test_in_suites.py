@@ -11,7 +11,7 @@ from support import Run
 from marginbench.benchmarks.contract.fixtures import small_suite
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.records.record import About
-from marginbench.benchmarks.runs.execute import Entry, record_run
+from marginbench.benchmarks.runs.measure import Entry, record_run
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.render import render
 

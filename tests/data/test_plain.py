@@ -11,7 +11,8 @@ from data_support import Arrays, arrays, augmented_suite, save
 
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.data.plain import read_plainly
-from marginbench.benchmarks.training.loop import pixel_statistics, train
+from marginbench.benchmarks.training.loop import train
+from marginbench.benchmarks.training.pixels import pixel_statistics
 from marginbench.methods import MarginbenchError, create
 
 COLOUR = arrays(channels=3)

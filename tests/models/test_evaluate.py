@@ -18,7 +18,7 @@ from marginbench.benchmarks.models.load import fingerprint, load_model
 from marginbench.benchmarks.models.weights import load_weights
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.records.reader import read_arrays
-from marginbench.benchmarks.runs.execute import measure
+from marginbench.benchmarks.runs.measure import measure
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import Net, Normalise, NotApplicable

@@ -11,8 +11,8 @@ from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.plugins import forget_plugins, load_plugin
 from marginbench.benchmarks.runs import cluster
-from marginbench.benchmarks.runs.execute import Job
 from marginbench.benchmarks.runs.forecast import forecast
+from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.runs.workplace import Order
@@ -114,9 +114,9 @@ def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
     for name in ("keep_freed_memory", "warm_up"):
         monkeypatch.setattr(f"marginbench.benchmarks.runs.workplace.{name}", lambda *_, name=name: calls.append(name))
     monkeypatch.setattr(cluster, "_ready", {})
-    job = Job(RunOptions(device="cpu", data_dir=tmp_path), load_suite(str(tiny)), tmp_path)
+    job = Job(RunOptions(device="cpu", data_dir=tmp_path), load_suite(str(tiny)), tmp_path, tmp_path)
     for repetition in range(2):
-        parcel = cluster._Parcel(Order("id", "ce", repetition), pickle.dumps(job), (), "token")
+        parcel = cluster._Parcel(Order("id", "ce", repetition), pickle.dumps(job), (), "token", None)
         ready = cluster._workplace(pickle.loads(pickle.dumps(parcel)))
     assert calls == ["keep_freed_memory", "warm_up"]
 
@@ -181,7 +181,14 @@ def test_workers_that_do_not_see_the_folder_send_their_records(
     outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", redo="failed", scheduler=str(path))
     assert parcels and outcome.repeated == 2 and outcome.failed == 0
     assert [record.status for record in outcome.records] == ["done", "done"]
-    assert sorted(file.suffix for file in outcome.runs.iterdir()) == [".ckpt", ".json", ".json", ".npz", ".npz"]
+    assert sorted(file.suffix for file in outcome.runs.iterdir()) == [".json", ".json", ".npz", ".npz"]
+    networks = sorted(file.suffix for file in outcome.networks.iterdir())
+    assert networks == [".ckpt", ".json", ".json", ".safetensors", ".safetensors"]
+    parcels.clear()
+    again = run_all(
+        str(tiny), ["ce"], 1, "cpu", tmp_path / "out", only="evaluate", redo="everything", scheduler=str(path)
+    )
+    assert again.repeated == 1 and again.failed == 0, "it is sent the network"
 
 
 def test_the_forecast_counts_the_workers_of_the_cluster(

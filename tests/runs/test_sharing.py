@@ -13,7 +13,6 @@ from support import Run
 from torch import Tensor
 
 from marginbench.benchmarks import load, run_all
-from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.files import UnwritableError, write_atomically
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.execute import execute
@@ -70,7 +69,8 @@ def test_what_others_repeated_meanwhile_is_not_repeated_again(
     work = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo)
     assert len(work.todo) == 1
     monkeypatch.setattr("marginbench.benchmarks.runs.run_all.seen_elsewhere", lambda _: False)  # in this process
-    monkeypatch.setattr("marginbench.benchmarks.runs.execute._now", lambda: "2999-01-01T00:00:00+00:00")
+    for module in ("measure", "train"):
+        monkeypatch.setattr(f"marginbench.benchmarks.runs.{module}.now", lambda: "2999-01-01T00:00:00+00:00")
     meanwhile = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo=redo, deadline=late)
     assert meanwhile.repeated == 1
     assert execute(work.todo[0], work.job, work.data) == meanwhile.records[0] != before
@@ -97,9 +97,9 @@ def test_a_driver_that_is_killed_leaves_a_checkpoint_and_no_lock_that_counts(
     """Killed in the middle of a training: the next process goes on with that run from its checkpoint."""
     words = ("--suite", tiny, "--out", tmp_path, "--jobs", "1", "--methods", "ce", "--checkpoint-every", "0")
     assert start(DIES_AFTER_ITS_FIRST_CHECKPOINT, "run-all", *words).wait() == -9
-    runs = tmp_path / "tiny" / "runs"
-    (checkpoint,) = runs.glob("*.ckpt")
-    assert (runs / f"{checkpoint.stem}.lock").exists() and not holders(runs)
+    runs, networks = tmp_path / "tiny" / "runs", tmp_path / "networks"
+    (checkpoint,) = networks.glob("*.ckpt")
+    assert (networks / f"{checkpoint.stem}.lock").exists() and not holders(runs) and not holders(networks)
     code, out, _ = run("status", tmp_path)
     assert code == 0 and "running" not in out.splitlines()[-1]
     steps: list[int] = []
@@ -113,7 +113,8 @@ def test_a_driver_that_is_killed_leaves_a_checkpoint_and_no_lock_that_counts(
     monkeypatch.setattr(TrainingRun, "step", watched)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert outcome.repeated == 1 and steps[0] == 1
-    assert not list(runs.glob("*.ckpt")) and not list(runs.glob("*.lock")) and len(outcome.records) == 1
+    assert not [*networks.glob("*.ckpt"), *networks.glob("*.lock"), *runs.glob("*.lock")]
+    assert len(outcome.records) == 1
 
 
 def test_a_full_disk_is_named_and_loses_nothing_that_was_finished(tiny: Path, tmp_path: Path, start: Start) -> None:
@@ -125,27 +126,26 @@ def test_a_full_disk_is_named_and_loses_nothing_that_was_finished(tiny: Path, tm
     assert full.wait() == 2, full.err
     assert "cannot be written (File too large)" in full.err.splitlines()[-1] and "Traceback" not in full.err
     assert record.read_bytes() == before
-    left = {path.suffix for path in record.parent.rglob("*") if path.is_file()}
-    assert left == {".json", ".npz"}, "no halves of files"
+    left = {path.suffix for path in tmp_path.glob("*/**/*") if path.is_file() and "program" not in str(path)}
+    assert left == {".json", ".npz", ".safetensors", ".md", ".csv", ".tex"}, "no halves of files"
     assert run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path).repeated == 1
 
 
-def test_a_record_that_cannot_be_written_leaves_the_checkpoint(
+def test_a_record_that_cannot_be_written_leaves_the_network(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise MarginbenchError("no space left")
 
     with monkeypatch.context() as patch, pytest.raises(MarginbenchError, match="no space left"):
-        patch.setattr("marginbench.benchmarks.runs.execute.write_record", full)
+        patch.setattr("marginbench.benchmarks.runs.measure.write_record", full)
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, checkpoint_every=0.0)
     runs = tmp_path / "tiny" / "runs"
-    assert list(runs.glob("*.ckpt")) and not list(runs.glob("*.json"))
+    assert list((tmp_path / "networks").glob("*.safetensors")) and not list(runs.glob("*.json"))
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.warm_up", lambda *_: None)
     monkeypatch.setattr("marginbench.benchmarks.training.loop.Run.step", None)  # no step is left to do
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert outcome.repeated == 1 and outcome.records[0].status == "done"
-    assert not list(runs.glob("*.ckpt"))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_no_failure_of_the_method(
@@ -162,28 +162,24 @@ def test_a_checkpoint_that_cannot_be_written_is_no_failure_of_the_method(
 
         patch.setattr("marginbench.benchmarks.training.checkpoint.write_atomically", write)
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, checkpoint_every=0.0)
-    runs = tmp_path / "tiny" / "runs"
-    assert [path.suffix for path in runs.iterdir()] == [".ckpt"], "the one before is kept"
+    assert [path.suffix for path in (tmp_path / "networks").iterdir()] == [".ckpt"], "the one before is kept"
     assert run_all(str(tiny), ["ce"], 1, "cpu", tmp_path).records[0].status == "done"
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_run_that_fails_leaves_no_checkpoint(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+def test_a_training_that_fails_leaves_no_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does it when its time is over too: it would fail again from there."""
+    """It would fail again from there."""
+    networks = tmp_path / "networks"
 
-    def fail(*_: object, deadline: Deadline, **__: object) -> None:
-        assert list((tmp_path / "tiny" / "runs").glob("*.ckpt"))
-        if late:
-            deadline.seconds = 0.0
+    def fail(*_: object) -> None:
+        assert list(networks.glob("*.ckpt"))
         raise ValueError("for a reason of its own")
 
-    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.seen_elsewhere", lambda _: False)  # in this process
-    monkeypatch.setattr("marginbench.benchmarks.runs.execute.evaluate", fail)
-    outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=3600.0, checkpoint_every=0.0)
+    monkeypatch.setattr("marginbench.benchmarks.training.loop._finite", fail)
+    outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, checkpoint_every=0.0)
     assert (outcome.records[0].error or "").startswith("ValueError: for a reason of its own")
-    assert not list(outcome.runs.glob("*.ckpt"))
+    assert [path.suffix for path in networks.iterdir()] == [".json"]
 
 
 def test_the_tables_hold_what_another_process_wrote_meanwhile(
@@ -225,11 +221,11 @@ def test_failed_runs_are_repeated_on_demand_and_go_on_from_their_checkpoint(tiny
     late = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, deadline=1e-9)
     (record,) = late.records
     assert record.status == "failed" and (record.error or "").startswith("deadline: its 1e-09 s were over in epoch 1")
-    assert list((tmp_path / "tiny" / "runs").glob("*.ckpt"))
+    assert list((tmp_path / "networks").glob("*.ckpt"))
     assert run_all(str(tiny), ["ce"], 1, "cpu", tmp_path).repeated == 0
     again = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="failed", deadline=600.0)
     assert again.repeated == 1 and again.records[0].status == "done"
-    assert not list((tmp_path / "tiny" / "runs").glob("*.ckpt"))
+    assert not list((tmp_path / "networks").glob("*.ckpt"))
     assert run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="failed").repeated == 0
 
 
@@ -261,9 +257,9 @@ def test_a_run_that_is_repeated_counts_once_in_the_status(tiny: Path, tmp_path: 
 @pytest.mark.parametrize("wrong", ["{}", "[]", '{"suite": "x", "cells": {"id": "ce"}}', "half"])
 def test_a_file_that_is_no_plan_is_left_out(tmp_path: Path, wrong: str) -> None:
     (tmp_path / "plans").mkdir()
-    (tmp_path / "plans" / "one.json").write_text('{"suite": "x", "cells": {"id": ["ce", 0]}}')
+    (tmp_path / "plans" / "one.json").write_text('{"suite": "x", "cells": {"id": ["ce", 0, "training"]}}')
     (tmp_path / "plans" / "wrong.json").write_text(wrong)
-    assert read_plans(tmp_path) == {"id": ("ce", 0)}
+    assert read_plans(tmp_path) == {"id": ("ce", 0, "training")}
 
 
 def test_times_are_never_negative() -> None:

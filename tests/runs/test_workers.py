@@ -13,7 +13,7 @@ from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.machine import budget
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.runs.progress import Eta
 from marginbench.benchmarks.runs.worker import Setup, share_of
@@ -109,7 +109,7 @@ def test_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch, memory: int |
 
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.Worker", refuse)
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.available", lambda: 6 * 10**9)
-    job = Job(RunOptions(), load_suite("digits"), Path("runs"), memory)
+    job = Job(RunOptions(), load_suite("digits"), Path("runs"), Path("networks"), memory)
     with pytest.raises(MarginbenchError, match="enough"):
         next(run_in_workers([], job, small_data(), 2))
     assert [job.memory for job in told] == [share]

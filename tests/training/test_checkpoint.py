@@ -9,7 +9,7 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.training.checkpoint import Checkpoint
-from marginbench.benchmarks.training.loop import Run, Trained, train
+from marginbench.benchmarks.training.loop import How, Run, Trained, train
 from marginbench.methods import create
 from marginbench.methods.errors import MarginbenchError
 
@@ -30,7 +30,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, spec: str, checkpoint: Checkpoi
     with monkeypatch.context() as patch:
         patch.setattr(Run, "step", killed)
         with pytest.raises(Killed):
-            train(create(spec), small_suite(), small_data(), 0, checkpoint)
+            train(create(spec), small_suite(), small_data(), 0, How(checkpoint))
 
 
 def same(one: Trained, two: Trained) -> bool:
@@ -54,7 +54,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_happened(
         return step(self)
 
     monkeypatch.setattr(Run, "step", watched)
-    resumed = train(create(spec), small_suite(), small_data(), 0, Checkpoint(path))
+    resumed = train(create(spec), small_suite(), small_data(), 0, How(Checkpoint(path)))
     assert seen[0] == middle and same(whole, resumed)
     assert (resumed.forward, resumed.backward) == (whole.forward, whole.backward)
 
@@ -64,13 +64,13 @@ def test_seconds_add_up_over_interruptions(tmp_path: Path, monkeypatch: pytest.M
     interrupted(monkeypatch, "ce", Checkpoint(path, every=0), at=3)
     state = torch.load(path, weights_only=True)
     torch.save(state | {"seconds": 1e9}, path)
-    seconds = train(create("ce"), small_suite(), small_data(), 0, Checkpoint(path)).seconds
+    seconds = train(create("ce"), small_suite(), small_data(), 0, How(Checkpoint(path))).seconds
     assert 1e9 < seconds < 2e9, "once"
 
 
 def test_checkpoints_are_as_rare_as_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
-    train(create("ce"), small_suite(), small_data(), 0, Checkpoint(path, every=1000))
+    train(create("ce"), small_suite(), small_data(), 0, How(Checkpoint(path, every=1000)))
     assert not path.exists()
 
 
@@ -82,7 +82,7 @@ def test_a_checkpoint_that_was_cut_is_not_used(tmp_path: Path, monkeypatch: pyte
         assert Checkpoint(path).load() is None
         assert same(
             train(create("ce"), small_suite(), small_data(), 0),
-            train(create("ce"), small_suite(), small_data(), 0, Checkpoint(path)),
+            train(create("ce"), small_suite(), small_data(), 0, How(Checkpoint(path))),
         )
 
 
@@ -94,11 +94,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_run_ends_at_its_deadline_and_can_go_on_from_there(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
     with pytest.raises(DeadlineError, match=r"its 0 s were over in epoch 1 of"):
-        train(create("ce"), small_suite(), small_data(), 0, Checkpoint(path), Deadline(0.0))
+        train(create("ce"), small_suite(), small_data(), 0, How(Checkpoint(path), Deadline(0.0)))
     state = Checkpoint(path).load()
     assert state is not None and state["training"]["step"] == 1
     whole = train(create("ce"), small_suite(), small_data(), 0)
-    assert same(whole, train(create("ce"), small_suite(), small_data(), 0, Checkpoint(path), Deadline(600)))
+    assert same(whole, train(create("ce"), small_suite(), small_data(), 0, How(Checkpoint(path), Deadline(600))))
 
 
 def test_a_deadline_counts_from_where_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.suites.training import UNFIT, Training, optimisers
-from marginbench.benchmarks.training.loop import Run, train
+from marginbench.benchmarks.training.loop import How, Run, train
 from marginbench.benchmarks.training.optimiser import decay, make_optimiser, replayable
 from marginbench.methods import (
     Batch,
@@ -141,7 +141,7 @@ def test_a_step_is_replayed_with_its_rate_of_the_moment() -> None:
 @pytest.mark.parametrize("name", sorted(optimisers()))
 def test_cuda_graphs_train_the_same(name: str) -> None:
     suite, data = suite_with(optimiser=name, epochs=10), small_data().to(torch.device("cuda"))
-    eager, graphs = (train(create("ce"), suite, data, 0, eager=eager) for eager in (True, False))
+    eager, graphs = (train(create("ce"), suite, data, 0, How(eager=eager)) for eager in (True, False))
     assert bool(graphs.replayed) == replayable(suite.training)
     torch.testing.assert_close(graphs.losses, eager.losses, rtol=1e-2, atol=1e-2)
 

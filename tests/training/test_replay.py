@@ -14,7 +14,7 @@ from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.training.loop import Run, train
+from marginbench.benchmarks.training.loop import How, Run, train
 from marginbench.benchmarks.training.replay import SETTLED, CannotRecordError
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, create, cross_entropy
 
@@ -153,7 +153,7 @@ def test_a_method_may_refuse() -> None:
 @pytest.mark.parametrize("row", ["ce", "ce_dropout", "mixup", "mma", "crown_ibp", "mmr", "roll", "cure", "dsd", "lmt"])
 def test_cuda_graphs_train_the_same(row: str) -> None:
     suite, data = small_suite(epochs=STEPS // 2), small_data().to(torch.device("cuda"))
-    eager, graphs = (train(create(row), suite, data, 0, eager=eager) for eager in (True, False))
+    eager, graphs = (train(create(row), suite, data, 0, How(eager=eager)) for eager in (True, False))
     assert eager.replayed is None and graphs.replayed
     assert (graphs.forward, graphs.backward) == (eager.forward, eager.backward)
     torch.testing.assert_close(graphs.losses, eager.losses, rtol=1e-2, atol=1e-2)

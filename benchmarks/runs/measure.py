@@ -1,0 +1,139 @@
+"""A network is evaluated, and what came out is recorded. A failure is a record too."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marginbench.benchmarks.data.batches import logits_of
+from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.estimator import Certify
+from marginbench.benchmarks.evaluation.partial import Partial
+from marginbench.benchmarks.evaluation.sandwich import evaluate
+from marginbench.benchmarks.machine.deadline import Deadline
+from marginbench.benchmarks.machine.files import UnwritableError
+from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.records.provenance import environment
+from marginbench.benchmarks.records.record import About, Identity, Record, SuiteFacts, write_record
+from marginbench.benchmarks.runs.job import now, reason
+from marginbench.benchmarks.runs.plan import Cell, about_of
+from marginbench.benchmarks.suites.evaluation import Evaluation
+from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.curve import accuracy, seen_split
+from marginbench.methods import MarginbenchError, Net, spec_of
+
+Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a record is of."""
+
+    identity: Identity  # the record's id is its hash
+    row: str  # name of its row in the tables
+    about: About  # what the tables say of it
+
+
+def entry_of(cell: Cell) -> Entry:
+    return Entry(cell.identity, spec_of(cell.method), about_of(cell.method))
+
+
+def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dataset, folder: Path) -> Record:
+    """Do a run and write its record: what it returns, or the error that it raises.
+
+    Raises:
+        UnwritableError: for the record, or within the run for a checkpoint.
+    """
+    error = None
+    try:
+        results, arrays = run()
+    except UnwritableError:
+        raise
+    except Exception as failure:  # a method may raise anything; the others must go on
+        results, arrays = {}, {}
+        error = reason(failure)
+    settings = suite.model_dump(mode="json", exclude={"methods", "seeds"})
+    record = Record(
+        id=entry.identity.id,
+        identity=entry.identity,
+        method=entry.row,
+        about=entry.about,
+        repetition=entry.identity.repetition,
+        status="done" if error is None else "failed",
+        error=error,
+        columns=[column for probe in suite.evaluation.probes.values() for column in probe.columns],
+        notes=_notes(suite.evaluation, data),
+        suite=SuiteFacts.of(settings),
+        environment=environment(data.train.device),
+        finished=now(),
+        **results,
+    )
+    write_record(folder, record, arrays)
+    return record
+
+
+def measure(
+    net: Net,
+    certify: Certify,
+    data: Dataset,
+    suite: Suite,
+    key: str,
+    repetition: int,
+    deadline: Deadline | None = None,
+    partial: Partial | None = None,
+) -> Results:
+    """Evaluate a network: metrics, seconds, estimators and doubts for the record, and the per-point arrays.
+
+    Args:
+        certify: the network's own certificate.
+        key: seeds the attacks, together with the suite's `stream_name` and the repetition.
+        deadline: what training and evaluation may take.
+        partial: see `evaluate`.
+    """
+    start = time.perf_counter()
+    evaluated = evaluate(
+        net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline, partial=partial
+    )
+    results = {
+        "metrics": derived_metrics(evaluated.arrays, suite.evaluation, _generalisation(net, data)),
+        "cost": {"evaluation_seconds": time.perf_counter() - start + evaluated.recalled},
+        "estimators": evaluated.estimators,
+        "doubts": evaluated.doubts,
+        "explanations": evaluated.explanations,
+    }
+    return results, evaluated.arrays
+
+
+def derived_metrics(
+    arrays: Mapping[str, np.ndarray], evaluation: Evaluation, more: Mapping[str, float]
+) -> dict[str, float]:
+    """What follows from per-point arrays, those of probes included, and `more`, whose names are taken too.
+
+    Raises:
+        MarginbenchError: a probe's name for a metric is taken.
+    """
+    metrics = {**summarise(arrays, evaluation.epsilon), **more}
+    for name, probe in evaluation.probes.items():
+        measured = probe.metrics(arrays, evaluation.epsilon)
+        if taken := measured.keys() & metrics.keys():
+            raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
+        metrics |= measured
+    return metrics
+
+
+def _generalisation(net: Net, data: Dataset) -> dict[str, float]:
+    """Accuracy on as many training images as there are validation images, on these, and the gap between the two."""
+    seen, unseen = (accuracy(logits_of(net, split), split) for split in (seen_split(data), data.validation))
+    return {"train_accuracy": seen, "validation_accuracy": unseen, "generalisation_gap": seen - unseen}
+
+
+def _notes(evaluation: Evaluation, data: Dataset) -> list[str]:
+    """Sentences below a table: what its reader must know of the points and of the probes."""
+    asked, there = evaluation.points, len(data.test)
+    few = f"The test split has {there} images: all were measured, although {asked} points were asked for."
+    return [few] * (there < asked) + [
+        note for probe in evaluation.probes.values() if (note := probe.note(evaluation.epsilon))
+    ]

@@ -1,0 +1,108 @@
+"""The first stage of a cell: train, and keep the network. A failure is a record too."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.machine.deadline import Deadline
+from marginbench.benchmarks.machine.files import UnwritableError
+from marginbench.benchmarks.records.provenance import environment
+from marginbench.benchmarks.records.training import Training, find_training, network_path, write_training
+from marginbench.benchmarks.runs.job import Job, now, reason
+from marginbench.benchmarks.runs.locks import lock
+from marginbench.benchmarks.runs.plan import Cell
+from marginbench.benchmarks.training.checkpoint import Checkpoint
+from marginbench.benchmarks.training.kept import pack
+from marginbench.benchmarks.training.loop import How, Trained, train
+from marginbench.methods import spec_of
+
+
+def trained(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training | None:
+    """The training of a cell, done now unless it has been.
+
+    Returns:
+        None while another process holds it, or where it is not to be done by this job.
+
+    Raises:
+        UnwritableError: the folder of the networks cannot be written.
+    """
+    known = find_training(job.networks, cell.training.id)
+    if known is not None and not job.retrains(known):
+        return known
+    if job.options.only == "evaluate":
+        return None
+    job.networks.mkdir(parents=True, exist_ok=True)
+    with lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition) as got:
+        if not got:
+            return None
+        known = find_training(job.networks, cell.training.id)  # another process may have just ended it
+        return known if known is not None and not job.retrains(known) else _train(cell, job, data, deadline)
+
+
+def failed(cell: Cell, job: Job, data: Dataset, why: Exception) -> Training | None:
+    """Write the record of a training that was stopped from outside; its checkpoint stays.
+
+    Returns:
+        None while another process holds it.
+    """
+    with lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition) as got:
+        return write_training(job.networks, _training(cell, job, data, reason(why), {})) if got else None
+
+
+def discard(job: Job, training: Training) -> None:
+    """Remove the network; the record says so."""
+    network_path(job.networks, training.id).unlink(missing_ok=True)
+    write_training(job.networks, replace(training, discarded=True))
+
+
+def _train(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training:
+    options = job.options
+    checkpoint = Checkpoint(job.networks / f"{cell.training.id}.ckpt", options.checkpoint_every)
+    how = How(checkpoint, deadline, options.eager, options.curve_every)
+    error, network, facts = None, None, {}
+    try:
+        done = train(cell.method, job.suite, data, cell.repetition, how)
+        network, facts = pack(done.net), _facts(done)
+    except UnwritableError:
+        raise
+    except Exception as failure:  # a method may raise anything; the others must go on
+        error = reason(failure)
+    training = write_training(job.networks, _training(cell, job, data, error, facts), network)
+    if not deadline.stopped:  # with more time such a training resumes; one that failed otherwise starts again
+        checkpoint.remove()
+    return training
+
+
+def _training(cell: Cell, job: Job, data: Dataset, error: str | None, facts: Mapping[str, Any]) -> Training:
+    return Training(
+        id=cell.training.id,
+        identity=cell.training,
+        suite=job.suite.name,
+        method=spec_of(cell.method),
+        repetition=cell.repetition,
+        status="done" if error is None else "failed",
+        error=error,
+        environment=environment(data.train.device),
+        finished=now(),
+        **facts,
+    )
+
+
+def _facts(done: Trained) -> dict[str, Any]:
+    task = done.blueprint.task
+    return {
+        "input_shape": list(task.input_shape),
+        "class_counts": list(task.class_counts),
+        "cost": {
+            "seconds": done.seconds,
+            "steps": done.steps,
+            "forward": done.forward,
+            "backward": done.backward,
+            "replayed": done.replayed,
+            "peak_bytes": done.peak_bytes,
+        },
+        "losses": done.losses,
+        "parts": done.parts,
+        "curve": done.curve,
+    }

@@ -1,0 +1,79 @@
+"""What a fresh network depends on: the same blueprint gives the same network, in training and when it is loaded."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.nets.make import make_net
+from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.training.untouched import untouched
+from marginbench.methods import MarginbenchError, Method, Net, Norm, Task
+from marginbench.methods.hooks import returned
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All but the statistics of the pixels, which are buffers of the network."""
+
+    method: Method
+    network: Network
+    task: Task
+    stream: str  # seeds the weights, together with the repetition: they are the same for every method
+    repetition: int
+
+    def build(self, mean: Tensor, std: Tensor, device: torch.device) -> Net:
+        """The network with fresh weights, as the method builds it.
+
+        Args:
+            mean, std: [C] float32 statistics of the training pixels in [0, 1].
+        """
+        with seeds.seeded(device, self.stream, "init", self.repetition):
+            net = make_net(
+                self.network.architecture(),
+                self.network.width,
+                self.task.input_shape,
+                self.task.num_classes,
+                mean,
+                std,
+            )
+            with untouched(self.method.build):
+                built = returned(self.method.build, self.method.build(net, self.task), Net, "end it with `return net`")
+            return built.to(device)
+
+
+def task_of(
+    method: Method,
+    input_shape: tuple[int, int, int],
+    class_counts: tuple[int, ...],
+    epsilon: Mapping[Norm, float] | None,
+) -> Task:
+    """What a method is told: the radii only where it declares that it needs them, see `needs_radii`."""
+    return Task(input_shape, class_counts, _Undeclared(method) if epsilon is None else epsilon)
+
+
+def needs_radii(method: Method) -> bool:
+    """Whether other radii mean another training."""
+    return "epsilon" in method.info.needs
+
+
+class _Undeclared(Mapping[Norm, float]):
+    """In the place of the radii of a method that does not declare them: its networks would not change with them."""
+
+    def __init__(self, method: Method) -> None:
+        self._key = method.info.key
+
+    def __getitem__(self, norm: Norm) -> NoReturn:
+        raise MarginbenchError(
+            f"method {self._key} reads task.epsilon: declare it in its Info, as in needs=frozenset({{'epsilon'}}), so"
+            " that it is trained again for other radii"
+        )
+
+    def __iter__(self) -> Iterator[Norm]:
+        return self["l2"]
+
+    def __len__(self) -> int:
+        return 0

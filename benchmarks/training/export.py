@@ -1,0 +1,112 @@
+"""A trained network for others: a bundle without pickle, and an ONNX graph where the network has one."""
+
+import importlib
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from marginbench.benchmarks.machine.files import write_atomically
+from marginbench.benchmarks.records.reader import RESULTS
+from marginbench.benchmarks.records.training import Training, network_bytes
+from marginbench.benchmarks.training.bundle import to_toml
+from marginbench.benchmarks.training.load import load_network, training_path
+from marginbench.methods import MarginbenchError, Net
+from marginbench.methods.errors import one_line
+
+AGREE = 1e-5  # how far the logits of ONNX Runtime may be from ours, relative to the largest one
+HEADER = """\
+# A network that marginbench has trained; its weights are in {weights}. In Python:
+#   from marginbench.benchmarks import load_network
+#   net, info = load_network("{name}")  # images [B, C, H, W] in [0, 1] to logits [B, K]
+
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and why there is no ONNX file where there is none."""
+
+    files: list[Path]
+    without_onnx: str | None  # reason
+    agreement: float | None  # largest difference to ONNX Runtime, relative to the largest logit; None: not compared
+
+
+def export(what: str, output: Path, folder: Path = RESULTS, network: str | None = None) -> Exported:
+    """Write OUTPUT.safetensors, OUTPUT.toml and, where it can be made, OUTPUT.onnx.
+
+    Args:
+        what, folder, network: as in `load_network`.
+        output: a path; a suffix of these three is left out.
+
+    Raises:
+        MarginbenchError: no such network, or the ONNX graph computes something else.
+    """
+    output = output.with_suffix("") if output.suffix in (".safetensors", ".toml", ".onnx") else output
+    path = training_path(what, folder)
+    net, training = load_network(path, network=network)
+    content = network_bytes(path.parent, training, path.stem)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    weights, described, graph = (output.with_name(f"{output.name}{end}") for end in (".safetensors", ".toml", ".onnx"))
+    write_atomically(weights, content)
+    write_atomically(described, (HEADER.format(name=described.name, weights=weights.name) + to_toml(training)).encode())
+    graph_bytes, problem = _onnx(net, training)
+    if graph_bytes is None:
+        return Exported([weights, described], problem, None)
+    agreement = _compare(graph_bytes, net, training)
+    write_atomically(graph, graph_bytes)
+    return Exported([weights, described, graph], None, agreement)
+
+
+def _onnx(net: Net, training: Training) -> tuple[bytes | None, str | None]:
+    """The graph for any number of images, or why there is none."""
+    x = torch.rand(2, *training.input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        importlib.import_module("onnxscript")
+    except ImportError:
+        return None, "needs packages: pip install 'marginbench[onnx]'"
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "net.onnx"
+        batch = torch.export.Dim("batch")
+        try:
+            torch.onnx.export(
+                net,
+                (x,),
+                path,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: batch},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # whatever the exporter does not know
+            return None, f"cannot be written as ONNX ({one_line(error)})"
+        return path.read_bytes(), None
+
+
+def _compare(graph: bytes, net: Net, training: Training) -> float | None:
+    """Largest difference between the logits of ONNX Runtime and ours, relative to the largest; None without it.
+
+    Raises:
+        MarginbenchError: it is above 1e-5.
+    """
+    try:
+        runtime: Any = importlib.import_module("onnxruntime")
+    except ImportError:
+        return None
+    x = torch.rand(5, *training.input_shape, generator=torch.Generator().manual_seed(1))
+    session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        ours = net(x)
+    theirs = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+    difference = float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-12))
+    if not difference <= AGREE:
+        raise MarginbenchError(
+            f"{training.method}: the ONNX graph gives other logits in ONNX Runtime, by {difference:.1e} of the largest"
+        )
+    return difference

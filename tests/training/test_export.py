@@ -1,0 +1,69 @@
+"""Networks for others: a bundle that nothing is executed from, and an ONNX graph that agrees."""
+
+import importlib.util
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from support import Run
+
+from marginbench.benchmarks import load_network, run_all
+from marginbench.methods import MarginbenchError
+
+METHODS = ["arcface(m=0.1,s=16)", "pgd_at(steps=1)", "quantise"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "tiny.toml").write_text(TINY)
+    run_all(str(folder / "tiny.toml"), METHODS, 1, "cpu", folder, only="train")
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bundle_is_all_that_others_need(folder: Path, tmp_path: Path, run: Run, method: str) -> None:
+    paths = (folder / "networks").glob("*.json")
+    path, info = next((path, info) for path in paths if (info := load_network(path)[1]).method == method)
+    code, out, _ = run("export", path.stem[:12], "--out", folder, "-o", tmp_path / "mine.onnx")
+    assert code == 0 and "mine.safetensors" in out and "mine.toml" in out
+    described = tomllib.loads((tmp_path / "mine.toml").read_text())
+    assert (described["method"], described["recipe"]["network"]["name"]) == (method, "mlp")
+    (net, _), (again, told) = load_network(path), load_network(tmp_path / "mine.toml")
+    assert told.identity == info.identity and told.sha256 == info.sha256
+    x = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(net(x), again(x)) and torch.equal(net(x), load_network(tmp_path / "mine.safetensors")[0](x))
+    if importlib.util.find_spec("onnxscript") is None:
+        assert "no .onnx" in out and "marginbench[onnx]" in out
+    else:
+        assert (tmp_path / "mine.onnx").is_file()
+
+
+def test_damaged_bundles(folder: Path, tmp_path: Path, run: Run) -> None:
+    path = next((folder / "networks").glob("*.json"))
+    assert run("export", path, "-o", tmp_path / "net")[0] == 0
+    text = (tmp_path / "net.toml").read_text()
+    for changed, words in (
+        (text[: len(text) // 2] + '"', "not valid TOML"),
+        (text.replace("repetition = 0", 'repetition = "none"'), "repetition"),
+        (text.replace('method = "', 'method = "no_such_'), "unknown method"),
+        (text.replace('sha256 = "', 'sha256 = "0'), "is not the file that was written"),
+    ):
+        assert changed != text
+        (tmp_path / "net.toml").write_text(changed)
+        with pytest.raises(MarginbenchError, match=words):
+            load_network(tmp_path / "net.toml")
+    code, _, err = run("export", "nothing", "--out", folder, "-o", tmp_path / "net")
+    assert code == 2 and "no such id" in err
+
+
+def test_onnx_agrees_to_rounding(folder: Path, tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    for path in (folder / "networks").glob("*.json"):
+        code, out, _ = run("export", path, "-o", tmp_path / path.stem)
+        assert code == 0 and "logits agree with those of ONNX Runtime" in out, out
