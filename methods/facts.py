@@ -13,7 +13,8 @@ Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_updat
 `input_grad`: differentiates with respect to the input; `second_order`: through such a gradient;
 `inner_attack`: searches perturbations of the input, so that images depend on the network (noise does not);
 `index`: keeps state per training example; `own_update`: replaces the optimiser step; `pretrained`: starts from a
-trained network; `epsilon`: reads the radii of `task.epsilon`, so that other radii mean another training.
+trained network; `epsilon`: reads the radii of `task.epsilon`, so that other radii mean another training (of methods
+that are not built in, this is taken for granted).
 """
 
 Claim = Literal["accuracy", "feature_margin", "input_margin", "certified_radius", "rejection", "smoothed_radius"]

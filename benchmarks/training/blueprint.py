@@ -13,6 +13,7 @@ from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import MarginbenchError, Method, Net, Norm, Task
 from marginbench.methods.hooks import returned
+from marginbench.methods.userfile import BUILT_IN
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,17 @@ def task_of(
     class_counts: tuple[int, ...],
     epsilon: Mapping[Norm, float] | None,
 ) -> Task:
-    """What a method is told: the radii only where it declares that it needs them, see `needs_radii`."""
+    """What a method is told: radii only where they belong to the identity of the training, see `needs_radii`."""
     return Task(input_shape, class_counts, _Undeclared(method) if epsilon is None else epsilon)
 
 
 def needs_radii(method: Method) -> bool:
-    """Whether other radii mean another training."""
-    return "epsilon" in method.info.needs
+    """Whether other radii mean another training: built-in methods say so, and any other may read them."""
+    return "epsilon" in method.info.needs or not type(method).__module__.startswith(BUILT_IN)
 
 
 class _Undeclared(Mapping[Norm, float]):
-    """In the place of the radii of a method that does not declare them: its networks would not change with them."""
+    """In the place of radii that the identity of the training leaves out."""
 
     def __init__(self, method: Method) -> None:
         self._key = method.info.key

@@ -249,6 +249,33 @@ class UnfaithfulDecision(Mutant):
         return net
 
 
+class ForgetsToRebuild(Mutant):
+    """L = CE(z, y), whose head has another one behind it at the end: nobody says how to build that."""
+
+    def finish(self, net: Net, data: Any, ctx: Context) -> Net:
+        net.head = nn.Sequential(net.head, nn.Linear(ctx.task.num_classes, ctx.task.num_classes))
+        return net
+
+
+class _Scaled(nn.Module):
+    factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+class KeepsANumberBeside(Mutant):
+    """L = CE(z, y), with state in an attribute of Python, which no file holds."""
+
+    def build(self, net: Net, task: Any) -> Net:
+        net.body.append(_Scaled())
+        return net
+
+    def finish(self, net: Net, data: Any, ctx: Context) -> Net:
+        net.body[-1].factor = 2.0  # type: ignore[assignment]
+        return net
+
+
 MUTANTS = [
     (DetachedLoss, "gradient_everywhere"),
     (Probabilities, "forward_gives_logits"),
@@ -275,6 +302,8 @@ MUTANTS = [
     (Undocumented, "documented"),
     (Unsourced, "documented"),
     (UnfaithfulDecision, "decision_net_agrees"),
+    (ForgetsToRebuild, "network_reloads"),
+    (KeepsANumberBeside, "network_reloads"),
 ]
 
 
