@@ -1,12 +1,12 @@
 """An attack as the benchmark sees it: a function that proposes points, what is true of it, and its registry."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.ray import tighten
+from marginbench.benchmarks.attacks.ray import Attached, tighten
 from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
@@ -27,12 +27,12 @@ class Attack(Estimator):
     control: bool = False  # it draws blindly: an attack that uses gradients must not lose to it
 
     def propose(self, q: Query, **settings: Any) -> Tensor:
-        """The points [B, C, H, W] themselves.
+        """The points [B, C, H, W] themselves. Gradients are those into the box, see `ray.attached`.
 
         Raises:
             MarginbenchError: they are not images like those of the query, or the function wrote into these.
         """
-        found = self._ask(q, settings)
+        found = self._ask(replace(q, net=Attached(q.net)), settings)
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")

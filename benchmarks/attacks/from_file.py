@@ -20,7 +20,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.attack import Attack
-from marginbench.benchmarks.attacks.ray import inside_box, is_adversarial, select
+from marginbench.benchmarks.attacks.ray import inside_box, is_adversarial, or_inside, select
 from marginbench.benchmarks.estimator import Query
 from marginbench.methods import MarginbenchError
 from marginbench.methods.userfile import load_function, load_user_file
@@ -56,7 +56,7 @@ def foreign(make: Factory) -> Attack:
             found = run(q.x.clone(), q.y.clone())
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             return found  # type: ignore[no-any-return]  # refused by `Attack.propose`
-        point = inside_box(found.detach().to(q.x), q.x)
+        point = or_inside(q.net, inside_box(found.detach().to(q.x), q.x), q.y)
         return select(is_adversarial(q.net, point, q.y), point, q.x)
 
     return Attack(getattr(make, "__name__", "foreign"), propose)

@@ -1,9 +1,13 @@
 """What every upper bound needs: is the point adversarial, how far is it, and the nearest one on its ray."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from marginbench.methods import Norm, predicted_class
+
+HAIR = 2e-6  # pixels: distinct from the walls in float32, also behind a normalisation
 
 
 @torch.no_grad()
@@ -18,9 +22,49 @@ def changes_class(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def attached(net: nn.Module, x: Tensor) -> Tensor:
-    """The logits [B, K], with a graph to the images x [B, C, H, W] even where the network ignores them."""
-    logits: Tensor = net(x)
+    """The logits [B, K], with a graph to the images x [B, C, H, W] even where the network ignores them.
+
+    Where a gradient is asked for, it is the slope into the box, also at pixels on its walls: `clamp`, `relu` and others
+    have slope 0 at their limits, so that a network that limits its input to [0, 1] would hide every black and white
+    pixel. The network is then asked a hair inside, see `off_walls`, straight through: the logits are those there.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        values: Tensor = net(x)
+        return values
+    logits: Tensor = net(x + (off_walls(x) - x).detach())
     return logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+class Attached(nn.Module):
+    """The network, which `attached` asks; all else is as in the network itself."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.training = net.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        return attached(self.net, x)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)
+
+
+def off_walls(x: Tensor) -> Tensor:
+    """The images with pixels in the box [0, 1] at least `HAIR` away from its walls; others stay as they are."""
+    return torch.where((x < 0) | (x > 1), x, x.clamp(HAIR, 1 - HAIR))
+
+
+def or_inside(net: nn.Module, candidate: Tensor, y: Tensor) -> Tensor:
+    """The candidates, or the points a hair inside the box, for which attacks ask, where only these are adversarial."""
+    missed = ~is_adversarial(net, candidate, y)
+    if not bool(missed.any()):
+        return candidate
+    inside = off_walls(candidate)
+    return select(missed & is_adversarial(net, inside, y), inside, candidate)
 
 
 def distance(delta: Tensor, norm: Norm) -> Tensor:
@@ -56,7 +100,7 @@ def tighten(
         The adversarial points [B, C, H, W] float32 in [0, 1], x itself where the candidate is not
         adversarial, and their distances [B] float32, +inf where the candidate is not adversarial.
     """
-    candidate = inside_box(candidate, x)
+    candidate = or_inside(net, inside_box(candidate, x), y)
     point, found = candidate.clone(), is_adversarial(net, candidate, y)
     low, high = x.new_zeros(len(x)), x.new_ones(len(x))
     for _ in range(steps):
