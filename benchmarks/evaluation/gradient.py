@@ -9,6 +9,10 @@ for every continuous and piecewise smooth f: kinks of ReLUs and of pooling do no
 midpoints. Small steps see gradients that are wrong, noisy or invented (straight-through); larger steps see gradients
 that vanish where the network is a staircase. Directions are random signs on the whole image and on parts of it:
 a network that hides a few rows has right slopes nearly everywhere else.
+
+At pixels on the walls of the box, slopes into the box are compared with the gradients that attacks see there, which
+`attached` takes a hair inside: a network that limits its input to [0, 1] is as good as one that does not, one that
+limits it to [0.0001, 0.9999] hides every black and white pixel.
 """
 
 from collections.abc import Iterator
@@ -35,15 +39,26 @@ BLUR = 0.01  # pixels by which images are moved first: off the ties of flat back
 
 @dataclass(frozen=True)
 class _Scale:
-    step: float  # h, in pixels
-    midpoints: int
+    step: float  # h, in pixels; the segment is as long as 2 h, or h on a wall
+    midpoints: int  # 0 on a wall, where the gradient is that at the start
     tolerance: float  # of the slopes, relative
     share: float  # of the points at which they must differ by more
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the segment."""
+        return (-self.step if self.midpoints else 0.0), self.step
+
+    @property
+    def places(self) -> list[float]:
+        """On the segment, where gradients are taken."""
+        return [self.step * ((2 * k + 1) / self.midpoints - 1) for k in range(self.midpoints)] or [0.0]
 
 
 # Honest networks, with max pooling too, stay below shares of 0.1, 0.25 and 0.25; faults come near 1 in their part.
 _SMALL = {torch.float64: _Scale(1e-5, 2, 0.1, 0.6), torch.float32: _Scale(1e-3, 4, 0.2, 0.6)}
 _LARGE = _Scale(0.01, 4, 0.5, 0.6)
+_WALL = _Scale(1e-3, 0, 0.2, 0.6)
 
 
 @doubt
@@ -56,15 +71,39 @@ def gradient_mismatch(e: Evidence) -> str | None:
     index = index[:: max(1, len(index) // POINTS)][:POINTS]
     if len(index) == 0:
         return None
-    net, x = _precise(e.net, e.x[index])
-    noise = 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 1
-    x = x + BLUR * noise.to(x)
-    for scale in (_SMALL[x.dtype], _LARGE):
-        shares = dict(_shares(net, x, e.y[index], scale))
+    net, image = _precise(e.net, e.x[index])
+    for look in _looks(image):
+        shares = dict(_shares(net, e.y[index], look))
         worst = max(shares, key=lambda part: shares[part])
-        if shares[worst] > scale.share:
-            return f"{worst}: at {shares[worst]:.0%} of the points, by more than {scale.tolerance:.0%}"
+        if shares[worst] > look.scale.share:
+            return f"{worst}: at {shares[worst]:.0%} of the points, by more than {look.scale.tolerance:.0%}"
     return None
+
+
+@dataclass(frozen=True)
+class _Look:
+    scale: _Scale
+    x: Tensor  # [B, C, H, W], where the segments begin on a wall, and else their middles
+    directions: Tensor  # [B, C, H, W]
+    parts: dict[str, Tensor]  # masks [1, C, H, W], or [B, C, H, W]
+
+
+def _looks(image: Tensor) -> Iterator[_Look]:
+    """At the images [B, C, H, W], on small and larger segments around them, and from the walls."""
+
+    def drawn(seed: int) -> Tensor:
+        return torch.rand(image.shape, generator=torch.Generator().manual_seed(seed)).to(image)
+
+    blurred = image + BLUR * (2 * drawn(0) - 1)
+    parts = {name: mask[None].to(image.device) for name, mask in _parts(tuple(image.shape[1:]))}
+    signs = 2 * drawn(1).round() - 1
+    for scale in (_SMALL[image.dtype], _LARGE):
+        yield _Look(scale, blurred.clamp(scale.step, 1 - scale.step), signs, parts)  # segments lie in the box
+    stays = drawn(2) < 0.5  # not all: in a flat background values tie
+    walls = {f"pixels at {wall}": stays & (image == wall) for wall in (0, 1)}
+    held = walls["pixels at 0"] | walls["pixels at 1"]
+    x = torch.where(held, image, blurred.clamp(_WALL.step, 1 - _WALL.step))
+    yield _Look(_WALL, x, 1 - 2 * image.round(), walls)
 
 
 def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
@@ -83,17 +122,15 @@ def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     return (precise, x.double()) if same else (net, x.float())
 
 
-def _shares(net: nn.Module, x: Tensor, y: Tensor, scale: _Scale) -> Iterator[tuple[str, float]]:
+def _shares(net: nn.Module, y: Tensor, look: _Look) -> Iterator[tuple[str, float]]:
     """Part of the image to the share of points at which its slopes differ, for parts that enough points tell about."""
-    x = x.clamp(scale.step, 1 - scale.step)  # the whole segment lies in the box
-    parts = dict(_parts(tuple(x.shape[1:])))
-    masks = torch.stack([*parts.values()]).to(x.device)
-    signs = 2 * torch.randint(2, x.shape, generator=torch.Generator().manual_seed(1)).to(x) - 1
+    x, scale = look.x, look.scale
+    masks = torch.stack([*look.parts.values()]).expand(-1, *x.shape)
 
     def slopes(pairs: slice) -> Tensor:
         """Of pairs of a part and a point: [3, b]."""
         of = torch.arange(pairs.start, pairs.stop, device=x.device)
-        point, direction = of % len(x), signs[of % len(x)] * masks[of // len(x)]
+        point, direction = of % len(x), look.directions[of % len(x)] * masks[of // len(x), of % len(x)]
         return _slopes(net, x[point], y[point], direction, scale)
 
     rows = max(POINTS, min(ROWS, VALUES // x[0].numel()))
@@ -102,7 +139,7 @@ def _shares(net: nn.Module, x: Tensor, y: Tensor, scale: _Scale) -> Iterator[tup
     size = torch.maximum(autograd.abs(), secant.abs())
     told = (size > RELEVANT * size.amax(0)) & (size > MEASURABLE * rounding)
     differs = (autograd - secant).abs() - rounding > scale.tolerance * size
-    for name, own, wrong in zip(parts, told, told & differs, strict=True):
+    for name, own, wrong in zip(look.parts, told, told & differs, strict=True):
         yield name, float(wrong.sum() / own.sum()) if own.sum() >= min(ENOUGH, len(x)) else 0.0
 
 
@@ -119,14 +156,14 @@ def _slopes(net: nn.Module, x: Tensor, y: Tensor, direction: Tensor, scale: _Sca
         return (z.gather(1, y[:, None]) - z.gather(1, rival))[:, 0]
 
     autograd = torch.zeros_like(rounding)
-    for k in range(scale.midpoints):
-        t = scale.step * ((2 * k + 1) / scale.midpoints - 1)
+    for t in scale.places:
         point = (x + t * direction).requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(gap(point).sum(), point)
-        autograd = autograd + (gradient * direction).flatten(1).sum(1) / scale.midpoints
+        autograd = autograd + (gradient * direction).flatten(1).sum(1) / len(scale.places)
     with torch.no_grad():
-        secant = (gap(x + scale.step * direction) - gap(x - scale.step * direction)) / (2 * scale.step)
+        start, end = scale.ends
+        secant = (gap(x + end * direction) - gap(x + start * direction)) / (end - start)
     return torch.stack([autograd, secant.to(autograd), rounding])
 
 

@@ -8,7 +8,9 @@ import torch
 from evaluation_support import no_certificate
 from torch import Tensor, nn
 
+from marginbench.benchmarks.attacks import ray
 from marginbench.benchmarks.contract.fixtures import small_data
+from marginbench.benchmarks.evaluation import gradient
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
 from marginbench.methods import Net
@@ -31,13 +33,13 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
-def seen(net: nn.Module) -> str | None:
-    data = small_data()
+def seen(net: nn.Module, x: Tensor | None = None) -> str | None:
+    x = small_data().test.images(slice(None)) if x is None else x
     with torch.no_grad():
-        y = net(data.test.images(slice(None))).argmax(1)
+        y = net(x).argmax(1)
     whole: Any = Net(nn.Identity(), nn.Sequential(net), nn.Identity()).eval().requires_grad_(False)
     arrays = {"label": y, "prediction": y}
-    return gradient_mismatch(Evidence(whole, data.test.images(slice(None)), arrays, {}, {}, {}, {}, 5, no_certificate))
+    return gradient_mismatch(Evidence(whole, x, arrays, {}, {}, {}, {}, 5, no_certificate))
 
 
 def detached(*places: int | slice) -> Change:
@@ -94,6 +96,9 @@ FAULTS: dict[str, Change] = {
     "the sign is flipped": backward(lambda g: -g),
     "noise": backward(lambda g: g + 0.5 * g.std() * torch.randn_like(g)),
     "too small": backward(lambda g: 0.7 * g),
+    "limited a little inside the box": lambda x: x.clamp(1e-4, 1 - 1e-4),
+    "limited a little below white": lambda x: x.clamp(max=1 - 1e-4),
+    "black pixels are detached": lambda x: torch.where(x == 0, x, x.clamp(min=1e-4)),
     "too large on the left": backward(lambda g: g * torch.tensor([2.0] * 4 + [1.0] * 4).to(g)),
 }
 
@@ -106,6 +111,28 @@ def test_wrong_gradients_are_seen(trained: Net, fault: str) -> None:
 def test_the_part_is_named(trained: Net) -> None:
     text = seen(Then(detached(slice(24, 32)), trained, same))
     assert text is not None and text.startswith("rows, part 4 of 8: at 100%")
+
+
+SHAPE = (3, 10, 10)  # no row, column or channel holds a whole pattern
+PARTS = dict(gradient._parts(SHAPE))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_only_its_part_shows_a_small_lie(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are 12 % too small in one part: more than is allowed there, and less in all others."""
+    monkeypatch.setattr(gradient, "POINTS", 120)  # so many that no other part shows it by chance
+    stream = torch.Generator().manual_seed(0)
+    layer = nn.Linear(300, 5)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(5, 300, generator=stream))
+    x = torch.rand(120, *SHAPE, generator=stream)
+    net = Then(backward(lambda g: g * (1 - 0.12 * PARTS[name])), nn.Sequential(nn.Flatten(), layer), same)
+    text = seen(net, x)
+    assert text is not None and text.startswith(f"{name}: at 100%")
+    if name != "the whole image":  # of which all parts are parts
+        rest = [(other, mask) for other, mask in PARTS.items() if other != name]
+        monkeypatch.setattr(gradient, "_parts", lambda shape: rest)
+        assert seen(net, x) is None
 
 
 class Single(nn.Module):
@@ -131,6 +158,10 @@ HONEST: dict[str, Callable[[nn.Module], nn.Module]] = {
     "huge": lambda net: Then(same, net, lambda z: 1e6 * z),
     "shifted": lambda net: Then(same, net, lambda z: z + 1e4),
     "clamped": lambda net: Then(lambda x: x.clamp(0, 1), net, same),
+    "limited from one side": lambda net: Then(lambda x: x.relu().clamp(max=1), net, same),
+    "limited behind a normalisation": lambda net: Then(
+        lambda x: ((x - 0.13) / 0.3).clamp(-0.13 / 0.3, 0.87 / 0.3), net, same
+    ),
     "steep": lambda net: Then(lambda x: (20 * (x - 0.5)).tanh() / 2 + 0.5, net, same),
     "masked": lambda net: Then(same, net, lambda z: torch.cat([z, torch.full_like(z[:, :1], -torch.inf)], 1)),
     "float32 alone": lambda net: Single(net, back=False),
@@ -142,6 +173,14 @@ HONEST: dict[str, Callable[[nn.Module], nn.Module]] = {
 @pytest.mark.parametrize("kind", HONEST)
 def test_honest_gradients_are_not_doubted(trained: Net, kind: str) -> None:
     assert seen(HONEST[kind](trained)) is None
+
+
+@pytest.mark.parametrize("kind", ["clamped", "limited from one side", "limited behind a normalisation"])
+def test_walls_that_mislead_attacks_are_seen(trained: Net, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant: attacks take gradients on the walls."""
+    monkeypatch.setattr(ray, "HAIR", 0.0)
+    text = seen(HONEST[kind](trained))
+    assert text is not None and text.startswith("pixels at")
 
 
 @pytest.mark.parametrize("kind", ["float32 alone", "tiny", "huge"])
