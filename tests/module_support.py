@@ -127,6 +127,8 @@ CODE: dict[str, Callable[[], nn.Module]] = {
     "inverted": lambda: Code(lambda m, x: m.net(1 - x), net=_simple()),
     "mean_image": lambda: Code(lambda m, x: m.net(x - m.image), net=_simple(), image=torch.rand(SHAPE)),
     "image_factor": lambda: Code(lambda m, x: m.net(x * m.image), net=_simple(), image=torch.rand(SHAPE)),
+    "limited": lambda: Code(lambda m, x: m.net(x.clamp(0, 1)), net=_simple()),
+    "limited_inside": lambda: Code(lambda m, x: m.net((2 * x - 1).clamp(-0.9, 1)), net=_simple()),
     "log_softmax": lambda: Code(lambda m, x: F.log_softmax(m.net(x), dim=-1), net=_simple()),
     "global_mean": lambda: Code(lambda m, x: m.head(F.relu(m.a(x)).mean((2, 3))), a=conv(1, 6), head=head(6)),
     "global_max": lambda: Code(lambda m, x: m.head(F.relu(m.a(x)).amax((2, 3))), a=conv(1, 6), head=head(6)),

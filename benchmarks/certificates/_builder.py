@@ -34,8 +34,10 @@ class Builder:
 
     def __init__(self) -> None:
         self.root, self.graph = nn.Module(), fx.Graph()
+        self.shape = torch.Size()  # of an image
 
     def start(self, images: Pair) -> Data:
+        self.shape = images[0].shape[1:]
         return Data(self.graph.placeholder("x"), images, False)
 
     def apply(self, module: nn.Module, data: Data) -> Data:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates import _curve_rules, _linear_rules  # noqa: F401 - they fill RULES
+from marginbench.benchmarks.certificates._box import unlimited
 from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, linear
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown
 from marginbench.benchmarks.certificates._layers import PerChannel, Reshape, Simple
@@ -26,7 +27,8 @@ SEVERAL = ("split", "split_with_sizes", "chunk", "unbind")  # whose results are 
 
 @torch.no_grad()
 def simplified(net: nn.Module, x: Tensor) -> Simple:
-    """The same classifier: a softmax or log_softmax at its end is left out, which changes no class.
+    """The same classifier of images in the box [0, 1]: a softmax or log_softmax at its end is left out, which changes
+    no class, and so are limits that no such image reaches.
 
     Args:
         net: in eval mode.
@@ -130,7 +132,7 @@ class _Rewriter:
                 " InstanceNorm do: that has no sound bound here"
             )
         try:
-            data = RULES[call.name](call)
+            data = unlimited(call) or RULES[call.name](call)
         except Unbounded:
             raise
         except Exception as error:  # arguments that nobody thought of
