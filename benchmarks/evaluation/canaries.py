@@ -3,6 +3,7 @@
 Each goes through the same evaluation as any other network, in the tests and in `marginbench doctor`.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.presets import PRESETS
-from marginbench.benchmarks.evaluation.canary import ANY, Canary, labelled, linear_margins
+from marginbench.benchmarks.evaluation.canary import ANY, BACKWARD, Canary, affine_map, labelled, linear_margins
 from marginbench.benchmarks.evaluation.conv_canaries import (
     convolutions,
     pooled,
@@ -22,7 +23,7 @@ from marginbench.benchmarks.evaluation.conv_canaries import (
 )
 from marginbench.benchmarks.evaluation.hard_canaries import ripples
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.methods import NORMS, Net
+from marginbench.methods import NORMS, Net, Norm
 
 __all__ = ["CANARIES", "Canary"]
 
@@ -84,6 +85,25 @@ def unused() -> Canary:
     return replace(plain, title="a class masked by -inf", net=net, data=labelled(net, plain.data.test.x))
 
 
+def limited() -> Canary:
+    """A linear network that first limits images to the box, of which most pixels are on the walls: nothing changes.
+
+    But the slope of `clamp` is 0 there, so that attacks that take gradients on the walls would not see these pixels.
+    """
+    plain = linear().net
+    weight, bias = affine_map(copy.deepcopy(plain).double(), SHAPE)
+    x = (3 * torch.rand(2 * POINTS, *SHAPE, generator=torch.Generator().manual_seed(4)) - 1).clamp(0, 1)
+    pixels = (255 * x).round().to(torch.uint8)
+    net = _behind(_Limited(), plain).eval()
+    near = linear_margins(weight, bias, pixels / 255)["linf"]
+    data = labelled(net, pixels[near > 0.2 * near.median()])  # nearer to the boundary float32 decides
+    exact = linear_margins(weight, bias, data.test.images(slice(None)))
+    proven: dict[Norm, frozenset[str]] = {"linf": ANY, "l2": BACKWARD}
+    return Canary(
+        "limited to the box", net, data, exact, 1e-4, proven=proven, applies=ANY - {"alpha_crown"}, searched=True
+    )
+
+
 def weakly_attacked() -> Canary:
     """Many local maxima, and an attack of two steps among them."""
     hard = ripples()
@@ -140,6 +160,7 @@ CANARIES: tuple[Callable[[], Canary], ...] = (
     lambda: linear(scale=1e-6),
     lambda: linear(scale=1.0, shift=-20.0),
     unused,
+    limited,
     solved,
     convolutions,
     residual,
@@ -155,6 +176,11 @@ CANARIES: tuple[Callable[[], Canary], ...] = (
     stochastic,
     probabilities,
 )
+
+
+class _Limited(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
 
 
 class _Steps(nn.Module):

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks import attack, deepfool, fmn, from_torchattacks, ray
 from marginbench.benchmarks.attacks._wrap import isolated
 from marginbench.benchmarks.attacks.scan import ATTACKS
-from marginbench.benchmarks.certificates import _ball, _linear_rules, _trace, crown
+from marginbench.benchmarks.certificates import _ball, _box, _linear_rules, _trace, crown
 from marginbench.benchmarks.certificates._call import RULES
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.estimator import Answer, Query
-from marginbench.benchmarks.evaluation.canaries import linear
+from marginbench.benchmarks.evaluation.canaries import limited, linear
 from marginbench.benchmarks.evaluation.conv_canaries import convolutions, pooled, residual
 from marginbench.benchmarks.evaluation.doctor import examine_canaries
 from marginbench.benchmarks.evaluation.strength import examine_starts
@@ -166,6 +166,16 @@ MUTANTS = {
     ),
     "the rivals are off by one": Mutant(
         twin(deepfool, "top_rivals", ".indices", ".indices.add(1) % others.shape[1]"), linear, verdict="within 2%"
+    ),
+    "gradients on the walls": Mutant(lambda patch: patch.setattr(ray, "HAIR", 0.0), limited, verdict="within 2%"),
+    "gradients on the walls, for a library": Mutant(
+        lambda patch: patch.setattr(ray, "HAIR", 0.0), limited, "apgd", verdict="finds"
+    ),
+    "limits to the box stay in certified networks": Mutant(
+        lambda patch: [patch.delitem(_box.LIMITS, name) for name in [*_box.LIMITS]],
+        limited,
+        certificate="crown",
+        verdict="should reach",
     ),
     "no clamp to the box": Mutant(without_box, convolutions),
     "candidates are not checked again": Mutant(
