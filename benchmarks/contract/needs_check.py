@@ -74,13 +74,16 @@ def _images(s: Stage, observed: set[Need]) -> set[bytes]:
 
 @contextmanager
 def _gradients_noted(s: Stage, observed: set[Need]) -> Iterator[None]:
-    """A block in which gradients of anything but weights are noted: those of hidden layers, too."""
+    """A block in which gradients of what the network computes are noted, with respect to anything but weights.
+
+    To hidden layers, too; but not those of a formula with respect to a number of its own.
+    """
     weights = {id(p) for p in s.net.parameters()}
     original = torch.autograd.grad
 
     def grad(outputs: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        if any(id(tensor) not in weights for tensor in wanted):
+        if any(id(tensor) not in weights for tensor in wanted) and _depends(outputs, weights):
             observed.add("input_grad")
             if options.get("create_graph"):
                 observed.add("second_order")
@@ -91,3 +94,18 @@ def _gradients_noted(s: Stage, observed: set[Need]) -> Iterator[None]:
         yield
     finally:
         torch.autograd.grad = original
+
+
+def _depends(outputs: Any, weights: set[int]) -> bool:
+    """Whether one of the weights, by their ids, is in the graph of the outputs."""
+    found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    waiting, seen = [tensor.grad_fn for tensor in found], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in weights:
+            return True
+        waiting += [following for following, _ in node.next_functions]
+    return False

@@ -51,6 +51,15 @@ class Backward(Mutant):
         return Loss(cross_entropy(net(batch.x + 0.1 * x.grad.sign()), batch))
 
 
+class OwnFormula(Mutant):
+    """L = CE(z a, y), where a = d/dt t^2 / 2 at t = 1: a gradient, but of nothing that the network computes."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        t = torch.ones((), requires_grad=True)
+        (a,) = torch.autograd.grad(t**2 / 2, t)
+        return Loss(cross_entropy(a * net(batch.x), batch))
+
+
 class DeclaredBackward(Backward):
     """L = CE(z(x'), y), and says so."""
 
@@ -83,7 +92,7 @@ class Penalty(Mutant):
         return Loss(loss + slopes[0].square().sum())
 
 
-@pytest.mark.parametrize("method", [Noisy, Hardest, DeclaredBackward], ids=lambda method: method.__name__)
+@pytest.mark.parametrize("method", [Noisy, Hardest, OwnFormula, DeclaredBackward], ids=lambda method: method.__name__)
 def test_what_is_declared_and_done_is_accepted(method: type[Method]) -> None:
     result = run_check("needs_declared", method())
     assert result.status == "passed", result.reason
