@@ -42,6 +42,8 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
     try:
         with torch.no_grad(), _CircularPadding():
             return make_fx(functionalize(net))(x.clone())
+    except Unbounded:  # a wrapper that knows why
+        raise
     except Exception as error:  # the network's own code may raise anything
         text, where = str(error), _whose(error)
         if "data-dependent" in text or "_local_scalar_dense" in text or "is_nonzero" in text:

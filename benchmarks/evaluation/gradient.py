@@ -13,6 +13,10 @@ a network that hides a few rows has right slopes nearly everywhere else.
 At pixels on the walls of the box, slopes into the box are compared with the gradients that attacks see there, which
 `attached` takes a hair inside: a network that limits its input to [0, 1] is as good as one that does not, one that
 limits it to [0.0001, 0.9999] hides every black and white pixel.
+
+Every network is a staircase at the scale of its own rounding, which is coarse where an operation computes in bfloat16
+or half precision. What rounding does to f is measured: the spread of f among neighbours that this type takes for the
+same image. Slopes that it drowns are not compared, and such networks are asked over long steps alone.
 """
 
 from collections.abc import Iterator
@@ -22,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached
+from marginbench.benchmarks.evaluation.coarse import coarsest_type, is_coarse, spread
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.methods.maths.rounding import double_copy
@@ -59,6 +64,7 @@ class _Scale:
 _SMALL = {torch.float64: _Scale(1e-5, 2, 0.1, 0.6), torch.float32: _Scale(1e-3, 4, 0.2, 0.6)}
 _LARGE = _Scale(0.01, 4, 0.5, 0.6)
 _WALL = _Scale(1e-3, 0, 0.2, 0.6)
+_COARSE = _Scale(0.1, 8, 0.5, 0.6)  # for operations in less than float32
 
 
 @doubt
@@ -72,7 +78,8 @@ def gradient_mismatch(e: Evidence) -> str | None:
     if len(index) == 0:
         return None
     net, image = _precise(e.net, e.x[index])
-    for look in _looks(image):
+    kind = coarsest_type(net, image[:1])
+    for look in _looks(image, kind):
         shares = dict(_shares(net, e.y[index], look))
         worst = max(shares, key=lambda part: shares[part])
         if shares[worst] > look.scale.share:
@@ -84,11 +91,12 @@ def gradient_mismatch(e: Evidence) -> str | None:
 class _Look:
     scale: _Scale
     x: Tensor  # [B, C, H, W], where the segments begin on a wall, and else their middles
+    kind: torch.dtype  # the coarsest in which the network computes
     directions: Tensor  # [B, C, H, W]
     parts: dict[str, Tensor]  # masks [1, C, H, W], or [B, C, H, W]
 
 
-def _looks(image: Tensor) -> Iterator[_Look]:
+def _looks(image: Tensor, kind: torch.dtype) -> Iterator[_Look]:
     """At the images [B, C, H, W], on small and larger segments around them, and from the walls."""
 
     def drawn(seed: int) -> Tensor:
@@ -97,13 +105,15 @@ def _looks(image: Tensor) -> Iterator[_Look]:
     blurred = image + BLUR * (2 * drawn(0) - 1)
     parts = {name: mask[None].to(image.device) for name, mask in _parts(tuple(image.shape[1:]))}
     signs = 2 * drawn(1).round() - 1
-    for scale in (_SMALL[image.dtype], _LARGE):
-        yield _Look(scale, blurred.clamp(scale.step, 1 - scale.step), signs, parts)  # segments lie in the box
+    for scale in (_COARSE,) if is_coarse(kind) else (_SMALL[kind], _LARGE):
+        yield _Look(scale, blurred.clamp(scale.step, 1 - scale.step), kind, signs, parts)  # segments lie in the box
+    if is_coarse(kind):
+        return
     stays = drawn(2) < 0.5  # not all: in a flat background values tie
     walls = {f"pixels at {wall}": stays & (image == wall) for wall in (0, 1)}
     held = walls["pixels at 0"] | walls["pixels at 1"]
     x = torch.where(held, image, blurred.clamp(_WALL.step, 1 - _WALL.step))
-    yield _Look(_WALL, x, 1 - 2 * image.round(), walls)
+    yield _Look(_WALL, x, kind, 1 - 2 * image.round(), walls)
 
 
 def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
@@ -124,37 +134,40 @@ def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
 
 def _shares(net: nn.Module, y: Tensor, look: _Look) -> Iterator[tuple[str, float]]:
     """Part of the image to the share of points at which its slopes differ, for parts that enough points tell about."""
-    x, scale = look.x, look.scale
+    x = look.x
     masks = torch.stack([*look.parts.values()]).expand(-1, *x.shape)
 
     def slopes(pairs: slice) -> Tensor:
         """Of pairs of a part and a point: [3, b]."""
         of = torch.arange(pairs.start, pairs.stop, device=x.device)
         point, direction = of % len(x), look.directions[of % len(x)] * masks[of // len(x), of % len(x)]
-        return _slopes(net, x[point], y[point], direction, scale)
+        return _slopes(net, x[point], y[point], direction, look)
 
     rows = max(POINTS, min(ROWS, VALUES // x[0].numel()))
     found = torch.cat(Chunks(rows).map(slopes, len(masks) * len(x)), 1).view(3, len(masks), len(x))
     autograd, secant, rounding = found
     size = torch.maximum(autograd.abs(), secant.abs())
     told = (size > RELEVANT * size.amax(0)) & (size > MEASURABLE * rounding)
-    differs = (autograd - secant).abs() - rounding > scale.tolerance * size
+    differs = (autograd - secant).abs() - rounding > look.scale.tolerance * size
     for name, own, wrong in zip(look.parts, told, told & differs, strict=True):
         yield name, float(wrong.sum() / own.sum()) if own.sum() >= min(ENOUGH, len(x)) else 0.0
 
 
-def _slopes(net: nn.Module, x: Tensor, y: Tensor, direction: Tensor, scale: _Scale) -> Tensor:
+def _slopes(net: nn.Module, x: Tensor, y: Tensor, direction: Tensor, look: _Look) -> Tensor:
     """Slopes [B] along the directions by autograd and by differences, and what rounding may do to them: [3, B]."""
+    scale = look.scale
     with torch.no_grad():
         logits = net(x)
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
-    largest = logits.where(logits.isfinite(), 0.0).abs().amax(1)
-    rounding = ROUNDING * torch.finfo(logits.dtype).eps * largest / scale.step
+    largest = logits.where(logits.isfinite(), 0.0).abs().amax(1).to(x)
 
     def gap(points: Tensor) -> Tensor:
         z = attached(net, points)
         return (z.gather(1, y[:, None]) - z.gather(1, rival))[:, 0]
 
+    with torch.no_grad():
+        noise = torch.maximum(spread(gap, x, look.kind), torch.finfo(look.kind).eps / 2 * largest)
+    rounding = (noise + ROUNDING * torch.finfo(x.dtype).eps * largest) / scale.step
     autograd = torch.zeros_like(rounding)
     for t in scale.places:
         point = (x + t * direction).requires_grad_()

@@ -24,11 +24,13 @@ from marginbench.benchmarks.certificates.certificate import OWN, Certificate
 from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Certify, Query
+from marginbench.benchmarks.evaluation.coarse import hardly_measurable
 from marginbench.benchmarks.evaluation.doubts import collect, explanation
 from marginbench.benchmarks.evaluation.evidence import Evidence
+from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
 from marginbench.benchmarks.evaluation.own import ask_own
 from marginbench.benchmarks.evaluation.partial import Found, Partial
-from marginbench.benchmarks.evaluation.recheck import recheck
+from marginbench.benchmarks.evaluation.recheck import UNCHECKED, recheck
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
@@ -146,6 +148,8 @@ def evaluate(
         start = time.perf_counter()
         for key, seen in recheck(evidence).items():
             facts.add(key, **seen)
+        if (reason := hardly_measurable(evidence)) is not None:
+            facts.add(gradient_mismatch.__name__, **{UNCHECKED: reason})
         found = collect(evidence)
         facts.add("doubts", seconds=time.perf_counter() - start)
         arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 
@@ -108,10 +109,15 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
 def _untraceable(model: nn.Module, inputs: torch.dtype | None, out: Any) -> str | None:
     """Why bounds are not those of the model, if so."""
     if isinstance(model, torch.jit.ScriptModule):
-        return "it is TorchScript, into which bounds do not see: give the nn.Module that it was made from"
+        return "the model is TorchScript, into which bounds do not see: give the nn.Module that it was made from"
     casts = isinstance(out, Tensor) and out.is_floating_point() and out.dtype != torch.float32
     kind = out.dtype if casts else inputs
-    return None if kind is None else f"it computes in {str(kind).removeprefix('torch.')}, and bounds are for float32"
+    if kind is None:
+        return None
+    name = str(kind).removeprefix("torch.")
+    return (
+        f"the model computes in {name}, and bounds are for float32: give it without casts, autocast and {name} weights"
+    )
 
 
 def _check_weights(model: nn.Module, where: str) -> None:
@@ -167,7 +173,7 @@ class Untraced(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if _traced(x):
-            raise RuntimeError(self.reason)
+            raise Unbounded(self.reason)
         out: Tensor = self.model(x.to(self.inputs)).float()
         return out
 

@@ -1,5 +1,6 @@
 """Gradients that are not the slopes of the network are seen, in whatever part of the image; honest ones are not."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks import ray
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.evaluation import gradient
+from marginbench.benchmarks.evaluation.coarse import hardly_measurable
 from marginbench.benchmarks.evaluation.evidence import Evidence
-from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
 from marginbench.methods import Net
 
 Change = Callable[[Tensor], Tensor]
@@ -34,12 +35,16 @@ def same(x: Tensor) -> Tensor:
 
 
 def seen(net: nn.Module, x: Tensor | None = None) -> str | None:
+    return gradient.gradient_mismatch(evidence(net, x))
+
+
+def evidence(net: nn.Module, x: Tensor | None = None) -> Evidence:
     x = small_data().test.images(slice(None)) if x is None else x
     with torch.no_grad():
         y = net(x).argmax(1)
     whole: Any = Net(nn.Identity(), nn.Sequential(net), nn.Identity()).eval().requires_grad_(False)
     arrays = {"label": y, "prediction": y}
-    return gradient_mismatch(Evidence(whole, x, arrays, {}, {}, {}, {}, 5, no_certificate))
+    return Evidence(whole, x, arrays, {}, {}, {}, {}, 5, no_certificate)
 
 
 def detached(*places: int | slice) -> Change:
@@ -170,6 +175,72 @@ HONEST: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
+def autocast(x: Tensor, net: nn.Module) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        z: Tensor = net(x)
+    return z.float()
+
+
+def parts(net: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Before the last layer, and the last layer."""
+    assert isinstance(net, Net)
+    return nn.Sequential(net.normalise, net.body), net.head
+
+
+class Coarse(nn.Module):
+    """A network that computes with few digits, in one of many ways."""
+
+    def __init__(self, net: nn.Module, compute: Callable[[Tensor, nn.Module], Tensor], before: Change = same) -> None:
+        super().__init__()
+        self.net, self.compute, self.before = copy.deepcopy(net), compute, before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(self.before(x), self.net)
+
+
+def between(kind: torch.dtype) -> Callable[[Tensor, nn.Module], Tensor]:
+    def compute(x: Tensor, net: nn.Module) -> Tensor:
+        body, head = parts(net)
+        z: Tensor = head(body(x).to(kind).to(x.dtype))
+        return z
+
+    return compute
+
+
+COARSE: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
+    "autocast": autocast,
+    "all in bfloat16": lambda x, net: net.bfloat16()(x.bfloat16()),
+    "all in half precision": lambda x, net: net.half()(x.half()),
+    "bfloat16 logits": lambda x, net: net(x).bfloat16().float(),
+    "half logits": lambda x, net: net(x).half(),
+    "features through half": between(torch.float16),
+    "features through bfloat16": between(torch.bfloat16),
+    "images through bfloat16": lambda x, net: net(x.bfloat16().to(x.dtype)),
+}
+
+
+@pytest.mark.parametrize("kind", COARSE)
+def test_rounding_is_no_wrong_gradient(trained: Net, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Coarse(trained, COARSE[kind])
+    assert seen(net) is None
+    with monkeypatch.context() as without:
+        without.setattr(gradient, "coarsest_type", lambda net, x: x.dtype)
+        assert seen(net) is not None, "it would be taken for one by who does not know the type"
+
+
+@pytest.mark.parametrize("kind", COARSE)
+def test_gradients_far_off_are_seen_through_rounding(trained: Net, kind: str) -> None:
+    assert seen(Coarse(trained, COARSE[kind], backward(lambda g: -g))) is not None
+    if "half" in kind:
+        assert seen(Coarse(trained, COARSE[kind], detached(slice(24, 32)))) is not None
+
+
+def test_a_network_that_rounds_is_said_to_be_hard_to_measure(trained: Net) -> None:
+    text = hardly_measurable(evidence(Coarse(trained, autocast)))
+    assert text is not None and text.startswith("the network computes in bfloat16")
+    assert hardly_measurable(evidence(trained)) is None
+
+
 @pytest.mark.parametrize("kind", HONEST)
 def test_honest_gradients_are_not_doubted(trained: Net, kind: str) -> None:
     assert seen(HONEST[kind](trained)) is None
@@ -199,5 +270,5 @@ def test_ties_of_max_pooling_and_batch_norm_are_not_doubted() -> None:
 def test_a_network_that_is_always_wrong_has_nothing_to_measure(trained: Net) -> None:
     x = small_data().test.images(slice(8))
     y = torch.zeros(8, dtype=torch.int64)
-    evidence = Evidence(trained, x, {"label": y, "prediction": y + 1}, {}, {}, {}, {}, 5, no_certificate)
-    assert gradient_mismatch(evidence) is None
+    nothing = Evidence(trained, x, {"label": y, "prediction": y + 1}, {}, {}, {}, {}, 5, no_certificate)
+    assert gradient.gradient_mismatch(nothing) is None
