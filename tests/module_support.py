@@ -167,6 +167,45 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         a=conv(1, 3, padding=1),
         head=head(108),
     ),
+    "stack": lambda: Code(
+        lambda m, x: m.head(torch.stack([F.relu(m.a(x)).flatten(1), m.b(x).flatten(1)], 1)[:, :, 2:].flatten(1)),
+        a=conv(1, 3),
+        b=conv(1, 3),
+        head=head(92),
+    ),
+    "ensemble": lambda: Code(
+        lambda m, x: torch.stack([m.a(x), m.b(x), torch.ones(len(x), CLASSES)]).mean(0),
+        a=body(nn.ReLU()),
+        b=body(nn.ReLU()),
+    ),
+    "sum_of_stack": lambda: Code(
+        lambda m, x: m.head(torch.stack([m.a(x), m.a(x.flip(3))]).sum(0).relu().flatten(1)), a=conv(1, 3), head=head(48)
+    ),
+    "index": lambda: Code(
+        lambda m, x: m.head(F.relu(m.a(x)[:, [2, 0, 1]]).flatten(1)[:, torch.arange(47, -1, -1)])[:, [1, 0, 2, 4, 3]],
+        a=conv(1, 3),
+        head=head(48),
+    ),
+    "batch_product": lambda: Code(
+        lambda m, x: m.head((m.left @ F.relu(m.a(x))[:, 0] @ m.right.expand(len(x), 4, 5)).flatten(1)),
+        a=conv(1, 3),
+        left=torch.randn(3, 4),
+        right=torch.randn(4, 5),
+        head=head(15),
+    ),
+    "two_streams": lambda: Code(
+        lambda m, x: m.head(F.relu(m.a(x.flatten(1)) + m.b(F.relu(m.c(x)).flatten(1)))),
+        a=nn.Linear(36, 8),
+        b=nn.Linear(48, 8),
+        c=conv(1, 3),
+        head=head(8),
+    ),
+    "two_heads": lambda: Code(
+        lambda m, x: torch.maximum(m.a(x.flatten(1)), m.b(F.relu(m.c(x)).flatten(1))),
+        a=head(36),
+        b=head(48),
+        c=conv(1, 3),
+    ),
     "chunk": lambda: Code(_chunks, a=conv(1, 4), head=head(32)),
     "maxout": lambda: Code(
         lambda m, x: m.head(torch.maximum(*m.a(x).split(2, 1)).view(-1, 32)), a=conv(1, 4), head=head(32)
@@ -222,6 +261,11 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "softmax_inside": (nn.Softmax(1), "softmax has no sound bound here"),
     "mask": (lambda m, x: torch.where(x > 0, x, -x), "a comparison of values"),
     "half": (lambda m, x: x.half().float(), "numbers are rounded to float16"),
+    "largest_of_stack": (lambda m, x: torch.stack([x, -x]).amax(0), "stack has no sound bound here"),
+    "attention": (
+        lambda m, x: (x[:, 0] @ x[:, 1])[:, None].expand(-1, 4, 6, 6),
+        "a product of matrices has no sound bound here: both depend on the image",
+    ),
     "round": (lambda m, x: x.round(), "round has no sound bound here"),
     "if": (lambda m, x: 2 * x if x.mean() > 0 else x, "the code of Code decides by the values in the image"),
     "item": (lambda m, x: x * x.mean().item(), "the code of Code decides by the values in the image"),

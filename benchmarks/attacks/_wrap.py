@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached
 from marginbench.methods import Norm, predicted_class
+from marginbench.methods.maths.rounding import in_reach
 from marginbench.methods.method import UNDECIDED
 
 LIBRARY_NORM: dict[Norm, str] = {"l2": "L2", "linf": "Linf"}
@@ -25,9 +26,10 @@ class Logits(nn.Module):
     the classes stays. The losses of libraries need it: cross-entropy saturates on large logits, and the denominator
     of DLR, with its + 1e-12, is wrong for tiny ones. `net` is the network itself.
 
-    Infinite logits take no part in that: -inf becomes so low that softmax gives it 0, +inf as high. Rows that decide
-    nothing, see `predicted_class`, become constant; with `nowhere` a further class K wins there, which is as low as
-    -inf elsewhere. Gradients that are not finite become 0.
+    Infinite logits take no part in that, nor those out of reach, as a mask of -1e9 makes them (see `in_reach`): they
+    become so low that softmax gives them 0, +inf so high that the others get it. Rows that decide nothing, see
+    `predicted_class`, become constant; with `nowhere` a further class K wins there, which is as low as -inf elsewhere.
+    Gradients that are not finite become 0.
     """
 
     def __init__(self, net: nn.Module, device: torch.device, standardised: bool = True, nowhere: bool = False) -> None:
@@ -44,7 +46,7 @@ class Logits(nn.Module):
             x.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
         logits = attached(self.net, x)  # libraries differentiate whatever the network does
         values = logits.detach()
-        decided, finite = (predicted_class(values) != UNDECIDED)[:, None], values.isfinite()
+        decided, finite = (predicted_class(values) != UNDECIDED)[:, None], in_reach(values)
         logits = logits.where(finite & decided, 0.0)
         if self.standardised:
             count = finite.sum(1, keepdim=True).clamp(min=1)

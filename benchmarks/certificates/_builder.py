@@ -51,7 +51,7 @@ class Builder:
             raise Unbounded("what the model gives for an image depends on the others in its batch")
         if isinstance(module, PerChannel) and data.alone and data.node.op == "call_module":
             before = str(data.node.target)
-            merged = _merged(self.root.get_submodule(before), module)
+            merged = merged_layer(self.root.get_submodule(before), module)
             if merged is not None:
                 self.root.register_module(before, merged)
                 return Data(data.node, (first, second), True)
@@ -64,7 +64,7 @@ class Builder:
         return Data(node, (first.values[0] + second.values[0], first.values[1] + second.values[1]), True)
 
 
-def _merged(before: nn.Module, after: PerChannel) -> nn.Module | None:
+def merged_layer(before: nn.Module, after: PerChannel) -> nn.Module | None:
     """Both as one layer, computed in float64; None where the first is not linear."""
     scale, shift = after.scale.double(), after.shift.double()
     if isinstance(before, PerChannel):
@@ -81,9 +81,15 @@ def _merged(before: nn.Module, after: PerChannel) -> nn.Module | None:
 
 
 def close(found: Tensor, wanted: Tensor) -> bool:
-    """Equal up to rounding, relative to the largest entry."""
-    if found.shape != wanted.shape or not bool(wanted.isfinite().all()):
+    """Equal up to rounding, relative to the largest entry; -inf equals itself alone."""
+    masked = wanted.isneginf()
+    if found.shape != wanted.shape or not bool((wanted.isfinite() | masked).all()):
         return False
+    if not torch.equal(found.isneginf(), masked):
+        return False
+    if not wanted.numel():
+        return True
+    found, wanted = found.where(~masked, 0), wanted.where(~masked, 0)
     tolerance = 1e-4 if found.dtype == torch.float32 else 1e-9
     return bool(((found - wanted).abs() <= tolerance * wanted.abs().amax().clamp(min=1e-30)).all())
 

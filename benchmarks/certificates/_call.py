@@ -36,7 +36,7 @@ class Call(NamedTuple):
     @property
     def x(self) -> Data:
         """The first argument."""
-        data = self.arguments[0][0]
+        data = self.get(0)
         if not isinstance(data, Data):
             raise Unbounded(unknown(self.name))
         return data
@@ -71,6 +71,8 @@ def unknown(name: str) -> str:
 def agreed(first: Any, second: Any) -> Any:
     if isinstance(first, Data):
         return first
+    if isinstance(first, Call):  # several results, or images put on top of each other
+        raise Unbounded(unknown(first.name))
     if isinstance(first, list | tuple) and any(isinstance(part, Data) for part in first):
         return [agreed(a, b) for a, b in zip(first, second, strict=True)]
     return same(first, second)

@@ -153,6 +153,8 @@ def _avg_pool(call: Call) -> Data:
 
 @rule("mean", "sum")
 def _mean(call: Call) -> Data:
+    if isinstance(call.arguments[0][0], Call):
+        return _over_stack(call, call.arguments[0][0])
     dims = sorted(d % (len(call.x.shape) + 1) for d in (call.get(1) or []))
     if len(call.x.shape) != 3 or dims != [2, 3]:
         return matrix(call)
@@ -160,6 +162,22 @@ def _mean(call: Call) -> Data:
     kernel = torch.full(size, 1 / math.prod(size) if call.name == "mean" else 1.0, dtype=torch.float64)
     out = convolve(call.builder, call.x, depthwise(kernel, call.x.shape[0], call.out[0]))
     return out if out.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), out)
+
+
+def _over_stack(call: Call, stack: Call) -> Data:
+    """Of values that lie on top of each other, as in `torch.stack([f(x), g(x)]).mean(0)`."""
+    if list(call.get(1) or ()) != [0] or len(call.out[0].shape) != len(stack.out[0].shape) - 1:
+        raise Unbounded(unknown("stack"))
+    parts = stack.get(0)
+    total, constant = None, torch.zeros((), dtype=torch.float64, device=call.out[0].device)
+    for part in parts:
+        if isinstance(part, Data):
+            total = part if total is None else call.builder.add(total.shared, part.shared)
+        else:
+            constant = constant + part.double()
+    assert total is not None
+    share = 1 / len(parts) if call.name == "mean" else 1.0
+    return affine(call, total, share, share * constant)
 
 
 @rule("constant_pad_nd", "pad")
@@ -182,9 +200,26 @@ def padded(builder: Builder, x: Data, pads: tuple[int, int, int, int]) -> Data:
 
 @rule("cat", "concat")
 def _cat(call: Call) -> Data:
-    """The sum of its parts, each put in its place."""
-    parts = call.get(0)
+    return _joined(call, call.get(0), int(call.get(1)))
+
+
+@rule("stack")
+def _stack(call: Call) -> Data:
+    """A concatenation of its parts, each with one more axis."""
     dim = int(call.get(1)) % (len(call.shape) + 1)
+    shape = [1 if i == dim - 1 else size for i, size in enumerate(call.shape)]
+
+    def part(value: Any) -> Any:
+        if isinstance(value, Data):
+            return call.builder.apply(Reshape(tuple(shape)), value.shared)
+        return value.reshape(-1, *shape)
+
+    return _joined(call, [part(value) for value in call.get(0)], dim)
+
+
+def _joined(call: Call, parts: Sequence[Any], dim: int) -> Data:
+    """The sum of the parts, each put in its place."""
+    dim %= len(call.shape) + 1
     if dim == 0:
         raise Unbounded("the model puts the images of a batch together")
     total: Data | None = None
@@ -219,11 +254,11 @@ def _placed(call: Call, part: Data, dim: int, start: int, size: int) -> Data:
     return as_matrix(call.builder, part, place, call.shape)
 
 
-@rule("slice", "select", "narrow", "index_select", "split", "split_with_sizes", "chunk", "unbind")
+@rule("slice", "select", "narrow", "index_select", "index", "split", "split_with_sizes", "chunk", "unbind")
 def _part(call: Call) -> Data:
     """Channels, by a 1x1 convolution; rows, columns and the rest by a matrix."""
     x = call.x
-    if call.out[0].shape == x.values[0].shape:
+    if torch.equal(call.out[0], x.values[0]):
         return x
     if len(x.shape) in (1, 3) and call.shape[1:] == x.shape[1:] and len(call.shape) == len(x.shape):
         like = call.out[0]
@@ -234,6 +269,29 @@ def _part(call: Call) -> Data:
             layer = linear(rows, None, like) if len(x.shape) == 1 else convolution(rows[:, :, None, None], None, like)
             return call.builder.apply(layer, x)
     return matrix(call)
+
+
+@rule("masked_fill", "index_fill", "select_scatter", "slice_scatter", "where", "scatter")
+def _filled(call: Call) -> Data:
+    """Constants in fixed places: scale x + shift, with a scale of 0 there. As classes are masked, by -inf too."""
+    values = [call.get(i) for i in range(len(call.arguments[0]))]
+    data = [value for value in values if isinstance(value, Data)]
+    if len(data) != 1 or data[0].shape != call.shape:
+        raise Unbounded(unknown(call.name))
+    zero = torch.zeros_like(call.out[0][:1])
+    low, high = repeated(call, zero), repeated(call, zero + 1)
+    return affine(call, data[0], (high - low).nan_to_num(0.0)[0], low[0])
+
+
+@rule("bmm")
+def _batch_product(call: Call) -> Data:
+    """With a matrix that is the same for all images."""
+    first, second = call.get(0), call.get(1)
+    if isinstance(first, Data) and isinstance(second, Data):
+        raise Unbounded(unknown(call.name))
+    if isinstance(first, Data):
+        return as_matrix(call.builder, first, lambda t: t @ second[0].to(t), call.shape, "a product of matrices")
+    return as_matrix(call.builder, second, lambda t: first[0].to(t) @ t, call.shape, "a product of matrices")
 
 
 OTHERS = """

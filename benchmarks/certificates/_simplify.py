@@ -6,6 +6,7 @@ whole with the network on the images at hand.
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,21 +15,25 @@ from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates import _curve_rules, _linear_rules  # noqa: F401 - they fill RULES
 from marginbench.benchmarks.certificates._box import unlimited
-from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, linear
+from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, linear, merged_layer
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown
 from marginbench.benchmarks.certificates._layers import PerChannel, Reshape, Simple
 from marginbench.benchmarks.certificates._record import BATCHES, Unbounded, record
 from marginbench.methods import Normalise
+from marginbench.methods.maths.rounding import in_reach
 
 TAILS: dict[str, Callable[..., Tensor]] = {"_softmax": F.softmax, "_log_softmax": F.log_softmax}
-FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")  # they read sizes alone
+Tail = Callable[[Tensor], Tensor]
+FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "fill")  # they read sizes alone
 SEVERAL = ("split", "split_with_sizes", "chunk", "unbind")  # whose results are all of use
 
 
 @torch.no_grad()
 def simplified(net: nn.Module, x: Tensor) -> Simple:
-    """The same classifier of images in the box [0, 1]: a softmax or log_softmax at its end is left out, which changes
-    no class, and so are limits that no such image reaches.
+    """The same classifier of images in the box [0, 1].
+
+    Left out is what changes no class: softmax, or one number added to all logits, at its end, and limits that no such
+    image reaches.
 
     Args:
         net: in eval mode.
@@ -40,27 +45,49 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
     if isinstance(net, Simple):
         return net
     first, second, images = record(net, x)
-    tails = [tail for tail in (_take_tail(graph) for graph in (first, second)) if tail][:1]
+    tails, _ = (_take_tails(graph) for graph in (first, second))
     rewriter = _Rewriter(images)
     out = rewriter.run(first, second)
     found = _chain(rewriter.builder, out)
     logits, wanted = found(x), net(x.clone())
-    if not close(tails[0](logits, dim=1) if tails else logits, wanted):
+    for tail in reversed(tails):
+        logits = tail(logits)
+    if tails and tails[0] is _relative:
+        wanted = _relative(wanted)
+    near = in_reach(wanted).any(0)  # beside a mask of -1e9 the others would be too small to compare
+    if not close(logits, wanted) or not close(logits[:, near], wanted[:, near]):
         raise Unbounded("the operations recorded give other logits than the model")
     return found
 
 
-def _take_tail(recorded: fx.GraphModule) -> Callable[..., Tensor] | None:
-    """Cut off a softmax over the classes at the end."""
+def _relative(logits: Tensor) -> Tensor:
+    """[B, K], what is left of them if the same number may be added to all logits of an image."""
+    return logits - logits.amax(1, keepdim=True)
+
+
+def _take_tails(recorded: fx.GraphModule) -> list[Tail]:
+    """Cut off what changes no class, from the end on; the last operation comes first in the list."""
     (end,) = (node for node in recorded.graph.nodes if node.op == "output")
-    last = end.args[0][0] if isinstance(end.args[0], list | tuple) else end.args[0]
-    if not isinstance(last, fx.Node) or last.op != "call_function":
+    tails = []
+    while True:
+        last = end.args[0][0] if isinstance(end.args[0], list | tuple) else end.args[0]
+        tail = _tail(last) if isinstance(last, fx.Node) and last.op == "call_function" else None
+        if tail is None:
+            return tails
+        end.args = (last.args[0],)
+        tails.append(tail)
+
+
+def _tail(last: fx.Node) -> Tail | None:
+    """What an operation on logits does that changes no class, or None."""
+    name = _name(last)
+    if name in TAILS and last.args[1] in (1, -1):
+        return partial(TAILS[name], dim=1)
+    if name not in ("add", "sub") or not all(isinstance(node, fx.Node) for node in last.args):
         return None
-    tail = TAILS.get(_name(last))
-    if tail is None or last.args[1] not in (1, -1):
-        return None
-    end.args = (last.args[0],)
-    return tail
+    shapes = [getattr(node.meta.get("val"), "shape", ()) for node in last.args]  # type: ignore[union-attr]
+    wide = len(shapes[0]) == 2 and shapes[0][1] > 1
+    return _relative if wide and tuple(shapes[1]) == (shapes[0][0], 1) else None
 
 
 def _name(node: fx.Node) -> str:
@@ -109,7 +136,8 @@ class _Rewriter:
             n.target(*fx.map_arg(n.args, store.__getitem__), **fx.map_arg(n.kwargs, store.__getitem__))  # type: ignore[operator]
             for n, store in zip(pair, self.values, strict=True)
         )
-        if _name(node) in FILLS or not any(source in self.data for source in node.all_input_nodes):
+        read = node.all_input_nodes[_name(node) in FILLS :]  # of what is filled, nothing
+        if not any(source in self.data for source in read):
             self._keep(pair, out)
             return
         if node.target is operator.getitem:
@@ -121,7 +149,9 @@ class _Rewriter:
             call = several._replace(out=out, which=index)
         else:
             call = Call(_name(node), node.target, self._arguments(pair), _options(node), out, self.builder)  # type: ignore[arg-type]
-        self._keep(pair, out, call if isinstance(out[0], list | tuple) else self._rewritten(node, call))
+        on_top = call.name == "stack" and call.arguments[0][1] == 0  # a rule for what comes next may know it
+        whole = not isinstance(out[0], list | tuple) and not on_top
+        self._keep(pair, out, self._rewritten(node, call) if whole else call)
 
     def _rewritten(self, node: fx.Node, call: Call) -> Data:
         if call.name not in RULES:
@@ -137,7 +167,8 @@ class _Rewriter:
             raise
         except Exception as error:  # arguments that nobody thought of
             raise Unbounded(unknown(call.name)) from error
-        if not all(bool(value.isfinite().all()) for value in call.out):
+        masks = all(user.op == "output" for user in node.users)  # then -inf is a class that never wins
+        if not all(bool((value.isfinite() | (value.isneginf() & masks)).all()) for value in call.out):
             raise Unbounded(f"the model computes values that are infinite or not a number ({call.name.strip('_')})")
         if not all(close(found, wanted.to(found)) for found, wanted in zip(data.values, call.out, strict=True)):
             raise Unbounded(f"{unknown(call.name)} as it is used")
@@ -197,7 +228,16 @@ def _chain(builder: Builder, out: Data) -> Simple:
             open_users[source] -= 1
         open_users[node] = len(node.users)
         if [n for n, count in open_users.items() if count > 0] in ([node], []):
-            layers.append(_segment(builder.root, segment, entry, first=not layers))
+            last = builder.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+            merged = (
+                merged_layer(layers[-1], last)
+                if layers and len(segment) == 1 and isinstance(last, PerChannel)
+                else None
+            )
+            if merged is None:
+                layers.append(_segment(builder.root, segment, entry, first=not layers))
+            else:
+                layers[-1] = merged
             segment, entry, open_users = [], node, {node: len(node.users)}
     return Simple(*layers).eval()
 

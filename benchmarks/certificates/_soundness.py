@@ -18,7 +18,7 @@ from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine.device import precision_of
 from marginbench.methods import Norm, logit_margin
 from marginbench.methods.maths.perturb import pgd
-from marginbench.methods.maths.rounding import corner, double_copy
+from marginbench.methods.maths.rounding import corner, double_copy, in_reach
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.certificates.crown import Bound, Bounds
@@ -131,7 +131,8 @@ def _check_balls(bounds: "Bounds", net: nn.Module, y: Tensor, radius: Tensor) ->
         enclosures = [_enclosures(module) for module in bounds.modules]
         x = _points(net, bounds.images[part], y[part], radius[part], bounds.norm)
         logits = net(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        gaps, size = (bounds.specification(part) @ logits.unsqueeze(-1)).squeeze(-1), logits.abs().max()
+        gaps = (bounds.specification(part) @ logits.unsqueeze(-1)).squeeze(-1)
+        size = _sizes(logits, bounds.specification(part))
         for module, known, line in zip(bounds.modules, enclosures, lines, strict=True):
             _compare(line(x), None, gaps, size, "logit gap")
             module(x.view(-1, *bounds.x.shape[1:]))
@@ -202,6 +203,14 @@ def _compare(low: Tensor, high: Tensor | None, values: Tensor, size: Tensor, ope
     outside = (values < low - slack) | (values > high + slack if high is not None else False)
     if bool(outside.any()):
         raise UnsoundError(f"values leave those of {operation}")
+
+
+def _sizes(logits: Tensor, specification: Tensor) -> Tensor:
+    """What rounding of the gaps is relative to: the largest logit in reach, and the rival's own where it is not."""
+    near = in_reach(logits.flatten(0, 1)).view_as(logits)
+    own = logits.abs()
+    beyond: Tensor = (specification.abs() @ own.where(~near, 0).unsqueeze(-1)).squeeze(-1)
+    return own.where(near, 0).max() + beyond
 
 
 def _points(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: Norm) -> Tensor:

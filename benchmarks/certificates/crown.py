@@ -4,8 +4,10 @@ Within a certified radius no image of the box [0, 1] has another predicted class
 """
 
 import contextlib
+import copy
 import io
 import logging
+import math
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._ball import ball
 from marginbench.benchmarks.certificates._compat import FastTranspose, load_auto_lirpa
@@ -30,7 +32,7 @@ from marginbench.benchmarks.machine.device import precision_of
 from marginbench.benchmarks.machine.memory import Chunks, does_not_fit, out_of_memory
 from marginbench.methods import logit_margin
 from marginbench.methods.errors import ParameterError
-from marginbench.methods.maths.rounding import SAFETY, logit_allowance
+from marginbench.methods.maths.rounding import SAFETY, in_reach, logit_allowance
 
 log = logging.getLogger(__name__)
 Bound = Literal["IBP", "CROWN-IBP", "CROWN", "alpha-CROWN"]  # auto-LiRPA's names
@@ -40,6 +42,7 @@ At = Literal["search", "epsilon"]
 
 AUTO_LIRPA = Needs("auto_LiRPA", "install auto-LiRPA: pip install --no-deps auto-lirpa appdirs setuptools")
 LOST = "rounding in float32 may move the logits by more than every logit gap"
+UNITS = 1e12  # and its inverse: logits of such sizes are bounded as they are
 ROUNDING = 1e-6  # relative and absolute; the edge of a float32 box differs from x + epsilon by less
 
 
@@ -109,7 +112,7 @@ class Search:
     and would stay there."""
     conv_mode: ConvMode = "auto"
     """`dense` multiplies the network out into matrices, `patches` and `matrix` leave convolutions to auto-LiRPA; `auto`
-    is `dense` on small images and `patches` on others."""
+    is `dense` on small images and `patches` on others, or `matrix` where auto-LiRPA fails with patches."""
     rounds: int = 8  # bound computations per image at most
     tolerance: float = 0.01  # of the search, relative
     chunk: int | None = None
@@ -170,10 +173,11 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
         [B] radii of the type of x, 0 for a wrong prediction, on the device of x; or why there are none.
     """
     with torch.no_grad(), precision_of(q.x):
+        q = _in_common_units(q)
         margin = logit_margin(q.net(q.x), q.y)
         allowance = logit_allowance(q.net, q.x, q.epsilon, q.norm)
         right = margin > 0
-        correct = (right & (margin > (allowance if q.at is None else 0))).nonzero().squeeze(1)
+        correct = (right & (margin > (allowance.amin(1) if q.at is None else 0))).nonzero().squeeze(1)
         radius = torch.zeros_like(margin)
         if len(correct) == 0:
             return Answer(reason=_lost(q, search)) if bool(right.any()) else radius
@@ -185,25 +189,46 @@ def certified_radius(q: Query, search: Search) -> Tensor | Answer:
             missing = isinstance(error, ModuleNotFoundError) and error.name == AUTO_LIRPA.module
             reason = "" if missing else f" ({error})"
             return Answer(reason=f"{AUTO_LIRPA.advice}{reason}")
+        facts = q.rows(correct), margin[correct], allowance[correct]
         try:
-            radius[correct] = _radii(library, q.rows(correct), margin[correct], allowance[correct], search)
+            try:
+                radius[correct] = _radii(library, *facts, search)
+            except Exception as error:
+                if search.conv_mode != "auto" or isinstance(error, Unbounded | UnsoundError) or out_of_memory(error):
+                    raise
+                log.debug("auto-LiRPA fails with patches", exc_info=error)  # as where two streams meet
+                radius[correct] = _radii(library, *facts, replace(search, conv_mode="matrix"))
         except Exception as error:  # auto-LiRPA raises whatever it likes for a layer that it does not know
             return Answer(reason=does_not_fit(error, q.x.device) if out_of_memory(error) else _reason(error))
         return radius
 
 
+def _in_common_units(q: Query) -> Query:
+    """The same about logits times a power of 2, where they are so large or small that their squares leave float32."""
+    logits = q.net(q.x)
+    size = float(logits.abs().where(in_reach(logits), 0).max()) if len(q.x) else 0.0
+    last = q.layers[-1] if len(q.layers) else None
+    if 1 / UNITS <= size <= UNITS or not 0 < size < torch.inf or not isinstance(last, nn.Linear):
+        return q
+    factor = 2.0 ** -round(math.log2(size))
+    scaled = copy.deepcopy(last)
+    for parameter in scaled.parameters():
+        parameter.mul_(factor)
+    return replace(q, net=nn.Sequential(*q.layers[:-1], scaled).eval())
+
+
 def _radii(library: ModuleType, q: Query, margin: Tensor, allowance: Tensor, search: Search) -> Tensor:
-    """The radii [B] of images with these margins, of which the bounds have been checked.
+    """The radii [B] of images with these margins [B] and allowances [B, K], of which the bounds have been checked.
 
     Raises:
         UnsoundError: the bounds are wrong.
     """
-    bounds = Bounds(library, q, torch.zeros_like(margin), search)
-    error = check_at_images(bounds, q, margin, allowance)
+    bounds = Bounds(library, q, search)
+    error = check_at_images(bounds, q, margin, allowance.amin(1))
     if q.at is None:
         bounds.slack = allowance + SAFETY * error
     if q.at is None and search.at == "search":
-        found = _search(bounds, q, margin - bounds.slack, search)
+        found = _search(bounds, q, margin - bounds.slack.amin(1), search)
     else:
         radius, asked = (_epsilon(q), _widened(q)) if q.at is None else (q.at.to(margin), q.at.to(margin))
         holds = bounds.margin(asked, torch.arange(len(asked), device=asked.device), search.bound) > 0
@@ -241,16 +266,19 @@ class Bounds:
     Args:
         library: auto-LiRPA.
         q: the network and images; its norm is that of the balls.
-        slack: [B], taken off the bounds.
     """
 
-    def __init__(self, library: ModuleType, q: Query, slack: Tensor, search: Search) -> None:
-        self.library, self.norm, self.slack, self.search = library, q.norm, slack, search
+    slack: Tensor
+    """[B, K], 0 at first: by class, what is taken off the bounds of the gaps to it."""
+
+    def __init__(self, library: ModuleType, q: Query, search: Search) -> None:
+        self.library, self.norm, self.search = library, q.norm, search
         self.images = q.x
         self.ball: Callable[..., Any] = partial(ball, library)
         net, x = prepared(q.layers, q.x, search.limit)
         self.x, self.label, self.logits = x, q.y, net(x[:1])
         self.modules = [bounded_module(library, net, x, search.options(slope)) for slope in search.all_slopes]
+        self.slack = q.x.new_zeros(len(q.x), self.logits.shape[1])
         self.footprint = Footprint(self.modules[0], x, self.logits.shape[1])
         self.chunks = Chunks(search.chunk or self.footprint.chunk())
         if q.norm == "l2":
@@ -260,7 +288,7 @@ class Bounds:
     def again(self, q: Query) -> "Bounds":
         """The same bounds, without slack, of a network and images like these, in their type; of fewer at once."""
         chunk = max(1, self.chunks.size * self.x.element_size() // q.x.element_size())
-        return Bounds(self.library, q, q.x.new_zeros(len(q.x)), replace(self.search, watch=None, chunk=chunk))
+        return Bounds(self.library, q, replace(self.search, watch=None, chunk=chunk))
 
     def margin(self, epsilon: Tensor, index: Tensor, method: Bound) -> Tensor:
         """[b] lower bounds of min_j z_label - z_j, less the slack, over the balls of radii epsilon [b].
@@ -293,15 +321,21 @@ class Bounds:
                 bound = method if method != "alpha-CROWN" or module.optimizable_activations else "CROWN"
                 bounds, _ = module.compute_bounds(x=(perturbed,), C=c, method=bound, bound_upper=False)
             lower.append(bounds.detach())
-        return torch.stack(lower).amax(0).amin(1) - self.slack[index]
+        slack = self.slack[index].gather(1, _rivals(self.label[index], self.logits))
+        return (torch.stack(lower).amax(0) - slack).amin(1)
 
 
 def _specification(label: Tensor, logits: Tensor) -> Tensor:
     """[B, K-1, K] with rows e_label - e_j for all j != label, of the type of logits [B, K]."""
     classes = logits.shape[1]
     unit = torch.eye(classes, dtype=logits.dtype, device=logits.device)
-    others = (label.unsqueeze(1) + torch.arange(1, classes, device=label.device)) % classes
-    return unit[label].unsqueeze(1) - unit[others]
+    return unit[label].unsqueeze(1) - unit[_rivals(label, logits)]
+
+
+def _rivals(label: Tensor, logits: Tensor) -> Tensor:
+    """[B, K-1] int64, all classes but the label [B], of logits [B, K]."""
+    classes = logits.shape[1]
+    return (label.unsqueeze(1) + torch.arange(1, classes, device=label.device)) % classes
 
 
 def _clamp_passes_edges() -> bool:

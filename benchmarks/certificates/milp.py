@@ -64,7 +64,7 @@ def milp(
     units = sum(len(block[0].bias) for block in blocks[:-1])
     if units > max_units:
         return Answer(reason=f"exact margins: {units} hidden units are more than {max_units}")
-    slack = logit_allowance(q.net, q.x, q.epsilon, q.norm).tolist()
+    slack = logit_allowance(q.net, q.x, q.epsilon, q.norm).double().cpu()
     bounds: list[tuple[float, float]] = []
     for i in range(len(q.x)):
         image = _Image(q.rows(slice(i, i + 1)), blocks, slack[i], gap, time.perf_counter() + time_limit)
@@ -75,9 +75,12 @@ def milp(
 
 
 class _Image:
-    """The search for one image; `lower` and `upper` enclose its margin at any time."""
+    """The search for one image; `lower` and `upper` enclose its margin at any time.
 
-    def __init__(self, q: Query, blocks: Blocks, slack: float, gap: float, deadline: float) -> None:
+    Its logits may be off by `slack` [K], by rival.
+    """
+
+    def __init__(self, q: Query, blocks: Blocks, slack: Tensor, gap: float, deadline: float) -> None:
         self.q, self.blocks, self.slack, self.gap, self.deadline = q, blocks, slack, gap, deadline
         self.lower, self.upper = 0.0, math.inf if q.upper is None else float(q.upper)
         self.point = q.x.detach().cpu().double().flatten(1)  # [1, n]
@@ -113,7 +116,7 @@ class _Image:
         unit = torch.eye(self.classes, dtype=torch.float64)
         margins = model.least_values(self.blocks, bounds, ball, unit[self.y] - unit[rivals])
         shares = {}
-        for rival in rivals[margins <= self.slack].tolist():
+        for rival in rivals[margins <= self.slack[rivals]].tolist():
             program = self._program(radius, ranges, rival)
             shares[rival] = model.solve(program, program.size_of_move(), self.deadline, relaxed=True)[0]
         for rival in sorted(shares, key=lambda j: shares[j]):
@@ -138,7 +141,7 @@ class _Image:
         program = model.encode(self.blocks, self.point[0].numpy(), radius, ranges)
         rows, constants = program.values[-1]
         lead = rows[rival] - rows[self.y]
-        return program.at_least(lead, constants[self.y] - constants[rival] - self.slack)
+        return program.at_least(lead, constants[self.y] - constants[rival] - float(self.slack[rival]))
 
     def _try(self, move: Tensor) -> None:
         """Is there an adversarial image on the ray through the solver's point?"""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from marginbench.methods.maths.rounding import in_reach
+
 FACTORS = (-1e6, -1e3, -10.0, 10.0, 1e3, 1e6)  # contrast of the images that saturate what can saturate
 ROUNDING = 5e-3  # of what a row adds up to: as in bfloat16
 EDGE = 0.02  # of the range of all outputs: nearer, an output counts as being at its end
@@ -28,6 +30,9 @@ def probabilities(net: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
     """
     near = net(x).double()
     far = _far(net, x, near)
+    ever = in_reach(near).any(0)  # a class that is masked by a large number would make every row add up to that
+    if int(ever.sum()) > 1:
+        near, far = near[:, ever], far[..., ever]
     everything = torch.cat([near, far.flatten(0, 1)])
     if not bool(near.isfinite().all()) or bool((near == near[0]).all()):
         return None

@@ -90,8 +90,8 @@ def _bisection(q: Query, upper: Tensor) -> Iterator[Found]:
     """What is found after a share of the steps, then after the next. The first share prepares the network."""
     low, high = torch.zeros_like(upper), upper
     with torch.no_grad(), precision_of(q.x):
-        slack = logit_allowance(q.net, q.x, q.epsilon, q.norm)
-        bounds = crown.Bounds(_compat.load_auto_lirpa(), q, slack, crown.Search("CROWN"))
+        bounds = crown.Bounds(_compat.load_auto_lirpa(), q, crown.Search("CROWN"))
+        bounds.slack = logit_allowance(q.net, q.x, q.epsilon, q.norm)
     everything = torch.arange(len(q.x), device=q.x.device)
     for done in range(STEPS // TURNS, STEPS + 1, STEPS // TURNS):
         with torch.no_grad(), precision_of(q.x):

@@ -54,11 +54,11 @@ def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> 
             slopes = lipschitz * torch.linalg.vector_norm(weight[:, None] - weight, dim=2)
         else:
             slopes = (math.sqrt(2) * lipschitz * matrix_norm(weight)).expand(len(weight), len(weight))
-        return Radii(_radius(logits.double(), slopes, logit_allowance(net, x)[:, None]).to(x.dtype))
+        return Radii(_radius(logits.double(), slopes, logit_allowance(net, x)).to(x.dtype))
 
 
 def _radius(logits: Tensor, slopes: Tensor, rounding: Tensor) -> Tensor:
-    """Logits [B, K], Lipschitz constants [K, K] of their differences and rounding [B, 1] of these to radii [B]."""
+    """Logits [B, K], Lipschitz constants [K, K] of their differences and rounding [B, K] of these to radii [B]."""
     top, predicted = logits.max(1)
     gap = top[:, None] - logits - rounding
     slope = slopes[predicted]

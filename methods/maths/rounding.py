@@ -10,6 +10,7 @@ from marginbench.methods.facts import Norm
 
 RELATIVE = 1e-5  # of the largest |logit|: float32 forward passes of ordinary networks differ by about 1e-6
 SAFETY = 4  # times the largest error seen: other points have others
+REACH = 30  # times the larger of the two largest |logits|: a class that lies further below them is out of reach
 ROWS = 250  # images at once
 
 
@@ -20,18 +21,37 @@ def logit_allowance(net: nn.Module, x: Tensor, epsilon: float = 0.1, norm: Norm 
     float64, at the images and at a random corner of the ball of each. It scales with the logits. Without an e where
     the network is in float64, or has no copy there.
 
+    Classes that are masked by a large negative number do not take part, as those masked by -inf do not: see
+    `in_reach`. The gap to class j out of reach has an allowance of its own, with |z_j| in the place of the largest.
+
     Args:
         net: images to logits [B, K].
         x: [B, ...] images in [0, 1], of the network's type.
         epsilon: the radius of the corners, in pixels; the error hardly depends on it.
 
     Returns:
-        [B] of the type of x; logits that are infinite are left out.
+        [B, K] of the type of x, for the gap between the class predicted and each of the others. Logits that are
+        infinite are left out.
     """
     with torch.no_grad():
         logits = torch.cat([net(part) for part in x.split(ROWS)]) if len(x) else net(x)
-    size = torch.where(logits.isfinite(), logits, 0).abs().amax(1)
-    return RELATIVE * size + SAFETY * gap_error(net, [x, corner(x, epsilon, norm)])
+    own = torch.where(logits.isfinite(), logits, 0).abs()
+    near = in_reach(logits)
+    size = torch.where(near, own, 0).amax(1, keepdim=True)
+    error = gap_error(net, [x, corner(x, epsilon, norm)])
+    return RELATIVE * torch.where(near, size, torch.maximum(own, size)) + SAFETY * error
+
+
+def in_reach(logits: Tensor) -> Tensor:
+    """[B, K] bool: which classes may decide something, of logits [B, K].
+
+    Not those of -inf, nor those below the largest by more than REACH times the larger of the two largest |z|, as a
+    mask of -1e9 makes them: to the scale of the others they must not count.
+    """
+    finite = logits.where(logits.isfinite(), -torch.inf)
+    top = finite.topk(min(2, logits.shape[1]), 1).values
+    size = top.where(top.isfinite(), 0).abs().amax(1, keepdim=True)
+    return logits.isfinite() & (finite >= top[:, :1] - REACH * size)
 
 
 def corner(x: Tensor, epsilon: float | Tensor, norm: Norm, seed: int = 0) -> Tensor:
@@ -44,7 +64,10 @@ def corner(x: Tensor, epsilon: float | Tensor, norm: Norm, seed: int = 0) -> Ten
 
 @torch.no_grad()
 def gap_error(net: nn.Module, points: Iterable[Tensor]) -> float:
-    """The largest difference between a logit gap and that in float64, 0 where there is no float64 to compare with."""
+    """The largest difference between a logit gap and that in float64, 0 where there is no float64 to compare with.
+
+    Of the classes in reach.
+    """
     precise = double_copy(net)
     worst = 0.0
     if precise is None:
@@ -54,10 +77,11 @@ def gap_error(net: nn.Module, points: Iterable[Tensor]) -> float:
             continue
         for part in x.split(ROWS):
             try:
-                error = (net(part).double() - precise(part.double())).nan_to_num(0, 0, 0)
+                logits, exact = net(part), precise(part.double())
             except RuntimeError:  # a type written into its code
                 return 0.0
-            if error.numel():
+            if logits.numel():
+                error = (logits.double() - exact).where(in_reach(logits), 0).nan_to_num(0, 0, 0)
                 worst = max(worst, float((error.amax(1) - error.amin(1)).max()))
     return worst
 

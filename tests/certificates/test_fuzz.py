@@ -173,7 +173,7 @@ def bounds_at(
 ) -> Tensor:
     q, search = a_query(net, x, y, norm), crown.Search("CROWN", conv_mode=mode)
     with torch.no_grad(), precision_of(x):
-        found = crown.Bounds(_compat.load_auto_lirpa(), q, torch.zeros(len(x)), search)
+        found = crown.Bounds(_compat.load_auto_lirpa(), q, search)
         return found.margin(torch.full((len(x),), epsilon), torch.arange(len(x)), method)
 
 
@@ -230,7 +230,7 @@ def test_slopes_on_a_grid(slope: float, norm: Norm) -> None:
         for choice in ("adaptive", "same-slope", "zero-lb", "one-lb"):
             q = a_query(net, x, y, norm)
             with torch.no_grad():
-                bounds = crown.Bounds(_compat.load_auto_lirpa(), q, torch.zeros(6), crown.Search("CROWN", (choice,)))
+                bounds = crown.Bounds(_compat.load_auto_lirpa(), q, crown.Search("CROWN", (choice,)))
                 for method in METHODS:
                     low = bounds.margin(torch.full((6,), epsilon), torch.arange(6), method)
                     assert (low <= least.amin(1) + 1e-5).all()

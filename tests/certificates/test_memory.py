@@ -51,7 +51,7 @@ def images(count: int) -> Tensor:
 def bounds(net: nn.Module, x: Tensor, **settings: Any) -> crown.Bounds:
     with torch.no_grad():
         q = a_query(net, x, net(x).argmax(1), "linf")
-    return crown.Bounds(load_auto_lirpa(), q, torch.zeros(len(x)), crown.Search("CROWN", **settings))
+    return crown.Bounds(load_auto_lirpa(), q, crown.Search("CROWN", **settings))
 
 
 def available(monkeypatch: pytest.MonkeyPatch, size: float) -> None:

@@ -101,7 +101,7 @@ def region_radii(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
             return reason
         region = region_along(path, affine_head(net, torch.float64), pixels)
         predicted = net(x).argmax(1)
-        slack = logit_allowance(net, x).double()[:, None]
+        slack = logit_allowance(net, x).double()
         others = ~class_mask(predicted, region.logits.shape[1])
         lowered = replace(region, logits=region.logits + slack * others)
         nearest = decision_distances(lowered, predicted, norm).amin(1)

@@ -44,7 +44,7 @@ def certified_radii(
             return reason
         logits = net(x)
         predicted = logits.argmax(1)
-        slack = logit_allowance(net, x).double()[:, None]
+        slack = logit_allowance(net, x).double()
         rows, constants = specification(net, predicted, torch.float64)
         itself = class_mask(predicted, logits.shape[1])
 
