@@ -36,6 +36,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     state = _fitting(dict(_states(_read(path), path)), set(model.state_dict()), path)
+    _check_floating(state, model.state_dict(), path)
     try:
         report = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # names shapes that differ, below a headline
@@ -47,6 +48,24 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise MarginbenchError(
             f"weights {path}: do not fit the model: {', '.join(wrong)}{_hint(set(state), set(model.state_dict()))}"
         )
+
+
+def _check_floating(state: State, wanted: State, path: Path) -> None:
+    """Integers are no weights: of a quantised network the scales are missing, and without them it is another one.
+
+    Raises:
+        MarginbenchError: integers, or quantised values, for a tensor of the model that has floating ones.
+    """
+    for key, value in state.items():
+        mine = wanted.get(key)
+        if not isinstance(value, Tensor) or not isinstance(mine, Tensor) or not mine.is_floating_point():
+            continue
+        if value.is_quantized or not value.is_floating_point():
+            kind, own = (str(tensor.dtype).removeprefix("torch.") for tensor in (value, mine))
+            raise MarginbenchError(
+                f"weights {path}: {key!r} holds {kind}, and the model has {own} there: a quantised network is another"
+                " one without its scales. Save the floating weights, or dequantise these first"
+            )
 
 
 def _few(keys: list[str]) -> str:

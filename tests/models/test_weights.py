@@ -52,6 +52,41 @@ FITTING: dict[str, Callable[[], Any]] = {
 }
 
 
+INTEGERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "int8": lambda t: (127 * t).round().to(torch.int8),
+    "uint8": lambda t: (255 * t.abs()).to(torch.uint8),
+    "int64": lambda t: t.long(),
+    "bool": lambda t: t > 0,
+    "qint8": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_integers_are_no_weights(kind: str, tmp_path: Path) -> None:
+    saved = state() | {"head.weight": INTEGERS[kind](torch.ones(2, 3))}
+    torch.save(saved, tmp_path / "net.pt")
+    with pytest.raises(MarginbenchError, match=f"'head.weight' holds {kind}, and the model has float32 there"):
+        load_weights(net(), tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_types_are(kind: torch.dtype, tmp_path: Path) -> None:
+    torch.save({name: tensor.to(kind) for name, tensor in state().items()}, tmp_path / "net.pt")
+    model = net()
+    load_weights(model, tmp_path / "net.pt")
+    assert all(tensor.dtype == torch.float32 and bool((tensor == 1).all()) for tensor in model.state_dict().values())
+
+
+def test_integers_are_where_the_model_has_them(tmp_path: Path) -> None:
+    model = nn.BatchNorm1d(3)
+    model.register_buffer("order", torch.arange(3))
+    saved = {**model.state_dict(), "num_batches_tracked": torch.tensor(7), "order": torch.tensor([2, 1, 0])}
+    torch.save(saved, tmp_path / "net.pt")
+    load_weights(model, tmp_path / "net.pt")
+    assert model.get_buffer("order").tolist() == [2, 1, 0] and int(model.get_buffer("num_batches_tracked")) == 7
+
+
 @pytest.mark.parametrize("kind", FITTING)
 def test_a_state_dict_is_found(kind: str, tmp_path: Path) -> None:
     torch.save(FITTING[kind](), tmp_path / "net.pt")
