@@ -240,22 +240,21 @@ def evaluate_command(
     from marginbench.benchmarks.tables.render import show
 
     numbers = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
-    with shown():
-        outcome = evaluate_model(
-            str(model),
-            weights,
-            data,
-            suite or SUITE,
-            name,
-            out,
-            **numbers,
-            attacks=attacks,
-            set=settings or (),
-            device=device,
-            fresh=fresh,
-            data_dir=data_dir,
-            memory=memory,
-        )
+    outcome = evaluate_model(
+        str(model),
+        weights,
+        data,
+        suite or SUITE,
+        name,
+        out,
+        **numbers,
+        attacks=attacks,
+        set=settings or (),
+        device=device,
+        fresh=fresh,
+        data_dir=data_dir,
+        memory=memory,
+    )
     record = outcome.record
     show(outcome.records)
     seconds = record.cost.get("evaluation_seconds")

@@ -97,6 +97,6 @@ def _differing(new: np.ndarray, old: np.ndarray, tolerance: float) -> np.ndarray
     values = np.where(known, new, 0).astype(np.float64)
     means = values.sum(0) / known.sum(0).clip(1)
     spread = np.sqrt((np.where(known, values - means, 0) ** 2).sum() / max(known.sum(), 1))
-    allowed = tolerance * spread + 1e-6 * np.abs(values).max()
+    allowed = tolerance * spread + 1e-6 * np.abs(values).max(0)  # by column: one may be a mask of -1e9
     differing: np.ndarray = ~np.isclose(new, old, rtol=0, atol=allowed, equal_nan=True)
     return differing

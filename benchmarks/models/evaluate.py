@@ -7,6 +7,7 @@ training. Its row is right only if it has not seen the test images of the data.
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from marginbench.benchmarks.models.weights import load_weights
 from marginbench.benchmarks.records.current import STALE, marks
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
+from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.job import Job, finished
 from marginbench.benchmarks.runs.measure import Entry, Results, measure, record_run
 from marginbench.benchmarks.runs.options import SUITE, RunOptions
@@ -70,11 +72,12 @@ def evaluate_model(
     memory: str | int | None = None,
     attacks: str | Path | None = None,
     set: Mapping[str, Any] | Sequence[str] = (),
+    progress: bool = True,
 ) -> ModelOutcome:
     """Enclose the margins of any classifier, write its record, and write the leaderboard again.
 
     A record is reused for a model of the same name, source and weights that answers the same, and not otherwise; what
-    is reused is logged before anything else. See `answers`.
+    is reused is said before anything else. See `answers`.
 
     Args:
         model: `FILE.py:FACTORY`, a callable without arguments that returns the module; a file that `torch.jit.save` has
@@ -96,60 +99,59 @@ def evaluate_model(
         memory: of the host to plan with, as in 4GB, or bytes. Default: what is available.
         attacks: a preset, quick or exhaustive, or a suite whose evaluation is taken. Default: the suite's.
         set: further changes of the suite, as in {"evaluation.epsilon.linf": 0.05}.
+        progress: show on stderr what is logged to "marginbench" at level INFO, unless logging is set up to show that.
 
     Raises:
         MarginbenchError: wrong input, found before the evaluation starts.
     """
-    budget = None if memory is None else parse_size(memory)
-    model = str(model) if isinstance(model, Path) else model
-    if not isinstance(model, str | nn.Module):
-        raise ParameterError("model", type(model).__name__, "should be FILE.py:FACTORY or a torch.nn.Module")
-    chosen = _with_data(derive(evaluated_by(load_suite(str(suite)), attacks), set), data)
-    row = _row(name or _name(model))
-    images = chosen.load_data(data_dir).to(resolve_device(device))
-    means, deviations = _numbers("mean", mean), _numbers("std", std)
-    prepared = _get_ready(model, weights, _normalisation(means, deviations, images), images, row)
-    folder = Path(out).expanduser() / chosen.name
-    runs = folder / "runs"
-    ensure_writable(runs)
-    answered = _answers(prepared.net, images, chosen)
-    identity = _recorded(
-        runs,
-        Identity(
-            suite=chosen.fingerprint,
-            data=images.fingerprint,
-            method=row,
-            fields={"mean": means, "std": deviations},
-            revision=1,
-            source=prepared.source[:16],
-            weights=prepared.weights,
-            repetition=0,
-        ),
-        answered,
-    )
-    path = runs / f"{identity.id}.json"
-    known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs, runs))
-    if known is not None:
-        log.info("%s has a record of %s, which is reused: `fresh` repeats the run", row, known.finished)
-    else:
-        points = min(chosen.evaluation.points, len(images.test))
-        log.info("evaluating %s on %d images, as the suite %s says", row, points, chosen.name)
-    partial = Partial(runs / f"{identity.id}.partial")
+    with shown() if progress else nullcontext():
+        budget = None if memory is None else parse_size(memory)
+        model = str(model) if isinstance(model, Path) else model
+        if not isinstance(model, str | nn.Module):
+            raise ParameterError("model", type(model).__name__, "should be FILE.py:FACTORY or a torch.nn.Module")
+        chosen = _with_data(derive(evaluated_by(load_suite(str(suite)), attacks), set), data)
+        row = _row(name or _name(model))
+        images = chosen.load_data(data_dir).to(resolve_device(device))
+        means, deviations = _numbers("mean", mean), _numbers("std", std)
+        prepared = _get_ready(model, weights, _normalisation(means, deviations, images), images, row)
+        folder = Path(out).expanduser() / chosen.name
+        runs = folder / "runs"
+        ensure_writable(runs)
+        answered = _answers(prepared.net, images, chosen)
+        identity = _recorded(
+            runs,
+            Identity(
+                suite=chosen.fingerprint,
+                data=images.fingerprint,
+                method=row,
+                fields={"mean": means, "std": deviations},
+                revision=1,
+                source=prepared.source[:16],
+                weights=prepared.weights,
+                repetition=0,
+            ),
+            answered,
+        )
+        path = runs / f"{identity.id}.json"
+        known = _known(path, Job(RunOptions(redo="everything" if fresh else "nothing"), chosen, runs, runs))
+        if known is not None:
+            log.info("%s has a record of %s, which is reused: `fresh` repeats the run", row, known.finished)
+        partial = Partial(runs / f"{identity.id}.partial")
 
-    def run() -> Results:
-        results, arrays = measure(prepared.net, _certify, images, chosen, row, 0, partial=partial)
-        return results, {**arrays, **(answered.arrays() if answered else {})}
+        def run() -> Results:
+            results, arrays = measure(prepared.net, _certify, images, chosen, row, 0, partial=partial)
+            return results, {**arrays, **(answered.arrays() if answered else {})}
 
-    with limited(budget):
-        record = known or record_run(run, Entry(identity, row, About()), chosen, images, runs)
-    if record.status == "done":
-        partial.remove()
-    reading = read_folders([runs], check_arrays=True)
-    reading.warn()
-    _warn_if_stale(record, reading.records.values())
-    current = [found for found in reading.records.values() if found.identity.suite == chosen.fingerprint]
-    table, files = write_tables(current, folder)
-    return ModelOutcome(record, read_arrays(path), table, current, files, path, resumed=known is not None)
+        with limited(budget):
+            record = known or record_run(run, Entry(identity, row, About()), chosen, images, runs)
+        if record.status == "done":
+            partial.remove()
+        reading = read_folders([runs], check_arrays=True)
+        reading.warn()
+        _warn_if_stale(record, reading.records.values())
+        current = [found for found in reading.records.values() if found.identity.suite == chosen.fingerprint]
+        table, files = write_tables(current, folder)
+        return ModelOutcome(record, read_arrays(path), table, current, files, path, resumed=known is not None)
 
 
 class _Ready(NamedTuple):

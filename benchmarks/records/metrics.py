@@ -17,7 +17,8 @@ def summarise(arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -
     which that is so.
     """
     correct = arrays["prediction"] == arrays["label"]
-    out = {"points": float(correct.size), "output_margin": float(arrays["output_margin"].mean())}
+    with np.errstate(over="ignore"):  # of a true class that is masked by float32's lowest number
+        out = {"points": float(correct.size), "output_margin": float(arrays["output_margin"].mean())}
     if "feature_margin" in arrays:
         out["feature_margin"] = float(arrays["feature_margin"].mean())
     for name, values in per_point(arrays, epsilon).items():

@@ -57,6 +57,14 @@ CHANGES = {
 }
 
 
+def test_a_mask_does_not_hide_that_the_other_logits_changed() -> None:
+    def of(scale: float) -> Answers:
+        logits = np.concatenate([scale * np.linspace(-3, 3, 40).reshape(10, 4), np.full((10, 1), -1e9)], 1)
+        return Answers(logits.astype(np.float32), logits.astype(np.float32), np.ones((10, 4), np.float32))
+
+    assert of(1.0).match(of(1.0).arrays()) and not of(1.0).match(of(0.9).arrays())
+
+
 def evaluate(model: nn.Module | str, tiny: Path, **options: object) -> ModelOutcome:
     return evaluate_model(model, suite=str(tiny), out=tiny.parent / "out", name="mine", **options)  # type: ignore[arg-type]
 
@@ -80,6 +88,15 @@ def test_a_model_that_answers_otherwise_is_evaluated_again(
         assert f"mine has a record of {first.record.finished}, which is reused" in caplog.text
     stale = [row for row in again.table["doubts"] if "stale" in row]
     assert len(again.table) == 2 and len(stale) == 1
+
+
+def test_plain_python_is_told_that_a_record_is_reused(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    finished = evaluate(Own(), tiny).record.finished
+    for progress in (True, False):
+        capfd.readouterr()
+        assert evaluate(Own(), tiny, progress=progress).resumed
+        said = f"mine has a record of {finished}, which is reused" in capfd.readouterr().err
+        assert said == progress
 
 
 def test_the_first_word_is_that_a_record_is_reused(run: Run, trained: Path, tiny: Path) -> None:
@@ -192,6 +209,7 @@ def test_answers_match_up_to_rounding_only() -> None:
 def test_an_older_model_that_is_asked_for_again_is_told_that_its_row_is_stale(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "marginbench")
     times = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
     monkeypatch.setattr(execute, "_now", lambda: next(times))
     evaluate(Own(), tiny)
