@@ -43,8 +43,10 @@ def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
         for path, _ in samples:
             facts = Path(path).stat()
             key.update(f"{Path(path).relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    _say_order(place, listed)
     cache = data_dir / f"{place.name}-{size}-{key.hexdigest()[:12]}"
     if not cache.is_dir():
+        _say_what_is_left_out(place, listed)
         paths = [path for samples in listed.values() for path, _ in samples]
         channels = 1 if all(map(_may_be_grey, paths)) else 3
         _make_room(data_dir, len(paths) * channels * size**2, place)
@@ -78,6 +80,29 @@ def _list(place: Path) -> dict[str, Samples]:
     if differ:
         raise MarginbenchError(f"image folder {place}: class {min(differ)!r} is in one of train and {test} only")
     return {part: folder.samples for part, folder in folders.items()}
+
+
+def _say_order(place: Path, listed: dict[str, Samples]) -> None:
+    """Names that are numbers are put in the order of their letters, as all others, so labels are not these numbers."""
+    names = {label: Path(path).parent.name for path, label in listed["train"]}
+    if all(name.isdecimal() for name in names.values()):
+        moved = [(name, label) for label, name in sorted(names.items()) if int(name) != label]
+        if len(names) > 1 and moved:
+            first = "class folders are numbered in the order of their names, so that {!r} is class {}".format(*moved[0])
+            log.warning("image folder %s: %s", place, first)
+
+
+def _say_what_is_left_out(place: Path, listed: dict[str, Samples]) -> None:
+    """Files in the folders of the classes that are not images by their names."""
+    for part, samples in listed.items():
+        used = {path for path, _ in samples}
+        folders = {Path(path).relative_to(place).parts[:2] for path in used}
+        files = (file for folder in sorted(folders) for file in sorted(place.joinpath(*folder).rglob("*")))
+        rest = [file for file in files if file.is_file() and str(file) not in used and file.name[0] != "."]
+        if rest:
+            kinds = ", ".join(sorted({file.suffix or file.name for file in rest}))
+            text = f"{len(rest)} {part} files are left out, being no images by their names ({kinds}), as {rest[0]}"
+            log.warning("image folder %s: %s", place, text)
 
 
 def _make_room(data_dir: Path, needed: int, place: Path) -> None:

@@ -6,10 +6,12 @@ An image is scaled until its shorter side has as many pixels as are wanted, and 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from marginbench.benchmarks.machine.files import placeholder
 from marginbench.methods import MarginbenchError
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def _opened(path: str) -> "Iterator[Image]":
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MarginbenchError(f"{path}: not a readable image ({error})") from None
+        problem = placeholder(Path(path)) if Path(path).is_file() else None
+        remedy = f": it {problem}" if problem else f" ({error}): copy or download it again"
+        raise MarginbenchError(f"{path}: not a readable image{remedy}") from None
 
 
 def _remark(path: str, image: "Image", channels: int) -> str:

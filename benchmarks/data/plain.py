@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 COLOURS = (1, 3)  # channels that an axis of this length may hold, however large the image is
 WHITE = 255
+EXCESS = 2e-6  # outside of [0, 1]: rounding in float32, of a division or a change of scale
 MOST = 2**31  # above any label
 WANTED = "it should be NxHxW or NxHxWxC, uint8 or float in [0, 1]"
 
@@ -90,7 +91,7 @@ def _check_scale(
 
 
 def _range(x: np.ndarray) -> str:
-    return f"({x.dtype}, {x.min():g} to {x.max():g})"
+    return f"({x.dtype}, {x.min():.9g} to {x.max():.9g})"
 
 
 def _channels_first(reader: _Reader, name: str, x: np.ndarray) -> np.ndarray:
@@ -124,6 +125,10 @@ def _scaled(reader: _Reader, name: str, x: np.ndarray) -> tuple[np.ndarray, int]
     if kind == "f" and not np.isfinite(x).all():
         raise reader.wrong(name, "holds values that are not finite")
     low, high = x.min(), x.max()
+    if kind == "f" and (low < 0 or high > 1) and low >= -EXCESS and high <= 1 + EXCESS:
+        reader.say(name, f"holds {low:.9g} to {high:.9g}, by rounding: cut off at 0 and 1")
+        x = x.clip(0, 1)
+        low, high = x.min(), x.max()
     if kind == "f" and low >= 0 and high <= 1:
         if high <= 1 / WHITE:
             raise reader.wrong(name, f"holds no value above {high:g}: was it divided by 255 twice? {WANTED}")
@@ -142,7 +147,7 @@ def _scaled(reader: _Reader, name: str, x: np.ndarray) -> tuple[np.ndarray, int]
         reader.say(name, f"{x.dtype} holds whole numbers: read as 8 bits, 255 means white")
         return x.astype(np.uint8), WHITE
     scale = "mean and std are for what normalises them" if low < 0 else "divide by the value that means white"
-    raise reader.wrong(name, f"holds {x.dtype} from {low:g} to {high:g}: give float32 in [0, 1]; {scale}")
+    raise reader.wrong(name, f"holds {x.dtype} from {low:.9g} to {high:.9g}: give float32 in [0, 1]; {scale}")
 
 
 def _without_alpha(reader: _Reader, x: dict[str, np.ndarray], white: int) -> dict[str, np.ndarray]:

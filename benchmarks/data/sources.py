@@ -15,6 +15,7 @@ import numpy as np
 from marginbench.benchmarks.data.arrays import Arrays, hashed_order
 from marginbench.benchmarks.data.folders import read_folder
 from marginbench.benchmarks.data.plain import read_plainly
+from marginbench.benchmarks.machine.files import placeholder
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import Problems, suggest
 
@@ -94,6 +95,8 @@ def _npz_file(name: str, folder: Path, data_dir: Path) -> Path:
 def _read_npz(path: Path) -> Arrays:
     arrays, problems = {}, Problems(str(path))
     try:
+        if (problem := placeholder(path)) is not None:
+            raise MarginbenchError(f"{path}: not a readable .npz file: it {problem}")
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file]
             if missing:

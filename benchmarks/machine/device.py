@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +22,7 @@ def resolve_device(name: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device.
 
     Raises:
-        ParameterError: CUDA asked for and not there.
+        ParameterError: another name, or CUDA asked for and not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,6 +31,11 @@ def resolve_device(name: str) -> torch.device:
             reason = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
             raise ParameterError("device", name, f"{reason}; use cpu or auto")
         return torch.device("cuda", torch.cuda.current_device())
+    known = re.fullmatch(r"cpu|cuda:(\d+)", name)
+    if known is None:
+        raise ParameterError("device", name, "choose auto, cpu or cuda")
+    if known[1] is not None and int(known[1]) >= torch.cuda.device_count():
+        raise ParameterError("device", name, f"torch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return torch.device(name)
 
 

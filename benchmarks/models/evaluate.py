@@ -281,4 +281,11 @@ def _normalisation(mean: list[float] | None, std: list[float] | None, data: Data
             raise ParameterError(parameter, values, problem)
     if min(std) <= 0:
         raise ParameterError("std", std, "must be above 0")
+    for parameter, values in (("mean", mean), ("std", std)):
+        if max(values) > 1:
+            problem = (
+                "is above 1, and the images are in [0, 1]: divide mean and std by 255; a model that wants another scale"
+                " scales inside"
+            )
+            raise ParameterError(parameter, values, problem)
     return Normalise(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))

@@ -11,6 +11,7 @@ from data_support import rows, save_images
 from PIL import Image
 
 from marginbench.benchmarks.data.dataset import load_data
+from marginbench.benchmarks.data.folders import read_folder
 from marginbench.methods import MarginbenchError
 
 
@@ -107,6 +108,58 @@ def test_one_class_alone_has_no_margin(sets: Path, tmp_path: Path) -> None:
     save_images(tmp_path / "flowers", {"rose": 3})
     with pytest.raises(MarginbenchError, match=r"'flowers': has one class alone: a margin lies between"):
         load_data("flowers", 1, tmp_path, sets, size=4)
+
+
+def _pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\n")
+
+
+def _cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_pointer, "it is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+        (_cut_off, r"\(.*\): copy or download it again"),
+        (lambda path: path.write_bytes(b""), "it is empty: copy or download it again"),
+    ],
+)
+def test_an_image_that_is_none_has_a_remedy(
+    sets: Path, tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    save_images(tmp_path / "flowers", {"rose": 3, "tulip": 3})
+    spoil(tmp_path / "flowers" / "train" / "rose" / "0.png")
+    with pytest.raises(MarginbenchError, match=rf"rose/0\.png: not a readable image:? ?{words}"):
+        load_data("flowers", 2, tmp_path, sets, size=4)
+
+
+@pytest.mark.parametrize(("names", "line"), [(range(11), "'10' is class 2"), (range(1, 4), "'1' is class 0")])
+def test_numbers_that_are_not_the_labels_are_told(
+    names: range, line: str, sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_images(tmp_path / "digits10", {str(name): 1 for name in names})
+    read_folder(tmp_path / "digits10", sets, 4)
+    (message,) = caplog.messages
+    assert message.endswith(f"class folders are numbered in the order of their names, so that {line}")
+
+
+@pytest.mark.parametrize("names", [[str(i) for i in range(10)], ["0", "1", "other"], ["cat", "dog"]])
+def test_other_names_are_not(names: list[str], sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_images(tmp_path / "mine", dict.fromkeys(names, 1))
+    read_folder(tmp_path / "mine", sets, 4)
+    assert not caplog.messages
+
+
+def test_files_that_are_left_out_are_told(sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "flowers"
+    save_images(place, {"rose": 3, "tulip": 3})
+    for name in ("9.gif", "8.npy", ".DS_Store"):
+        (place / "train" / "rose" / name).write_bytes(b"")
+    read_folder(place, sets, 4)
+    (message,) = caplog.messages
+    assert "2 train files are left out, being no images by their names (.gif, .npy), as " in message
 
 
 def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:

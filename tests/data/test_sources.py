@@ -144,6 +144,22 @@ def test_a_damaged_npz_is_explained(sets: Path, content: bytes) -> None:
         load_data("mine", 10, Path(), sets)
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer, not the file itself: run `git lfs"),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"PK\x03\x04 cut off", "is cut off: copy or download it again"),
+        (b"", "is empty: copy or download it again"),
+    ],
+)
+def test_what_lies_in_the_place_of_an_npz_is_named(sets: Path, content: bytes, problem: str) -> None:
+    sets.mkdir()
+    (sets / "mine.npz").write_bytes(content)
+    with pytest.raises(MarginbenchError, match=rf"mine\.npz: not a readable \.npz file: it {problem}"):
+        load_data("mine", 10, Path(), sets)
+
+
 def test_damaged_files_of_torchvision_are_explained(sets: Path) -> None:
     save_idx(sets / "MNIST" / "raw", arrays(size=28))
     (sets / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03")

@@ -247,3 +247,9 @@ def test_help_teaches(run: Run) -> None:
     )
     code, text, _ = run("--help")
     assert code == 0 and "evaluate" in text and "compare" in text
+
+
+@pytest.mark.parametrize(("mean", "std"), [([33.3], [78.6]), ([0.0], [255.0]), ([127.5], [1.0])])
+def test_statistics_of_pixels_up_to_255_are_refused(mean: list[float], std: list[float], tiny: Path) -> None:
+    with pytest.raises(ParameterError, match=r"is above 1, and the images are in \[0, 1\]: divide mean and std by 255"):
+        evaluate_model(nn.Linear(64, 10), suite=str(tiny), out=tiny.parent, mean=mean, std=std)
