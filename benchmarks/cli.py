@@ -239,7 +239,6 @@ def evaluate_command(
     from marginbench.benchmarks.models.evaluate import evaluate_model
     from marginbench.benchmarks.tables.render import show
 
-    numbers = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
     outcome = evaluate_model(
         str(model),
         weights,
@@ -247,7 +246,8 @@ def evaluate_command(
         suite or SUITE,
         name,
         out,
-        **numbers,
+        _numbers("mean", mean),
+        _numbers("std", std),
         attacks=attacks,
         set=settings or (),
         device=device,

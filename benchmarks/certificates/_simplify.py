@@ -68,9 +68,10 @@ def _relative(logits: Tensor) -> Tensor:
 def _take_tails(recorded: fx.GraphModule) -> list[Tail]:
     """Cut off what changes no class, from the end on; the last operation comes first in the list."""
     (end,) = (node for node in recorded.graph.nodes if node.op == "output")
-    tails = []
+    tails: list[Tail] = []
     while True:
-        last = end.args[0][0] if isinstance(end.args[0], list | tuple) else end.args[0]
+        result: Any = end.args[0]
+        last = result[0] if isinstance(result, list | tuple) else result
         tail = _tail(last) if isinstance(last, fx.Node) and last.op == "call_function" else None
         if tail is None:
             return tails
@@ -83,11 +84,10 @@ def _tail(last: fx.Node) -> Tail | None:
     name = _name(last)
     if name in TAILS and last.args[1] in (1, -1):
         return partial(TAILS[name], dim=1)
-    if name not in ("add", "sub") or not all(isinstance(node, fx.Node) for node in last.args):
+    if name not in ("add", "sub") or list(last.args) != last.all_input_nodes or len(last.args) != 2:
         return None
-    shapes = [getattr(node.meta.get("val"), "shape", ()) for node in last.args]  # type: ignore[union-attr]
-    wide = len(shapes[0]) == 2 and shapes[0][1] > 1
-    return _relative if wide and tuple(shapes[1]) == (shapes[0][0], 1) else None
+    first, second = (tuple(node.meta["val"].shape) for node in last.all_input_nodes[:2])
+    return _relative if len(first) == 2 and first[1] > 1 and second == (first[0], 1) else None
 
 
 def _name(node: fx.Node) -> str:
