@@ -101,7 +101,7 @@ def _say_what_is_left_out(place: Path, listed: dict[str, Samples]) -> None:
         rest = [file for file in files if file.is_file() and str(file) not in used and file.name[0] != "."]
         if rest:
             kinds = ", ".join(sorted({file.suffix or file.name for file in rest}))
-            text = f"{len(rest)} {part} files are left out, being no images by their names ({kinds}), as {rest[0]}"
+            text = f"left out of {part}, being no images by their names: {len(rest)} ({kinds}), such as {rest[0]}"
             log.warning("image folder %s: %s", place, text)
 
 

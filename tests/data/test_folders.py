@@ -159,7 +159,7 @@ def test_files_that_are_left_out_are_told(sets: Path, tmp_path: Path, caplog: py
         (place / "train" / "rose" / name).write_bytes(b"")
     read_folder(place, sets, 4)
     (message,) = caplog.messages
-    assert "2 train files are left out, being no images by their names (.gif, .npy), as " in message
+    assert "left out of train, being no images by their names: 2 (.gif, .npy), such as " in message
 
 
 def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:
