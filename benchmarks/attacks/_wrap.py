@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached
 from marginbench.methods import Norm, predicted_class
-from marginbench.methods.maths.rounding import in_reach
 from marginbench.methods.method import UNDECIDED
 
 LIBRARY_NORM: dict[Norm, str] = {"l2": "L2", "linf": "Linf"}
 """How torchattacks, AutoAttack and others spell the norms."""
 FAR = 1e4  # times the largest finite logit: what infinite logits become
+
+MASK = 100  # times the largest gap between the two largest logits: a class as far below in all images is masked
 
 
 class Logits(nn.Module):
@@ -26,10 +27,10 @@ class Logits(nn.Module):
     the classes stays. The losses of libraries need it: cross-entropy saturates on large logits, and the denominator
     of DLR, with its + 1e-12, is wrong for tiny ones. `net` is the network itself.
 
-    Infinite logits take no part in that, nor those out of reach, as a mask of -1e9 makes them (see `in_reach`): they
-    become so low that softmax gives them 0, +inf so high that the others get it. Rows that decide nothing, see
-    `predicted_class`, become constant; with `nowhere` a further class K wins there, which is as low as -inf elsewhere.
-    Gradients that are not finite become 0.
+    Infinite logits take no part in that, nor classes masked by a large negative number, of which the first images
+    tell: beside -1e9 the digits of the others would be lost. They become so low that softmax gives them 0, +inf as
+    high. Rows that decide nothing, see `predicted_class`, become constant; with `nowhere` a further class K wins there,
+    which is as low as -inf elsewhere. Gradients that are not finite become 0.
     """
 
     def __init__(self, net: nn.Module, device: torch.device, standardised: bool = True, nowhere: bool = False) -> None:
@@ -37,6 +38,7 @@ class Logits(nn.Module):
         self.net = net
         self.standardised = standardised
         self.nowhere = nowhere
+        self._columns: Tensor | None = None
         # Libraries read the device off the first parameter; torchattacks prints a complaint where there is none.
         self.register_parameter("anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
 
@@ -46,7 +48,7 @@ class Logits(nn.Module):
             x.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
         logits = attached(self.net, x)  # libraries differentiate whatever the network does
         values = logits.detach()
-        decided, finite = (predicted_class(values) != UNDECIDED)[:, None], in_reach(values)
+        decided, finite = (predicted_class(values) != UNDECIDED)[:, None], values.isfinite() & ~self._masked(values)
         logits = logits.where(finite & decided, 0.0)
         if self.standardised:
             count = finite.sum(1, keepdim=True).clamp(min=1)
@@ -54,9 +56,18 @@ class Logits(nn.Module):
             scale = centred.detach().abs().amax(1, keepdim=True)
             logits = centred / scale.where(scale > 0, 1.0)
         far = FAR * logits.detach().abs().amax(1, keepdim=True).clamp(min=1)
-        infinite = torch.where(values > 0, far, -far) * decided
+        infinite = torch.where(values.isposinf(), far, -far) * decided
         logits = torch.where(finite, logits, infinite)
         return torch.cat([logits, torch.where(decided, -far, 1.0)], 1) if self.nowhere else logits
+
+    def _masked(self, values: Tensor) -> Tensor:
+        """[K] bool, classes that for all of the first images lie far below, by the largest gap to a runner-up."""
+        if self._columns is None:
+            gaps = (values.amax(1, keepdim=True) - values)[predicted_class(values) != UNDECIDED]
+            if not len(gaps):
+                return values.new_zeros(values.shape[1], dtype=torch.bool)
+            self._columns = (gaps > MASK * gaps.topk(min(2, gaps.shape[1]), 1, largest=False).values.max()).all(0)
+        return self._columns
 
     def train(self, mode: bool = True) -> "Logits":
         """Nothing: the network keeps its modes, whatever a library asks for."""
