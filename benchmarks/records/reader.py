@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+USUAL = 1000  # calls that Python nests
 AGAIN = "delete it, or run `run-all --retry`"
 RESULTS = Path("results/local")  # where records are written and read unless a folder is named
 
@@ -84,7 +87,9 @@ def json_object(path: Path) -> dict[str, Any]:
         MarginbenchError: there is no such file, or it holds something else.
     """
     try:
-        values = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        with _shallow():
+            values = json.loads(content)
     except OSError as error:
         raise MarginbenchError(f"record {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -92,6 +97,17 @@ def json_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise MarginbenchError(f"record {path}: not a complete JSON object ({values!r:.40}): {AGAIN}")
     return values
+
+
+@contextmanager
+def _shallow() -> Iterator[None]:
+    """A block in which Python refuses to nest deeper than usual: C code overflows where libraries allow it more."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(min(limit, USUAL))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _schema(values: Mapping[str, Any]) -> int:

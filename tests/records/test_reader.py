@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -271,3 +272,17 @@ def test_commands_go_on_without_a_broken_record(run: Run, tmp_path: Path, comman
     assert code == 0 and "mixup" in text
     code, _, err = run(*command, tmp_path, "--strict")
     assert code == 2 and str(paths[0]) in err
+
+
+def test_nesting_is_refused_where_a_library_lets_python_nest_until_it_crashes(tmp_path: Path) -> None:
+    """auto-LiRPA allows a million calls within each other: the JSON parser, which is in C, overflows before that."""
+    path = write_record(tmp_path / "runs", full("ce"), ARRAYS)
+    path.write_text("[" * 10**6)
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(10**6)
+    try:
+        with pytest.raises(MarginbenchError, match="not a complete JSON object"):
+            read_record(path)
+        assert sys.getrecursionlimit() == 10**6
+    finally:
+        sys.setrecursionlimit(before)
