@@ -3,6 +3,7 @@
 import codecs
 import sys
 import unicodedata
+from contextlib import suppress
 
 PLAIN = {
     "∞": "inf",
@@ -40,7 +41,8 @@ def make_readable() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # not of what a notebook or a test may have put there
         if reconfigure is not None:
-            reconfigure(errors=_HANDLER)
+            with suppress(OSError):  # a terminal that is open for reading too
+                reconfigure(errors=_HANDLER)
 
 
 def _substituted(error: UnicodeError) -> tuple[str, int]:

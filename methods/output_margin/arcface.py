@@ -59,7 +59,7 @@ class ArcFace(Method):
         0.0,
         "power of the share by which the learning rate has fallen; 0: m from the first step",
         unit="1",
-        source="the paper has none; 4: of 1 and 4, on validation images of a CIFAR-10 subset (see deviations)",
+        source="the paper has none; 4: validation images of a CIFAR-10 subset, 2 values (see deviations)",
         search=(0.0, 1.0, 4.0),
         ge=0,
     )

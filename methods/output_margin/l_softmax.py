@@ -52,7 +52,7 @@ class LSoftmax(Method):
         "rate",
         "what lambda falls with",
         unit="-",
-        source="validation images of a CIFAR-10 subset (see deviations)",
+        source="validation images of a CIFAR-10 subset, 2 values (see deviations)",
         search=("rate", "progress"),
     )
     lambda_peak: float = param(

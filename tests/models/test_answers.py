@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks import ModelOutcome, evaluate_model
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.answers import Answers
-from marginbench.benchmarks.runs import execute
+from marginbench.benchmarks.runs import measure
 from marginbench.methods.errors import ParameterError
 
 
@@ -211,7 +211,7 @@ def test_an_older_model_that_is_asked_for_again_is_told_that_its_row_is_stale(
 ) -> None:
     caplog.set_level(logging.INFO, "marginbench")
     times = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 9))
-    monkeypatch.setattr(execute, "_now", lambda: next(times))
+    monkeypatch.setattr(measure, "now", lambda: next(times))
     evaluate(Own(), tiny)
     evaluate(Own(2.0), tiny)
     assert "stale" not in caplog.text

@@ -16,7 +16,7 @@ from marginbench.benchmarks.models import known_row
 from marginbench.benchmarks.models.known_row import examine_row, expected
 from marginbench.benchmarks.probes import clever, rejection, smoothing
 from marginbench.benchmarks.records import metrics
-from marginbench.benchmarks.runs import execute
+from marginbench.benchmarks.runs import measure
 from marginbench.benchmarks.tables import columns, leaderboard, render
 from marginbench.methods.net import Normalise
 
@@ -126,14 +126,14 @@ def shifted_labels(patch: pytest.MonkeyPatch) -> None:
 
 MUTANTS: dict[str, tuple[Plant, str]] = {
     "robust accuracies swapped": (
-        swapped(execute, "summarise", "robust_accuracy_l2", "robust_accuracy_linf"),
+        swapped(measure, "summarise", "robust_accuracy_l2", "robust_accuracy_linf"),
         "robust_accuracy_l2",
     ),
     "robust and certified swapped": (
-        swapped(execute, "summarise", "robust_accuracy", "certified_accuracy"),
+        swapped(measure, "summarise", "robust_accuracy", "certified_accuracy"),
         "certified_accuracy_linf",
     ),
-    "lower and upper swapped": (swapped(execute, "summarise", "margin_lower", "margin_upper"), "margin_upper_l2"),
+    "lower and upper swapped": (swapped(measure, "summarise", "margin_lower", "margin_upper"), "margin_upper_l2"),
     "wrong points keep their distance": (
         twin(
             metrics, "per_point", 'out[f"margin_upper_{norm}"] = upper', 'out[f"margin_upper_{norm}"] = upper[correct]'

@@ -55,7 +55,14 @@ def step_on_meta(method: Method, network: str, at: int) -> set[str]:
         loss = run._do(run._batch())
     momenta = [state["momentum_buffer"] for state in run.optimiser.state.values()]
     assert momenta, "no weight has been trained"
-    left = [loss, *run.net.parameters(), *run.net.buffers(), *momenta, *run.ctx.tables.values()]
+    left = [
+        loss.total,
+        *loss.parts.values(),
+        *run.net.parameters(),
+        *run.net.buffers(),
+        *momenta,
+        *run.ctx.tables.values(),
+    ]
     return {tensor.device.type for tensor in left}
 
 

@@ -11,7 +11,7 @@ from support import Run
 from marginbench.benchmarks import load_network, run_all
 from marginbench.methods import MarginbenchError
 
-METHODS = ["arcface(m=0.1,s=16)", "pgd_at(steps=1)", "quantise"]
+METHODS = ["arcface(s=16,m=0.1)", "pgd_at(steps=1)", "quantise"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_damaged_bundles(folder: Path, tmp_path: Path, run: Run) -> None:
     assert run("export", path, "-o", tmp_path / "net")[0] == 0
     text = (tmp_path / "net.toml").read_text()
     for changed, words in (
-        (text[: len(text) // 2] + '"', "not valid TOML"),
+        (f"{text}\n= 1", "not valid TOML"),
         (text.replace("repetition = 0", 'repetition = "none"'), "repetition"),
         (text.replace('method = "', 'method = "no_such_'), "unknown method"),
         (text.replace('sha256 = "', 'sha256 = "0'), "is not the file that was written"),

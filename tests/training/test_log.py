@@ -12,7 +12,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.log import Log
-from marginbench.benchmarks.training.loop import Run, train
+from marginbench.benchmarks.training.loop import How, Run, train
 from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, cross_entropy
 
 
@@ -55,8 +55,8 @@ def test_a_checkpoint_keeps_the_sums_of_an_unfinished_epoch(tmp_path: Path, monk
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "step", killed)
-        train(InParts(), small_suite(epochs=3), small_data(), 0, Checkpoint(path, every=0))
-    resumed = train(InParts(), small_suite(epochs=3), small_data(), 0, Checkpoint(path))
+        train(InParts(), small_suite(epochs=3), small_data(), 0, How(Checkpoint(path, every=0)))
+    resumed = train(InParts(), small_suite(epochs=3), small_data(), 0, How(Checkpoint(path)))
     assert (resumed.parts, resumed.losses) == (whole.parts, whole.losses)
 
 
