@@ -104,7 +104,7 @@ def _looks(image: Tensor, kind: torch.dtype) -> Iterator[_Look]:
 
     blurred = image + BLUR * (2 * drawn(0) - 1)
     parts = {name: mask[None].to(image.device) for name, mask in _parts(tuple(image.shape[1:]))}
-    signs = 2 * drawn(1).round() - 1
+    signs = 2 * torch.randint(2, image.shape, generator=torch.Generator().manual_seed(1)).to(image) - 1
     for scale in (_COARSE,) if is_coarse(kind) else (_SMALL[kind], _LARGE):
         yield _Look(scale, blurred.clamp(scale.step, 1 - scale.step), kind, signs, parts)  # segments lie in the box
     if is_coarse(kind):
