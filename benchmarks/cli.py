@@ -222,6 +222,9 @@ def evaluate_command(
     if (model is None) == (run is None):
         raise MarginbenchError("give --model, or --run for what run-all has trained")
     if run is not None:
+        of_models = {"--weights": weights, "--data": data, "--name": name, "--mean": mean, "--std": std}
+        if given := [option for option, value in of_models.items() if value is not None]:
+            raise MarginbenchError(f"--run: {given[0]} is for a --model; what run-all has trained has its own")
         _evaluate_trained(
             run,
             RunOptions(
@@ -561,10 +564,14 @@ def _report(outcome: "RunOutcome", chosen: RunOptions) -> None:
     else:
         from marginbench.benchmarks.tables.render import show
 
-        show(outcome.records)
+        if outcome.records:
+            show(outcome.records)
         print(done)
-        print("Tables:  " + "  ".join(map(str, outcome.files)))
-        print(f"Records: {outcome.runs}/<id>.json and .npz")
+        if outcome.files:
+            print("Tables:  " + "  ".join(map(str, outcome.files)))
+            print(f"Records: {outcome.runs}/<id>.json and .npz")
+    if outcome.untrained:
+        print(f"{outcome.untrained} runs have no network yet in {outcome.networks}: --only train makes them")
     if outcome.elsewhere:
         print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
     if outcome.failed:

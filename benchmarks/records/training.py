@@ -46,11 +46,12 @@ class Training:
 
     id: str
     identity: TrainingIdentity
-    suite: str  # by whose name it was asked for
+    suite: str  # by whose name it was asked for, without what was changed
     method: str  # canonical spec
     repetition: int
     status: Literal["done", "failed"]
     error: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)  # of the suite, as far as they change the training
     sha256: str | None = None  # of the file of the network; None where there never was one
     size: int = 0  # bytes of that file
     discarded: bool = False  # the file was removed after its evaluation
@@ -71,6 +72,10 @@ class Training:
     def kept(self) -> bool:
         """There is a network, as far as the record knows."""
         return self.status == "done" and not self.discarded
+
+
+class NetworkFileError(MarginbenchError):
+    """The file of a network is not what its record says."""
 
 
 def network_path(folder: Path, training_id: str) -> Path:
@@ -112,6 +117,15 @@ def read_training(path: Path) -> Training:
     return training
 
 
+def damaged(folder: Path, training: Training) -> bool:
+    """Whether the network is not the one that was written. It reads the whole file."""
+    try:
+        network_bytes(folder, training)
+    except NetworkFileError:
+        return True
+    return False
+
+
 def find_training(folder: Path, training_id: str) -> Training | None:
     """The record of a training, if there is one that can be read."""
     path = folder / f"{training_id}.json"
@@ -128,18 +142,20 @@ def network_bytes(folder: Path, training: Training, name: str | None = None) -> 
         name: of the file, without its suffix. Default: the id.
 
     Raises:
-        MarginbenchError: it failed, was discarded, is missing, or is not the file that was written.
+        NetworkFileError: it failed, was discarded, is missing, or is not the file that was written.
     """
     path = network_path(folder, name or training.id)
     what = f"network {path}"
     if training.status == "failed":
-        raise MarginbenchError(f"{what}: there is none, its training failed: {training.error}")
+        raise NetworkFileError(f"{what}: there is none, its training failed: {training.error}")
     if training.discarded:
-        raise MarginbenchError(f"{what}: was discarded after its evaluation; `run-all --only train` trains it again")
+        raise NetworkFileError(f"{what}: was discarded after its evaluation; `run-all --only train` trains it again")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise MarginbenchError(f"{what}: {error.strerror}; `run-all --only train` trains it again") from None
+        raise NetworkFileError(f"{what}: {error.strerror}; `run-all --only train` trains it again") from None
     if hashlib.sha256(content).hexdigest() != training.sha256:
-        raise MarginbenchError(f"{what}: is not the file that was written: copy it again, or delete it")
+        raise NetworkFileError(
+            f"{what}: is not the file that was written: copy it again, or let `--retry` train it again"
+        )
     return content

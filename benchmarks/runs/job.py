@@ -8,7 +8,7 @@ from pathlib import Path
 from marginbench.benchmarks.machine.deadline import DeadlineError
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.records.training import Training, network_path
+from marginbench.benchmarks.records.training import NetworkFileError, Training, damaged, network_path
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import DivergedError
@@ -46,8 +46,9 @@ class Job:
         """Whether a training that has a record is done again: also one whose network is gone."""
         if self.options.only == "evaluate":
             return False
-        gone = training.status == "done" and not has_network(self.networks, training)
-        return gone or self._chosen(training)
+        if training.status == "done" and not has_network(self.networks, training):
+            return True
+        return self._chosen(training) or (self.options.redo == "failed" and damaged(self.networks, training))
 
     def _chosen(self, record: Record | Training) -> bool:
         redo = self.options.redo
@@ -79,7 +80,7 @@ def finished(path: Path, job: Job) -> Record | None:
 
 def reason(failure: Exception) -> str:
     """Why a run failed, in one line: what was raised, and where."""
-    if isinstance(failure, TrainingFailedError):
+    if isinstance(failure, TrainingFailedError | NetworkFileError):
         return str(failure)
     if isinstance(failure, DivergedError | DeadlineError):
         return f"{type(failure).__name__.removesuffix('Error').lower()}: {failure}"

@@ -32,11 +32,16 @@ def table(folders: Sequence[Path]) -> str:
         file = network_path(path.parent, training.id)
         there = file.is_file()
         total += file.stat().st_size if there else 0
-        state = size(training.size) if there else _why_not(training)
+        state = _size(file, training) if there else _why_not(training)
         rows.append((training.method, training.repetition, training.suite, state, file, (training.sha256 or "-")[:12]))
     rows.sort(key=lambda row: tuple(map(str, (row[2], row[0], row[1]))))
     lines = tabulate(rows, ("row", "seed", "suite", "size", "file", "sha256"), tablefmt="github")
     return f"{lines}\n\n{len(rows)} trainings, {size(total)} on disk."
+
+
+def _size(file: Path, training: Training) -> str:
+    found = file.stat().st_size
+    return size(found) if found == training.size else f"{size(found)}, damaged"
 
 
 def _why_not(training: Training) -> str:

@@ -161,6 +161,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not value >= smallest:
                 raise ParameterError(name, value, f"must be at least {smallest}")
+        if self.only == "train" and self.discard:
+            raise ParameterError("discard", True, "needs an evaluation, after which the network is removed")
         if self.memory is not None:
             parse_size(self.memory)
         if self.deadline is not None and not self.deadline > 0:

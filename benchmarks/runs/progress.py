@@ -66,7 +66,7 @@ class Progress:
         seconds = self._eta.seconds()
         takes = _suites_own_words(work.suite) if seconds is None else f"about {clock(seconds)}, as in earlier runs"
         where = f"{_count(workers, 'worker')}{' of a Dask cluster' if options.scheduler else ''}"
-        resumed = len(work.cells) - len(work.todo)
+        resumed = len(work.cells) - len(work.todo) - len(work.untrained)
         before = f", {resumed} have a record already" if resumed else ""
         self._first = f"{_count(self._total, 'run')} to do with {where}{before}; {takes}"
 

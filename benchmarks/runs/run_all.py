@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +30,10 @@ from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
+from marginbench.benchmarks.training.load import method_of
 from marginbench.methods import Method, spec_of
 from marginbench.methods.errors import ParameterError
+from marginbench.methods.spec import read_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,7 @@ class RunOutcome:
     repeated: int  # runs that were done
     failed: int  # runs asked for whose record is that of a failure, from this call or an earlier one
     resumed: int  # runs that had a record already
+    untrained: int  # runs left out because they have no network yet, with `only="evaluate"`
     elsewhere: int  # runs that another process holds
 
 
@@ -79,6 +82,14 @@ class Work:
     def known(self) -> list[Record]:
         """Successful records of this version of the suite."""
         return [record for record in self.records.values() if record.status == "done" and self.suits(record)]
+
+    @property
+    def untrained(self) -> list[Cell]:
+        """The runs that are left out as there is no network to evaluate, nor a record."""
+        if self.job.options.only != "evaluate":
+            return []
+        todo = {cell.id for cell in self.todo}
+        return [cell for cell in self.cells if cell.id not in todo and cell.id not in self.records]
 
     def suits(self, record: Record) -> bool:
         """It is of the suite as it is now."""
@@ -116,8 +127,6 @@ def prepare(options: RunOptions) -> Work:
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
     todo = [cell for cell in cells if _is_left(cell, job, records, {path.stem for path in reading.problems})]
-    if options.only == "evaluate":
-        _tell_untrained(cells, todo, job, records)
     return Work(job, data, device, folder, cells, todo, records)
 
 
@@ -131,12 +140,6 @@ def _is_left(cell: Cell, job: Job, records: Mapping[str, Record], unreadable: Se
     if cell.id in unreadable:
         return job.options.redo != "nothing"
     return cell.id not in records or job.repeats(records[cell.id])
-
-
-def _tell_untrained(cells: Sequence[Cell], todo: Sequence[Cell], job: Job, records: Mapping[str, Record]) -> None:
-    waiting = {cell.id for cell in cells} - {cell.id for cell in todo} - records.keys()
-    if waiting:
-        log.warning("%d runs have no network yet in %s: `run-all --only train` makes them", len(waiting), job.networks)
 
 
 def _has_ended(training: Training | None, job: Job) -> bool:
@@ -177,10 +180,13 @@ def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
         MarginbenchError: no such network in the output folder, or the suite trains in another way.
     """
     found = named(run, Path(options.out).expanduser())
-    suite = options.suite or found[0].suite
-    methods: list[str | Path | Method | type[Method]] = list({training.method: None for training in found})
+    suite, settings = options.suite, options.set
+    if not suite:
+        given = read_settings(options.set, "KEY=VALUE")
+        suite, settings = found[0].suite, {**found[0].changes, **given}
+    methods: list[str | Path | Method | type[Method]] = list({method_of(training): None for training in found})
     seeds = 1 + max(training.repetition for training in found)
-    options = replace(options, suite=suite, methods=methods, seeds=seeds, only="evaluate")
+    options = replace(options, suite=suite, set=settings, methods=methods, seeds=seeds, only="evaluate")
     work = prepare(**vars(options))
     ids = {training.id for training in found}
     cells = [cell for cell in work.cells if cell.training.id in ids]
@@ -206,10 +212,10 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
                     ended.append(record)
                     progress.finished(record)
     table, files, current = _tables(work)
-    resumed, left = len(work.cells) - len(work.todo), len(work.todo) - len(ended)
-    return RunOutcome(
-        table, current, files, work.runs, work.job.networks, len(ended), _failed(work, current), resumed, left
-    )
+    untrained = len(work.untrained)
+    resumed, left = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(ended)
+    done = len(ended), _failed(work, current), resumed, untrained, left
+    return RunOutcome(table, current, files, work.runs, work.job.networks, *done)
 
 
 def _failed(work: Work, current: Iterable[Record]) -> int:
@@ -258,7 +264,7 @@ def _written(work: Work, current: list[Record]) -> tuple[pd.DataFrame, list[Path
     from marginbench.benchmarks.tables.files import write_tables
     from marginbench.benchmarks.tables.leaderboard import leaderboard
 
-    return (leaderboard(current), []) if work.job.options.only == "train" else write_tables(current, work.folder)
+    return write_tables(current, work.folder) if current else (leaderboard(current), [])
 
 
 def _tables(work: Work) -> tuple[pd.DataFrame, list[Path], list[Record]]:

@@ -78,7 +78,8 @@ def _training(cell: Cell, job: Job, data: Dataset, error: str | None, facts: Map
     return Training(
         id=cell.training.id,
         identity=cell.training,
-        suite=job.suite.name,
+        suite=job.suite.stream_name,
+        changes={key: value for key, value in job.suite.changes.items() if not key.startswith("evaluation.")},
         method=spec_of(cell.method),
         repetition=cell.repetition,
         status="done" if error is None else "failed",

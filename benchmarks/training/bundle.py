@@ -12,7 +12,7 @@ from marginbench.benchmarks.records.typed import WrongValueError, build
 from marginbench.methods import MarginbenchError, create
 
 OF_IDENTITY = ("recipe", "data", "revision", "source", "epsilon", "schema")
-LEFT_OUT = ("identity", "curve", "losses", "parts", "cost", "error", "discarded", "status")
+LEFT_OUT = ("identity", "curve", "losses", "parts", "cost", "error", "changes", "discarded", "status")
 
 
 def to_toml(training: Training) -> str:

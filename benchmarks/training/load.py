@@ -93,10 +93,11 @@ def method_of(training: Training) -> Method:
     """
     try:
         method = create(training.method)
-    except MarginbenchError as error:
+    except MarginbenchError:
         if training.identity.source is None:
             raise
-        raise MarginbenchError(f"training {training.id[:12]} is of a plug-in: load its file first ({error})") from None
+        what = f"{training.method} (training {training.id[:12]})"
+        raise MarginbenchError(f"{what} is of a plug-in: load its file first, with --plugin or load_plugin") from None
     known = training.identity
     if (method.info.revision, module_source(type(method).__module__)) != (known.revision, known.source):
         log.warning(

@@ -218,7 +218,7 @@ MUTANTS = {
         certificate="crown",
     ),
     "a rival is left out": Mutant(
-        twin(crown, "_specification", "torch.arange(1, classes,", "torch.arange(2, classes,"),
+        twin(crown, "_rivals", "torch.arange(1, classes,", "torch.arange(2, classes,"),
         linear,
         certificate="crown",
     ),
