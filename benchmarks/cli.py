@@ -217,7 +217,7 @@ def evaluate_command(
     Networks that run-all has trained are kept, and nothing is trained again: marginbench evaluate --run mma
     --attacks exhaustive
     """
-    _say_what_loads(f"evaluate {model}")
+    _say_what_loads(f"evaluate {model or run}")
     _load_plugins(plugin)
     if (model is None) == (run is None):
         raise MarginbenchError("give --model, or --run for what run-all has trained")

@@ -18,7 +18,9 @@ def write_template(name: str, folder: Path) -> Path:
     Raises:
         MarginbenchError: not a lower-case identifier, the key is taken, or the file exists.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise MarginbenchError(f"method name {name!r}: is a word of Python's own")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise MarginbenchError(f"method name {name!r}: use lower-case letters, digits and _, as in my_margin")
     path = folder / f"{name}.py"
     if path.exists():
