@@ -1,6 +1,7 @@
 """What a hook must leave as it found it: the batch, the modes of the network, the global generators."""
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -45,8 +46,9 @@ def untouched(hook: Callable[..., Any], net: nn.Module | None = None, batch: Bat
             raise HookError(place_of(hook), f"left {left} on: put it back into the mode that it was in")
     if draws is not None and draws.strange:
         raise HookError(place_of(hook), f"drew from torch's global generator, or seeded it: {GENERATORS}")
+    alone = threading.current_thread() is threading.main_thread()  # a Dask worker's other threads draw, too
     for name, old, new in zip(("random", "numpy.random"), unseeded, (random.getstate(), _numpy_state()), strict=True):
-        if old != new:
+        if alone and old != new:
             raise HookError(place_of(hook), f"drew from the global generator of {name}: {GENERATORS}")
 
 

@@ -29,13 +29,13 @@ def at_its_second_run(action: str) -> str:
     """A worker that does this in the middle of its second run."""
     return f"""
 import os, signal, threading
-from marginbench.benchmarks.runs import execute
-train, runs = execute.train, iter([1, 2])
+from marginbench.benchmarks.runs import train as stage
+train, runs = stage.train, iter([1, 2])
 def broken(*arguments, **options):
     if next(runs) == 2:
         {action}
     return train(*arguments, **options)
-execute.train = broken
+stage.train = broken
 {WORKER}
 """
 

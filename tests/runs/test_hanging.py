@@ -15,7 +15,7 @@ from marginbench.benchmarks import RunOptions, run_all
 from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError, alarm, patience
 from marginbench.benchmarks.registry import REGISTRIES
-from marginbench.benchmarks.runs.execute import Job
+from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.runs.worker import STARTING, Setup, Worker
 from marginbench.benchmarks.runs.workers import seen_elsewhere
@@ -110,7 +110,7 @@ def test_how_long_a_worker_may_take(tiny: Path, tmp_path: Path, monkeypatch: pyt
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now)
     for deadline, at_work in ((None, None), (60.0, patience(60.0) - 7.0)):
-        job = Job(RunOptions(deadline=deadline), load_suite(str(tiny)), tmp_path)
+        job = Job(RunOptions(deadline=deadline), load_suite(str(tiny)), tmp_path, tmp_path)
         worker = Worker.__new__(Worker)  # without a process
         worker.setup = Setup(job, (), torch.device("cpu"), 0, 1, 1)
         worker.cell, worker.ready, worker.since = None, False, now - 7.0

@@ -83,6 +83,6 @@ def test_ctrl_c_says_how_to_go_on(run: Run, tiny: Path, tmp_path: Path, monkeypa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("marginbench.benchmarks.runs.execute.train", interrupt)
+    monkeypatch.setattr("marginbench.benchmarks.runs.train.train", interrupt)
     code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out", "--jobs", "1")
     assert code == 130 and "finished runs are kept" in err

@@ -122,7 +122,7 @@ def test_a_run_plans_with_the_memory_of_its_job(tiny: Path, tmp_path: Path, monk
         seen.append([*budget._limits])
         raise RuntimeError("enough")
 
-    monkeypatch.setattr("marginbench.benchmarks.runs.execute._run", look)
+    monkeypatch.setattr("marginbench.benchmarks.runs.train.train", look)
     for memory in (None, "4GB"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / str(memory), memory=memory)
     assert seen == [[], [4 * 10**9]] and budget._limits == []
@@ -139,7 +139,7 @@ def test_the_time_left_is_known_from_earlier_records() -> None:
         cost = {"seconds": seconds, "evaluation_seconds": 1.0}
         return a_record(method, cost=cost)
 
-    cells = [Cell(create(spec), 1, {}) for spec in ("ce", "mma", "roll")]
+    cells = [Cell(create(spec), 1, {}, "suite") for spec in ("ce", "mma", "roll")]
     assert Eta(cells, 2).seconds() is None
     eta = Eta(cells, 2, [record("mma", 99.0)])
     eta.finished(record("ce", 9.0))
