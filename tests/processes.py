@@ -92,6 +92,7 @@ Start = Callable[..., Program]  # the fixture `start`
 
 def _run(source: str, words: list[str], targets: tuple[str, str], environment: dict[str, str]) -> None:
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the server may have been started for workers, deaf
     for number, target in enumerate(targets, start=1):
         descriptor = os.open(target, os.O_WRONLY | os.O_APPEND)
         os.dup2(descriptor, number)
