@@ -71,8 +71,8 @@ def test_what_hangs_is_killed_and_the_others_go_on(
     assert errors.pop("ce") is None and errors.pop("svm") is None and errors.keys() == set(keys)
     for key in keys:
         hook, _, where = HANGS[key]
-        at = f"({key}.py, line 14, in {hook.partition('(')[0]})"
-        assert errors[key] == f"deadline: its 900 s were over {where}, and it hung {at}"
+        text = f"deadline: its 900 s were over {where}, and it hung ({key}.py, line {{}}, in {hook.partition('(')[0]})"
+        assert errors[key] in (text.format(13), text.format(14)), "as it hangs, or a moment before"
     assert not list(outcome.runs.glob("*.lock")), "killed workers leave no locks"
     assert run_all(str(tiny), files, 1, "cpu", tmp_path / "out").repeated == 0
 
