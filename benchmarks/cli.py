@@ -582,9 +582,7 @@ def _report(outcome: "RunOutcome", chosen: RunOptions) -> None:
 def _evaluate_trained(run: str, options: RunOptions) -> None:
     from marginbench.benchmarks.runs.run_all import evaluate_trained
 
-    with shown():
-        outcome = evaluate_trained(run, options)
-    _report(outcome, options)
+    _report(evaluate_trained(run, options), options)
 
 
 def _say_what_loads(what: str) -> None:

@@ -86,7 +86,6 @@ def network_path(folder: Path, training_id: str) -> Path:
 def write_training(folder: Path, training: Training, network: bytes | None = None) -> Training:
     """Write the network, if there is one, then the record; returns the record as written.
 
-
     Raises:
         UnwritableError: the folder cannot be written.
     """

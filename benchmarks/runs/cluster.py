@@ -30,7 +30,7 @@ from marginbench.benchmarks.records.training import (
     network_path,
     write_training,
 )
-from marginbench.benchmarks.runs.job import Job, finished, has_network
+from marginbench.benchmarks.runs.job import Job, ended, finished, has_network
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workers import plugin_files
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
@@ -124,10 +124,8 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
 
 def _keep(done: _Done, job: Job) -> Record | Training:
     """Write what a worker has sent; what another process has written meanwhile stays."""
-    if done.network is not None:
-        known = find_training(job.networks, done.network.training.id)
-        if known is None or job.retrains(known):
-            write_training(job.networks, *done.network)
+    if done.network is not None and ended(done.network.training.id, job) is None:
+        write_training(job.networks, *done.network)
     if done.arrays is None or isinstance(done.record, Training):
         return done.record
     kept = finished(job.runs / f"{done.record.id}.json", job)

@@ -32,14 +32,12 @@ def execute(cell: Cell, job: Job, data: Dataset, tell: Callable[[str], None] | N
     with limited(job.memory), threads_of(job.threads):
         if job.options.only == "train":
             return trained(cell, job, data, deadline)
-        with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
-            if not got:
-                return None
-            record = finished(job.runs / f"{cell.id}.json", job)
-            if record is not None:
-                return record
+
+        def both() -> Record | None:
             training = trained(cell, job, data, deadline)
             return None if training is None else _evaluate(cell, job, data, training, deadline)
+
+        return _once(cell, job, both)
 
 
 def give_up(cell: Cell, job: Job, data: Dataset, why: DeadlineError) -> Record | Training | None:
@@ -54,11 +52,15 @@ def give_up(cell: Cell, job: Job, data: Dataset, why: DeadlineError) -> Record |
 
     if job.options.only == "train":
         return failed(cell, job, data, why)
+    return _once(cell, job, lambda: record_run(stopped, entry_of(cell), job.suite, data, job.runs))
+
+
+def _once(cell: Cell, job: Job, do: Callable[[], Record | None]) -> Record | None:
+    """The record of a cell, made now unless there is one; None while another process holds the run."""
     with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
         if not got:
             return None
-        record = finished(job.runs / f"{cell.id}.json", job)
-        return record or record_run(stopped, entry_of(cell), job.suite, data, job.runs)
+        return finished(job.runs / f"{cell.id}.json", job) or do()
 
 
 def _evaluate(cell: Cell, job: Job, data: Dataset, training: Training, deadline: Deadline) -> Record:

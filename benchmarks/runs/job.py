@@ -8,7 +8,7 @@ from pathlib import Path
 from marginbench.benchmarks.machine.deadline import DeadlineError
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.records.training import NetworkFileError, Training, damaged, network_path
+from marginbench.benchmarks.records.training import NetworkFileError, Training, damaged, find_training, network_path
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import DivergedError
@@ -46,9 +46,13 @@ class Job:
         """Whether a training that has a record is done again: also one whose network is gone."""
         if self.options.only == "evaluate":
             return False
-        if training.status == "done" and not has_network(self.networks, training):
+        return self._chosen(training) or (training.status == "done" and self._lost(training))
+
+    def _lost(self, training: Training) -> bool:
+        """The network is gone, or, where failures are repeated, not the one that was written."""
+        if not has_network(self.networks, training):
             return True
-        return self._chosen(training) or (self.options.redo == "failed" and damaged(self.networks, training))
+        return self.options.redo == "failed" and damaged(self.networks, training)
 
     def _chosen(self, record: Record | Training) -> bool:
         redo = self.options.redo
@@ -59,6 +63,12 @@ class Job:
 def has_network(folder: Path, training: Training) -> bool:
     """Whether the network of a training is there."""
     return training.kept and network_path(folder, training.id).is_file()
+
+
+def ended(training_id: str, job: Job) -> Training | None:
+    """The record of a training, if there is one and it is not to be done again."""
+    training = find_training(job.networks, training_id)
+    return None if training is None or job.retrains(training) else training
 
 
 def finished(path: Path, job: Job) -> Record | None:

@@ -58,7 +58,8 @@ class Progress:
     """Reports the runs of a call of `run_all`, from entering the block to leaving it, and what is at work between."""
 
     def __init__(self, work: "Work", workers: int) -> None:
-        options, self._workers, self._runs = work.job.options, workers, work.runs
+        options, self._workers = work.job.options, workers
+        self._locks = work.job.networks if options.only == "train" else work.runs
         self._began = self._spoke = time.monotonic()
         self._ended = threading.Event()
         self._level, self._done, self._total = _level(options), 0, len(work.todo)
@@ -94,7 +95,7 @@ class Progress:
 
     def sign_of_life(self) -> str:
         """How long it has been, and which runs are in progress."""
-        running = sorted(holders(self._runs).values(), key=lambda who: who.since)
+        running = sorted(holders(self._locks).values(), key=lambda who: who.since)
         names = [f"{who.method} seed {who.repetition} for {clock(who.touched - who.since)}" for who in running]
         if len(names) > SHOWN:
             names[SHOWN:] = [f"{len(names) - SHOWN} more"]

@@ -21,7 +21,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import NETWORKS, Training, find_training
 from marginbench.benchmarks.runs.choice import choose_methods, split_settings
 from marginbench.benchmarks.runs.console import shown
-from marginbench.benchmarks.runs.job import Job, has_network
+from marginbench.benchmarks.runs.job import Job, ended, has_network
 from marginbench.benchmarks.runs.networks import named
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
@@ -120,9 +120,9 @@ def prepare(options: RunOptions) -> Work:
     data = suite.load_data(data_dir).to(device)
     cells = take_shard(make_plan(suite, methods, repetitions, data.fingerprint), options.shard)
     folder = Path(options.out).expanduser() / suite.name
-    named = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir)
+    told = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir)
     memory = None if options.memory is None else parse_size(options.memory)
-    job = Job(named, suite, folder / "runs", Path(options.out).expanduser() / NETWORKS, memory)
+    job = Job(told, suite, folder / "runs", Path(options.out).expanduser() / NETWORKS, memory)
     reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
@@ -132,10 +132,9 @@ def prepare(options: RunOptions) -> Work:
 
 def _is_left(cell: Cell, job: Job, records: Mapping[str, Record], unreadable: Set[str]) -> bool:
     """A record that cannot be read counts as that of a failed run: nothing of it is replaced unasked."""
-    training = None if job.options.only is None else find_training(job.networks, cell.training.id)
     if job.options.only == "train":
-        return training is None or job.retrains(training)
-    if job.options.only == "evaluate" and not _has_ended(training, job):
+        return ended(cell.training.id, job) is None
+    if job.options.only == "evaluate" and not _has_ended(find_training(job.networks, cell.training.id), job):
         return False
     if cell.id in unreadable:
         return job.options.redo != "nothing"
@@ -187,13 +186,14 @@ def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
     methods: list[str | Path | Method | type[Method]] = list({method_of(training): None for training in found})
     seeds = 1 + max(training.repetition for training in found)
     options = replace(options, suite=suite, set=settings, methods=methods, seeds=seeds, only="evaluate")
-    work = prepare(**vars(options))
     ids = {training.id for training in found}
-    cells = [cell for cell in work.cells if cell.training.id in ids]
-    if not cells:
-        raise ParameterError("suite", str(suite), f"trains in another way than {run} was trained: name its own suite")
-    todo = [cell for cell in work.todo if cell.training.id in ids]
     with shown() if options.progress else nullcontext():
+        work = prepare(**vars(options))
+        cells = [cell for cell in work.cells if cell.training.id in ids]
+        if not cells:
+            problem = f"trains in another way than {run} was trained: name its own suite"
+            raise ParameterError("suite", str(suite), problem)
+        todo = [cell for cell in work.todo if cell.training.id in ids]
         return _run(options, replace(work, cells=cells, todo=todo))
 
 

@@ -8,8 +8,8 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.files import UnwritableError
 from marginbench.benchmarks.records.provenance import environment
-from marginbench.benchmarks.records.training import Training, find_training, network_path, write_training
-from marginbench.benchmarks.runs.job import Job, now, reason
+from marginbench.benchmarks.records.training import Training, network_path, write_training
+from marginbench.benchmarks.runs.job import Job, ended, now, reason
 from marginbench.benchmarks.runs.locks import lock
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.training.checkpoint import Checkpoint
@@ -27,8 +27,7 @@ def trained(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training
     Raises:
         UnwritableError: the folder of the networks cannot be written.
     """
-    known = find_training(job.networks, cell.training.id)
-    if known is not None and not job.retrains(known):
+    if (known := ended(cell.training.id, job)) is not None:
         return known
     if job.options.only == "evaluate":
         return None
@@ -36,18 +35,21 @@ def trained(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training
     with lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition) as got:
         if not got:
             return None
-        known = find_training(job.networks, cell.training.id)  # another process may have just ended it
-        return known if known is not None and not job.retrains(known) else _train(cell, job, data, deadline)
+        return ended(cell.training.id, job) or _train(
+            cell, job, data, deadline
+        )  # another process may have just ended it
 
 
 def failed(cell: Cell, job: Job, data: Dataset, why: Exception) -> Training | None:
     """Write the record of a training that was stopped from outside; its checkpoint stays.
 
     Returns:
-        None while another process holds it.
+        The record that it had just written itself, if it had; None while another process holds it.
     """
     with lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition) as got:
-        return write_training(job.networks, _training(cell, job, data, reason(why), {})) if got else None
+        if not got:
+            return None
+        return ended(cell.training.id, job) or write_training(job.networks, _training(cell, job, data, reason(why), {}))
 
 
 def discard(job: Job, training: Training) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from support import Run
 
 from marginbench.benchmarks import load_network, load_suite, read_arrays, run_all
+from marginbench.benchmarks.machine.deadline import DeadlineError
 from marginbench.benchmarks.records.training import read_training
 from marginbench.benchmarks.runs import train as stage
+from marginbench.benchmarks.runs.execute import give_up
 from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
@@ -207,3 +210,23 @@ def test_a_network_of_a_changed_suite_is_evaluated_by_its_name_alone(tmp_path: P
     assert run(*words, *changed, "--evaluation", "quick")[0] == 0
     code, out, err = run("evaluate", "--run", "ce", "--out", tmp_path, "--set", "evaluation.points=5")
     assert code == 0 and "1 run done" in out, err
+
+
+def test_what_had_ended_before_its_worker_was_killed_stays(tiny: Path, tmp_path: Path) -> None:
+    """A worker may be taken to hang in the moment in which it has written the record of its training."""
+    how = {"only": "train", "deadline": 600.0}
+    work = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, **how)  # type: ignore[arg-type]
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, only="train")
+    (path,) = (tmp_path / "networks").glob("*.json")
+    found = give_up(work.todo[0], work.job, work.data, DeadlineError("late"))
+    assert found == read_training(path) and found.status == "done"
+
+
+def test_a_failure_that_others_repeated_meanwhile_is_not_repeated_again(tiny: Path, tmp_path: Path) -> None:
+    how = {"set": ["training.learning_rate=1e30"], "only": "train"}
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, **how)  # type: ignore[arg-type]
+    work = prepare(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="failed", **how)  # type: ignore[arg-type]
+    (path,) = (tmp_path / "networks").glob("*.json")
+    failed = read_training(path)
+    assert failed.status == "failed" and work.job.retrains(failed)
+    assert not work.job.retrains(replace(failed, finished="2999-01-01T00:00:00+00:00"))
