@@ -10,6 +10,8 @@ from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.methods import NORMS
 
+COMPUTE = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")  # packages that a page names
+
 
 def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
     """Sentences about the rows of one suite and the records that they are made of."""
@@ -97,10 +99,10 @@ def _where(records: Sequence[Record]) -> str:
 
 
 def _versions(places: Iterable[Environment]) -> Iterator[str]:
-    """`numpy 2.4.6`, or `numpy 2.3.0 and 2.4.6`."""
+    """`numpy 2.4.6`, or `numpy 2.3.0 and 2.4.6`, of the packages that compute; records name all of them."""
     found: dict[str, set[str]] = defaultdict(set)
     for place in places:
-        for name, number in place.versions.items():
-            if number:
+        for name in COMPUTE:
+            if number := place.versions.get(name):
                 found[name].add(number)
-    return (f"{name} {' and '.join(sorted(numbers))}" for name, numbers in found.items())
+    return (f"{name} {' and '.join(sorted(found[name]))}" for name in COMPUTE if name in found)

@@ -296,10 +296,12 @@ def test_a_doubt_is_explained_by_its_record() -> None:
 
 def test_the_page_names_every_machine_and_version() -> None:
     assert "- 2026-01-01, cpu, p, 2 cores; torch 2; commit c0ffee." in render([a_record("ce")], "md")
-    other = replace(ENVIRONMENT, device="NVIDIA H100", cores=16, versions={"torch": "3", "numpy": "2"}, commit=None)
+    versions: dict[str, str | None] = {"torch": "3", "numpy": "2", "idna": "1"}
+    other = replace(ENVIRONMENT, device="NVIDIA H100", cores=16, versions=versions, commit=None)
     records = [a_record("ce"), a_record("pmm", environment=other, finished="2026-01-03T00:00:00+00:00")]
     text = render(records, "md")
     assert "- 2026-01-01 to 2026-01-03, NVIDIA H100, p, 16 cores and cpu, p, 2 cores; torch 2 and 3" in text
+    assert "idna" not in text, "the records name it, and a page would be full of such"
     assert "numpy 2" in text and "commit None, c0ffee." in text and text == render(records[::-1], "md")
 
 
