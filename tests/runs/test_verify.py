@@ -1,7 +1,6 @@
 """`marginbench verify`: records are made again in fresh processes, and what was changed by hand is found."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
