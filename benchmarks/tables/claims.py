@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.statistics.paired import LEVEL, mean_and_interval
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import BASELINE, suite_name
-from marginbench.benchmarks.tables.statistics import LEVEL, mean_and_interval
 from marginbench.benchmarks.tables.text import escaped
 from marginbench.methods import NORMS, Claim
 

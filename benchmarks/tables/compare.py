@@ -13,8 +13,8 @@ from marginbench.benchmarks.records.current import MARKS, current, marks
 from marginbench.benchmarks.records.metrics import per_point
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.statistics.paired import LEVEL, bootstrap, holm, mcnemar, mean_and_interval, student
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.statistics import LEVEL, bootstrap, holm, mcnemar, mean_and_interval, student
 from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
 

@@ -15,8 +15,8 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import Version, current, distinct, marks, version
 from marginbench.benchmarks.records.reader import RESULTS, read_folders, read_records
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.statistics import mean_and_interval
 from marginbench.methods.errors import ParameterError, suggest
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from support import Run
 
 from marginbench.benchmarks.records.metrics import per_point, summarise
 from marginbench.benchmarks.records.record import write_record
+from marginbench.benchmarks.statistics.paired import bootstrap, holm, mcnemar, student
 from marginbench.benchmarks.tables.compare import COMPARED, compare_column, compare_rows
-from marginbench.benchmarks.tables.statistics import bootstrap, holm, mcnemar, student
 from marginbench.methods import MarginbenchError
 
 POINTS = 120

@@ -15,10 +15,10 @@ from scipy.stats import t
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.record import Record, write_record
+from marginbench.benchmarks.statistics.paired import mean_and_interval, quantile
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import leaderboard, load
 from marginbench.benchmarks.tables.render import FORMATS, render
-from marginbench.benchmarks.tables.statistics import mean_and_interval, quantile
 from marginbench.methods.errors import ParameterError
 
 

@@ -1,0 +1,79 @@
+"""Commands that train and evaluate, and say how far they are."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marginbench.benchmarks.cli.app import app, say_what_loads
+from marginbench.benchmarks.records.reader import RESULTS
+from marginbench.benchmarks.runs.cli_options import with_run_options
+from marginbench.benchmarks.runs.options import RunOptions
+
+if TYPE_CHECKING:
+    from marginbench.benchmarks.runs.run_all import RunOutcome
+
+
+@app.command("run-all")
+@with_run_options
+def run_all_command(
+    chosen: RunOptions,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how much time and memory it takes.")
+    ] = False,
+) -> None:
+    """Train, evaluate and rank methods.
+
+    Finished runs are not repeated: stop at any time, and run the same command again for the rest. Several commands, on
+    one machine or many, may share the output folder. Exit code 1 if runs failed.
+    """
+    from marginbench.benchmarks.runs.forks import load_early
+
+    if chosen.jobs != 1 and chosen.device != "cuda" and not chosen.scheduler and not dry_run:
+        load_early()
+    say_what_loads(f"suite {chosen.suite}, into {chosen.out}")
+    from marginbench.benchmarks.runs.run_all import prepare, run_all
+
+    if dry_run:
+        from marginbench.benchmarks.runs.forecast import forecast
+
+        print(forecast(prepare(**vars(chosen))))
+        return
+    report(run_all(**vars(chosen)), chosen)
+
+
+@app.command("status")
+def status_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Output folders of run-all. Default: results/local.")
+    ] = None,
+) -> None:
+    """Say what is done, running, failed and left."""
+    from marginbench.benchmarks.runs.status import status
+
+    print(status(folders or [RESULTS]))
+
+
+def report(outcome: "RunOutcome", chosen: RunOptions) -> None:
+    """What a call of `run_all` did; exit code 1 if runs failed."""
+    again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
+    done = f"{outcome.repeated} run{'s' * (outcome.repeated != 1)} done{again}."
+    if chosen.only == "train":
+        print(f"{done}\nNetworks: {outcome.networks}/<id>.safetensors and .json")
+    else:
+        from marginbench.benchmarks.tables.render import show
+
+        if outcome.records:
+            show(outcome.records)
+        print(done)
+        if outcome.files:
+            print("Tables:  " + "  ".join(map(str, outcome.files)))
+            print(f"Records: {outcome.runs}/<id>.json and .npz")
+    if outcome.untrained:
+        print(f"{outcome.untrained} runs have no network yet in {outcome.networks}: --only train makes them")
+    if outcome.elsewhere:
+        print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
+    if outcome.failed:
+        print(f"{outcome.failed} of the runs failed (--retry repeats them).", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,74 @@
+"""Commands that make tables from records."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from marginbench.benchmarks.cli.app import Strict, app, refuse_nothing
+from marginbench.benchmarks.records.reader import RESULTS
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.benchmarks.tables.render import FORMATS
+
+
+@app.command("leaderboard")
+def leaderboard_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
+    form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}; csv and json hold all columns.")] = "md",
+    sort: Annotated[str, typer.Option(metavar="COLUMN", help="Any column of the csv.")] = DEFAULT_SORT,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
+    strict: Strict = False,
+) -> None:
+    """Make tables from records."""
+    from marginbench.benchmarks.machine.files import write_atomically
+    from marginbench.benchmarks.records.reader import read_records
+    from marginbench.benchmarks.tables.render import render, show
+
+    records = read_records(folders, strict=strict)
+    refuse_nothing(records, folders)
+    if output is not None:
+        write_atomically(output, render(records, form, sort).encode())
+    elif form == "md":
+        show(records, sort)
+    else:
+        sys.stdout.write(render(records, form, sort))
+
+
+@app.command("compare")
+def compare_command(
+    a: Annotated[str, typer.Argument(metavar="A", help="A row of the leaderboard: 'mma' or 'arcface(m=0.4)'.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The row to compare it with.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Output folders. Default: results/local.")
+    ] = None,
+    form: Annotated[Literal["md", "csv"], typer.Option("--format", help="csv holds every number.")] = "md",
+    strict: Strict = False,
+) -> None:
+    """Say in which columns two rows differ.
+
+    Paired, network by network and test point by test point: marginbench compare mma ce results/reference
+    """
+    from marginbench.benchmarks.tables.compare import compare_rows
+    from marginbench.benchmarks.tables.render_comparison import render_comparison
+
+    table = compare_rows(a, b, *(folders or [RESULTS]), strict=strict)
+    sys.stdout.write(render_comparison(table) if form == "md" else table.to_csv(index=False))
+
+
+@app.command("claims")
+def claims_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
+    form: Annotated[Literal["md", "csv"], typer.Option("--format", help="csv holds every number.")] = "md",
+    strict: Strict = False,
+) -> None:
+    """Compare what papers claim with what was measured.
+
+    For each method: what is said to grow, the difference to cross-entropy, and whether it shows.
+    """
+    from marginbench.benchmarks.records.reader import read_records
+    from marginbench.benchmarks.tables.claims import claims, render_claims
+
+    records = read_records(folders, strict=strict)
+    refuse_nothing(records, folders)
+    sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
