@@ -36,12 +36,17 @@ class ODM(Method):
         section="ICML 2017, formulation of mcODM",
         year=2017,
         claims=("feature_margin",),
-        revision=2,
+        revision=3,
         neutral="a squared loss on margins is not cross-entropy at any setting",
         deviations=(
             "the paper's machine is linear or has a kernel; here it is the last layer of a network trained end to end",
-            "the paper tunes all three fields per data set; mu and lambda are the defaults of the authors' library",
-            "the objective is divided by the paper's weight lambda of the losses: weight_penalty = 1 / (2 lambda)",
+            "the paper tunes all three fields per data set; mu is the default of the authors' library",
+            "the objective is divided by the paper's weight lambda of the losses: weight_penalty = 1 / (2 lambda); the"
+            " library's lambda = 1 is for kernels. On 5,000 CIFAR-10 images of 16x16 (ResNet-8, 15 epochs, validation"
+            " images) 0.5 gives 17 %, with whole classes unlearnt, 0.01 32 %, 1e-4 35 %, ce 48 %; on the digits all"
+            " four values tried are within 0.2 points",
+            "the margin knows one rival: where no class has half of the probability the best answer is a tie (Liu:"
+            " Fisher Consistency of Multicategory Support Vector Machines, AISTATS 2007): hard data are learnt slowly",
         ),
     )
 
@@ -63,10 +68,10 @@ class ODM(Method):
         ge=0,
     )
     weight_penalty: float = param(
-        0.5,
+        1e-4,
         "weight of ||W||^2",
         unit="1",
-        source="authors' library: lambda = 1",
+        source="validation images of a CIFAR-10 subset, 3 values: best accuracy (see deviations)",
         search=(0.0, 1e-4, 1e-2, 0.5),
         ge=0,
     )
