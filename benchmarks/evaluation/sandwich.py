@@ -76,7 +76,7 @@ def evaluate(
     Args:
         net: images in [0, 1] to logits.
         certify: the network's own certificate.
-        data: its test split is evaluated; its training images are targets of the blend attack.
+        data: its test split is evaluated; its training images are targets of the blend attack, and probes measure them.
         settings: radii, attacks and certificates.
         seed_parts: what the randomness of the attacks is seeded from.
         deadline: asked before each estimator.
@@ -123,7 +123,7 @@ def evaluate(
         kept = kept.about(*(tensors[name] for name in ("prediction", "output_margin")))
         for key, probe in settings.probes.items():
             seed = seeds.derive_seed(key, *seed_parts)
-            subject = Subject(net, test, data.validation, settings.epsilon, seed)
+            subject = Subject(net, test, data.validation, data.train, settings.epsilon, seed)
 
             def measure(probe: Probe = probe, subject: Subject = subject) -> Found:
                 return Found(probe.measure(subject), {})

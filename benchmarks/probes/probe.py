@@ -22,6 +22,7 @@ class Subject:
     net: nn.Module  # images [B, C, H, W] in [0, 1] to logits [B, K], in eval mode, with frozen parameters
     test: Split  # the N images of the evaluation
     held_out: Split  # images that are neither trained nor tested on
+    train: Split  # the training images of the suite
     epsilon: Mapping[Norm, float]  # the suite's radii, in pixels
     seed: int  # the only source of randomness
 
@@ -42,11 +43,11 @@ class Probe(Section):
     columns: ClassVar[tuple[Column, ...]]  # of its metrics
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
-        """Arrays for the record, by name: of a value for each image, [N, ...], or of a single one, []."""
+        """Arrays for the record, by name: [N, ...] for the images; of any other shape for what is no such list."""
         raise NotImplementedError
 
     def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
-        """The metrics that the columns show, by name.
+        """The metrics by name, those that the columns show among them.
 
         Args:
             arrays: those of the record: its own, `label` [N] and `prediction` [N] int64, and what `evaluation` gives.

@@ -14,6 +14,8 @@ from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
 from marginbench.benchmarks.probes.clever import Clever
+from marginbench.benchmarks.probes.constrained_margin import ConstrainedMargin
+from marginbench.benchmarks.probes.linearised_margin import LinearisedMargin
 from marginbench.benchmarks.probes.probe import Probe, Subject
 from marginbench.benchmarks.probes.rejection import Rejection
 from marginbench.benchmarks.probes.smoothing import Smoothing
@@ -34,6 +36,8 @@ PROBES: tuple[Probe, ...] = (
     Rejection(tpr=0.9, steps=5),
     Smoothing(sigma=0.1, n=50, n0=10),
     Clever(radius={"linf": 0.1, "l2": 0.5}, points=8, batches=5, samples=8),
+    LinearisedMargin(points=40),
+    ConstrainedMargin(points=20, sample=40),
 )
 
 
@@ -101,7 +105,7 @@ def test_a_masked_class_counts_as_removed(trained: Net, plain: Evaluated, index:
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.key)
 def test_a_masked_class_counts_as_removed_by_probes(trained: Net, probe: Probe) -> None:
     def measured(net: Net, data: Dataset) -> dict[str, Tensor]:
-        subject = Subject(net.requires_grad_(False), data.test, data.validation, EPSILON, 0)
+        subject = Subject(net.requires_grad_(False), data.test, data.validation, data.train, EPSILON, 0)
         return {name: values for name, values in probe.measure(subject).items() if name != "smoothed_prediction"}
 
     wanted, data = measured(trained, small_data()), relabelled(small_data(), 0)
@@ -167,7 +171,7 @@ def test_nan_in_the_ball_is_an_adversarial_example(trained: Net, plain: Evaluate
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.key)
 def test_where_there_is_no_class_probes_credit_nothing(trained: Net, probe: Probe) -> None:
     data, nowhere = small_data(), torn(trained, -1.0).requires_grad_(False)
-    arrays = probe.measure(Subject(nowhere, data.test, data.validation, EPSILON, 0))
+    arrays = probe.measure(Subject(nowhere, data.test, data.validation, data.train, EPSILON, 0))
     with torch.no_grad():
         prediction = predicted_class(nowhere(data.test.images(slice(None))))
     own = {name: values.numpy() for name, values in arrays.items()}

@@ -14,7 +14,7 @@ RADIUS: dict[Norm, float] = {"linf": 0.2, "l2": 0.4}
 
 def scores(canary: Canary, points: int = 12) -> dict[str, torch.Tensor]:
     probe = Clever(radius=RADIUS, points=points, batches=12, samples=8, rivals=3)
-    return probe.measure(Subject(canary.net.requires_grad_(False), canary.data.test, canary.data.test, RADIUS, seed=0))
+    return probe.measure(Subject(canary.net.requires_grad_(False), *[canary.data.test] * 3, RADIUS, seed=0))
 
 
 def test_on_a_linear_network_it_is_the_margin() -> None:

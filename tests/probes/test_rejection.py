@@ -37,7 +37,7 @@ def linear() -> nn.Sequential:
 def run(net: nn.Module, steps: int = 30, tpr: float = 0.9) -> tuple[dict[str, Tensor], Split, Split]:
     test, held_out = a_split(40, 1, net), a_split(50, 2, net)
     probe = Rejection(tpr=tpr, steps=steps, restarts=1)
-    return probe.measure(Subject(net, test, held_out, EPSILON, seed=0)), test, held_out
+    return probe.measure(Subject(net, test, held_out, held_out, EPSILON, seed=0)), test, held_out
 
 
 def test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear: nn.Sequential) -> None:
