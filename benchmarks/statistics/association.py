@@ -39,12 +39,11 @@ def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> 
         x, y: [n], without NaN.
         weights: all 1 by default.
     """
-    w = np.ones(len(x)) if weights is None else weights
-    s, t = _signs(x), _signs(y)
+    w = (np.ones(len(x)) if weights is None else weights).astype(np.float32)
+    s, t = (_signs(values).astype(np.float32) for values in (x, y))  # whole numbers: exact for 4,000 networks
 
     def over(pairs: np.ndarray) -> np.ndarray:
-        total: np.ndarray = ((w @ pairs) * w).sum(-1)
-        return total
+        return ((w @ pairs) * w).sum(-1, dtype=np.float64)
 
     return _ratio(over(s * t), np.sqrt(over(s * s) * over(t * t)))
 
@@ -102,31 +101,45 @@ def information(
         conditions: each [n] int64 from 0; zeros for no condition.
         weights: [..., n] of the networks, all 1 by default.
     """
-    n = len(x)
-    w = np.ones(n) if weights is None else weights
-    s, t = _signs(x).astype(np.int64), _signs(y).astype(np.int64)
-    i, j = np.nonzero(t)
+    w = np.ones(len(x)) if weights is None else weights
+    i, j = np.nonzero(_signs(y) > 0)
     if not len(i):
         return np.full(w.shape[:-1], np.nan)
-    of_pair = w[..., i] * w[..., j]
-    answer = 2 * (s[i, j] + 1) + (t[i, j] > 0)  # 0 .. 5
-    scores = []
-    for c in conditions:
-        _, cell = np.unique(c[i] * (int(c.max()) + 1) + c[j], return_inverse=True)
-        code = 6 * cell + answer
-        order = np.argsort(code, kind="stable")
-        codes, starts = np.unique(code[order], return_index=True)
-        counts = np.zeros((*w.shape[:-1], 6 * (int(cell.max()) + 1)))
-        counts[..., codes] = np.add.reduceat(of_pair[..., order], starts, axis=-1)
-        joint = counts.reshape(*counts.shape[:-1], -1, 3, 2)
-        h_y, h_x, h_xy = (
-            _entropies(part) for part in (joint.sum(-2), joint.sum(-1), joint.reshape(*joint.shape[:-2], 6))
-        )
-        open_ = h_y.sum(-1)
-        scores.append(_ratio((h_y + h_x - h_xy).sum(-1), np.where(open_ > 1e-9 * counts.sum(-1), open_, 0.0)))
-    stacked = np.stack(scores)
-    none = np.isnan(stacked).all(0)
-    return np.where(none, np.nan, np.where(np.isnan(stacked), np.inf, stacked).min(0).clip(0, 1))
+    of_pair, order_by_x = w[..., i] * w[..., j], _signs(x)[i, j].astype(np.int64)
+    scores = np.stack([_explained(order_by_x, c[i], c[j], of_pair) for c in conditions])
+    none = np.isnan(scores).all(0)
+    return np.where(none, np.nan, np.where(np.isnan(scores), np.inf, scores).min(0).clip(0, 1))
+
+
+def _explained(signs: np.ndarray, first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """I / H of `information` under one condition, from the pairs of which the first network has the larger y.
+
+    A pair and the same pair in the other order are in cells that mirror each other, and tell the same: one of both is
+    counted, that with the smaller condition first; where both are in one cell, each counts as a half.
+
+    Args:
+        signs: [pairs] of x_i - x_j; first, second: [pairs] conditions of i and j; weights: [..., pairs].
+    """
+    turned = first > second
+    low, high = np.where(turned, second, first), np.where(turned, first, second)
+    _, cell = np.unique(low * (int(high.max()) + 1) + high, return_inverse=True)
+    here = 6 * cell + 2 * (np.where(turned, -signs, signs) + 1) + np.where(turned, 0, 1)
+    both = np.flatnonzero(first == second)
+    there = 6 * cell[both] + 2 * (1 - signs[both])
+    half = np.where(first == second, 0.5, 1.0)
+    code = np.concatenate([here, there])
+    order = np.argsort(code, kind="stable")
+    codes, starts = np.unique(code[order], return_index=True)
+    counts = np.zeros((*weights.shape[:-1], 6 * (int(cell.max()) + 1)))
+    everything = np.concatenate([weights * half, 0.5 * weights[..., both]], axis=-1)
+    counts[..., codes] = np.add.reduceat(everything[..., order], starts, axis=-1)
+    joint = counts.reshape(*counts.shape[:-1], -1, 3, 2)
+    by_y, by_x = joint.sum(-2), joint.sum(-1)
+    total, x_alone, y_alone, together = (
+        _n_log_n(part, weights.ndim - 1) for part in (by_y.sum(-1), by_x, by_y, counts[..., codes])
+    )
+    open_, mutual = total - y_alone, total + together - x_alone - y_alone
+    return _ratio(mutual, np.where(open_ > 1e-9 * counts.sum(-1), open_, 0.0))
 
 
 def held_out_errors(features: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,18 +152,18 @@ def held_out_errors(features: np.ndarray, y: np.ndarray, groups: np.ndarray) -> 
         features: [n, p]; y: [n]; both finite.
         groups: [n] int64; each is left out in turn.
     """
-    errors, baseline = np.full(len(y), np.nan), np.full(len(y), np.nan)
-    for out in _each(groups):
-        rest = ~out
-        if rest.sum() < 2 * (features.shape[1] + 1):
-            continue
-        middle, spread = features[rest].mean(0), features[rest].std(0)
-        scaled = (features - middle) / np.where(spread > 0, spread, 1.0)
-        design = np.column_stack([np.ones(len(y)), scaled])
-        fit = np.linalg.lstsq(design[rest], y[rest], rcond=None)[0]
-        errors[out] = (y[out] - design[out] @ fit) ** 2
-        baseline[out] = (y[out] - y[rest].mean()) ** 2
-    return errors, baseline
+    spread = features.std(0)
+    design = np.column_stack([np.ones(len(y)), (features - features.mean(0)) / np.where(spread > 0, spread, 1.0)])
+    codes = np.unique(groups, return_inverse=True)[1]
+    each = np.zeros((int(codes.max()) + 1, len(y)))
+    each[codes, np.arange(len(y))] = 1
+    rest = 1 - each  # [G, n]: who is fitted when the group is left out
+    gram = np.einsum("gn,np,nq->gpq", rest, design, design, optimize=True)
+    fit = np.linalg.pinv(gram, hermitian=True) @ (rest @ (design * y[:, None]))[:, :, None]
+    mean = (rest @ y) / rest.sum(1).clip(1)
+    enough = np.where(rest.sum(1) >= 2 * design.shape[1], 1.0, np.nan)[codes]
+    errors = enough * (y - (design * fit[codes, :, 0]).sum(1)) ** 2
+    return errors, enough * (y - mean[codes]) ** 2
 
 
 def r2(errors: np.ndarray, baseline: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -174,8 +187,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.asarray(part, dtype=float) / np.where(np.asarray(whole) == 0, np.nan, whole)
 
 
-def _entropies(counts: np.ndarray) -> np.ndarray:
-    """[..., cells] entropies of counts [..., cells, values], times the number in each cell."""
-    total = counts.sum(-1, keepdims=True)
-    share = counts / np.where(total > 0, total, 1.0)
-    return -(counts * np.log(np.where(share > 0, share, 1.0))).sum(-1)
+def _n_log_n(counts: np.ndarray, draws: int) -> np.ndarray:
+    """Sums of n log n over all axes behind the first `draws`."""
+    terms = counts * np.log(np.where(counts > 0, counts, 1.0))
+    return np.asarray(terms.sum(axis=tuple(range(draws, counts.ndim))))

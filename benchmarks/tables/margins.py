@@ -1,0 +1,192 @@
+"""Which margin predicts what, over all networks of a suite."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marginbench.benchmarks.records.current import current
+from marginbench.benchmarks.records.reader import Reading, read_arrays
+from marginbench.benchmarks.statistics.association import (
+    across,
+    held_out_errors,
+    information,
+    interval,
+    kendall,
+    r2,
+    resampled,
+    within,
+)
+from marginbench.benchmarks.tables.measures import ALL, MEASURES, TARGETS, Measure, Network, Target
+from marginbench.methods.errors import ParameterError, suggest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = 3  # of a suite, at least
+DRAWS = 1000
+INFORMATION_DRAWS = 50
+FACTS = ("suite", "title", "suite_fingerprint", "target", "measure", "over", "shares", "networks", "methods")
+SCORES = ("tau", "across", "within", "granulated", "information", "r2")
+AXES = ("across", "within")
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A measure and a target over the networks that have both."""
+
+    measure: Measure
+    target: Target
+    shares: str  # see `Target.shares`
+    networks: int
+    methods: int
+    scores: dict[str, tuple[float, float, float]]  # of SCORES: value, and its 95 % interval
+    draws: dict[str, np.ndarray]  # of AXES: [DRAWS] values of the bootstrap, of the same samples for all measures
+
+
+def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = False) -> "pd.DataFrame":
+    """How well each margin measure orders and predicts each target, over the records that count.
+
+    Args:
+        targets: names of metrics; all of `measures.TARGETS` by default.
+        over_all: the means over all test images too, which count a misclassified one as 0 and so contain the accuracy.
+
+    Returns:
+        one row per suite, target and measure, with `over` (the images of the measure, see `measures.OVER`), `shares`
+        (what both have in common by construction: `bounds`, `accuracy`, `images`), the numbers of networks and
+        methods, and each of SCORES with its interval `_low`, `_high`, from a bootstrap over methods: Kendall's tau-b
+        over all networks; its mean over seeds of the tau across methods, and over methods of the tau across seeds
+        (the granulated coefficients, and their mean); the conditional information of PGDL; R2 of a linear predictor
+        for methods left out. Of `across` and `within` also `_shown`: the interval that holds for all measures at once
+        (Bonferroni) does not hold 0; and `_best`: not told apart from the best measure, by the interval of the
+        difference. Measures that contain the accuracy or decide the target compete with none.
+
+    Raises:
+        ParameterError: an unknown target.
+        MarginbenchError: the arrays of a record are cut, changed or missing.
+    """
+    import pandas as pd
+
+    known = [target.name for target in TARGETS]
+    for name in targets:
+        if name not in known:
+            raise ParameterError("targets", name, suggest(name, known))
+    lines: list[dict[str, Any]] = []
+    for networks in suites_of(reading):
+        for target in TARGETS:
+            if not targets or target.name in targets:
+                lines += _lines(networks, _competing(_over(networks, target, over_all)))
+    return pd.DataFrame(lines, columns=None if lines else [*FACTS, *SCORES])
+
+
+def suites_of(reading: Reading) -> list[list[Network]]:
+    """The networks of each suite, of the records that count."""
+    paths = {record.id: path for path, record in reading.records.items()}
+    suites: dict[str, list[Network]] = defaultdict(list)
+    for record in current(reading.records.values()):
+        if record.status == "done":
+            suites[record.identity.suite].append(Network(record, read_arrays(paths[record.id])))
+    return list(suites.values())
+
+
+def _over(networks: Sequence[Network], target: Target, over_all: bool) -> list[Paired]:
+    """All measures of one suite and one target."""
+    y = np.array([network.record.metrics.get(target.name, math.nan) for network in networks])
+    methods = _codes(network.record.method for network in networks)
+    weights = resampled(int(methods.max()) + 1, DRAWS)
+    found = []
+    for measure in MEASURES:
+        if measure.over == ALL and not over_all:
+            continue
+        x = np.array([measure.of(network) for network in networks], dtype=float).reshape(len(networks), -1)
+        kept = ~np.isnan(x).any(1) & np.isfinite(y)
+        if len(set(methods[kept])) >= METHODS:
+            chosen = [network for network, keep in zip(networks, kept, strict=True) if keep]
+            found.append(_paired(measure, target, chosen, (x[kept], y[kept]), weights[:, np.unique(methods[kept])]))
+    return found
+
+
+def _paired(
+    measure: Measure,
+    target: Target,
+    networks: Sequence[Network],
+    values: tuple[np.ndarray, np.ndarray],
+    weights: np.ndarray,
+) -> Paired:
+    x, y = values
+    methods = _codes(network.record.method for network in networks)
+    count = weights.shape[1]
+    w = np.vstack([np.ones(count), weights])  # the first draw is the truth
+    draws = dict.fromkeys(SCORES, np.full(len(w), np.nan))
+    if x.shape[1] == 1:
+        v = x[:, 0]
+        seeds = _codes(network.record.repetition for network in networks)
+        families = _codes(network.record.about.family for network in networks)
+        draws["tau"] = kendall(v, y, w[:, methods])
+        draws["across"] = across(v, y, methods, seeds, w)
+        draws["within"] = within(v, y, methods, w)
+        draws["granulated"] = (draws["across"] + draws["within"]) / 2
+        conditions = [np.zeros_like(methods), methods, seeds, families]
+        draws["information"] = information(v, y, conditions, w[: 1 + INFORMATION_DRAWS, methods])
+    if np.isfinite(x).all():
+        draws["r2"] = r2(*held_out_errors(x, y, methods), w[:, methods])
+    scores = {name: (float(values[0]), *interval(values[1:], count)) for name, values in draws.items()}
+    of_axes = {axis: draws[axis][1:] for axis in AXES}
+    return Paired(measure, target, target.shares(measure), len(networks), count, scores, of_axes)
+
+
+def _competing(found: Sequence[Paired]) -> list[tuple[Paired, dict[str, bool]]]:
+    """With `_shown` and `_best` of both axes."""
+    verdicts: list[dict[str, bool]] = [{} for _ in found]
+    for axis in AXES:
+        in_play = [
+            i
+            for i, pair in enumerate(found)
+            if pair.shares != "bounds" and pair.measure.over != ALL and not math.isnan(pair.scores[axis][1])
+        ]
+        best = max(in_play, key=lambda i: _oriented(found[i]) * found[i].scores[axis][0], default=None)
+        for i, pair in enumerate(found):
+            verdicts[i] |= {f"{axis}_shown": False, f"{axis}_best": False}
+            if i in in_play and best is not None:
+                low, high = interval(pair.draws[axis], pair.methods, 1 - 0.05 / len(in_play))
+                behind = _oriented(pair) * (found[best].draws[axis] - pair.draws[axis])
+                verdicts[i][f"{axis}_shown"] = low > 0 or high < 0
+                verdicts[i][f"{axis}_best"] = i == best or interval(behind, pair.methods)[0] <= 0
+    return list(zip(found, verdicts, strict=True))
+
+
+def _oriented(pair: Paired) -> int:
+    return pair.target.sign
+
+
+def _lines(networks: Sequence[Network], found: Iterable[tuple[Paired, dict[str, bool]]]) -> list[dict[str, Any]]:
+    first = networks[0].record
+    return [
+        {
+            "suite": first.suite.name,
+            "title": first.suite.title,
+            "suite_fingerprint": first.identity.suite,
+            "target": pair.target.name,
+            "measure": pair.measure.name,
+            "over": pair.measure.over,
+            "shares": pair.shares,
+            "networks": pair.networks,
+            "methods": pair.methods,
+            **{
+                name + end: value
+                for name, values in pair.scores.items()
+                for end, value in zip(("", "_low", "_high"), values, strict=True)
+            },
+            **verdict,
+        }
+        for pair, verdict in found
+    ]
+
+
+def _codes(values: Iterable[object]) -> np.ndarray:
+    """[n] int64, equal where the values are; in the order of their texts."""
+    _, codes = np.unique([str(value) for value in values], return_inverse=True)
+    return codes
