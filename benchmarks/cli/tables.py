@@ -72,3 +72,39 @@ def claims_command(
     records = read_records(folders, strict=strict)
     refuse_nothing(records, folders)
     sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
+
+
+@app.command("margins")
+def margins_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
+    suite: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Default: all.")] = None,
+    target: Annotated[list[str] | None, typer.Option(metavar="METRIC", help="Default: all six.")] = None,
+    over_all: Annotated[bool, typer.Option("--over-all", help="Means over all test images too.")] = False,
+    form: Annotated[
+        Literal["md", "csv", "json"], typer.Option("--format", help="csv and json hold all columns.")
+    ] = "md",
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
+    strict: Strict = False,
+) -> None:
+    """Say which margin measure predicts what, and how tight the estimators are.
+
+    Over all networks of a suite, within a method and across methods: accuracy, generalisation gap, robustness.
+    """
+    import shutil
+
+    from marginbench.benchmarks.machine.files import write_atomically
+    from marginbench.benchmarks.records.reader import read_folders
+    from marginbench.benchmarks.tables.margins import of_suites
+    from marginbench.benchmarks.tables.render_margins import render_margins
+
+    reading = read_folders(folders, strict=strict)
+    reading.warn()
+    refuse_nothing(list(reading.records.values()), folders)
+    screen = output is None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if screen else None
+    chosen = of_suites(reading, suite) if suite else reading
+    text = render_margins(chosen, form, target or (), over_all=over_all, width=width)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(output, text.encode())

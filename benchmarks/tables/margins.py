@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from marginbench.benchmarks.statistics.association import (
     resampled,
     within,
 )
+from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.tables.measures import ALL, MEASURES, TARGETS, Measure, Network, Target
+from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Paired:
     networks: int
     methods: int
     scores: dict[str, tuple[float, float, float]]  # of SCORES: value, and its 95 % interval
-    draws: dict[str, np.ndarray]  # of AXES: [DRAWS] values of the bootstrap, of the same samples for all measures
+    draws: dict[str, np.ndarray]  # of AXES and r2: [DRAWS] values of the bootstrap, the same samples for all measures
 
 
 def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = False) -> "pd.DataFrame":
@@ -60,9 +62,10 @@ def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = F
         methods, and each of SCORES with its interval `_low`, `_high`, from a bootstrap over methods: Kendall's tau-b
         over all networks; its mean over seeds of the tau across methods, and over methods of the tau across seeds
         (the granulated coefficients, and their mean); the conditional information of PGDL; R2 of a linear predictor
-        for methods left out. Of `across` and `within` also `_shown`: the interval that holds for all measures at once
-        (Bonferroni) does not hold 0; and `_best`: not told apart from the best measure, by the interval of the
-        difference. Measures that contain the accuracy or decide the target compete with none.
+        for methods left out. Of `across`, `within` and `r2` also `_shown`: an interval that holds for all measures of
+        the target at once (Bonferroni) does not hold 0, and R2 lies above it; of `across` and `within` also `_best`:
+        not told apart from the best measure, by such an interval of the difference. Measures that contain the accuracy
+        or decide the target compete with none.
 
     Raises:
         ParameterError: an unknown target.
@@ -80,6 +83,20 @@ def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = F
             if not targets or target.name in targets:
                 lines += _lines(networks, _competing(_over(networks, target, over_all)))
     return pd.DataFrame(lines, columns=None if lines else [*FACTS, *SCORES])
+
+
+def of_suites(reading: Reading, names: Sequence[str]) -> Reading:
+    """The records of the suites alone.
+
+    Raises:
+        MarginbenchError: there is none of a suite of that name.
+    """
+    known = sorted({record.suite.name for record in reading.records.values()})
+    for name in names:
+        if name not in known:
+            raise MarginbenchError(f"no record of suite {name!r}: {suggest(name, known)}")
+    kept = {path: record for path, record in reading.records.items() if record.suite.name in names}
+    return replace(reading, records=kept)
 
 
 def suites_of(reading: Reading) -> list[list[Network]]:
@@ -134,32 +151,28 @@ def _paired(
     if np.isfinite(x).all():
         draws["r2"] = r2(*held_out_errors(x, y, methods), w[:, methods])
     scores = {name: (float(values[0]), *interval(values[1:], count)) for name, values in draws.items()}
-    of_axes = {axis: draws[axis][1:] for axis in AXES}
-    return Paired(measure, target, target.shares(measure), len(networks), count, scores, of_axes)
+    kept = {name: draws[name][1:] for name in (*AXES, "r2")}
+    return Paired(measure, target, target.shares(measure), len(networks), count, scores, kept)
 
 
 def _competing(found: Sequence[Paired]) -> list[tuple[Paired, dict[str, bool]]]:
-    """With `_shown` and `_best` of both axes."""
-    verdicts: list[dict[str, bool]] = [{} for _ in found]
-    for axis in AXES:
-        in_play = [
-            i
-            for i, pair in enumerate(found)
-            if pair.shares != "bounds" and pair.measure.over != ALL and not math.isnan(pair.scores[axis][1])
-        ]
-        best = max(in_play, key=lambda i: _oriented(found[i]) * found[i].scores[axis][0], default=None)
-        for i, pair in enumerate(found):
-            verdicts[i] |= {f"{axis}_shown": False, f"{axis}_best": False}
-            if i in in_play and best is not None:
-                low, high = interval(pair.draws[axis], pair.methods, 1 - 0.05 / len(in_play))
-                behind = _oriented(pair) * (found[best].draws[axis] - pair.draws[axis])
-                verdicts[i][f"{axis}_shown"] = low > 0 or high < 0
-                verdicts[i][f"{axis}_best"] = i == best or interval(behind, pair.methods)[0] <= 0
+    """With `_shown` of AXES and r2, and `_best` of AXES."""
+    verdicts: list[dict[str, bool]] = [
+        {f"{name}_shown": False for name in (*AXES, "r2")} | {f"{axis}_best": False for axis in AXES} for _ in found
+    ]
+    fair = [i for i, pair in enumerate(found) if pair.shares != "bounds" and pair.measure.over != ALL]
+    for name in (*AXES, "r2"):
+        in_play = [i for i in fair if not math.isnan(found[i].scores[name][1])]
+        level = 1 - LEVEL / max(1, len(in_play))
+        for i in in_play:
+            low, high = interval(found[i].draws[name], found[i].methods, level)
+            verdicts[i][f"{name}_shown"] = low > 0 or (high < 0 and name in AXES)
+        if name in AXES and in_play:
+            best = max(in_play, key=lambda i: found[i].target.sign * found[i].scores[name][0])
+            for i in in_play:
+                behind = found[i].target.sign * (found[best].draws[name] - found[i].draws[name])
+                verdicts[i][f"{name}_best"] = i == best or not interval(behind, found[i].methods, level)[0] > 0
     return list(zip(found, verdicts, strict=True))
-
-
-def _oriented(pair: Paired) -> int:
-    return pair.target.sign
 
 
 def _lines(networks: Sequence[Network], found: Iterable[tuple[Paired, dict[str, bool]]]) -> list[dict[str, Any]]:

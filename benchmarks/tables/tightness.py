@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXACT, ATTACKED = "exact", "attacked"
-ATTACK, CERTIFICATE, ESTIMATE = "attack", "certificate", "estimate"
+BESIDE = {EXACT: "exact margin", ATTACKED: "nearest adversarial example"}
+KINDS = ATTACK, CERTIFICATE, ESTIMATE = "attack", "certificate", "estimate"
 ESTIMATES = {"clever": "clever_{norm}", "linearised": "linearised_{norm}"}  # no bounds: names to arrays
 COLUMNS = (
     *("suite", "title", "suite_fingerprint", "norm", "beside", "estimator", "kind", "networks", "points", "answered"),
     *("factor", "median", "low", "high", "worst", "wrong_side"),
 )
+TOGETHER = "(all)"  # the largest of several certificates
 Ratios = dict[tuple[str, str, str, str], list[np.ndarray]]  # by norm, what stands beside, estimator and kind
 
 
@@ -33,8 +35,9 @@ def tightness(reading: Reading) -> "pd.DataFrame":
         meet, `attacked` for the nearest adversarial example found, over all correct points): the nearest first, by
         `factor` = exp median |log ratio|. `median`, `low` and `high` (the quantiles 0.05 and 0.95) and `worst`, that
         with the largest |log|, of the ratios; `points` with a ratio; `answered`, the share of them that is neither 0
-        nor infinite; `wrong_side`, the share of estimates above the exact margin: what is no bound may be. An
-        estimator that defines the exact margin, from both sides, is left out beside it.
+        nor infinite; `wrong_side`, the share of estimates above the exact margin: what is no bound may be. The
+        certificate `(all)` is the largest of several. Left out are an estimator that defines the exact margin, from
+        both sides, beside it; and a certificate that was asked at the suite's radii alone.
 
     Raises:
         MarginbenchError: the arrays of a record are cut, changed or missing.
@@ -59,12 +62,15 @@ def _of_suite(networks: Sequence[Network]) -> list[dict[str, Any]]:
             references = {ATTACKED: upper} if exact is None else {ATTACKED: upper, EXACT: exact}
             for name, kind, values in _estimators(network, norm):
                 for beside, truth in references.items():
-                    if beside == EXACT and _two_sided(network, name, norm):
+                    if beside == EXACT and (name == TOGETHER or _two_sided(network, name, norm)):
                         continue
                     chosen = right & np.isfinite(truth) & (truth > 0) & ~np.isnan(values)
                     if chosen.any():
                         found[norm, beside, name, kind].append(values[chosen] / truth[chosen])
-    lines = [_line(*key, ratios) for key, ratios in found.items()]
+    certificates = {norm: {name for of, _, name, kind in found if of == norm and kind == CERTIFICATE} for norm in NORMS}
+    lines = [
+        _line(*key, ratios) for key, ratios in found.items() if key[2] != TOGETHER or len(certificates[key[0]]) > 2
+    ]
     return sorted(lines, key=lambda line: (line["norm"], line["beside"] != EXACT, line["kind"], line["factor"]))
 
 
@@ -73,8 +79,13 @@ def _estimators(network: Network, norm: str) -> Iterator[tuple[str, str, np.ndar
     for kind, begin in ((ATTACK, f"upper_{norm}_"), (CERTIFICATE, f"lower_{norm}_")):
         for name, values in network.arrays.items():
             estimator = name.removeprefix(begin)
-            if name.startswith(begin) and not (kind == ATTACK and _two_sided(network, estimator, norm)):
+            if estimator in network.record.at_epsilon or (kind == ATTACK and _two_sided(network, estimator, norm)):
+                continue
+            if name.startswith(begin):
                 yield estimator, kind, values.astype(float)
+    asked = {name for name in network.arrays if name.startswith(f"lower_{norm}_")}
+    if asked and not network.record.at_epsilon:
+        yield TOGETHER, CERTIFICATE, network.arrays[f"lower_{norm}"].astype(float)
     for estimator, name in ESTIMATES.items():
         if (array := network.arrays.get(name.format(norm=norm))) is not None:
             yield estimator, ESTIMATE, array.astype(float)

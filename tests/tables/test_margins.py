@@ -1,0 +1,204 @@
+"""Which margin predicts what, on records made by hand, of which the answer is known; and what words make of it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made import a_failure, a_record, claiming
+from support import Run
+
+from marginbench.benchmarks.records.reader import Reading, read_folders
+from marginbench.benchmarks.records.record import write_record
+from marginbench.benchmarks.tables.margins import SCORES, margins, of_suites
+from marginbench.benchmarks.tables.render_margins import page, render_margins
+from marginbench.benchmarks.tables.tightness import tightness
+from marginbench.methods import MarginbenchError
+
+METHODS, SEEDS, POINTS = 14, 3, 40
+Arrays = dict[str, np.ndarray]
+
+
+def arrays(attacked: float, output: float, wrong: int, **more: np.ndarray) -> Arrays:
+    """Points at which every margin is the given one, of which the first `wrong` are misclassified."""
+    right = np.arange(POINTS) >= wrong
+    upper = np.where(right, attacked, 0.0).astype(np.float32)
+    values: Arrays = {
+        "label": np.zeros(POINTS, dtype=np.int64),
+        "prediction": (~right).astype(np.int64),
+        "output_margin": np.where(right, output, -1.0).astype(np.float32),
+    }
+    for norm in ("l2", "linf"):
+        values |= {f"upper_{norm}": upper, f"upper_{norm}_fmn": upper, f"lower_{norm}": 0 * upper}
+    return values | more
+
+
+def write(folder: Path, method: str, seed: int, found: Arrays, metrics: dict[str, float], **changes: Any) -> None:
+    record = claiming(a_record(method, seed, metrics=metrics, **changes), f"family {int(method[1:]) % 3}", "p")
+    write_record(folder / "runs", record, found)
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Reading:
+    """Robust accuracy follows the attacked margin everywhere; test accuracy the constrained one across methods, and
+    against it within; the output margin is chance."""
+    folder, stream = tmp_path_factory.mktemp("made"), np.random.default_rng(0)
+    for method in range(METHODS):
+        for seed in range(SEEDS):
+            attacked = 1.0 + method + 0.1 * seed
+            wrong = method - seed + 2
+            metrics = {
+                "clean_accuracy": 1 - wrong / POINTS,
+                "robust_accuracy_linf": attacked / 20,
+                "generalisation_gap": float(stream.normal()),
+                "constrained_margin": 20.0 - method - 0.1 * seed,
+                "certified_accuracy_l2": 0.0,
+                **{f"linearised_{layer}_{number}": math.nan for layer in ("hidden_1",) for number in ("q1", "median")},
+            }
+            write(folder, f"m{method}", seed, arrays(attacked, float(stream.normal()), wrong), metrics)
+    write_record(folder / "runs", a_failure("m99"), {})
+    return read_folders([folder])
+
+
+def line(reading: Reading, target: str, measure: str, over: str = "correct") -> Any:
+    table = margins(reading, [target], over_all=True)
+    (found,) = table[(table["measure"] == measure) & (table["over"] == over)].to_dict("records")
+    return found
+
+
+def test_a_measure_that_is_the_target_orders_it_and_shares_its_bounds(reading: Reading) -> None:
+    found = line(reading, "robust_accuracy_linf", "attacked_linf")
+    assert found["networks"] == METHODS * SEEDS and found["methods"] == METHODS
+    assert [round(found[name], 9) for name in SCORES] == [1] * len(SCORES)
+    assert found["across_low"] == found["across_high"] == pytest.approx(1)
+    assert found["shares"] == "bounds" and not found["across_shown"] and not found["across_best"]
+    other = line(reading, "robust_accuracy_linf", "attacked_l2")
+    assert other["shares"] == "images" and other["across_shown"] and other["within_best"]
+
+
+def test_within_and_across_methods_may_disagree(reading: Reading) -> None:
+    found = line(reading, "clean_accuracy", "constrained_margin", "train")
+    assert found["across"] == pytest.approx(1) and found["within"] == pytest.approx(-1)
+    assert found["granulated"] == pytest.approx(0) and found["shares"] == ""
+
+
+def test_a_mean_over_all_images_contains_the_accuracy(reading: Reading, tmp_path: Path) -> None:
+    """The same margin at every correct point of every network: over all points it is the accuracy."""
+    for method in range(6):
+        write(tmp_path, f"m{method}", 0, arrays(1.0, 1.0, method + 1), {"clean_accuracy": 1 - (method + 1) / POINTS})
+    same = read_folders([tmp_path])
+    every = line(same, "clean_accuracy", "attacked_l2", "all")
+    assert (
+        every["tau"] == 1 and every["shares"] == "accuracy" and not every["across_shown"] and not every["across_best"]
+    )
+    assert math.isnan(line(same, "clean_accuracy", "attacked_l2")["tau"])
+    assert set(margins(reading, ["clean_accuracy"])["over"]) == {"correct", "train"}
+
+
+def test_chance_is_not_shown(reading: Reading) -> None:
+    found = line(reading, "generalisation_gap", "output_margin")
+    assert abs(found["across"]) < 0.4 and not found["across_shown"] and not found["r2_shown"]
+
+
+def test_what_was_not_measured_or_does_not_vary_is_left_out(reading: Reading) -> None:
+    table = margins(reading)
+    assert not table["measure"].str.startswith(("clever", "exact", "certified", "linearised")).any()
+    constant = table[table["target"] == "certified_accuracy_l2"]
+    assert constant["tau"].isna().all() and not constant["across_shown"].any()
+    with pytest.raises(MarginbenchError, match="robust_accuracy_linf"):
+        margins(reading, ["robust_acuracy_linf"])
+
+
+def test_words_say_what_is_shown_and_no_more(reading: Reading) -> None:
+    text = render_margins(reading)
+    paragraph = next(part for part in text.splitlines() if part.startswith("42 networks of 14 methods."))
+    sentences = {part.split("**")[1]: part for part in paragraph.replace(" **", "\n**").splitlines()[1:]}
+    assert "across methods it grows with constrained L2 (τ 1.00 [1.00, 1.00]; closer than any other)" in (
+        accuracy := sentences["Test accuracy"]
+    )
+    assert "it falls with attacked L∞ (-1.00) and attacked L2 (-1.00)" in accuracy
+    assert "between the seeds of a method it grows with attacked L2" in accuracy
+    gap = sentences["Generalisation gap"]
+    assert "across methods no measure is shown with which it falls" in gap
+    assert "no linear predictor is shown to do better than the mean" in gap
+    robust = sentences["Robust accuracy L∞"]
+    assert "it grows with attacked L2" in robust and "attacked L∞" not in robust, "its own bounds are no predictor"
+    assert "Too few networks differ in certified accuracy L2" in paragraph
+    assert "| attacked L∞ =" in text and "### certified accuracy L2" not in text
+
+
+def test_fewer_columns_where_the_screen_is_narrow(reading: Reading) -> None:
+    tables = [row for row in render_margins(reading, width=70).splitlines() if row.startswith("|")]
+    assert tables and max(map(len, tables)) <= 70
+    assert "τ across methods" in tables[0]
+
+
+def test_the_order_of_the_records_changes_nothing(reading: Reading) -> None:
+    turned = Reading(dict(reversed(reading.records.items())), {})
+    assert page(turned) == page(reading)
+
+
+def test_few_methods_have_no_intervals_and_two_no_table(reading: Reading) -> None:
+    def of(count: int) -> Reading:
+        kept = {path: record for path, record in reading.records.items() if int(record.method[1:]) < count}
+        return Reading(kept, {})
+
+    few = margins(of(4), ["clean_accuracy"])
+    assert few["tau"].notna().any() and few["tau_low"].isna().all() and not few["across_shown"].any()
+    assert "nothing can be said of measures" in render_margins(of(4))
+    assert margins(of(2)).empty and "Of fewer than three methods" in render_margins(of(2))
+    assert render_margins(of(2), "csv").startswith("suite,")
+
+
+def exact_reading(folder: Path) -> Reading:
+    """Exact margins of 0.1 in L-infinity at all but one point; what the estimators say is a known multiple."""
+    truth = np.full(POINTS, 0.1, dtype=np.float32)
+    lower = truth.copy()
+    lower[-1] = 0.05  # unsolved
+    ratios = {"upper_linf_fmn": 1.1, "lower_linf_crown": 0.8, "clever_linf": 0.9, "linearised_linf": 1.5}
+    found = {name: (ratio * truth).astype(np.float32) for name, ratio in ratios.items()}
+    found["clever_linf"][10:] = np.nan
+    found["upper_linf_apgd"] = np.where(np.arange(POINTS) < 30, np.inf, truth).astype(np.float32)
+    program = {"upper_linf_milp": truth, "lower_linf_milp": lower, "upper_linf": truth, "lower_linf": lower}
+    for method in range(3):
+        write(folder, f"m{method}", 0, arrays(0.1, 1.0, 2, **found, **program), {"clean_accuracy": 0.9})
+    return read_folders([folder])
+
+
+def test_tightness_where_the_margin_is_known(tmp_path: Path) -> None:
+    reading = exact_reading(tmp_path)
+    table = tightness(reading)
+    exact = table[table["beside"] == "exact"].set_index("estimator")
+    assert list(exact.index) == ["fmn", "apgd", "crown", "clever", "linearised"], "by kind, the nearest first"
+    wanted = {"fmn": 1.1, "crown": 0.8, "clever": 0.9, "linearised": 1.5}
+    for name, ratio in wanted.items():
+        row = exact.loc[name]
+        assert [row["median"], row["worst"]] == pytest.approx([ratio] * 2, rel=1e-5)
+        assert row["factor"] == pytest.approx(max(ratio, 1 / ratio), rel=1e-5)
+        assert row["points"] == 3 * (8 if name == "clever" else POINTS - 3), "correct, known and answered"
+    assert exact.loc["linearised", "wrong_side"] == 1 and exact.loc["clever", "wrong_side"] == 0
+    assert math.isinf(exact.loc["apgd", "factor"]) and exact.loc["apgd", "answered"] == pytest.approx(9 / 37)
+    attacked = table[(table["beside"] == "attacked") & (table["norm"] == "linf")].set_index("estimator")
+    assert attacked.loc["(all)", "points"] == 3 * (POINTS - 2) and attacked.loc["(all)", "worst"] == pytest.approx(0.5)
+    text = render_margins(reading)
+    assert "attack fmn 1.10 and 1.1, certificate crown 0.80 and 0.8 and estimate linearised 1.50 and 1.5." in text
+    assert (
+        "### How near to the exact margin, L∞" in text and "### How near to the nearest adversarial example, L2" in text
+    )
+
+
+def test_the_command(reading: Reading, tmp_path: Path, run: Run) -> None:
+    folder = str(next(iter(reading.records)).parents[1])
+    code, out, _ = run("margins", folder, "--target", "clean_accuracy", "--format", "csv")
+    assert code == 0 and out.startswith("suite,") and "constrained_margin" in out
+    code, out, _ = run(
+        "margins", folder, "--target", "clean_accuracy", "--format", "json", "-o", str(tmp_path / "m.json")
+    )
+    assert code == 0 and not out and (tmp_path / "m.json").read_text().startswith("[")
+    code, out, _ = run("margins", folder, "--suite", "toy", "--target", "clean_accuracy")
+    assert code == 0 and "### test accuracy" in out and "### generalisation gap" not in out
+    code, _, err = run("margins", folder, "--suite", "tay")
+    assert code == 2 and "toy" in err
+    with pytest.raises(MarginbenchError, match="no record of suite"):
+        of_suites(reading, ["digits"])
