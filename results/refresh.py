@@ -10,13 +10,16 @@ from pathlib import Path
 
 from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation
 from marginbench.benchmarks.records.column import Column
-from marginbench.benchmarks.records.reader import read_records
+from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables import columns, notes
+from marginbench.benchmarks.tables.board import boards
+from marginbench.benchmarks.tables.cells import page_columns
+from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.leaderboard import BASELINE, rank
-from marginbench.benchmarks.tables.render import page
-from marginbench.benchmarks.tables.text import pipe
+from marginbench.benchmarks.tables.render import where_rows_stand
+from marginbench.benchmarks.tables.text import markdown, pipe
 from marginbench.methods import get, names
 
 ROOT = Path(__file__).parents[1]
@@ -38,21 +41,20 @@ def suite_page(name: str, made: dict[str, str]) -> str:
     return "\n".join([head, made["leaderboard.md"], made["claims.md"]])
 
 
-def ten_rows(records: Sequence[Record]) -> str:
+def ten_rows(reading: Reading) -> str:
     """A short leaderboard of one suite: the baseline, the best row of each family, then the best of the others."""
-    rows = [row for row in rank(records) if not row.mark]
+    records = list(reading.records.values())
+    rows = [str(row.facts["method"]) for row in rank(records) if not row.mark]
     families = {record.method: record.about.family for record in records}
-    best = {families[str(row.facts["method"])]: row for row in reversed(rows)}  # the first one stays
-    first = [row for row in rows if row.facts["method"] == BASELINE or row in best.values()]
+    best = {families[row]: row for row in reversed(rows)}  # the first one stays
+    first = [row for row in rows if row == BASELINE or row in best.values()]
     chosen = [*first, *(row for row in rows if row not in first)][:ROWS]
-    lines = [line.strip("|").split("|") for line in page([row for row in rows if row in chosen], records).splitlines()]
-    kept = [i for i, head in enumerate(lines[0]) if head.split()[0] not in LEFT_OUT]
-    heads, _, *cells = [[line[i].strip() for i in kept] for line in lines]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *cells))
+    (board,) = boards(records, Choice(methods=chosen), where_rows_stand(reading))
+    table = [column for column in page_columns(board) if column.header.split()[0] not in LEFT_OUT]
+    how = " ".join(notes.legend(board, [column.header for column in table]))
     return (
-        f"{table}\n\n{len(chosen)} of {len(rows)} rows: `{BASELINE}`; of each family, the row with the largest robust"
-        " accuracy in L2; and the best of the others. Means over three networks, ± half of Student's 95 % interval; a"
-        " margin is [mean certified radius, mean distance of the nearest adversarial example found]."
+        f"{markdown(table)}\n\n{len(chosen)} of {len(rows)} rows: `{BASELINE}`; of each family, the row with the"
+        f" largest robust accuracy in L2; and the best of the others. {how}"
     )
 
 
@@ -91,13 +93,13 @@ def refreshed() -> dict[Path, str]:
     files = {}
     everything = []
     for folder in sorted(path.parent for path in REFERENCE.glob("*/runs")):
-        records = read_records([folder], strict=True)
-        everything += records
-        made = contents(records)
+        reading = read_folders([folder], strict=True)
+        everything += reading.records.values()
+        made = contents(reading)
         files |= {folder / name: content for name, content in made.items()}
         files[folder / "README.md"] = suite_page(folder.name, made)
         if folder.name == "digits":
-            files[ROOT / "README.md"] = filled("README.md", **{"ten rows": ten_rows(records)})
+            files[ROOT / "README.md"] = filled("README.md", **{"ten rows": ten_rows(reading)})
     files[ROOT / "methods" / "README.md"] = filled("methods/README.md", catalogue=catalogue())
     files[ROOT / "results" / "README.md"] = filled("results/README.md", columns=legend(everything), doubts=doubts())
     return files

@@ -74,13 +74,13 @@ def test_options_reach_the_run(run: Run, tiny: Path, tmp_path: Path) -> None:
 def test_leaderboard_formats_sort_and_file(run: Run, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run-all", "--suite", tiny, "--out", out)
-    code, text, _ = run("leaderboard", out, "--format", "csv", "--sort", "clean_accuracy")
+    code, text, _ = run("leaderboard", out, "--format", "csv", "--by", "clean_accuracy")
     assert code == 0 and text.startswith("suite,")
     code, text, _ = run("leaderboard", out, out / "tiny", "--format", "json")
     assert code == 0 and len(json.loads(text)) == 2  # a run seen twice counts once
     code, text, _ = run("leaderboard", out, "--format", "tex", "-o", tmp_path / "t.tex")
     assert code == 0 and r"\toprule" in (tmp_path / "t.tex").read_text()
-    code, _, text = run("leaderboard", out, "--sort", "clean")
+    code, _, text = run("leaderboard", out, "--by", "clean")
     assert code == 2 and "did you mean 'clean_accuracy'" in text
     code, _, text = run("leaderboard", out, "--format", "xlsx")
     assert code == 2 and "md" in text

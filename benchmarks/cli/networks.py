@@ -99,7 +99,7 @@ def evaluate_command(
         )
         return
     from marginbench.benchmarks.models.evaluate import evaluate_model
-    from marginbench.benchmarks.tables.render import show
+    from marginbench.benchmarks.tables.terminal import show_after
 
     outcome = evaluate_model(
         str(model),
@@ -118,7 +118,7 @@ def evaluate_command(
         memory=memory,
     )
     record = outcome.record
-    show(outcome.records)
+    show_after(outcome.records, outcome.path.parent, [record.method])
     seconds = record.cost.get("evaluation_seconds")
     if outcome.resumed:
         print(f"{record.method} had a record already, of {record.finished} (--fresh repeats the run).")

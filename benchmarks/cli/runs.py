@@ -62,10 +62,10 @@ def report(outcome: "RunOutcome", chosen: RunOptions) -> None:
     if chosen.only == "train":
         print(f"{done}\nNetworks: {outcome.networks}/<id>.safetensors and .json")
     else:
-        from marginbench.benchmarks.tables.render import show
+        from marginbench.benchmarks.tables.terminal import show_after
 
         if outcome.records:
-            show(outcome.records)
+            show_after(outcome.records, outcome.runs, outcome.rows if chosen.methods or chosen.plugin else ())
         print(done)
         if outcome.files:
             print("Tables:  " + "  ".join(map(str, outcome.files)))

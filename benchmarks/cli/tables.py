@@ -8,31 +8,54 @@ import typer
 
 from marginbench.benchmarks.cli.app import Strict, app, refuse_nothing
 from marginbench.benchmarks.records.reader import RESULTS
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.benchmarks.tables.choice import Choice
+from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_BY
 from marginbench.benchmarks.tables.render import FORMATS
 
 
 @app.command("leaderboard")
 def leaderboard_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
+    by: Annotated[str, typer.Option(metavar="COLUMN", help="Orders the rows; any column of the csv.")] = DEFAULT_BY,
+    families: Annotated[str, typer.Option(metavar="A,B", help="Families of methods. Default: all.")] = "",
+    methods: Annotated[
+        str, typer.Option(metavar="A,B", help="Rows, as in 'ce,arcface(m=0.4)', or methods with all their rows.")
+    ] = "",
+    columns: Annotated[
+        str, typer.Option(metavar="A,B", help="By their names in the csv, beside the one of --by.")
+    ] = "",
+    top: Annotated[
+        int | None, typer.Option(metavar="N", help=f"So many rows with the best means; {BASELINE} stays.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}; csv and json hold all columns.")] = "md",
-    sort: Annotated[str, typer.Option(metavar="COLUMN", help="Any column of the csv.")] = DEFAULT_SORT,
+    all_notes: Annotated[bool, typer.Option("--notes", help="All notes, in a terminal too.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
     strict: Strict = False,
 ) -> None:
-    """Make tables from records."""
-    from marginbench.benchmarks.machine.files import write_atomically
-    from marginbench.benchmarks.records.reader import read_records
-    from marginbench.benchmarks.tables.render import render, show
+    """Rank methods, and say which of them cannot be told apart.
 
-    records = read_records(folders, strict=strict)
+    A terminal shows the columns that fit its width, the first rows, the last ones and the baseline. Elsewhere all is
+    printed, as Markdown. Several folders make one table for each suite.
+    """
+    from marginbench.benchmarks.machine.files import write_atomically
+    from marginbench.benchmarks.records.reader import read_folders
+    from marginbench.benchmarks.tables.render import render, where_rows_stand
+    from marginbench.benchmarks.tables.terminal import View, show
+    from marginbench.methods.spec import split_specs
+
+    reading = read_folders(folders, strict=strict)
+    reading.warn()
+    records = list(reading.records.values())
     refuse_nothing(records, folders)
+    names = (split_specs(text) for text in (families, methods, columns))
+    choice = Choice(by, *names, top=top)
+    known = where_rows_stand(reading, choice)
     if output is not None:
-        write_atomically(output, render(records, form, sort).encode())
+        write_atomically(output, render(records, form, choice, known).encode())
     elif form == "md":
-        show(records, sort)
+        show(records, choice, known, View(all_notes=all_notes))
     else:
-        sys.stdout.write(render(records, form, sort))
+        sys.stdout.write(render(records, form, choice, known))
 
 
 @app.command("compare")

@@ -149,9 +149,10 @@ def evaluate_model(
         reading = read_folders([runs], check_arrays=True)
         reading.warn()
         _warn_if_stale(record, reading.records.values())
-        current = [found for found in reading.records.values() if found.identity.suite == chosen.fingerprint]
+        current = reading.where(lambda found: found.identity.suite == chosen.fingerprint)
         table, files = write_tables(current, folder)
-        return ModelOutcome(record, read_arrays(path), table, current, files, path, resumed=known is not None)
+        of_suite = list(current.records.values())
+        return ModelOutcome(record, read_arrays(path), table, of_suite, files, path, resumed=known is not None)
 
 
 class _Ready(NamedTuple):

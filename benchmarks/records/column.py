@@ -16,7 +16,7 @@ class Column:
     Records carry the columns of their probes, so that tables also show what no installed probe measures.
     """
 
-    name: str  # of the metric, as in robust_accuracy_l2: the name in csv and json, and what --sort takes
+    name: str  # of the metric, as in robust_accuracy_l2: the name in csv and json, and what --by takes
     header: str  # on a page; may hold {l2:g} and {linf:g}, the suite's radii
     factor: float = 1.0  # 100 for shares, which pages show in per cent
     digits: int = 3  # on a page

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,10 @@ class Reading:
 
     records: dict[Path, Record]  # by file; of a run that appears twice, the better one
     problems: dict[Path, str]  # files that are no readable records, and why
+
+    def where(self, suits: Callable[[Record], bool]) -> "Reading":
+        """The records that suit."""
+        return Reading({path: record for path, record in self.records.items() if suits(record)}, self.problems)
 
     def warn(self) -> None:
         """One warning for all files that were skipped."""

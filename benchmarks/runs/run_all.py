@@ -48,6 +48,7 @@ class RunOutcome:
 
     table: pd.DataFrame
     records: list[Record]  # of this suite as it is now
+    rows: list[str]  # of these, the rows that the call asked for
     files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md; none where networks are only trained
     runs: Path  # folder of the records
     networks: Path  # folder of the trainings
@@ -212,10 +213,12 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
                     ended.append(record)
                     progress.finished(record)
     table, files, current = _tables(work)
+    asked = {cell.id for cell in work.cells}
+    rows = dict.fromkeys(record.method for record in current if record.id in asked)
     untrained = len(work.untrained)
     resumed, left = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(ended)
     done = len(ended), _failed(work, current), resumed, untrained, left
-    return RunOutcome(table, current, files, work.runs, work.job.networks, *done)
+    return RunOutcome(table, current, list(rows), files, work.runs, work.job.networks, *done)
 
 
 def _failed(work: Work, current: Iterable[Record]) -> int:
@@ -260,17 +263,17 @@ def _watched(options: RunOptions, work: Work) -> bool:
     return options.deadline is not None
 
 
-def _written(work: Work, current: list[Record]) -> tuple[pd.DataFrame, list[Path]]:
+def _written(work: Work, current: Reading) -> tuple[pd.DataFrame, list[Path]]:
     from marginbench.benchmarks.tables.files import write_tables
     from marginbench.benchmarks.tables.leaderboard import leaderboard
 
-    return write_tables(current, work.folder) if current else (leaderboard(current), [])
+    return write_tables(current, work.folder) if current.records else (leaderboard([]), [])
 
 
 def _tables(work: Work) -> tuple[pd.DataFrame, list[Path], list[Record]]:
     while True:  # other processes write records too, and tables: whoever is last has seen all of them
         seen = record_paths([work.runs])
-        current = [record for record in read_folders([work.runs]).records.values() if work.suits(record)]
+        current = read_folders([work.runs]).where(work.suits)
         table, files = _written(work, current)
         if record_paths([work.runs]) == seen:
-            return table, files, current
+            return table, files, list(current.records.values())

@@ -120,6 +120,11 @@ def names(probes: Iterable[Column] = ()) -> list[str]:
     return [*(column.name for column in FACTS), *means, *(column.name for column in TEXTS)]
 
 
+def without_intervals(names: Iterable[str]) -> list[str]:
+    """The names in csv and json but those of intervals, for a hint that is short."""
+    return [name for name in names if not name.endswith(INTERVAL)]
+
+
 def paged(probes: Iterable[Column] = ()) -> list[Column]:
     """The measured columns of a page, the cost last."""
     on_page = (*_arranged(ACCURACIES, True), *_arranged(probes, True), *MARGINS, COST)

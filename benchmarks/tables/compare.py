@@ -15,6 +15,7 @@ from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_fol
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.statistics.paired import LEVEL, bootstrap, holm, mcnemar, mean_and_interval, student
 from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.choice import canonical
 from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
 
@@ -127,18 +128,13 @@ def _find(name: str, known: Collection[str], left_out: Mapping[str, str]) -> str
     """The row of that name, or of the spec in its canonical form."""
     if name in known:
         return name
-    from marginbench.methods import create, spec_of  # the registry alone knows all defaults, and imports torch
-
-    try:
-        canonical = spec_of(create(name))
-    except MarginbenchError:
-        canonical = name
-    if canonical in left_out:
-        mark = left_out[canonical]
-        raise MarginbenchError(f"row {canonical!r} does not count, it is marked {mark}. {MARKS[mark]}")
-    if canonical not in known:
+    spec = canonical(name)
+    if spec in left_out:
+        mark = left_out[spec]
+        raise MarginbenchError(f"row {spec!r} does not count, it is marked {mark}. {MARKS[mark]}")
+    if spec not in known:
         raise MarginbenchError(f"no row {name!r} in these folders: {suggest(name, known)}")
-    return canonical
+    return spec
 
 
 def _suites(groups: Iterable[Sequence[Record]]) -> str:

@@ -22,7 +22,7 @@ from marginbench.methods.errors import ParameterError, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_SORT = "robust_accuracy_l2"
+DEFAULT_BY = "robust_accuracy_l2"
 BASELINE = "ce"  # training times are reported relative to its times
 
 Mean = tuple[float, float | None]  # over seeds, and half of Student's 95 % interval from three of them on
@@ -85,7 +85,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
 
 def leaderboard(
     source: str | Path | Iterable[str | Path] | Iterable[Record] = RESULTS,
-    sort: str = DEFAULT_SORT,
+    by: str = DEFAULT_BY,
     *,
     strict: bool = False,
 ) -> "pd.DataFrame":
@@ -96,18 +96,18 @@ def leaderboard(
 
     Args:
         source: an output folder, several of them, or records, such as those of the outcome of `run_all`.
-        sort: a column; the best come first, or the narrowest of its intervals.
+        by: a column; the best come first, or the narrowest of its intervals.
         strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
 
     Raises:
         MarginbenchError: no such folder; with `strict`, a record that cannot be read.
-        ParameterError: `source` is something else, such as the frame that `load` gives, or `sort` is not a column.
+        ParameterError: `source` is something else, such as the frame that `load` gives, or `by` is not a column.
     """
     import pandas as pd
 
     records = _records(source, strict)
     probes = columns.of_probes(records)
-    rows = [row.values(probes) for row in rank(records, sort)]
+    rows = [row.values(probes) for row in rank(records, by)]
     return pd.DataFrame(rows, columns=columns.names(probes))
 
 
@@ -124,16 +124,16 @@ def _records(source: Any, strict: bool) -> list[Record]:
     raise ParameterError("source", type(source).__name__, problem)
 
 
-def rank(records: Iterable[Record], sort: str = DEFAULT_SORT) -> list[Row]:
+def rank(records: Iterable[Record], by: str = DEFAULT_BY) -> list[Row]:
     """The rows of the leaderboard, suite by suite, the best of a column first, and below them those that do not count.
 
     Raises:
-        ParameterError: `sort` is not a column.
+        ParameterError: `by` is not a column.
     """
     records = distinct(records)
     probes = columns.of_probes(records)
-    if sort not in (known := columns.names(probes)):
-        raise ParameterError("sort", sort, f"no such column: {suggest(sort, known)}")
+    if by not in (known := columns.names(probes)):
+        raise ParameterError("by", by, f"no such column: {suggest(by, columns.without_intervals(known))}")
     groups: dict[Version, list[Record]] = defaultdict(list)
     for record in records:
         groups[version(record)].append(record)
@@ -142,9 +142,9 @@ def rank(records: Iterable[Record], sort: str = DEFAULT_SORT) -> list[Row]:
     names = [column.name for column in columns.measured(probes)]
     rows = [_row(group, baseline, why[group[0].id], names) for group in groups.values()]
     down = {column.name for column in columns.all_columns(probes) if not column.ascending}
-    ascending = sort not in down  # of intervals, the narrowest first
+    ascending = by not in down  # of intervals, the narrowest first
     return sorted(
-        rows, key=lambda row: (*_suite(row), bool(row.mark), *_place(row, sort, ascending), row.facts["method"])
+        rows, key=lambda row: (*_suite(row), bool(row.mark), *_place(row, by, ascending), row.facts["method"])
     )
 
 
@@ -159,12 +159,12 @@ def _suite(row: Row) -> tuple[str | int, ...]:
     return row.facts["suite"], row.facts["suite_fingerprint"]
 
 
-def _place(row: Row, sort: str, ascending: bool) -> tuple[bool, Any]:
+def _place(row: Row, by: str, ascending: bool) -> tuple[bool, Any]:
     """What was not measured comes last."""
-    name = sort.removesuffix(columns.INTERVAL)
+    name = by.removesuffix(columns.INTERVAL)
     value: Any = {**row.facts, **row.texts}.get(name)
     if value is None:
-        value = row.mean(name)[sort != name]
+        value = row.mean(name)[by != name]
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True, 0
     return False, value if ascending else -value

@@ -1,30 +1,56 @@
-"""The notes below a leaderboard: how to read it, what was not measured, and what its doubts mean."""
+"""The notes below a board: a short legend, then what was not measured, what its doubts mean, and where it was made."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from marginbench.benchmarks.records.column import NORM_TEXT
-from marginbench.benchmarks.records.current import MARKS, current, precedence
+from marginbench.benchmarks.records.current import MARKS, precedence
 from marginbench.benchmarks.records.record import IDENTITY_SCHEMA, Environment, Record
+from marginbench.benchmarks.statistics.paired import LEVEL, MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import Row
-from marginbench.methods import NORMS
+from marginbench.benchmarks.tables.board import Board
+from marginbench.benchmarks.tables.cells import RANK, TO_BASELINE, shared
+from marginbench.benchmarks.tables.leaderboard import BASELINE, Row
 
 COMPUTE = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")  # packages that a page names
+INTERVAL_WORDS = f"± half of Student's 95 % interval over seeds, from {MIN_FOR_INTERVAL} on"
 
 
-def notes(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:
-    """Sentences about the rows of one suite and the records that they are made of."""
-    epsilon, counted = records[0].epsilon, current(records)
-    radii = ", ".join(f"{epsilon[norm]:g} in {NORM_TEXT[norm]}" for norm in reversed(NORMS))
-    yield (
-        "n = networks (seeds), each measured on `points` test images; mean ± half of Student's 95 % interval"
-        f" from n = 3 on. Radii in pixels of [0, 1]: {radii}."
-    )
-    yield (
-        "margin = [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
-        " 0 for a misclassified one. cost = training time relative to the median of ce on the same machine."
-    )
+def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
+    """How to read the columns that are shown, in few words."""
+    if board.ordering is not None:
+        yield _order(board, headers)
+    n, points = (shared(board, name) for name in ("n", "points"))
+    networks = "n networks (seeds)" if n is None else f"{n} network{'s (seeds)' if n != 1 else ' (seed)'}"
+    images = "`points` test images" if points is None else f"{points} test images"
+    interval = "" if n is not None and int(n) < MIN_FOR_INTERVAL else f" {INTERVAL_WORDS};"
+    yield f"{networks} a row, {images};{interval} bold: best mean. Radii in pixels of [0, 1]."
+    if any(header.startswith("margin") for header in headers):
+        yield (
+            "margin: [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
+            " 0 for a misclassified one."
+        )
+    if columns.COST.header in headers:
+        yield f"cost: training time relative to the median of {BASELINE} on the same machine."
+    if board.below:
+        yield f"{board.below} more rows have a worse mean: the {board.choice.top} best were asked for, and {BASELINE}."
+
+
+def _order(board: Board, headers: Sequence[str]) -> str:
+    assert board.ordering is not None
+    name = board.ordering.heading(board.records[0].epsilon)
+    if RANK not in headers:
+        return f"Ordered by {name}, the best mean first; which differences are real is not known."
+    words = [f"Ordered by {name}: by group, then by name. Rows that share a letter cannot be told apart."]
+    words.append("rank: 95 % interval of the place among all rows.")
+    if TO_BASELINE in headers:
+        words.append(f"{TO_BASELINE}: paired difference, * if p < {LEVEL:g} after Holm's correction over the rows.")
+    return " ".join(words)
+
+
+def notes(board: Board) -> Iterator[str]:
+    """All that is to be known beside the legend."""
+    rows, records, counted = board.rows, board.records, board.counted
     if any(record.identity.schema < IDENTITY_SCHEMA for record in counted):
         yield "Measured by the rules of an older marginbench: the changelog says which numbers mean something else now."
     if names := sorted({name for record in counted for name in record.at_epsilon}):

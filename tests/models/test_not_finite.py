@@ -15,6 +15,7 @@ from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.models.evaluate import ModelOutcome
 from marginbench.benchmarks.models.load import load_model
 from marginbench.benchmarks.models.weights import load_weights
+from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.leaderboard import leaderboard
 from marginbench.benchmarks.tables.render import FORMATS, render
 
@@ -71,7 +72,7 @@ def test_nan_is_wrong_stays_nan_and_comes_last(run: Run, network: nn.Module, tin
     assert math.isnan(frame.loc["torn", "output_margin"]) and frame.loc["sound", "output_margin"] > 0
     for sort in ("output_margin", "feature_margin", "clean_accuracy", "robust_accuracy_linf", "margin_upper_l2"):
         assert list(leaderboard(folder, sort)["method"]) == ["sound", "torn"], sort
-    texts = {form: render(torn.records, form, "output_margin") for form in FORMATS}
+    texts = {form: render(torn.records, form, Choice("output_margin")) for form in FORMATS}
     assert pd.isna(json.loads(texts["json"])[1]["output_margin"])
     assert "| torn " in texts["md"] and "torn" in texts["tex"] and ",inf" not in texts["csv"]
     code, text, _ = run("compare", "torn", "sound", folder)

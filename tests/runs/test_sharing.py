@@ -14,7 +14,7 @@ from torch import Tensor
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.machine.files import UnwritableError, write_atomically
-from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.runs.execute import execute
 from marginbench.benchmarks.runs.locks import holders, lock
 from marginbench.benchmarks.runs.options import Redo
@@ -188,10 +188,10 @@ def test_the_tables_hold_what_another_process_wrote_meanwhile(
     """Its record comes between the reading of the records and the writing of the tables."""
     run_all(str(tiny), ["svm"], 1, "cpu", tmp_path / "other")
 
-    def slow(records: list[Record], folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    def slow(reading: Reading, folder: Path) -> tuple[pd.DataFrame, list[Path]]:
         for path in (tmp_path / "other" / "tiny" / "runs").iterdir():
             shutil.copy(path, folder / "runs")
-        return write_tables(records, folder)
+        return write_tables(reading, folder)
 
     monkeypatch.setattr("marginbench.benchmarks.tables.files.write_tables", slow)
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)

@@ -6,11 +6,14 @@ from types import ModuleType
 
 import pytest
 
-from marginbench.benchmarks.records.reader import read_records
+from marginbench.benchmarks.records.reader import read_folders, read_records
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.tables.leaderboard import rank
+from marginbench.benchmarks.tables.board import boards
+from marginbench.benchmarks.tables.choice import Choice
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_BY, rank
+from marginbench.benchmarks.tables.render import STANDING, where_rows_stand
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())
@@ -79,17 +82,22 @@ def test_csv_has_every_column_of_old_that_was_measured(folder: Path) -> None:
     header = (folder / "leaderboard.csv").read_text().split("\n", 1)[0].split(",")
     metrics = {name for record in read_records([folder]) for name in record.metrics}
     facts = {"suite", "suite_fingerprint", "method", "key", "n", "failed", "cost", "doubts", "error"}
-    old = [name for name in header if not name.endswith("_ci95") and name not in SINCE]
+    standing = {f"{DEFAULT_BY}_{name}" for name in STANDING}
+    old = [name for name in header if not name.endswith("_ci95") and name not in {*SINCE, *standing}]
     assert old == [name for name in OLD_CSV if name in metrics | facts]
 
 
 def test_ten_rows_are_chosen_by_their_rule(refresh: ModuleType) -> None:
-    records = read_records([ROOT / "results" / "reference" / "digits"])
-    lines = [line.split("|")[1].strip() for line in refresh.ten_rows(records).splitlines() if line.startswith("|")][2:]
+    reading = read_folders([ROOT / "results" / "reference" / "digits"])
+    records = list(reading.records.values())
+    table = [line for line in refresh.ten_rows(reading).splitlines() if line.startswith("|")][2:]
+    lines = [line.split("|")[1].strip().removesuffix(" (baseline)") for line in table]
     order = [row.facts["method"] for row in rank(records)]
+    (board,) = boards(records, Choice(), where_rows_stand(reading))
+    shown = [row.facts["method"] for row in board.rows]
     family = {record.method: record.about.family for record in records}
     best = {next(method for method in order if family[method] == name) for name in set(family.values())}
-    assert len(lines) == 10 and lines == sorted(lines, key=order.index)
+    assert len(lines) == 10 and lines == sorted(lines, key=shown.index)
     assert {"ce", *best} <= set(lines)
     others = [method for method in order if method not in {"ce", *best}]
     assert set(lines) - {"ce", *best} == set(others[: 10 - len({"ce", *best})])

@@ -1,52 +1,269 @@
-"""A terminal that is too narrow for a table loses columns, the least interesting ones first, and not their letters."""
+"""A terminal shows what fits its width: fewer columns, the rows that matter, and how to see the rest."""
 
+import fcntl
+import os
+import pty
+import re
+import struct
 import sys
+import termios
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from made import a_failure, a_record, a_suite
+from made import a_failure, a_record, a_suite, standing
 
-from marginbench.benchmarks.tables.render import fitting, show
+from marginbench.benchmarks import cli
+from marginbench.benchmarks.records.reader import Reading
+from marginbench.benchmarks.records.record import Record, write_record
+from marginbench.benchmarks.tables.board import boards
+from marginbench.benchmarks.tables.cells import PageColumn, Span
+from marginbench.benchmarks.tables.choice import Choice
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_BY, rank
+from marginbench.benchmarks.tables.render import EVERYTHING
+from marginbench.benchmarks.tables.standing import Standings
+from marginbench.benchmarks.tables.terminal import FIRST, LAST, SHORT, View, fitting, show, shown_rows
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "results" / "reference" / "digits"  # 56 rows
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
+
+def a_column(header: str, *texts: str) -> PageColumn:
+    return PageColumn(header, [(Span(text),) for text in texts])
+
 
 TABLE = [
-    ["method", "n", "points", "clean %", "robust % L2 0.5", "margin L2", "cost", "doubts"],
-    ["ce", "3", "360", "97.3 ± 2.0", "49.8 ± 2.0", "[0.270,\n0.486]", "1.00", "none"],
-    ["jacobian_reg", "3", "360", "97.6 ± 1.1", "65.9 ± 1.4", "[0.337,\n0.611]", "2.17", "FAILED 1x: diverged: loss"],
+    a_column("method", "ce (baseline)", "jacobian_reg"),  # 13 characters
+    a_column("robust % L2 0.5", "49.8 ± 2.0 b", "65.9 ± 1.4 a"),  # 12
+    a_column("rank", "2", "1"),  # 4
+    a_column("to ce", "—", "+16.1*"),  # 6
+    a_column("clean %", "97.3 ± 2.0", "97.6 ± 1.1"),  # 10
+    a_column("margin L2", "[0.270, 0.486]", "[0.337, 0.611]"),  # 14
+    a_column("cost", "1.00", "2.17"),  # 4
+    a_column("n", "3", "3"),  # 1
 ]
+WHOLE = 13 + 12 + 4 + 6 + 10 + 14 + 4 + 1 + 7 * 2
 
 
 @pytest.mark.parametrize(
     ("width", "lost"),
     [
-        (200, set()),
-        (90, set()),
-        (80, {"points"}),
-        (72, {"points", "n"}),
-        (66, {"points", "n", "cost"}),
-        (60, {"points", "n", "cost", "margin L2"}),
-        (10, {"points", "n", "cost", "margin L2"}),
+        (200, []),
+        (WHOLE, []),
+        (WHOLE - 1, ["n"]),
+        (WHOLE - 4, ["cost", "n"]),
+        (WHOLE - 10, ["margin L2", "cost", "n"]),
+        (WHOLE - 26, ["clean %", "margin L2", "cost", "n"]),
+        (37, ["to ce", "clean %", "margin L2", "cost", "n"]),
+        (10, ["to ce", "clean %", "margin L2", "cost", "n"]),
     ],
 )
-def test_columns_are_left_out_until_the_rest_fits(width: int, lost: set[str]) -> None:
-    header, *lines = fitting(TABLE, width)
-    assert set(TABLE[0]) - set(header) == lost
-    for line, whole in zip(lines, TABLE[1:], strict=True):
-        assert line == [cell for cell, name in zip(whole, TABLE[0], strict=True) if name not in lost]
+def test_columns_are_left_out_until_the_rest_fits(width: int, lost: list[str]) -> None:
+    assert fitting(TABLE, width) == [column for column in TABLE if column.header not in lost]
 
 
-def test_a_terminal_shows_brackets_and_colons_as_they_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+def test_of_columns_that_were_asked_for_the_last_go_first() -> None:
+    table = [*TABLE[:4], TABLE[7], TABLE[6], TABLE[4]]
+    assert fitting(table, 52, in_order=True) == table[:6]
+    assert fitting(table, 10, in_order=True) == table[:4], "rank and difference belong to what orders the rows"
+
+
+def many(count: int) -> list[Record]:
+    """The best first: a00, a01, ...; the baseline stands behind a29."""
+    records = [a_record(f"a{place:02}", 0, 0.9 - 0.01 * place) for place in range(count)]
+    return [*records, a_record("ce", 0, 0.605)]
+
+
+def shown(records: Sequence[Record], asked: Sequence[str] = (), choice: Choice = EVERYTHING) -> list[str]:
+    (board,) = boards(records, choice, {})
+    places = shown_rows(board, asked)
+    return ["..." if place is None else str(board.rows[place].facts["method"]) for place in places]
+
+
+def test_first_and_last_rows_the_baseline_and_those_asked_for_are_shown() -> None:
+    assert (FIRST, LAST) == (10, 3)
+    first = [f"a{place:02}" for place in range(10)]
+    assert shown(many(57)) == [*first, "...", "ce", "...", "a54", "a55", "a56"]
+    assert shown(many(57), ["a30", "a53", "a20"]) == [
+        *first,
+        "...",
+        "a20",
+        "...",
+        "ce",
+        "a30",
+        "...",
+        "a53",
+        "a54",
+        "a55",
+        "a56",
+    ]
+    assert shown(many(57), ["a11"]) == [*first, "a10", "a11", "...", "ce", "...", "a54", "a55", "a56"], (
+        "one alone is no gap"
+    )
+    assert "..." not in shown(many(SHORT - 1)) and "..." in shown(many(SHORT + 3))
+    assert "..." not in shown(many(57), (), Choice(top=40)) and len(shown(many(57), (), Choice(top=40))) == 40
+    assert shown(many(57), (), Choice(methods=["a30", "a40"])) == ["a30", "a40"]
+    assert shown([a_record("ce")]) == ["ce"]
+
+
+def test_rows_that_failed_or_do_not_count_are_no_last_rows() -> None:
+    old = [replace(record, identity=replace(record.identity, revision=0)) for record in many(57)[:30]]
+    old = [replace(record, id=record.identity.id) for record in old]
+    records = [*many(57), *old, a_failure("zzz")]
+    assert shown(records)[-4:] == ["a54", "a55", "a56", "..."]
+    assert shown([a_failure(f"f{i:02}") for i in range(57)], ["f30"]) == ["...", "f30", "..."]
+
+
+def in_terminal(width: int, *words: str | Path, **variables: str) -> str:
+    """What the command prints on a terminal of that width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    parts: list[bytes] = []
+
+    def read() -> None:
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # Linux: the other end is closed
+                return
+            if not part:
+                return
+            parts.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch, os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+            for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+                patch.delenv(name, raising=False)
+            for name, value in {"TERM": "xterm-256color", **variables}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdout", terminal)
+            patch.setattr(sys, "__stdout__", terminal)  # of which rich asks the width
+            patch.setattr(sys, "stdin", terminal)
+            patch.setattr(sys, "argv", ["marginbench", *map(str, words)])
+            for stream in ("__stdin__", "__stderr__"):
+                patch.setattr(sys, stream, terminal)
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            assert not end.value.code
+    finally:
+        reader.join()
+        os.close(ours)
+    return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every six rows are a group, whatever was measured."""
+
+    def made(reading: Reading, names: Sequence[str]) -> Standings:
+        rows = rank(reading.records.values(), names[0])
+        return {
+            (str(row.facts["suite_fingerprint"]), str(row.facts["method"])): {
+                names[0]: standing(place + 1, "abcdefghijk"[place // 6 : place // 6 + 2], place // 6 + 1)
+            }
+            for place, row in enumerate(rows)
+        }
+
+    monkeypatch.setattr("marginbench.benchmarks.tables.render.standings", made)
+
+
+@pytest.mark.usefixtures("grouped")
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_board_of_56_rows_fits_a_terminal(width: int) -> None:
+    text = COLOUR.sub("", in_terminal(width, "leaderboard", DIGITS))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width and len(lines) < 45
+    rows = [line.split()[0] for line in lines if " ± " in line and "[" not in line[:40]]
+    assert "ce" in rows and "⋮" in text and "Not shown:" in text and "--top 56" in text and "(--notes)" in text
+    assert "rank" in text and "† quantise: gradient_mismatch 3/3" in text
+    assert ("margin L2" in text.partition("Not shown")[0]) == (width == 200)
+
+
+@pytest.mark.usefixtures("grouped")
+def test_hints_lead_to_all_of_it() -> None:
+    text = COLOUR.sub("", in_terminal(80, "leaderboard", DIGITS, "--top", "56", "--notes"))
+    assert "⋮" not in text and "gradient_mismatch: Gradients are not the slopes" in text and "(--notes)" not in text
+    assert sum(" ± " in line for line in text.splitlines()) >= 56
+    text = COLOUR.sub(
+        "", in_terminal(80, "leaderboard", DIGITS, "--columns", "margin_upper_l2,cost", "--methods", "mma")
+    )
+    assert "margin L2," in text and "cost" in text and "robust %" in text and "clean %" not in text
+
+
+@pytest.mark.usefixtures("grouped")
+def test_groups_have_colours_and_no_colour_is_honoured() -> None:
+    text = in_terminal(120, "leaderboard", DIGITS)
+    best, last = (
+        next(line for line in text.splitlines() if COLOUR.sub("", line).startswith(name)) for name in ("pgd_at", "ccat")
+    )
+    assert "38;5;" in best and set(re.findall(r"38;5;\d+", best)) != set(re.findall(r"38;5;\d+", last))
+    plain = in_terminal(120, "leaderboard", DIGITS, NO_COLOR="1")
+    assert "38;5" not in plain and COLOUR.sub("", plain) == COLOUR.sub("", text)
+    assert "\x1b" not in in_terminal(120, "leaderboard", DIGITS, TERM="dumb")
+
+
+def test_elsewhere_all_of_it_is_printed_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    show(many(57), view=View(asked=["a30"]))
+    text = capsys.readouterr().out
+    assert text.count("| a") == 57 and "\x1b" not in text and "⋮" not in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_hard_rows_fit(width: int, tmp_path: Path) -> None:
+    """Names with brackets and of any length, errors of any length, no numbers, and infinite ones."""
     suite = a_suite(title="a [bold]title[/bold]")
     note = "see [conv1] and :smile:"
-    show(
-        [
-            a_record("ce", suite=suite, notes=[note]),
-            replace(a_failure("svm", suite=suite), error="no [/head] in [conv1]"),
-        ]
-    )
-    text = capsys.readouterr().out
-    assert "a [bold]title[/bold]" in text and note in text
-    assert "FAILED 1x: no [/head] in [conv1]" in text
+    infinite = {
+        "points": 10.0,
+        "robust_accuracy_l2": 0.5,
+        "margin_upper_l2": float("inf"),
+        "clean_accuracy": float("nan"),
+    }
+    records = [
+        a_record("ce", suite=suite, notes=[note]),
+        a_record(
+            "[bold]net[/bold] with a name that is far too long", 0, 0.95, suite=suite, doubts={"weak_attack": "1"}
+        ),
+        a_record("infinite", suite=suite, metrics=infinite),
+        replace(a_failure("svm", suite=suite), error="no [/head] in [conv1] " + "and so on " * 30),
+        replace(a_failure("pmm", suite=suite), error="no [/head] in [conv1] " + "and so on " * 30),
+    ]
+    for record in records:
+        write_record(tmp_path / "toy" / "runs", record, {})
+    text = COLOUR.sub("", in_terminal(width, "leaderboard", tmp_path, "--notes"))
+    assert max(map(len, text.splitlines())) <= width
+    one_line = " ".join(text.split())
+    assert "a [bold]title[/bold]" in one_line and note in one_line
+    assert "† pmm, svm: FAILED 1x: no [/head] in [conv1]" in one_line
+    assert "FAILED" not in one_line.replace("FAILED", "", 1), "one line for all that failed alike"
+    assert "[bold]net[/bold]withanamethatisfartoolong" in re.sub(r"\s|[\d.—]", "", one_line)
+    if width == 200:
+        assert "[—, ∞]" in text
+
+
+def test_a_command_that_made_records_says_how_to_see_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show(many(57), view=View(asked=["a30"], command="marginbench leaderboard out/toy"))
+    text = " ".join(capsys.readouterr().out.split())
+    assert " a30 " in text and " a31 " not in text
+    assert "These are options of: marginbench leaderboard out/toy" in text
+
+
+def test_ties_in_colour_are_told_by_letters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    known = {("f" * 64, f"a{i:02}"): {DEFAULT_BY: standing(i + 1, "abcdefg"[i], i + 1)} for i in range(7)}
+    show(many(7), known=known)
+    lines = COLOUR.sub("", capsys.readouterr().out).splitlines()
+    rows = [line.split() for line in lines if " ± " in line and line.startswith("a")]
+    assert [row[4] for row in rows] == list("abcdefg")

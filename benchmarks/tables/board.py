@@ -1,0 +1,100 @@
+"""The boards of some records: of each suite the rows that were chosen, in their order, with where each stands."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.current import current
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.choice import Choice, wanted_rows
+from marginbench.benchmarks.tables.leaderboard import BASELINE, Row, rank, suite_name
+from marginbench.benchmarks.tables.standing import Standing, Standings
+
+
+@dataclass(frozen=True)
+class Board:
+    """The rows of one suite that were chosen."""
+
+    title: str
+    choice: Choice
+    rows: list[Row]  # best group first, by name inside a group; below them those without a group, then those marked
+    records: list[Record]  # that the rows are made of
+    counted: list[Record]  # of these, those that count
+    probes: tuple[Column, ...]
+    standing: Mapping[str, Standing]  # by name of the row, in the column that orders; empty where nothing can be said
+    below: int  # rows that --top has left out
+
+    def of(self, row: Row) -> Standing | None:
+        """Where the row stands; None where that cannot be said, and for marked rows."""
+        return None if row.mark else self.standing.get(str(row.facts["method"]))
+
+    @property
+    def ordering(self) -> Column | None:
+        """The measured column that orders the rows, if it is one."""
+        name = self.choice.by.removesuffix(columns.INTERVAL)
+        return next((column for column in columns.measured(self.probes) if column.name == name), None)
+
+
+def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> list[Board]:
+    """A board for each suite, told apart by fingerprint, that has a row left.
+
+    Args:
+        records: all of them: which ones count does not depend on the choice.
+        standings: in the column `choice.by`, see `standing`.
+
+    Raises:
+        ParameterError: unknown column, family or row.
+    """
+    counted = {record.id for record in current(records)}
+    wanted = wanted_rows(choice, records)
+    suites: dict[str, list[Row]] = {}
+    for row in rank(records, choice.by):
+        if _key(row) in wanted:
+            suites.setdefault(str(row.facts["suite_fingerprint"]), []).append(row)
+    made = []
+    for fingerprint, best_first in suites.items():
+        of_suite = {method: of for (suite, method), of in standings.items() if suite == fingerprint}
+        standing = {method: of[choice.by] for method, of in of_suite.items() if choice.by in of}
+        rows = _top(best_first, choice.top)
+        names = {row.facts["method"] for row in rows}
+        own = [record for record in records if record.identity.suite == fingerprint]
+        shown = [record for record in own if record.method in names]
+        made.append(
+            Board(
+                title=f"{suite_name(fingerprint, records)}: {own[0].suite.title}",
+                choice=choice,
+                rows=_grouped(rows, standing),
+                records=shown,
+                counted=[record for record in shown if record.id in counted],
+                probes=columns.of_probes(own),
+                standing=standing,
+                below=len(best_first) - len(rows),
+            )
+        )
+    return made
+
+
+def is_baseline(row: Row) -> bool:
+    return row.facts["method"] == BASELINE
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return str(row.facts["suite_fingerprint"]), str(row.facts["method"])
+
+
+def _top(best_first: Sequence[Row], top: int | None) -> list[Row]:
+    """The first rows, and the baseline."""
+    return [row for place, row in enumerate(best_first) if top is None or place < top or is_baseline(row)]
+
+
+def _grouped(best_first: Sequence[Row], standing: Mapping[str, Standing]) -> list[Row]:
+    """By group and then by name: means do not order what cannot be told apart."""
+
+    def place(row: Row) -> tuple[bool, float, str]:
+        of = standing.get(str(row.facts["method"]))
+        known = of is not None and not row.mark and of.group
+        return bool(row.mark), known or math.inf, str(row.facts["method"]) if known else ""
+
+    return sorted(best_first, key=place)

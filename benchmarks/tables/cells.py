@@ -1,0 +1,175 @@
+"""A board as a page shows it: columns of cells, and in each cell what is to be set apart. Formats write them."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.statistics.paired import LEVEL
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.board import Board, is_baseline
+from marginbench.benchmarks.tables.choice import wanted_columns
+from marginbench.benchmarks.tables.leaderboard import BASELINE, Row
+from marginbench.benchmarks.tables.standing import Standing
+from marginbench.methods import Norm
+
+Side = Literal["left", "right"]
+MEASURED_NOTHING = "—"
+RANK, TO_BASELINE = "rank", f"to {BASELINE}"
+METHOD, POINTS, N, DOUBTS = "method", "points", "n", "doubts"
+
+
+class Span(NamedTuple):
+    """A piece of a cell."""
+
+    text: str
+    role: Literal["", "best", "letters", "interval", "error"] = ""  # formats choose how to show them, and whether
+
+
+Cell = tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class PageColumn:
+    """A column of a page."""
+
+    header: str
+    cells: Sequence[Cell]  # a row each
+    side: Side = "right"
+    ordering: bool = False  # the one that orders the rows, or says where they stand in it
+
+    @property
+    def texts(self) -> list[str]:
+        """The cells as plain text."""
+        return [plain(cell) for cell in self.cells]
+
+
+def plain(cell: Cell) -> str:
+    """The text of a cell."""
+    return "".join(map(spaced, cell))
+
+
+def spaced(span: Span) -> str:
+    """The text of a piece; before letters stands a space."""
+    return f" {span.text}" if span.role == "letters" else span.text
+
+
+def page_columns(board: Board) -> list[PageColumn]:
+    """The columns of a page: the method, what orders the rows with where they stand, the others, the doubts.
+
+    A fact that all rows share, such as the number of points, is in the legend and no column.
+    """
+    wanted = wanted_columns(board.choice, board.records)
+    epsilon = board.records[0].epsilon
+    made = [PageColumn(METHOD, [(Span(_name(row)),) for row in board.rows], "left")]
+    if (ordering := board.ordering) is not None:
+        made.append(_measured((ordering,), board, epsilon))
+        if board.standing:
+            ranks = [(Span(_ranks(board.of(row))),) for row in board.rows]
+            made.append(PageColumn(RANK, ranks, ordering=True))
+        if any(of and not math.isnan(of.difference) for of in map(board.of, board.rows)):
+            made.append(PageColumn(TO_BASELINE, [_difference(board, row) for row in board.rows]))
+    made += [_measured(ends, board, epsilon) for ends in _shown(board, wanted)]
+    facts = [fact for fact in columns.FACTS if fact.name in wanted or (not wanted and _varies(fact, board))]
+    made += [PageColumn(fact.header, [(Span(str(row.facts[fact.name])),) for row in board.rows]) for fact in facts]
+    doubts = [doubts_of(row) for row in board.rows]
+    if any(doubts):
+        made.append(PageColumn(DOUBTS, [cell or (Span("none"),) for cell in doubts], "left"))
+    return made
+
+
+def doubts_of(row: Row) -> Cell:
+    """Reasons to distrust the row, why it does not count, and how its runs failed; empty where all is well."""
+    failed = f"FAILED {row.facts['failed']}x" if row.facts["failed"] else ""
+    words = "; ".join(filter(None, (row.texts["doubts"], failed)))
+    detail = (Span(f": {row.texts['error']}", "error"),) if failed else ()
+    return (Span(words), *detail) if words else ()
+
+
+def _varies(fact: Column, board: Board) -> bool:
+    return fact.on_page and fact.name != METHOD and shared(board, fact.name) is None
+
+
+def shared(board: Board, fact: str) -> str | int | None:
+    """What all rows have, None where they differ."""
+    found = {row.facts[fact] for row in board.rows}
+    return found.pop() if len(found) == 1 else None
+
+
+def _name(row: Row) -> str:
+    return f"{row.facts['method']} (baseline)" if is_baseline(row) else str(row.facts["method"])
+
+
+def _shown(board: Board, wanted: set[str]) -> Iterator[tuple[Column, ...]]:
+    """Groups of columns that share one column of the page: both ends of a margin are an interval."""
+    ordering = board.ordering
+    usual = columns.paged(board.probes)
+    listed = [column for column in columns.measured(board.probes) if column.name in wanted] if wanted else usual
+    shown = [column for column in listed if column != ordering]
+    intervals = {column.name: _interval(column) for column in columns.MARGINS}
+    groups = itertools.groupby(shown, key=lambda column: intervals.get(column.name, column.name))
+    return (tuple(group) for _, group in groups)
+
+
+def _measured(ends: Sequence[Column], board: Board, epsilon: Mapping[Norm, float]) -> PageColumn:
+    ordering = board.ordering
+    best = {column.name: _best(column, board.rows) for column in ends}
+
+    def cell(row: Row) -> Cell:
+        if not row.facts["n"]:
+            return (Span(MEASURED_NOTHING),)
+        of = board.of(row) if ends == (ordering,) else None
+        spans = [
+            Span(
+                _text(column, row, of), "best" if not row.mark and row.mean(column.name)[0] == best[column.name] else ""
+            )
+            for column in ends
+        ]
+        if len(spans) == 1:
+            return (*spans, Span(of.letters, "letters")) if of and of.letters else tuple(spans)
+        lower, upper = spans
+        return Span("["), lower, Span(", "), upper, Span("]")
+
+    header = ends[0].heading(epsilon) if len(ends) == 1 else _interval(ends[0])
+    return PageColumn(header, [cell(row) for row in board.rows], ordering=ends == (ordering,))
+
+
+def _best(column: Column, rows: Sequence[Row]) -> float:
+    """The best mean of the rows that count; NaN, which equals nothing, where all are the same."""
+    means = {mean for row in rows if not row.mark and not math.isnan(mean := row.mean(column.name)[0])}
+    if len(means) < 2:
+        return math.nan
+    return min(means) if column.ascending else max(means)
+
+
+def _text(column: Column, row: Row, of: Standing | None) -> str:
+    """Mean and interval: ± where it is symmetric, both ends where it is not, as near to 0 % and 100 %."""
+    mean, half = row.mean(column.name)
+    if of is None or not math.isfinite(mean) or math.isnan(of.low):
+        return column.text(mean, half)
+    above, below = of.high - of.mean, of.mean - of.low
+    if math.isclose(above, below, rel_tol=1e-6, abs_tol=1e-12):
+        return column.text(mean, above)
+    return f"{column.text(mean)} [{column.text(of.low)}, {column.text(of.high)}]"
+
+
+def _interval(end: Column) -> str:
+    return end.header.partition(",")[0]
+
+
+def _ranks(of: Standing | None) -> str:
+    if of is None or not of.group:
+        return MEASURED_NOTHING
+    return str(of.best_rank) if of.best_rank == of.worst_rank else f"{of.best_rank}–{of.worst_rank}"
+
+
+def _difference(board: Board, row: Row) -> Cell:
+    of, column = board.of(row), board.ordering
+    if of is None or column is None or is_baseline(row) or math.isnan(of.difference):
+        return (Span(MEASURED_NOTHING),)
+    middle = Span(f"{column.signed(of.difference)}{'*' * (of.p < LEVEL)}")
+    if math.isnan(of.difference_low):
+        return (middle,)
+    return middle, Span(f" [{column.signed(of.difference_low)}, {column.signed(of.difference_high)}]", "interval")
