@@ -9,14 +9,14 @@ import typer
 from marginbench.benchmarks.cli.app import Strict, app, refuse_nothing
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_BY
+from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
 
 
 @app.command("leaderboard")
 def leaderboard_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
-    by: Annotated[str, typer.Option(metavar="COLUMN", help="Orders the rows; any column of the csv.")] = DEFAULT_BY,
+    by: Annotated[str, typer.Option(metavar="COLUMN", help="Orders the rows; any column of the csv.")] = DEFAULT_SORT,
     families: Annotated[str, typer.Option(metavar="A,B", help="Families of methods. Default: all.")] = "",
     methods: Annotated[
         str, typer.Option(metavar="A,B", help="Rows, as in 'ce,arcface(m=0.4)', or methods with all their rows.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_BY
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
 
 
@@ -13,7 +13,7 @@ from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
 class Choice:
     """Empty means all. Names are those of csv."""
 
-    by: str = DEFAULT_BY  # the column that orders the rows
+    by: str = DEFAULT_SORT  # the column that orders the rows
     families: Sequence[str] = ()
     methods: Sequence[str] = ()  # rows by name, or the keys of methods, each of which stands for all its rows
     columns: Sequence[str] = ()

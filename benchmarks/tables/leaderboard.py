@@ -22,7 +22,7 @@ from marginbench.methods.errors import ParameterError, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_BY = "robust_accuracy_l2"
+DEFAULT_SORT = "robust_accuracy_l2"
 BASELINE = "ce"  # training times are reported relative to its times
 
 Mean = tuple[float, float | None]  # over seeds, and half of Student's 95 % interval from three of them on
@@ -85,7 +85,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
 
 def leaderboard(
     source: str | Path | Iterable[str | Path] | Iterable[Record] = RESULTS,
-    by: str = DEFAULT_BY,
+    by: str = DEFAULT_SORT,
     *,
     strict: bool = False,
 ) -> "pd.DataFrame":
@@ -124,7 +124,7 @@ def _records(source: Any, strict: bool) -> list[Record]:
     raise ParameterError("source", type(source).__name__, problem)
 
 
-def rank(records: Iterable[Record], by: str = DEFAULT_BY) -> list[Row]:
+def rank(records: Iterable[Record], by: str = DEFAULT_SORT) -> list[Row]:
     """The rows of the leaderboard, suite by suite, the best of a column first, and below them those that do not count.
 
     Raises:

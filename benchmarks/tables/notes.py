@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from marginbench.benchmarks.records.column import NORM_TEXT
-from marginbench.benchmarks.records.current import MARKS, precedence
+from marginbench.benchmarks.records.current import MARKS, current, precedence
 from marginbench.benchmarks.records.record import IDENTITY_SCHEMA, Environment, Record
 from marginbench.benchmarks.statistics.paired import LEVEL, MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables import columns
@@ -48,9 +48,14 @@ def _order(board: Board, headers: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def notes(board: Board) -> Iterator[str]:
-    """All that is to be known beside the legend."""
-    rows, records, counted = board.rows, board.records, board.counted
+def notes(rows: Sequence[Row], records: Sequence[Record], counted: Sequence[Record] | None = None) -> Iterator[str]:
+    """All that is to be known of rows of one suite beside the legend.
+
+    Args:
+        records: that the rows are made of.
+        counted: of these, those that count. Default: as if there were no others.
+    """
+    counted = current(records) if counted is None else counted
     if any(record.identity.schema < IDENTITY_SCHEMA for record in counted):
         yield "Measured by the rules of an older marginbench: the changelog says which numbers mean something else now."
     if names := sorted({name for record in counted for name in record.at_epsilon}):

@@ -57,7 +57,13 @@ def where_rows_stand(reading: Reading, choice: Choice = EVERYTHING) -> Standings
 
 def _markdown(board: Board) -> str:
     table = page_columns(board)
-    listed = "\n".join(f"- {note}" for note in (*legend(board, [column.header for column in table]), *notes(board)))
+    listed = "\n".join(
+        f"- {note}"
+        for note in (
+            *legend(board, [column.header for column in table]),
+            *notes(board.rows, board.records, board.counted),
+        )
+    )
     return f"{markdown(table)}\n\n{listed}\n"
 
 
@@ -65,7 +71,7 @@ def _latex(board: Board) -> str:
     table = page_columns(board)
     headers = [column.header for column in table]
     explained = {name for record in board.records for name in record.doubts} if DOUBTS in headers else set()
-    every = list(notes(board))
+    every = list(notes(board.rows, board.records, board.counted))
     doubts = [note for note in every if note.partition(":")[0] in explained]
     caption = " ".join([f"{board.title}.", *legend(board, headers), *doubts])
     label = board.records[0].suite.name
@@ -75,7 +81,11 @@ def _latex(board: Board) -> str:
 
 def _html(board: Board) -> str:
     table = page_columns(board)
-    return html_table(board.title, table, [*legend(board, [column.header for column in table]), *notes(board)])
+    return html_table(
+        board.title,
+        table,
+        [*legend(board, [column.header for column in table]), *notes(board.rows, board.records, board.counted)],
+    )
 
 
 def _names(made: Sequence[Board], records: Sequence[Record]) -> list[str]:

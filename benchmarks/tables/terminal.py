@@ -110,7 +110,7 @@ def _print(board: Board, console: "Console", view: View) -> None:
     console.print(_grid(board, fits, places))
     for line in (*_doubts(board), *legend(board, [column.header for column in fits])):
         console.print(line, width=text_width)
-    every = list(notes(board))
+    every = list(notes(board.rows, board.records, board.counted))
     if view.all_notes:
         for note in every:
             console.print(f"- {note}", width=text_width)

@@ -10,7 +10,7 @@ from support import Run
 from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.tables.board import Board, boards
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_BY
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS, render
 from marginbench.methods.errors import ParameterError
 
@@ -136,7 +136,7 @@ def test_what_does_not_count_is_below_and_marked_whatever_it_measured() -> None:
     """It has no group either, though the standing of its row is that of the version that counts."""
     new = {"revision": 2}
     records = [a_record("ce", 0, 0.5), a_record("pmm", 0, 0.9), a_record("pmm", 0, 0.6, identity=new)]
-    known = {("f" * 64, name): {DEFAULT_BY: standing(1, "a", 1)} for name in ("ce", "pmm")}
+    known = {("f" * 64, name): {DEFAULT_SORT: standing(1, "a", 1)} for name in ("ce", "pmm")}
     (board,) = boards(records, Choice(), known)
     assert [(row.facts["method"], row.mark) for row in board.rows] == [("ce", ""), ("pmm", ""), ("pmm", "stale")]
     assert board.of(board.rows[1]) and board.of(board.rows[2]) is None
@@ -147,7 +147,7 @@ def test_what_does_not_count_is_below_and_marked_whatever_it_measured() -> None:
 
 def test_rows_of_one_group_stand_by_name() -> None:
     groups = {"ibp": (1, "a"), "arcface": (1, "a"), "svm": (2, "b"), "ce": (2, "b")}
-    known = {("f" * 64, name): {DEFAULT_BY: standing(g, letters, g)} for name, (g, letters) in groups.items()}
+    known = {("f" * 64, name): {DEFAULT_SORT: standing(g, letters, g)} for name, (g, letters) in groups.items()}
     (board,) = boards([*four(), a_failure("none")], Choice(), known)
     assert [row.facts["method"] for row in board.rows] == ["arcface", "ibp", "ce", "svm", "none"]
     (board,) = boards(four(), Choice(top=1), known)

@@ -16,7 +16,7 @@ from made import a_failure, a_record, a_suite, standing
 
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_BY
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS, render
 from marginbench.benchmarks.tables.standing import Standing
 
@@ -28,9 +28,9 @@ HARD = [  # names, titles, notes and errors that a format could trip over
     replace(a_failure("svm"), error="KeyError: 'no | [/head] in <conv1>' & \\more"),
 ]
 KNOWN = {
-    ("f" * 64, "ce"): {DEFAULT_BY: standing(2, "b", 2, difference=math.nan, difference_low=math.nan)},
-    ("f" * 64, "[bold]net[/bold], v2"): {DEFAULT_BY: standing(1, "ab", 1, mean=0.95, low=0.945, high=0.955)},
-    ("f" * 64, "infinite"): {DEFAULT_BY: standing(1, "a", 1, mean=1.0, low=0.97, high=1.0, p=0.06)},
+    ("f" * 64, "ce"): {DEFAULT_SORT: standing(2, "b", 2, difference=math.nan, difference_low=math.nan)},
+    ("f" * 64, "[bold]net[/bold], v2"): {DEFAULT_SORT: standing(1, "ab", 1, mean=0.95, low=0.945, high=0.955)},
+    ("f" * 64, "infinite"): {DEFAULT_SORT: standing(1, "a", 1, mean=1.0, low=0.97, high=1.0, p=0.06)},
 }
 
 
@@ -76,13 +76,13 @@ def test_a_fact_that_all_rows_share_is_no_column() -> None:
 
 def test_csv_and_json_hold_what_is_known_of_the_standing() -> None:
     rows = {row["method"]: row for row in csv.DictReader(io.StringIO(render(hard(), "csv", known=KNOWN)))}
-    of = {name.removeprefix(f"{DEFAULT_BY}_"): value for name, value in rows["infinite"].items()}
+    of = {name.removeprefix(f"{DEFAULT_SORT}_"): value for name, value in rows["infinite"].items()}
     assert (of["letters"], of["group"], of["best_rank"], of["worst_rank"], of["p"]) == ("a", "1", "1", "2", "0.06")
-    assert rows["ce"][f"{DEFAULT_BY}_difference"] == "" and rows["svm"][f"{DEFAULT_BY}_group"] == ""
+    assert rows["ce"][f"{DEFAULT_SORT}_difference"] == "" and rows["svm"][f"{DEFAULT_SORT}_group"] == ""
     found = {row["method"]: row for row in json.loads(render(hard(), "json", known=KNOWN))}
-    assert found["infinite"][f"{DEFAULT_BY}_group"] == 1 and found["svm"][f"{DEFAULT_BY}_letters"] is None
-    assert found["ce"][f"{DEFAULT_BY}_difference_low"] is None
-    assert f"{DEFAULT_BY}_group" not in render(hard(), "csv"), "nothing is known without it"
+    assert found["infinite"][f"{DEFAULT_SORT}_group"] == 1 and found["svm"][f"{DEFAULT_SORT}_letters"] is None
+    assert found["ce"][f"{DEFAULT_SORT}_difference_low"] is None
+    assert f"{DEFAULT_SORT}_group" not in render(hard(), "csv"), "nothing is known without it"
 
 
 class Cells(HTMLParser):
@@ -126,9 +126,9 @@ def test_html_is_one_table_that_runs_and_loads_nothing() -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("count", [1, len(HARD)])
-@pytest.mark.parametrize("by", [DEFAULT_BY, "margin_upper_l2", "doubts"])
+@pytest.mark.parametrize("by", [DEFAULT_SORT, "margin_upper_l2", "doubts"])
 def test_every_format_takes_hard_rows_in_every_order(form: str, count: int, by: str) -> None:
-    known = {key: {by: of[DEFAULT_BY]} for key, of in KNOWN.items()} if by != "doubts" else {}
+    known = {key: {by: of[DEFAULT_SORT]} for key, of in KNOWN.items()} if by != "doubts" else {}
     text = render(hard(count), form, Choice(by), known)
     assert len(text) > 100 and "nan" not in text.lower().replace("nan_", "")
 

@@ -12,7 +12,7 @@ from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.board import boards
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_BY, rank
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, rank
 from marginbench.benchmarks.tables.render import STANDING, where_rows_stand
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_csv_has_every_column_of_old_that_was_measured(folder: Path) -> None:
     header = (folder / "leaderboard.csv").read_text().split("\n", 1)[0].split(",")
     metrics = {name for record in read_records([folder]) for name in record.metrics}
     facts = {"suite", "suite_fingerprint", "method", "key", "n", "failed", "cost", "doubts", "error"}
-    standing = {f"{DEFAULT_BY}_{name}" for name in STANDING}
+    standing = {f"{DEFAULT_SORT}_{name}" for name in STANDING}
     old = [name for name in header if not name.endswith("_ci95") and name not in {*SINCE, *standing}]
     assert old == [name for name in OLD_CSV if name in metrics | facts]
 

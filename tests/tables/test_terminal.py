@@ -21,7 +21,7 @@ from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.tables.board import boards
 from marginbench.benchmarks.tables.cells import PageColumn, Span
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_BY, rank
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, rank
 from marginbench.benchmarks.tables.render import EVERYTHING
 from marginbench.benchmarks.tables.standing import Standings
 from marginbench.benchmarks.tables.terminal import FIRST, LAST, SHORT, View, fitting, show, shown_rows
@@ -262,7 +262,7 @@ def test_ties_in_colour_are_told_by_letters(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    known = {("f" * 64, f"a{i:02}"): {DEFAULT_BY: standing(i + 1, "abcdefg"[i], i + 1)} for i in range(7)}
+    known = {("f" * 64, f"a{i:02}"): {DEFAULT_SORT: standing(i + 1, "abcdefg"[i], i + 1)} for i in range(7)}
     show(many(7), known=known)
     lines = COLOUR.sub("", capsys.readouterr().out).splitlines()
     rows = [line.split() for line in lines if " ± " in line and line.startswith("a")]
