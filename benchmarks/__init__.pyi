@@ -30,7 +30,7 @@ from .suites.evaluation import Evaluation as Evaluation
 from .suites.schema import Suite as Suite
 from .suites.schema import load_suite as load_suite
 from .tables.compare import compare_rows as compare_rows
-from .tables.leaderboard import leaderboard as leaderboard
+from .tables.frame import leaderboard as leaderboard
 from .tables.leaderboard import load as load
 from .training.load import load_network as load_network
 

@@ -13,12 +13,11 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns, notes
-from marginbench.benchmarks.tables.board import boards
+from marginbench.benchmarks.tables.board import boards, where_rows_stand
 from marginbench.benchmarks.tables.cells import page_columns
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.leaderboard import BASELINE, rank
-from marginbench.benchmarks.tables.render import where_rows_stand
 from marginbench.benchmarks.tables.text import markdown, pipe
 from marginbench.methods import get, names
 

@@ -27,7 +27,10 @@ def leaderboard_command(
     top: Annotated[
         int | None, typer.Option(metavar="N", help=f"So many rows with the best means; {BASELINE} stays.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}; csv and json hold all columns.")] = "md",
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help=f"{', '.join(FORMATS)}; csv and json hold all columns. Default: FILE's, or md."),
+    ] = None,
     all_notes: Annotated[bool, typer.Option("--notes", help="All notes, in a terminal too.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
     strict: Strict = False,
@@ -39,7 +42,8 @@ def leaderboard_command(
     """
     from marginbench.benchmarks.machine.files import write_atomically
     from marginbench.benchmarks.records.reader import read_folders
-    from marginbench.benchmarks.tables.render import render, where_rows_stand
+    from marginbench.benchmarks.tables.board import where_rows_stand
+    from marginbench.benchmarks.tables.render import render
     from marginbench.benchmarks.tables.terminal import View, show
     from marginbench.methods.spec import split_specs
 
@@ -49,7 +53,8 @@ def leaderboard_command(
     refuse_nothing(records, folders)
     names = (split_specs(text) for text in (families, methods, columns))
     choice = Choice(by, *names, top=top)
-    known = where_rows_stand(reading, choice)
+    known = where_rows_stand(reading, by)
+    form = form or (output.suffix.removeprefix(".") if output else "") or "md"
     if output is not None:
         write_atomically(output, render(records, form, choice, known).encode())
     elif form == "md":

@@ -265,9 +265,9 @@ def _watched(options: RunOptions, work: Work) -> bool:
 
 def _written(work: Work, current: Reading) -> tuple[pd.DataFrame, list[Path]]:
     from marginbench.benchmarks.tables.files import write_tables
-    from marginbench.benchmarks.tables.leaderboard import leaderboard
+    from marginbench.benchmarks.tables.frame import ranked_frame
 
-    return write_tables(current, work.folder) if current.records else (leaderboard([]), [])
+    return write_tables(current, work.folder) if current.records else (ranked_frame([]), [])
 
 
 def _tables(work: Work) -> tuple[pd.DataFrame, list[Path], list[Record]]:

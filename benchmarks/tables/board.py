@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import current
+from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import Choice, wanted_rows
-from marginbench.benchmarks.tables.leaderboard import BASELINE, Row, rank, suite_name
-from marginbench.benchmarks.tables.standing import Standing, Standings
+from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT, Row, rank, suite_name
+from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Board:
     @property
     def ordering(self) -> Column | None:
         """The measured column that orders the rows, if it is one."""
-        name = self.choice.by.removesuffix(columns.INTERVAL)
+        name = columns.stem(self.choice.by)
         return next((column for column in columns.measured(self.probes) if column.name == name), None)
 
 
@@ -42,7 +43,7 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
 
     Args:
         records: all of them: which ones count does not depend on the choice.
-        standings: in the column `choice.by`, see `standing`.
+        standings: in the column `choice.by`, see `where_rows_stand`.
 
     Raises:
         ParameterError: unknown column, family or row.
@@ -74,6 +75,12 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
             )
         )
     return made
+
+
+def where_rows_stand(reading: Reading, by: str = DEFAULT_SORT) -> Standings:
+    """Groups and ranks of all rows in the column that orders them; none where that is no measured column."""
+    names = {column.name for column in columns.measured(columns.of_probes(reading.records.values()))}
+    return standings(reading, [by]) if by in names else {}
 
 
 def is_baseline(row: Row) -> bool:

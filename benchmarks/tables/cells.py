@@ -160,7 +160,7 @@ def _interval(end: Column) -> str:
 
 
 def _ranks(of: Standing | None) -> str:
-    if of is None or not of.group:
+    if of is None or not of.best_rank:
         return MEASURED_NOTHING
     return str(of.best_rank) if of.best_rank == of.worst_rank else f"{of.best_rank}–{of.worst_rank}"
 

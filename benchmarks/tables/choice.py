@@ -24,6 +24,9 @@ class Choice:
             raise ParameterError("top", self.top, "should be 1 or more")
 
 
+EVERYTHING = Choice()
+
+
 def wanted_rows(choice: Choice, records: Iterable[Record]) -> set[tuple[str, str]]:
     """Suite fingerprint and name of the rows that the families and methods of the choice leave.
 
@@ -50,8 +53,7 @@ def wanted_columns(choice: Choice, records: Iterable[Record]) -> set[str]:
         ParameterError: no such column.
     """
     known = columns.names(columns.of_probes(records))
-    asked = [name.removesuffix(columns.INTERVAL) for name in choice.columns]
-    return _known("columns", "column", asked, columns.without_intervals(known))
+    return _known("columns", "column", columns.stems(choice.columns), columns.stems(known))
 
 
 def canonical(name: str) -> str:

@@ -120,9 +120,14 @@ def names(probes: Iterable[Column] = ()) -> list[str]:
     return [*(column.name for column in FACTS), *means, *(column.name for column in TEXTS)]
 
 
-def without_intervals(names: Iterable[str]) -> list[str]:
-    """The names in csv and json but those of intervals, for a hint that is short."""
-    return [name for name in names if not name.endswith(INTERVAL)]
+def stem(name: str) -> str:
+    """The column that a name in csv and json belongs to, as an interval to its mean."""
+    return name.removesuffix(INTERVAL)
+
+
+def stems(names: Iterable[str]) -> list[str]:
+    """The columns that the names belong to, each once: what a hint lists."""
+    return list(dict.fromkeys(map(stem, names)))
 
 
 def paged(probes: Iterable[Column] = ()) -> list[Column]:

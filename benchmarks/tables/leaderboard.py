@@ -1,6 +1,6 @@
 """The leaderboard: a pure function of the records.
 
-`rank` makes its rows, which `render` writes; `leaderboard` gives them as a pandas frame, for notebooks.
+`rank` makes its rows, the best first; `boards` groups them, and `render`, `terminal` and `frame` show them.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import Version, current, distinct, marks, version
-from marginbench.benchmarks.records.reader import RESULTS, read_folders, read_records
+from marginbench.benchmarks.records.reader import RESULTS, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.tables import columns
@@ -83,47 +83,6 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def leaderboard(
-    source: str | Path | Iterable[str | Path] | Iterable[Record] = RESULTS,
-    by: str = DEFAULT_SORT,
-    *,
-    strict: bool = False,
-) -> "pd.DataFrame":
-    """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
-
-    Below them stand, marked in `doubts`, the rows that do not count; see `records.current`.
-    `cost` is the training time divided by the median of that of `ce` on the same machine.
-
-    Args:
-        source: an output folder, several of them, or records, such as those of the outcome of `run_all`.
-        by: a column; the best come first, or the narrowest of its intervals.
-        strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
-
-    Raises:
-        MarginbenchError: no such folder; with `strict`, a record that cannot be read.
-        ParameterError: `source` is something else, such as the frame that `load` gives, or `by` is not a column.
-    """
-    import pandas as pd
-
-    records = _records(source, strict)
-    probes = columns.of_probes(records)
-    rows = [row.values(probes) for row in rank(records, by)]
-    return pd.DataFrame(rows, columns=columns.names(probes))
-
-
-def _records(source: Any, strict: bool) -> list[Record]:
-    import pandas as pd
-
-    many = isinstance(source, Iterable) and not isinstance(source, str | pd.DataFrame)
-    items = list(source) if many else [source]
-    if all(isinstance(item, Record) for item in items):
-        return items
-    if all(isinstance(item, str | Path) for item in items):
-        return read_records(items, strict=strict)
-    problem = "should be folders or records, as in leaderboard('results/local')"
-    raise ParameterError("source", type(source).__name__, problem)
-
-
 def rank(records: Iterable[Record], by: str = DEFAULT_SORT) -> list[Row]:
     """The rows of the leaderboard, suite by suite, the best of a column first, and below them those that do not count.
 
@@ -133,7 +92,7 @@ def rank(records: Iterable[Record], by: str = DEFAULT_SORT) -> list[Row]:
     records = distinct(records)
     probes = columns.of_probes(records)
     if by not in (known := columns.names(probes)):
-        raise ParameterError("by", by, f"no such column: {suggest(by, columns.without_intervals(known))}")
+        raise ParameterError("by", by, f"no such column: {suggest(by, columns.stems(known))}")
     groups: dict[Version, list[Record]] = defaultdict(list)
     for record in records:
         groups[version(record)].append(record)

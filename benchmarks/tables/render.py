@@ -3,25 +3,21 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, boards
-from marginbench.benchmarks.tables.cells import DOUBTS, doubts_of, page_columns, plain
-from marginbench.benchmarks.tables.choice import Choice, wanted_columns
+from marginbench.benchmarks.tables.cells import DOUBTS, PageColumn, doubts_of, page_columns, plain
+from marginbench.benchmarks.tables.choice import EVERYTHING, Choice, wanted_columns
+from marginbench.benchmarks.tables.frame import as_frame, names, values
 from marginbench.benchmarks.tables.notes import legend, notes
-from marginbench.benchmarks.tables.standing import Standing, Standings, standings
+from marginbench.benchmarks.tables.standing import Standings
 from marginbench.benchmarks.tables.text import html_page, html_table, latex, markdown
 from marginbench.methods.errors import ParameterError, suggest
 
 Format = Literal["md", "csv", "tex", "html", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-EVERYTHING = Choice()
-STANDING = tuple(field.name for field in fields(Standing) if field.name not in ("mean", "n"))  # are columns already
 
 
 def render(records: Sequence[Record], form: str, choice: Choice = EVERYTHING, known: Standings | None = None) -> str:
@@ -49,22 +45,14 @@ def render(records: Sequence[Record], form: str, choice: Choice = EVERYTHING, kn
     return "\n".join(f"## {board.title}\n\n{_markdown(board)}" for board in made)
 
 
-def where_rows_stand(reading: Reading, choice: Choice = EVERYTHING) -> Standings:
-    """Groups and ranks of all rows in the column that orders them; none where that is no measured column."""
-    names = {column.name for column in columns.measured(columns.of_probes(reading.records.values()))}
-    return standings(reading, [choice.by]) if choice.by in names else {}
-
-
 def _markdown(board: Board) -> str:
     table = page_columns(board)
-    listed = "\n".join(
-        f"- {note}"
-        for note in (
-            *legend(board, [column.header for column in table]),
-            *notes(board.rows, board.records, board.counted),
-        )
-    )
-    return f"{markdown(table)}\n\n{listed}\n"
+    return f"{markdown(table)}\n\n" + "".join(f"- {note}\n" for note in _all_notes(board, table))
+
+
+def _all_notes(board: Board, table: Sequence[PageColumn]) -> list[str]:
+    headers = [column.header for column in table]
+    return [*legend(board, headers), *notes(board.rows, board.records, board.counted)]
 
 
 def _latex(board: Board) -> str:
@@ -81,41 +69,14 @@ def _latex(board: Board) -> str:
 
 def _html(board: Board) -> str:
     table = page_columns(board)
-    return html_table(
-        board.title,
-        table,
-        [*legend(board, [column.header for column in table]), *notes(board.rows, board.records, board.counted)],
-    )
-
-
-def _names(made: Sequence[Board], records: Sequence[Record]) -> list[str]:
-    """Of the columns of csv and json: those of the records, then where rows stand in the column that orders them."""
-    names = columns.names(columns.of_probes(records))
-    if not made:
-        return names
-    choice = made[0].choice
-    if wanted := wanted_columns(choice, records):
-        wanted |= {"suite", "suite_fingerprint", "method", choice.by.removesuffix(columns.INTERVAL)}
-        names = [name for name in names if name.removesuffix(columns.INTERVAL) in wanted]
-    standing = [f"{choice.by}_{name}" for name in STANDING] if any(board.standing for board in made) else []
-    return [*names, *standing]
-
-
-def _values(made: Sequence[Board], records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """A row each, by name of the column. NaN and None stand for what was not measured."""
-    probes = columns.of_probes(records)
-    for board in made:
-        for row in board.rows:
-            of = board.of(row)
-            standing = {f"{board.choice.by}_{name}": getattr(of, name, None) for name in STANDING}
-            yield {**row.values(probes), **standing}
+    return html_table(board.title, table, _all_notes(board, table))
 
 
 def _csv(made: Sequence[Board], records: Sequence[Record]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, _names(made, records), extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, names(made, records), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(_blank, _values(made, records)))
+    writer.writerows(map(_blank, values(made, records)))
     return text.getvalue()
 
 
@@ -125,9 +86,7 @@ def _blank(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _json(made: Sequence[Board], records: Sequence[Record]) -> str:
     """Pandas' own, with ten digits: NaN is null, as what was not measured, infinity a string."""
-    import pandas as pd
-
-    frame = pd.DataFrame(_values(made, records), columns=_names(made, records))
+    frame = as_frame(made, records)
     infinite = [name for name in frame.select_dtypes("number") if frame[name].isin((math.inf, -math.inf)).any()]
     for name in infinite:
         frame[name] = [str(value) if math.isinf(value) else value for value in frame[name]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.tables.board import Board, boards, is_baseline
+from marginbench.benchmarks.tables.board import Board, boards, is_baseline, where_rows_stand
 from marginbench.benchmarks.tables.cells import (
     DOUBTS,
     METHOD,
@@ -22,17 +22,16 @@ from marginbench.benchmarks.tables.cells import (
     plain,
     spaced,
 )
+from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.notes import legend, notes
-from marginbench.benchmarks.tables.render import EVERYTHING, render, where_rows_stand
+from marginbench.benchmarks.tables.render import render
 from marginbench.benchmarks.tables.standing import Standings
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from marginbench.benchmarks.tables.choice import Choice
 
 LEAST_FIRST = (
     "points",
@@ -71,7 +70,7 @@ class View:
 
 def show(
     records: Sequence[Record],
-    choice: "Choice" = EVERYTHING,
+    choice: Choice = EVERYTHING,
     known: Standings | None = None,
     view: View = View(),
 ) -> None:

@@ -16,7 +16,7 @@ from marginbench.benchmarks.models.evaluate import ModelOutcome
 from marginbench.benchmarks.models.load import load_model
 from marginbench.benchmarks.models.weights import load_weights
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import leaderboard
+from marginbench.benchmarks.tables.frame import leaderboard
 from marginbench.benchmarks.tables.render import FORMATS, render
 
 

@@ -14,7 +14,8 @@ from marginbench.benchmarks.records.current import current, marks, precedence
 from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.tables.claims import claims, render_claims
 from marginbench.benchmarks.tables.compare import compare_rows
-from marginbench.benchmarks.tables.leaderboard import leaderboard, load
+from marginbench.benchmarks.tables.frame import leaderboard
+from marginbench.benchmarks.tables.leaderboard import load
 from marginbench.benchmarks.tables.render import render
 from marginbench.methods import MarginbenchError
 

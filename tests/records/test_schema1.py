@@ -8,7 +8,7 @@ import pytest
 from marginbench.benchmarks.records.reader import read_arrays, read_record, read_records
 from marginbench.benchmarks.records.record import About, write_record
 from marginbench.benchmarks.tables.claims import render_claims
-from marginbench.benchmarks.tables.leaderboard import leaderboard
+from marginbench.benchmarks.tables.frame import leaderboard
 from marginbench.benchmarks.tables.render import render
 from marginbench.methods import MarginbenchError
 

@@ -108,6 +108,18 @@ def test_the_command_names_its_options(run: Run, tmp_path: Path) -> None:
         assert code == 2 and text.startswith(f"error: {option} {wrong}: "), text
 
 
+def test_the_name_of_the_file_says_its_format(run: Run, tmp_path: Path) -> None:
+    for record in four():
+        write_record(tmp_path / "toy" / "runs", record, {})
+    for form, start in (("md", "## toy"), ("tex", "% "), ("html", "<!doctype"), ("csv", "suite,"), ("json", "[")):
+        code, text, _ = run("leaderboard", tmp_path, "-o", tmp_path / f"table.{form}")
+        assert code == 0 and text == "" and (tmp_path / f"table.{form}").read_text().startswith(start)
+    code, _, _ = run("leaderboard", tmp_path, "--format", "csv", "-o", tmp_path / "table.txt")
+    assert code == 0 and (tmp_path / "table.txt").read_text().startswith("suite,")
+    code, _, text = run("leaderboard", tmp_path, "-o", tmp_path / "table.xlsx")
+    assert code == 2 and text.startswith("error: --format xlsx: known: csv, html, json, md, tex")
+
+
 def of_suites(records: list[Record]) -> list[Board]:
     return boards(records, Choice(), {})
 

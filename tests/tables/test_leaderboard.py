@@ -18,7 +18,8 @@ from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.statistics.paired import mean_and_interval, quantile
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import leaderboard, load
+from marginbench.benchmarks.tables.frame import leaderboard
+from marginbench.benchmarks.tables.leaderboard import load
 from marginbench.benchmarks.tables.render import FORMATS, render
 from marginbench.methods.errors import ParameterError
 
@@ -179,11 +180,12 @@ def test_folders_or_records_make_the_same_table(tmp_path: Path, monkeypatch: pyt
     for source in ("results", [Path("results/local/toy")], ["results/local", tmp_path], iter(records)):
         pd.testing.assert_frame_equal(leaderboard(source, "cost"), wanted)
     assert len(leaderboard()) == len(load()) == 2, "results/local, as on the command line"
+    pd.testing.assert_frame_equal(leaderboard(load(), "cost"), wanted)
 
 
 @pytest.mark.parametrize("wrong", [pd.DataFrame({"suite": ["toy"]}), 3, ["toy", a_record("ce")]])
 def test_what_is_neither_folder_nor_record_is_refused(wrong: Any) -> None:
-    with pytest.raises(ParameterError, match=r"source=.*should be folders or records"):
+    with pytest.raises(ParameterError, match=r"source=.*(should be folders, a frame of|has no column `path`)"):
         leaderboard(wrong)
 
 

@@ -10,10 +10,10 @@ from marginbench.benchmarks.records.reader import read_folders, read_records
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.tables.board import boards
+from marginbench.benchmarks.tables.board import boards, where_rows_stand
 from marginbench.benchmarks.tables.choice import Choice
+from marginbench.benchmarks.tables.frame import STANDING
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, rank
-from marginbench.benchmarks.tables.render import STANDING, where_rows_stand
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "results" / "reference").iterdir() if path.is_dir())

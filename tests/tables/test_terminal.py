@@ -20,9 +20,8 @@ from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.tables.board import boards
 from marginbench.benchmarks.tables.cells import PageColumn, Span
-from marginbench.benchmarks.tables.choice import Choice
+from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, rank
-from marginbench.benchmarks.tables.render import EVERYTHING
 from marginbench.benchmarks.tables.standing import Standings
 from marginbench.benchmarks.tables.terminal import FIRST, LAST, SHORT, View, fitting, show, shown_rows
 
@@ -169,7 +168,7 @@ def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
             for place, row in enumerate(rows)
         }
 
-    monkeypatch.setattr("marginbench.benchmarks.tables.render.standings", made)
+    monkeypatch.setattr("marginbench.benchmarks.tables.board.standings", made)
 
 
 @pytest.mark.usefixtures("grouped")

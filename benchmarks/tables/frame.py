@@ -1,0 +1,104 @@
+"""The leaderboard as values: a pandas frame for notebooks, and what csv and json hold."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marginbench.benchmarks.records.reader import RESULTS, Reading, read_folders, read_record
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.board import Board, boards, where_rows_stand
+from marginbench.benchmarks.tables.choice import Choice, wanted_columns
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.benchmarks.tables.standing import Standing, Standings
+from marginbench.methods.errors import ParameterError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STANDING = tuple(field.name for field in fields(Standing) if field.name not in ("mean", "n"))  # are columns already
+
+
+def leaderboard(
+    source: "str | Path | Iterable[str | Path] | Iterable[Record] | pd.DataFrame" = RESULTS,
+    by: str = DEFAULT_SORT,
+    *,
+    strict: bool = False,
+) -> "pd.DataFrame":
+    """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
+
+    The last columns say where rows stand in the one that orders them: `BY_group`, 1 is the best, `BY_letters`, which
+    rows share that cannot be told apart, their interval of ranks and their difference to `ce`. Rows are ordered by
+    group and then by name. Of records alone, without their arrays, none of that is known, and means order the rows.
+    Below them stand, marked in `doubts`, the rows that do not count; see `records.current`.
+    `cost` is the training time divided by the median of that of `ce` on the same machine.
+
+    Args:
+        source: an output folder, several of them, a frame of `load`, or records, such as those of the outcome of
+            `run_all`.
+        by: a column; the best come first, or the narrowest of its intervals.
+        strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
+
+    Raises:
+        MarginbenchError: no such folder; with `strict`, a record that cannot be read.
+        ParameterError: `source` is something else, or `by` is not a column.
+    """
+    records, reading = _read(source, strict)
+    known = where_rows_stand(reading, by) if reading is not None else {}
+    return ranked_frame(records, by, known)
+
+
+def ranked_frame(records: Sequence[Record], by: str = DEFAULT_SORT, known: Standings | None = None) -> "pd.DataFrame":
+    """The frame of `leaderboard`, of records whose standing is known."""
+    return as_frame(boards(records, Choice(by), known or {}), records)
+
+
+def as_frame(made: Sequence[Board], records: Sequence[Record]) -> "pd.DataFrame":
+    """The rows of all boards."""
+    import pandas as pd
+
+    return pd.DataFrame(values(made, records), columns=names(made, records))
+
+
+def names(made: Sequence[Board], records: Sequence[Record]) -> list[str]:
+    """Of the columns: those of the records that were chosen, then where rows stand in the one that orders them."""
+    every = columns.names(columns.of_probes(records))
+    if not made:
+        return every
+    choice = made[0].choice
+    if wanted := wanted_columns(choice, records):
+        wanted |= {"suite", "suite_fingerprint", "method", columns.stem(choice.by)}
+        every = [name for name in every if columns.stem(name) in wanted]
+    standing = [f"{choice.by}_{name}" for name in STANDING] if any(board.standing for board in made) else []
+    return [*every, *standing]
+
+
+def values(made: Sequence[Board], records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """A row each, by name of the column, with more columns than were chosen. NaN and None: not measured, not known."""
+    probes = columns.of_probes(records)
+    for board in made:
+        for row in board.rows:
+            of = board.of(row)
+            standing = {f"{board.choice.by}_{name}": getattr(of, name, None) for name in STANDING}
+            yield {**row.values(probes), **standing}
+
+
+def _read(source: Any, strict: bool) -> tuple[list[Record], Reading | None]:
+    """The records, and from where they were read."""
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        if "path" not in source:
+            raise ParameterError("source", "DataFrame", "this frame has no column `path`, as those of `load` have")
+        found = Reading({Path(path): read_record(path, check_arrays=strict) for path in source["path"]}, {})
+        return list(found.records.values()), found
+    items = list(source) if isinstance(source, Iterable) and not isinstance(source, str) else [source]
+    if all(isinstance(item, Record) for item in items):
+        return items, None
+    if all(isinstance(item, str | Path) for item in items):
+        found = read_folders(items, strict=strict)
+        found.warn()
+        return list(found.records.values()), found
+    problem = "should be folders, a frame of `load`, or records, as in leaderboard('results/local')"
+    raise ParameterError("source", type(source).__name__, problem)
