@@ -1,0 +1,18 @@
+"""Pareto fronts of two numbers, both of which should be large."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Of each point, whether no other is at least as large in both and larger in one. NaN is on no front."""
+    kept = sorted({point for point in points if not any(map(math.isnan, point))})
+    on: set[tuple[float, float]] = set()
+    best = None
+    for _, group in itertools.groupby(reversed(kept), key=lambda point: point[0]):
+        largest = next(group)  # of the second number
+        if best is None or largest[1] > best:
+            on.add(largest)
+            best = largest[1]
+    return [point in on for point in points]
