@@ -16,8 +16,9 @@ from marginbench.benchmarks.tables import columns, notes
 from marginbench.benchmarks.tables.board import boards, where_rows_stand
 from marginbench.benchmarks.tables.cells import page_columns
 from marginbench.benchmarks.tables.choice import Choice
+from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.files import contents
-from marginbench.benchmarks.tables.leaderboard import BASELINE, rank
+from marginbench.benchmarks.tables.leaderboard import rank
 from marginbench.benchmarks.tables.text import markdown, pipe
 from marginbench.methods import get, names
 

@@ -9,7 +9,8 @@ import typer
 from marginbench.benchmarks.cli.app import Strict, app, refuse_nothing
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.tables.choice import Choice
-from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
 
 

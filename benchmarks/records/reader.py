@@ -151,14 +151,18 @@ def read_arrays(path: str | Path) -> "dict[str, np.ndarray]":
     Raises:
         MarginbenchError: as `read_record`.
     """
+    path = Path(path).expanduser()
+    return dict(arrays_of(path, read_record(path, check_arrays=False)))
+
+
+def arrays_of(path: Path, record: Record) -> "Mapping[str, np.ndarray]":
+    """As `read_arrays`, of a record that was read from this path; each array is unpacked when it is asked for."""
     import numpy as np
 
-    path = Path(path).expanduser()
-    record = read_record(path, check_arrays=False)
     if record.arrays_sha256 is None:
         return {}
-    with np.load(io.BytesIO(_array_bytes(path, record)), allow_pickle=False) as file:
-        return dict(file)
+    file: Mapping[str, np.ndarray] = np.load(io.BytesIO(_array_bytes(path, record)), allow_pickle=False)
+    return file
 
 
 def _array_bytes(path: Path, record: Record) -> bytes:

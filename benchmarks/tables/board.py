@@ -10,7 +10,8 @@ from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import Choice, wanted_rows
-from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT, Row, rank, suite_name
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, rank, suite_name
 from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 
 

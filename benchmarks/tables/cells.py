@@ -11,7 +11,8 @@ from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, is_baseline
 from marginbench.benchmarks.tables.choice import wanted_columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, Row
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods import Norm
 

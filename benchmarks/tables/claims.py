@@ -15,7 +15,8 @@ from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.statistics.paired import LEVEL, mean_and_interval
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, suite_name
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import suite_name
 from marginbench.benchmarks.tables.text import escaped
 from marginbench.methods import NORMS, Claim
 

@@ -3,19 +3,32 @@
 Names, headers, units, digits and what is good are read off here by leaderboard, claims, comparisons and pages.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.record import Record
 from marginbench.methods import NORMS
 
-INTERVAL = "_ci95"  # after the name of a column: half of its interval
+INTERVAL = "_ci95"  # after the name of a column: half of Student's interval over seeds
+STANDING = {  # after the name of a measured column, in csv and json; see `standing.Standing`
+    "low": "Lower end of the mean's 95 % interval over seeds; none below three of them.",
+    "high": "Upper end of the mean's 95 % interval over seeds.",
+    "difference": "Mean minus that of ce.",
+    "difference_low": "Lower end of the difference's 95 % interval over seeds and test points, uncorrected.",
+    "difference_high": "Upper end of the difference's 95 % interval over seeds and test points.",
+    "p": "That there is no difference to ce, two-sided; after Holm's correction over the rows.",
+    "best_rank": "Lower end of the rank's 95 % interval, 1 for the best row.",
+    "worst_rank": "Upper end of the rank's 95 % interval.",
+    "letters": "Rows that share a letter cannot be told apart, at 5 % over all pairs.",
+    "group": "No two rows of a group can be told apart, at 5 % over all pairs; 1 is the best.",
+}
 
 
-def _shares(name: str, header: str, meaning: str) -> tuple[Column, ...]:
+def _shares(name: str, header: str, meaning: str, unknown: bool = False) -> tuple[Column, ...]:
     """Of the images, at the suite's radius in each norm."""
     return tuple(
-        Column(f"{name}_{norm}", f"{header} {NORM_TEXT[norm]} {{{norm}:g}}", 100, 1, meaning=meaning) for norm in NORMS
+        Column(f"{name}_{norm}", f"{header} {NORM_TEXT[norm]} {{{norm}:g}}", 100, 1, unknown, not unknown, meaning)
+        for norm in NORMS
     )
 
 
@@ -56,6 +69,7 @@ MARGINS = tuple(
     for norm in NORMS
     for end, meaning in ENDS.items()
 )
+UNKNOWN = _shares("unknown", "unknown %", "Correct, not attacked and not certified: robust or not, nobody knows.", True)
 UNATTACKED = {norm: _unattacked(norm) for norm in NORMS}
 OTHERS = (
     Column(
@@ -89,7 +103,43 @@ OTHERS = (
         meaning="Training accuracy minus validation accuracy.",
     ),
 )
+POINTWISE = {column.name for column in (*ACCURACIES, *UNKNOWN, *MARGINS)} | {"feature_margin", "output_margin"}
 COST = Column("cost", "cost", 1, 2, True, meaning="Training time relative to the median of ce on the same machine.")
+PASSES = Column(
+    "passes",
+    "passes",
+    1,
+    2,
+    True,
+    False,
+    "Forward and backward passes of the training relative to the median of ce: its cost on any machine.",
+)
+COSTS = (PASSES, COST)
+SURELY_BETTER = {
+    f"surely_better_{norm}": Column(
+        f"surely_better_{norm}",
+        f"surely better than {NORM_TEXT[norm]} {{{norm}:g}}",
+        1,
+        0,
+        on_page=False,
+        meaning="Rows whose robust accuracy is below the certified accuracy of this one: it is better for sure.",
+    )
+    for norm in NORMS
+}
+PARETO = tuple(
+    Column(
+        f"pareto_{against}",
+        f"on the front, {against}",
+        ascending=True,
+        on_page=False,
+        meaning=f"Columns in which no row is at least as good {words} and better in one of the two.",
+    )
+    for against, words in (
+        ("passes", "at no more passes"),
+        ("cost", "in no more time"),
+        ("clean_accuracy", "with no less clean accuracy"),
+    )
+)
 TEXTS = (
     Column("doubts", "doubts", ascending=True, meaning="Reasons to distrust the row, and in how many of its runs."),
     Column("error", "error", ascending=True, on_page=False),
@@ -106,18 +156,28 @@ def of_probes(records: Iterable[Record]) -> tuple[Column, ...]:
 
 def measured(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
     """All columns that are means over runs, in the order of csv and json."""
-    return (*ACCURACIES, *MARGINS, *UNATTACKED.values(), *OTHERS, *probes, COST)
+    return (*ACCURACIES, *UNKNOWN, *MARGINS, *UNATTACKED.values(), *OTHERS, *probes, *COSTS)
 
 
 def all_columns(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
-    """The columns of csv and json, without the intervals that follow the measured ones."""
-    return (*FACTS, *measured(probes), *TEXTS)
+    """The columns of csv and json, without what follows the measured ones, see `STANDING`."""
+    return (*FACTS, *measured(probes), *SURELY_BETTER.values(), *PARETO, *TEXTS)
 
 
 def names(probes: Iterable[Column] = ()) -> list[str]:
     """The names in csv and json."""
-    means = [column.name + end for column in measured(probes) for end in ("", INTERVAL)]
-    return [*(column.name for column in FACTS), *means, *(column.name for column in TEXTS)]
+    return [name for column in all_columns(probes) for name in _with_interval(column, probes)]
+
+
+def _with_interval(column: Column, probes: Iterable[Column]) -> Iterator[str]:
+    yield column.name
+    if column in measured(probes):
+        yield column.name + INTERVAL
+
+
+def is_share(column: Column) -> bool:
+    """Whether it is a share of test points, of validation or training images; a gap between two is none."""
+    return column.factor == 100 and column.name != "generalisation_gap"
 
 
 def stem(name: str) -> str:

@@ -4,26 +4,27 @@
 """
 
 import math
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
-from marginbench.benchmarks.records.current import Version, current, distinct, marks, version
+from marginbench.benchmarks.records.current import Version, distinct, marks, version
 from marginbench.benchmarks.records.reader import RESULTS, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.derived import measured_by
+from marginbench.benchmarks.tables.pareto import on_fronts
+from marginbench.benchmarks.tables.standing import Standings
 from marginbench.methods.errors import ParameterError, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT_SORT = "robust_accuracy_l2"
-BASELINE = "ce"  # training times are reported relative to its times
 
 Mean = tuple[float, float | None]  # over seeds, and half of Student's 95 % interval from three of them on
 
@@ -42,7 +43,7 @@ class Row:
         out: dict[str, Any] = dict(self.facts)
         for column in columns.measured(probes):
             out[column.name], out[column.name + columns.INTERVAL] = self.mean(column.name)
-        return {**out, **self.texts}
+        return {**out, **{name: self.mean(name)[0] for name in columns.SURELY_BETTER}, **self.texts}
 
     def mean(self, name: str) -> Mean:
         return self.means.get(name, (math.nan, None))
@@ -83,23 +84,26 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def rank(records: Iterable[Record], by: str = DEFAULT_SORT) -> list[Row]:
+def rank(records: Iterable[Record], by: str = DEFAULT_SORT, known: Standings | None = None) -> list[Row]:
     """The rows of the leaderboard, suite by suite, the best of a column first, and below them those that do not count.
+
+    Args:
+        known: where the rows stand: it counts the rows that they are surely better than.
 
     Raises:
         ParameterError: `by` is not a column.
     """
     records = distinct(records)
     probes = columns.of_probes(records)
-    if by not in (known := columns.names(probes)):
-        raise ParameterError("by", by, f"no such column: {suggest(by, columns.stems(known))}")
+    if by not in (every := columns.names(probes)):
+        raise ParameterError("by", by, f"no such column: {suggest(by, columns.stems(every))}")
     groups: dict[Version, list[Record]] = defaultdict(list)
     for record in records:
         groups[version(record)].append(record)
-    why = marks(records)
-    baseline = _baseline(current(records))
+    why, metrics = marks(records), measured_by(records)
     names = [column.name for column in columns.measured(probes)]
-    rows = [_row(group, baseline, why[group[0].id], names) for group in groups.values()]
+    rows = [_row(group, metrics, why[group[0].id], names) for group in groups.values()]
+    rows = _with_fronts([_with_counts(row, known or {}) for row in rows])
     down = {column.name for column in columns.all_columns(probes) if not column.ascending}
     ascending = by not in down  # of intervals, the narrowest first
     return sorted(
@@ -129,31 +133,31 @@ def _place(row: Row, by: str, ascending: bool) -> tuple[bool, Any]:
     return False, value if ascending else -value
 
 
-def _machine(record: Record) -> tuple[str | int, ...]:
-    """Where and on what a run was timed: only runs of one place are compared."""
-    where, of = record.trained or record.environment, record.identity
-    return of.suite, of.data, where.host, where.device, where.threads
+def _with_counts(row: Row, known: Standings) -> Row:
+    of = {} if row.mark else known.get((str(row.facts["suite_fingerprint"]), str(row.facts["method"])), {})
+    counts: dict[str, Mean] = {name: (of[name].mean, None) for name in columns.SURELY_BETTER if name in of}
+    return replace(row, means={**row.means, **counts})
 
 
-def _baseline(records: Iterable[Record]) -> dict[tuple[str | int, ...], float]:
-    """Median training time of the baseline at each place: its runs are short, so that a single one is noisy."""
-    times: dict[tuple[str | int, ...], list[float]] = defaultdict(list)
-    for record in records:
-        if record.method == BASELINE and record.status == "done":
-            times[_machine(record)].append(record.cost.get("seconds") or math.nan)
-    return {place: statistics.median(seconds) for place, seconds in times.items()}
+def _with_fronts(rows: Sequence[Row]) -> list[Row]:
+    """In every suite the rows that count are compared."""
+    suites: dict[tuple[str | int, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        suites[(*_suite(row), row.mark)].append(row)
+    found = []
+    for own in suites.values():
+        means = [{} if row.mark else {name: mean for name, (mean, _) in row.means.items()} for row in own]
+        found += [replace(row, texts={**row.texts, **on}) for row, on in zip(own, on_fronts(means), strict=True)]
+    return found
 
 
-def _row(group: Sequence[Record], baseline: Mapping[Any, float], mark: str, names: Sequence[str]) -> Row:
+def _row(group: Sequence[Record], metrics: Mapping[str, Mapping[str, float]], mark: str, names: Sequence[str]) -> Row:
     done = [record for record in group if record.status == "done"]
     failed = [record for record in group if record.status == "failed"]
     first = group[0]
     seen = Counter(doubt for record in done for doubt in record.doubts)
     doubts = [f"{name} {count}/{len(done)}" for name, count in sorted(seen.items())]
-    values = [dict(record.metrics) for record in done]
-    for record, metrics in zip(done, values, strict=True):
-        seconds = record.cost.get("seconds") or math.nan
-        metrics[columns.COST.name] = seconds / baseline.get(_machine(record), math.nan)
+    values = [metrics[record.id] for record in done]
     facts: dict[str, str | int] = {
         "suite": first.suite.name,
         "suite_fingerprint": first.identity.suite,
@@ -161,12 +165,12 @@ def _row(group: Sequence[Record], baseline: Mapping[Any, float], mark: str, name
         "key": first.identity.method,
         "n": len(done),
         "failed": len(failed),
-        "points": max((int(metrics.get("points", 0)) for metrics in values), default=0),
+        "points": max((int(run.get("points", 0)) for run in values), default=0),
     }
     return Row(
         facts={column.name: facts[column.name] for column in columns.FACTS},
         # a mean over missing cells is no mean
-        means={name: mean_and_interval([metrics.get(name, math.nan) for metrics in values]) for name in names},
+        means={name: mean_and_interval([run.get(name, math.nan) for run in values]) for name in names},
         texts={
             "doubts": ", ".join([*doubts, *filter(None, [mark])]),
             "error": "; ".join(sorted({record.error or "" for record in failed})),

@@ -10,7 +10,8 @@ from marginbench.benchmarks.statistics.paired import LEVEL, MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board
 from marginbench.benchmarks.tables.cells import RANK, TO_BASELINE, shared
-from marginbench.benchmarks.tables.leaderboard import BASELINE, Row
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import Row
 
 COMPUTE = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")  # packages that a page names
 INTERVAL_WORDS = f"± half of Student's 95 % interval over seeds, from {MIN_FOR_INTERVAL} on"
