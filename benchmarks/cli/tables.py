@@ -54,8 +54,8 @@ def leaderboard_command(
     refuse_nothing(records, folders)
     names = (split_specs(text) for text in (families, methods, columns))
     choice = Choice(by, *names, top=top)
-    known = where_rows_stand(reading, by)
     form = form or (output.suffix.removeprefix(".") if output else "") or "md"
+    known = where_rows_stand(reading, None if form in ("csv", "json") else by)
     if output is not None:
         write_atomically(output, render(records, form, choice, known).encode())
     elif form == "md":

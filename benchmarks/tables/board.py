@@ -11,7 +11,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import Choice, wanted_rows
 from marginbench.benchmarks.tables.derived import BASELINE
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, rank, suite_name
+from marginbench.benchmarks.tables.leaderboard import Row, rank, suite_name
 from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 
 
@@ -26,6 +26,7 @@ class Board:
     counted: list[Record]  # of these, those that count
     probes: tuple[Column, ...]
     standing: Mapping[str, Standing]  # by name of the row, in the column that orders; empty where nothing can be said
+    standings: Mapping[str, Mapping[str, Standing]]  # by name of the row, then column, as far as was asked
     below: int  # rows that --top has left out
 
     def of(self, row: Row) -> Standing | None:
@@ -44,7 +45,7 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
 
     Args:
         records: all of them: which ones count does not depend on the choice.
-        standings: in the column `choice.by`, see `where_rows_stand`.
+        standings: in the column `choice.by` at least, see `where_rows_stand`.
 
     Raises:
         ParameterError: unknown column, family or row.
@@ -52,7 +53,7 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
     counted = {record.id for record in current(records)}
     wanted = wanted_rows(choice, records)
     suites: dict[str, list[Row]] = {}
-    for row in rank(records, choice.by):
+    for row in rank(records, choice.by, standings):
         if _key(row) in wanted:
             suites.setdefault(str(row.facts["suite_fingerprint"]), []).append(row)
     made = []
@@ -72,16 +73,19 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
                 counted=[record for record in shown if record.id in counted],
                 probes=columns.of_probes(own),
                 standing=standing,
+                standings=of_suite,
                 below=len(best_first) - len(rows),
             )
         )
     return made
 
 
-def where_rows_stand(reading: Reading, by: str = DEFAULT_SORT) -> Standings:
-    """Groups and ranks of all rows in the column that orders them; none where that is no measured column."""
-    names = {column.name for column in columns.measured(columns.of_probes(reading.records.values()))}
-    return standings(reading, [by]) if by in names else {}
+def where_rows_stand(reading: Reading, by: str | None = None) -> Standings:
+    """Groups and ranks of all rows in the column that orders them, in none where they have none, or in all columns."""
+    if by is None:
+        return standings(reading)
+    measured = (column.name for column in columns.measured(columns.of_probes(reading.records.values())))
+    return standings(reading, [by]) if by in {*measured, *columns.SURELY_BETTER} else {}
 
 
 def is_baseline(row: Row) -> bool:

@@ -114,7 +114,7 @@ PASSES = Column(
     False,
     "Forward and backward passes of the training relative to the median of ce: its cost on any machine.",
 )
-COSTS = (PASSES, COST)
+COSTS = (COST, PASSES)
 SURELY_BETTER = {
     f"surely_better_{norm}": Column(
         f"surely_better_{norm}",

@@ -1,23 +1,22 @@
 """The leaderboard as values: a pandas frame for notebooks, and what csv and json hold."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marginbench.benchmarks.records.current import distinct
 from marginbench.benchmarks.records.reader import RESULTS, Reading, read_folders, read_record
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, boards, where_rows_stand
 from marginbench.benchmarks.tables.choice import Choice, wanted_columns
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
-from marginbench.benchmarks.tables.standing import Standing, Standings
+from marginbench.benchmarks.tables.standing import Standings
 from marginbench.methods.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-STANDING = tuple(field.name for field in fields(Standing) if field.name not in ("mean", "n"))  # are columns already
 
 
 def leaderboard(
@@ -28,9 +27,11 @@ def leaderboard(
 ) -> "pd.DataFrame":
     """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
 
-    The last columns say where rows stand in the one that orders them: `BY_group`, 1 is the best, `BY_letters`, which
-    rows share that cannot be told apart, their interval of ranks and their difference to `ce`. Rows are ordered by
-    group and then by name. Of records alone, without their arrays, none of that is known, and means order the rows.
+    The last columns say where rows stand in each measured one: `NAME_group`, 1 is the best, `NAME_letters`, which rows
+    share that cannot be told apart, their interval of ranks, that of the mean and their difference to `ce`; see
+    `columns.STANDING`. Rows are ordered by group and then by name, and follow by their means where they have no group,
+    as below three seeds. Of records alone, without their arrays, columns that are known
+    point by point have no groups, ranks and tests.
     Below them stand, marked in `doubts`, the rows that do not count; see `records.current`.
     `cost` is the training time divided by the median of that of `ce` on the same machine.
 
@@ -44,9 +45,8 @@ def leaderboard(
         MarginbenchError: no such folder; with `strict`, a record that cannot be read.
         ParameterError: `source` is something else, or `by` is not a column.
     """
-    records, reading = _read(source, strict)
-    known = where_rows_stand(reading, by) if reading is not None else {}
-    return ranked_frame(records, by, known)
+    reading = _read(source, strict)
+    return ranked_frame(list(reading.records.values()), by, where_rows_stand(reading))
 
 
 def ranked_frame(records: Sequence[Record], by: str = DEFAULT_SORT, known: Standings | None = None) -> "pd.DataFrame":
@@ -62,7 +62,7 @@ def as_frame(made: Sequence[Board], records: Sequence[Record]) -> "pd.DataFrame"
 
 
 def names(made: Sequence[Board], records: Sequence[Record]) -> list[str]:
-    """Of the columns: those of the records that were chosen, then where rows stand in the one that orders them."""
+    """Of the columns: those of the records that were chosen, then where rows stand in those that are measured."""
     every = columns.names(columns.of_probes(records))
     if not made:
         return every
@@ -70,8 +70,16 @@ def names(made: Sequence[Board], records: Sequence[Record]) -> list[str]:
     if wanted := wanted_columns(choice, records):
         wanted |= {"suite", "suite_fingerprint", "method", columns.stem(choice.by)}
         every = [name for name in every if columns.stem(name) in wanted]
-    standing = [f"{choice.by}_{name}" for name in STANDING] if any(board.standing for board in made) else []
-    return [*every, *standing]
+    known = {name for board in made for of in board.standings.values() for name in of}
+    return [
+        *every,
+        *(
+            f"{name}_{end}"
+            for name in every
+            if name in known and name not in columns.SURELY_BETTER
+            for end in columns.STANDING
+        ),
+    ]
 
 
 def values(made: Sequence[Board], records: Sequence[Record]) -> Iterator[dict[str, Any]]:
@@ -79,26 +87,26 @@ def values(made: Sequence[Board], records: Sequence[Record]) -> Iterator[dict[st
     probes = columns.of_probes(records)
     for board in made:
         for row in board.rows:
-            of = board.of(row)
-            standing = {f"{board.choice.by}_{name}": getattr(of, name, None) for name in STANDING}
-            yield {**row.values(probes), **standing}
+            of = {} if row.mark else board.standings.get(str(row.facts["method"]), {})
+            stands = {column.name: of.get(column.name) for column in columns.measured(probes)}
+            ends = {f"{name}_{end}": getattr(at, end, None) for name, at in stands.items() for end in columns.STANDING}
+            yield {**row.values(probes), **ends}
 
 
-def _read(source: Any, strict: bool) -> tuple[list[Record], Reading | None]:
-    """The records, and from where they were read."""
+def _read(source: Any, strict: bool) -> Reading:
+    """The records, without arrays where it is not known where they lie."""
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
         if "path" not in source:
             raise ParameterError("source", "DataFrame", "this frame has no column `path`, as those of `load` have")
-        found = Reading({Path(path): read_record(path, check_arrays=strict) for path in source["path"]}, {})
-        return list(found.records.values()), found
+        return Reading({Path(path): read_record(path, check_arrays=strict) for path in source["path"]}, {})
     items = list(source) if isinstance(source, Iterable) and not isinstance(source, str) else [source]
     if all(isinstance(item, Record) for item in items):
-        return items, None
+        return Reading({Path(item.id): replace(item, arrays_sha256=None) for item in distinct(items)}, {})
     if all(isinstance(item, str | Path) for item in items):
         found = read_folders(items, strict=strict)
         found.warn()
-        return list(found.records.values()), found
+        return found
     problem = "should be folders, a frame of `load`, or records, as in leaderboard('results/local')"
     raise ParameterError("source", type(source).__name__, problem)

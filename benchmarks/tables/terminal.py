@@ -23,7 +23,7 @@ from marginbench.benchmarks.tables.cells import (
     spaced,
 )
 from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
-from marginbench.benchmarks.tables.leaderboard import Row
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row
 from marginbench.benchmarks.tables.notes import legend, notes
 from marginbench.benchmarks.tables.render import render
 from marginbench.benchmarks.tables.standing import Standings
@@ -96,7 +96,7 @@ def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) ->
         runs: folder of the records.
         asked: rows that are always shown.
     """
-    known = where_rows_stand(Reading({runs / f"{record.id}.json": record for record in records}, {}))
+    known = where_rows_stand(Reading({runs / f"{record.id}.json": record for record in records}, {}), DEFAULT_SORT)
     show(records, EVERYTHING, known, View(asked, command=f"marginbench leaderboard {runs.parent}"))
 
 
