@@ -74,10 +74,12 @@ class ConstrainedMargin(Probe):
         }
 
     def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
-        """Mean over the correct images whose boundary was found; 0 where there are none."""
-        found = arrays["constrained_train"]
-        kept = found[(found > 0) & np.isfinite(found)]
-        return {"constrained_margin": float(kept.mean()) if kept.size else 0.0}
+        """Mean over the correct images whose boundary was found: NaN if that is less than half of them, 0 for none."""
+        right = arrays["constrained_train"][arrays["constrained_train"] > 0]
+        found = right[np.isfinite(right)]
+        if not right.size:
+            return {"constrained_margin": 0.0}
+        return {"constrained_margin": float(found.mean()) if 2 * found.size >= right.size else float("nan")}
 
 
 def principal_components(images: Tensor) -> Tensor:

@@ -84,6 +84,50 @@ def across(
     return _ratio(np.where(known, taus, 0.0).sum(0), known.sum(0).astype(float))
 
 
+def chance_within(x: np.ndarray, y: np.ndarray, groups: np.ndarray, draws: int = 1000) -> float:
+    """Two-sided p of `within` where x is shuffled inside every group: (1 + #{|tau| >= seen}) / (draws + 1).
+
+    A bootstrap of few groups that agree has no width; this knows that they may agree by chance.
+    """
+    stream = np.random.default_rng(0)
+    seen, drawn = [], []
+    for chosen in _each(groups):
+        tau = float(kendall(x[chosen], y[chosen]))
+        if not math.isnan(tau):
+            s, t = _signs(x[chosen]), _signs(y[chosen])
+            orders = stream.permuted(np.tile(np.arange(len(t)), (draws, 1)), axis=1)
+            shuffled = s[orders[:, :, None], orders[:, None, :]]
+            seen.append(tau)
+            drawn.append((shuffled * t).sum((1, 2)) / math.sqrt((s * s).sum() * (t * t).sum()))
+    return _share_beyond(np.mean(drawn, axis=0), float(np.mean(seen))) if seen else math.nan
+
+
+def chance_across(x: np.ndarray, y: np.ndarray, groups: np.ndarray, blocks: np.ndarray, draws: int = 1000) -> float:
+    """Two-sided p of `across` where the x of the groups are dealt out anew, all of a group to one group.
+
+    Over the groups that are in every block; NaN without any.
+    """
+    present = np.zeros((int(groups.max()) + 1, len(_each(blocks))), dtype=bool)
+    present[groups, np.unique(blocks, return_inverse=True)[1]] = True
+    kept = present.all(1)[groups]
+    x, y, groups, blocks = (values[kept] for values in (x, y, groups, blocks))
+    s_of, t_of = [], []
+    for chosen in _each(blocks):
+        order = np.argsort(groups[chosen])
+        s, t = _signs(x[chosen][order]), _signs(y[chosen][order])
+        if size := math.sqrt((s * s).sum() * (t * t).sum()):
+            s_of.append(s)
+            t_of.append(t / size)
+    if not s_of:
+        return math.nan
+    s, t, stream = np.stack(s_of), np.stack(t_of), np.random.default_rng(0)
+    drawn = np.empty(draws)
+    for draw in range(draws):
+        order = stream.permutation(s.shape[1])
+        drawn[draw] = np.vdot(s[:, order][:, :, order], t)
+    return _share_beyond(drawn / len(s), float(np.vdot(s, t)) / len(s))
+
+
 def information(
     x: np.ndarray, y: np.ndarray, conditions: Sequence[np.ndarray], weights: np.ndarray | None = None
 ) -> np.ndarray:
@@ -170,6 +214,10 @@ def r2(errors: np.ndarray, baseline: np.ndarray, weights: np.ndarray | None = No
     """1 - sum w e / sum w b, [...] for weights [..., n] of the networks: below 0 where the mean predicts better."""
     w = np.ones(len(errors)) if weights is None else weights
     return 1 - _ratio(w @ errors, w @ baseline)
+
+
+def _share_beyond(drawn: np.ndarray, seen: float) -> float:
+    return float((1 + (np.abs(drawn) >= abs(seen) - 1e-9).sum()) / (len(drawn) + 1))
 
 
 def _signs(values: np.ndarray) -> np.ndarray:

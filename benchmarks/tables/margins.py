@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading, read_arrays
 from marginbench.benchmarks.statistics.association import (
     across,
+    chance_across,
+    chance_within,
     held_out_errors,
     information,
     interval,
@@ -46,6 +48,7 @@ class Paired:
     networks: int
     methods: int
     scores: dict[str, tuple[float, float, float]]  # of SCORES: value, and its 95 % interval
+    chance: dict[str, Callable[[], float]]  # of AXES: p of shuffled values, computed where it matters
     draws: dict[str, np.ndarray]  # of AXES and r2: [DRAWS] values of the bootstrap, the same samples for all measures
 
 
@@ -63,9 +66,9 @@ def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = F
         over all networks; its mean over seeds of the tau across methods, and over methods of the tau across seeds
         (the granulated coefficients, and their mean); the conditional information of PGDL; R2 of a linear predictor
         for methods left out. Of `across`, `within` and `r2` also `_shown`: an interval that holds for all measures of
-        the target at once (Bonferroni) does not hold 0, and R2 lies above it; of `across` and `within` also `_best`:
-        not told apart from the best measure, by such an interval of the difference. Measures that contain the accuracy
-        or decide the target compete with none.
+        the target at once (Bonferroni) does not hold 0, R2 lies above it, and tau passes a permutation test too; of
+        `across` and `within` also `_best`: not told apart from the best measure, by such an interval of the difference.
+        Measures that contain the accuracy or decide the target compete with none.
 
     Raises:
         ParameterError: an unknown target.
@@ -135,12 +138,12 @@ def _paired(
 ) -> Paired:
     x, y = values
     methods = _codes(network.record.method for network in networks)
+    seeds = _codes(network.record.repetition for network in networks)
     count = weights.shape[1]
     w = np.vstack([np.ones(count), weights])  # the first draw is the truth
     draws = dict.fromkeys(SCORES, np.full(len(w), np.nan))
     if x.shape[1] == 1:
         v = x[:, 0]
-        seeds = _codes(network.record.repetition for network in networks)
         families = _codes(network.record.about.family for network in networks)
         draws["tau"] = kendall(v, y, w[:, methods])
         draws["across"] = across(v, y, methods, seeds, w)
@@ -151,8 +154,12 @@ def _paired(
     if np.isfinite(x).all():
         draws["r2"] = r2(*held_out_errors(x, y, methods), w[:, methods])
     scores = {name: (float(values[0]), *interval(values[1:], count)) for name, values in draws.items()}
+    chance: dict[str, Callable[[], float]] = {
+        "across": lambda: chance_across(x[:, 0], y, methods, seeds),
+        "within": lambda: chance_within(x[:, 0], y, methods),
+    }
     kept = {name: draws[name][1:] for name in (*AXES, "r2")}
-    return Paired(measure, target, target.shares(measure), len(networks), count, scores, kept)
+    return Paired(measure, target, target.shares(measure), len(networks), count, scores, chance, kept)
 
 
 def _competing(found: Sequence[Paired]) -> list[tuple[Paired, dict[str, bool]]]:
@@ -166,7 +173,8 @@ def _competing(found: Sequence[Paired]) -> list[tuple[Paired, dict[str, bool]]]:
         level = 1 - LEVEL / max(1, len(in_play))
         for i in in_play:
             low, high = interval(found[i].draws[name], found[i].methods, level)
-            verdicts[i][f"{name}_shown"] = low > 0 or (high < 0 and name in AXES)
+            shown = low > 0 or (high < 0 and name in AXES)
+            verdicts[i][f"{name}_shown"] = shown and (name not in AXES or found[i].chance[name]() < 1 - level)
         if name in AXES and in_play:
             best = max(in_play, key=lambda i: found[i].target.sign * found[i].scores[name][0])
             for i in in_play:

@@ -99,9 +99,9 @@ def _measures() -> tuple[Measure, ...]:
     for layer in LAYERS:
         for number in ("q1", "median", "q3"):
             name = f"linearised_{layer}_{number}"
-            title = f"linearised, {layer.replace('_', ' ')}, {number}"
+            title = f"linearised ({layer.replace('_', ' ')}, {number})"
             made.append(Measure(name, title, TRAIN, _metric(name), on_page=number == "median"))
-    made.append(Measure("linearised_signature", "linearised, all quartiles", TRAIN, _signature))
+    made.append(Measure("linearised_signature", "linearised (all quartiles)", TRAIN, _signature))
     made.append(Measure("constrained_margin", "constrained L2", TRAIN, _metric("constrained_margin")))
     return tuple(made)
 

@@ -31,7 +31,8 @@ NOTES = (
     " the least over these conditions, as in the competition PGDL. It has no sign.",
     "R² = of a linear predictor for methods that it has not seen: below 0 where the mean of the others does better.",
     "[low, high] = 95 % intervals of a bootstrap over methods. The words name a measure, and call it closer than"
-    " another, only where an interval that holds for all measures of the target at once (Bonferroni) does not hold 0.",
+    " another, only where an interval that holds for all measures of the target at once (Bonferroni) does not hold 0;"
+    " a τ must pass a permutation test as well.",
     "Measures are means over the test images that are classified correctly, since a mean that counts the others as 0"
     " contains the accuracy (`--over-all` adds it; csv and json have more columns). Those that are linearised, here"
     " medians, or constrained are of training images: they know nothing of the test images.",
@@ -94,7 +95,8 @@ def _predictions(lines: Sequence[Line], width: int | None) -> list[str]:
     for target in TARGETS:
         shown = [line for line in lines if line["target"] == target.name and (line["measure"], line["over"]) in ON_PAGE]
         if has_intervals(shown):
-            ordered = sorted(shown, key=lambda line: _last(-target.sign * line["across"]))
+            said = [line for line in shown if any(not math.isnan(line[name]) for name in HEADERS)]
+            ordered = sorted(said, key=lambda line: _last(-target.sign * line["across"]))
             kept = [name for name in HEADERS if any(not math.isnan(line[name]) for line in ordered)]
             cells = [(_marked(line), *(score(line, name) for name in kept)) for line in ordered]
             header = ("measure", *(HEADERS[name] for name in kept))

@@ -10,6 +10,8 @@ from scipy import stats
 
 from marginbench.benchmarks.statistics.association import (
     across,
+    chance_across,
+    chance_within,
     held_out_errors,
     information,
     interval,
@@ -123,6 +125,24 @@ def test_r2_is_that_of_one_fit_for_each_method_left_out() -> None:
         errors += float(((y - design @ fit)[~rest] ** 2).sum())
         baseline += float(((y - y[rest].mean())[~rest] ** 2).sum())
     assert r2(*held_out_errors(features, y, GROUPS)) == pytest.approx(1 - errors / baseline)
+
+
+def test_chance_is_the_share_of_orders_that_do_as_well() -> None:
+    """By all permutations where there are few."""
+    x, y = draw(20, 15), draw(20, 15) + draw(21, 15)
+    groups, blocks = np.repeat(np.arange(5), 3), np.tile(np.arange(3), 5)
+    seen = abs(float(across(x, y, groups, blocks)))
+    dealt = [x.reshape(5, 3)[list(order)].reshape(-1) for order in itertools.permutations(range(5))]
+    wanted = np.mean([abs(float(across(z, y, groups, blocks))) >= seen - 1e-9 for z in dealt])
+    assert chance_across(x, y, groups, blocks, draws=4000) == pytest.approx(wanted, abs=0.03)
+    two = np.repeat(np.arange(4), 2)
+    rising = np.tile([0.0, 1.0], 4) + 10.0 * np.arange(8)
+    assert chance_within(rising, rising, two, draws=4000) == pytest.approx(2 / 2**4, abs=0.02), "four of four agree"
+    assert chance_within(draw(22), draw(23), GROUPS) > 0.05 and chance_across(draw(22), draw(23), GROUPS, BLOCKS) > 0.05
+    assert chance_across(draw(22), draw(22), GROUPS, BLOCKS) == pytest.approx(1 / 1001)
+    assert math.isnan(chance_within(x, np.ones(15), groups)) and math.isnan(
+        chance_across(x, np.ones(15), groups, blocks)
+    )
 
 
 def test_what_cannot_be_said_is_nan() -> None:

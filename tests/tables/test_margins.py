@@ -96,6 +96,16 @@ def test_a_mean_over_all_images_contains_the_accuracy(reading: Reading, tmp_path
     assert set(margins(reading, ["clean_accuracy"])["over"]) == {"correct", "train"}
 
 
+def test_few_methods_that_agree_are_no_proof(tmp_path: Path) -> None:
+    """Of six methods with two seeds each, all six agree: one chance in 32, and a bootstrap of no width."""
+    for method in range(6):
+        for seed in range(2):
+            metrics = {"clean_accuracy": 0.5 + 0.01 * seed + 0.03 * ((7 * method) % 5)}
+            write(tmp_path, f"m{method}", seed, arrays(1.0 + seed + (3 * method) % 7, 1.0, 2), metrics)
+    found = line(read_folders([tmp_path]), "clean_accuracy", "attacked_l2")
+    assert found["within"] == found["within_low"] == 1 and not found["within_shown"]
+
+
 def test_chance_is_not_shown(reading: Reading) -> None:
     found = line(reading, "generalisation_gap", "output_margin")
     assert abs(found["across"]) < 0.4 and not found["across_shown"] and not found["r2_shown"]
