@@ -21,6 +21,7 @@ from .probes.scan import Subject as Subject
 from .probes.scan import probe as probe
 from .records.column import Column as Column
 from .records.reader import read_arrays as read_arrays
+from .records.reader import read_folders as read_folders
 from .records.record import Record as Record
 from .runs.options import RunOptions as RunOptions
 from .runs.run_all import RunOutcome as RunOutcome
@@ -32,6 +33,8 @@ from .suites.schema import load_suite as load_suite
 from .tables.compare import compare_rows as compare_rows
 from .tables.frame import leaderboard as leaderboard
 from .tables.leaderboard import load as load
+from .tables.margins import margins as margins
+from .tables.tightness import tightness as tightness
 from .training.load import load_network as load_network
 
 __version__: str

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +82,14 @@ def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = F
             raise ParameterError("targets", name, suggest(name, known))
     lines: list[dict[str, Any]] = []
     for networks in suites_of(reading):
+        values = {
+            measure: np.array([measure.of(network) for network in networks], dtype=float).reshape(len(networks), -1)
+            for measure in MEASURES
+            if over_all or measure.over != ALL
+        }
         for target in TARGETS:
             if not targets or target.name in targets:
-                lines += _lines(networks, _competing(_over(networks, target, over_all)))
+                lines += _lines(networks, _competing(_over(networks, target, values)))
     return pd.DataFrame(lines, columns=None if lines else [*FACTS, *SCORES])
 
 
@@ -112,16 +117,13 @@ def suites_of(reading: Reading) -> list[list[Network]]:
     return list(suites.values())
 
 
-def _over(networks: Sequence[Network], target: Target, over_all: bool) -> list[Paired]:
-    """All measures of one suite and one target."""
+def _over(networks: Sequence[Network], target: Target, values: Mapping[Measure, np.ndarray]) -> list[Paired]:
+    """All measures of one suite, values [n, p], and one target."""
     y = np.array([network.record.metrics.get(target.name, math.nan) for network in networks])
     methods = _codes(network.record.method for network in networks)
     weights = resampled(int(methods.max()) + 1, DRAWS)
     found = []
-    for measure in MEASURES:
-        if measure.over == ALL and not over_all:
-            continue
-        x = np.array([measure.of(network) for network in networks], dtype=float).reshape(len(networks), -1)
+    for measure, x in values.items():
         kept = ~np.isnan(x).any(1) & np.isfinite(y)
         if len(set(methods[kept])) >= METHODS:
             chosen = [network for network, keep in zip(networks, kept, strict=True) if keep]
