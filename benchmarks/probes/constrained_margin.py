@@ -26,6 +26,7 @@ from marginbench.methods import Norm, predicted_class
 
 KEPT = 3  # rivals in play after the first step: the nearest
 HALVINGS = 10  # of the way to a point beyond the boundary
+MOST_BYTES = 2**28  # of the images whose components are taken, in float64: fewer of large ones
 OVERSHOOT = 0.02  # share of the way, at first
 
 
@@ -55,7 +56,8 @@ class ConstrainedMargin(Probe):
         The margins are in pixels: 0 for a wrong class, infinite where no boundary was found.
         """
         net, train = subject.net, subject.train
-        basis = principal_components(train.images(train.sample(self.sample)))
+        room = MOST_BYTES // (8 * train.x[0].numel())
+        basis = principal_components(train.images(train.sample(max(1, min(self.sample, room)))))
         chosen = train.rows(train.sample(self.points))
 
         def margins(part: slice) -> Tensor:
@@ -97,7 +99,8 @@ def principal_components(images: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(flat.T @ flat)
     k = elbow(values.flip(0).clamp_min(0))
     leading = vectors.flip(1)[:, :k]
-    return torch.linalg.qr(leading)[0].T.float().contiguous()
+    basis: Tensor = torch.linalg.qr(leading)[0]
+    return basis.T.float().contiguous()
 
 
 def elbow(values: Tensor) -> int:

@@ -11,6 +11,7 @@ and of the d of the correct images the quartiles and fences: the outermost value
 are measured: what predicts the error on test images must not know it. Margins at the input stay in pixels.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ class _Linearised:
         return _ratio(self.gap, self.slopes[norm])
 
     def hidden(self, layer: int) -> Tensor:
-        return _ratio(self.gap, self.slopes[str(layer)]) / self.variation[layer] ** 0.5
+        return _ratio(self.gap, self.slopes[str(layer)]) / math.sqrt(self.variation[layer])
 
 
 def _ratio(gap: Tensor, slope: Tensor) -> Tensor:
@@ -131,7 +132,8 @@ def _length(gradient: Tensor | None, of: Tensor, norm: Norm) -> Tensor:
     """[B] float64 dual norm of the gradient [B, ...], 0 where there is none."""
     if gradient is None:
         return torch.zeros(len(of), dtype=torch.float64, device=of.device)
-    return gradient.flatten(1).double().norm(p=1 if norm == "linf" else 2, dim=1)
+    length: Tensor = gradient.flatten(1).double().norm(p=1 if norm == "linf" else 2, dim=1)
+    return length
 
 
 def _summary(margins: Tensor) -> Tensor:

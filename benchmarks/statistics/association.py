@@ -43,7 +43,7 @@ def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> 
     s, t = (_signs(values).astype(np.float32) for values in (x, y))  # whole numbers: exact for 4,000 networks
 
     def over(pairs: np.ndarray) -> np.ndarray:
-        return ((w @ pairs) * w).sum(-1, dtype=np.float64)
+        return np.asarray(np.sum((w @ pairs) * w, axis=-1, dtype=np.float64))
 
     return _ratio(over(s * t), np.sqrt(over(s * s) * over(t * t)))
 
@@ -109,7 +109,7 @@ def chance_across(x: np.ndarray, y: np.ndarray, groups: np.ndarray, blocks: np.n
     """
     present = np.zeros((int(groups.max()) + 1, len(_each(blocks))), dtype=bool)
     present[groups, np.unique(blocks, return_inverse=True)[1]] = True
-    kept = present.all(1)[groups]
+    kept = np.asarray(present.all(axis=1))[groups]
     x, y, groups, blocks = (values[kept] for values in (x, y, groups, blocks))
     s_of, t_of = [], []
     for chosen in _each(blocks):
@@ -222,8 +222,8 @@ def _share_beyond(drawn: np.ndarray, seen: float) -> float:
 
 def _signs(values: np.ndarray) -> np.ndarray:
     """[n, n] float64 signs of v_i - v_j."""
-    later = (values[:, None] > values[None]).astype(float)
-    return later - later.T
+    larger = (values[:, None] > values[None]).astype(float)
+    return np.asarray(larger - larger.T)
 
 
 def _each(codes: np.ndarray) -> list[np.ndarray]:

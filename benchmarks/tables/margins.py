@@ -60,15 +60,15 @@ def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = F
         over_all: the means over all test images too, which count a misclassified one as 0 and so contain the accuracy.
 
     Returns:
-        one row per suite, target and measure, with `over` (the images of the measure, see `measures.OVER`), `shares`
-        (what both have in common by construction: `bounds`, `accuracy`, `images`), the numbers of networks and
-        methods, and each of SCORES with its interval `_low`, `_high`, from a bootstrap over methods: Kendall's tau-b
-        over all networks; its mean over seeds of the tau across methods, and over methods of the tau across seeds
-        (the granulated coefficients, and their mean); the conditional information of PGDL; R2 of a linear predictor
-        for methods left out. Of `across`, `within` and `r2` also `_shown`: an interval that holds for all measures of
-        the target at once (Bonferroni) does not hold 0, R2 lies above it, and tau passes a permutation test too; of
-        `across` and `within` also `_best`: not told apart from the best measure, by such an interval of the difference.
-        Measures that contain the accuracy or decide the target compete with none.
+        one row per suite, target and measure, with `over` (the images of the measure: `correct` test images, `all`, or
+        `train`), `shares` (what both have in common by construction: `bounds`, `accuracy`, `images`), the numbers of
+        networks and methods, and each of SCORES with its interval `_low`, `_high`, from a bootstrap over methods:
+        Kendall's tau-b over all networks; its mean over seeds of the tau across methods, and over methods of the tau
+        across seeds (the granulated coefficients, and their mean); the conditional information of PGDL; R2 of a linear
+        predictor for methods left out. Of `across`, `within` and `r2` also `_shown`: an interval that holds for all
+        measures of the target at once (Bonferroni) does not hold 0, R2 lies above it, and tau passes a permutation test
+        too; of `across` and `within` also `_best`: not told apart from the best measure, by such an interval of the
+        difference. Measures that contain the accuracy or decide the target compete with none.
 
     Raises:
         ParameterError: an unknown target.

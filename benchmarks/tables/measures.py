@@ -13,12 +13,9 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.methods import NORMS
 
 KNOWN = 1e-3  # relative distance of two bounds below which the margin between them counts as known
-CORRECT, ALL, TRAIN = "correct", "all", "train"
-OVER = {
-    CORRECT: "the test images that are classified correctly",
-    ALL: "all test images, 0 or less for a wrong class: accuracy is part of it",
-    TRAIN: "training images that are classified correctly",
-}
+CORRECT = "correct"  # the test images that are classified correctly
+ALL = "all"  # all test images, 0 or less for a wrong class: accuracy is part of it
+TRAIN = "train"  # training images that are classified correctly
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -42,7 +39,7 @@ class Measure:
 
     name: str
     title: str
-    over: str  # a key of OVER
+    over: str  # the images: CORRECT, ALL or TRAIN
     of: Callable[[Network], Any]  # float or [p] float64; NaN where it was not measured
     decides: str = ""  # the beginning of the target that is made of the same bounds
     on_page: bool = True

@@ -67,7 +67,9 @@ def _of_suite(networks: Sequence[Network]) -> list[dict[str, Any]]:
                     chosen = right & np.isfinite(truth) & (truth > 0) & ~np.isnan(values)
                     if chosen.any():
                         found[norm, beside, name, kind].append(values[chosen] / truth[chosen])
-    certificates = {norm: {name for of, _, name, kind in found if of == norm and kind == CERTIFICATE} for norm in NORMS}
+    certificates: dict[str, set[str]] = {
+        norm: {name for of, _, name, kind in found if of == norm and kind == CERTIFICATE} for norm in NORMS
+    }
     lines = [
         _line(*key, ratios) for key, ratios in found.items() if key[2] != TOGETHER or len(certificates[key[0]]) > 2
     ]
