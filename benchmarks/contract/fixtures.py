@@ -8,7 +8,7 @@ import torch
 
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Batch, Context, Method, Net
 
 CLASSES = 5  # no other dimension of the network has this size, so class axes can be recognised

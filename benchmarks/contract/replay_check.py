@@ -9,8 +9,8 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError, require, small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.machine import seeds
-from marginbench.benchmarks.training.loop import Run
 from marginbench.benchmarks.training.replay import Recorder
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Context, Loss, Method
 from marginbench.methods.context import Reads
 

@@ -24,7 +24,8 @@ from marginbench.benchmarks.contract.replay_check import replays
 from marginbench.benchmarks.estimator import Query, ask
 from marginbench.benchmarks.evaluation.recheck import ABSOLUTE, RELATIVE
 from marginbench.benchmarks.training.kept import pack, unpack
-from marginbench.benchmarks.training.loop import Run, Trained, train
+from marginbench.benchmarks.training.loop import Trained, train
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import NORMS, MarginbenchError, Method, Norm, logit_margin, predicted_class
 from marginbench.methods.errors import one_line
 

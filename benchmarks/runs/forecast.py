@@ -13,7 +13,7 @@ from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock, size
 from marginbench.benchmarks.runs.run_all import Work, count_workers
 from marginbench.benchmarks.runs.timing import evaluation_seconds, training_seconds
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import spec_of
 from marginbench.methods.errors import one_line
 

@@ -7,8 +7,9 @@ from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.device import seconds_on
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.training.loop import Run, train
+from marginbench.benchmarks.training.loop import train
 from marginbench.benchmarks.training.replay import SETTLED
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Method, Net, create
 
 STAGES = (0.02, 0.35, 0.65, 0.95)  # of the training, at which steps are timed: methods ramp up, and change phases

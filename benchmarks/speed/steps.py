@@ -15,7 +15,7 @@ from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.speed import turns
 from marginbench.benchmarks.speed.flops import Flops
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import create, spec_of
 from marginbench.methods.spec import split_specs
 

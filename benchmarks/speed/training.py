@@ -26,8 +26,8 @@ from marginbench.benchmarks.speed.flops import Flops
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.suites.training import Training
-from marginbench.benchmarks.training.loop import Run
 from marginbench.benchmarks.training.optimiser import make_optimiser
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import create
 
 PRODUCT = 2048  # rows and columns of the matrices that measure the peak

@@ -23,7 +23,7 @@ from marginbench.benchmarks.data.cutout import Cutout
 from marginbench.benchmarks.data.geometry import Crop, Flip, RandomResizedCrop
 from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.training import loop
+from marginbench.benchmarks.training.run import Run as TrainingRun
 from marginbench.methods import create
 
 FILL = torch.tensor([0.5, 0.4, 0.3])
@@ -197,8 +197,8 @@ def test_all_transforms_follow_each_other_in_one_order() -> None:
 def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: str) -> None:
     suite = augmented_suite(epochs=4)
     suite = suite.model_copy(update={"training": suite.training.model_copy(update={"precision": precision})})
-    runs = [loop.Run(create(spec), suite, small_data(), 1) for spec in ("ce", "mixup")]
-    plain = loop.Run(create("ce"), small_suite(epochs=4), small_data(), 1)
+    runs = [TrainingRun(create(spec), suite, small_data(), 1) for spec in ("ce", "mixup")]
+    plain = TrainingRun(create("ce"), small_suite(epochs=4), small_data(), 1)
     state = torch.get_rng_state()
     for _ in range(3):
         a, b, c = (run._batch() for run in (*runs, plain))
@@ -207,19 +207,19 @@ def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: s
         assert torch.equal(a.index, c.index) and not torch.equal(a.x, c.x)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(runs[0].ctx.generator.get_state(), plain.ctx.generator.get_state())
-    other = loop.Run(create("ce"), suite, small_data(), 2)
+    other = TrainingRun(create("ce"), suite, small_data(), 2)
     other._order_epoch, other._order = 0, runs[0]._order
-    runs[0]._augment_stream = loop.Run(create("ce"), suite, small_data(), 1)._augment_stream
+    runs[0]._augment_stream = TrainingRun(create("ce"), suite, small_data(), 1)._augment_stream
     assert not torch.equal(runs[0]._batch().x, other._batch().x)
 
 
 def test_a_checkpoint_in_the_middle_changes_nothing() -> None:
     suite = augmented_suite(epochs=4)
-    run = loop.Run(create("ce"), suite, small_data(), 0)
+    run = TrainingRun(create("ce"), suite, small_data(), 0)
     for _ in range(3):
         run.step()
     state = copy.deepcopy(run.state_dict())
-    resumed = loop.Run(create("ce"), suite, small_data(), 0)
+    resumed = TrainingRun(create("ce"), suite, small_data(), 0)
     resumed.load_state_dict(state)
     for _ in range(3):
         assert torch.equal(run._batch().x, resumed._batch().x)

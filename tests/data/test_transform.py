@@ -12,7 +12,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.training import loop
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import MarginbenchError, create
 from marginbench.methods.userfile import USER_MODULE
 
@@ -34,9 +34,9 @@ def with_augment(settings: object) -> Suite:
 
 
 def test_a_plugin_adds_a_transform(plugin: Path) -> None:
-    noisy = loop.Run(create("ce"), with_augment({"flip": {}, "noise": {"sigma": 0.2}}), small_data(), 0)._batch()
-    flipped = loop.Run(create("ce"), with_augment(["flip"]), small_data(), 0)._batch()
-    again = loop.Run(create("arcface"), with_augment({"noise": {"sigma": 0.2}, "flip": {}}), small_data(), 0)._batch()
+    noisy = Run(create("ce"), with_augment({"flip": {}, "noise": {"sigma": 0.2}}), small_data(), 0)._batch()
+    flipped = Run(create("ce"), with_augment(["flip"]), small_data(), 0)._batch()
+    again = Run(create("arcface"), with_augment({"noise": {"sigma": 0.2}, "flip": {}}), small_data(), 0)._batch()
     inside = (flipped.x > 0.5) & (noisy.x < 1) & (noisy.x > 0)  # where the limits cut off little
     assert 0.1 < float((noisy.x - flipped.x)[inside].std()) < 0.25, "it comes after the built-in ones"
     assert torch.equal(noisy.x, again.x)
@@ -94,4 +94,4 @@ def test_a_transform_that_breaks_the_contract_is_refused_before_training(
     path.write_text(text.replace("(x + self.sigma * noise).clamp(0, 1)", result))
     load_plugin(path)
     with pytest.raises(MarginbenchError, match=f"transform 'noise': .*{problem}"):
-        loop.Run(create("ce"), with_augment(["noise"]), small_data(), 0)
+        Run(create("ce"), with_augment(["noise"]), small_data(), 0)

@@ -7,7 +7,8 @@ import torch
 from support import EXACT, reference, stage
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.training.loop import Run, train
+from marginbench.benchmarks.training.loop import train
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Batch, Context, MarginbenchError, Method, Net, create
 from marginbench.methods.maths.masks import masked_weights
 

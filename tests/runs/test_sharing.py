@@ -24,7 +24,7 @@ from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.runs.run_all import prepare
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import write_tables
-from marginbench.benchmarks.training.loop import Run as TrainingRun
+from marginbench.benchmarks.training.run import Run as TrainingRun
 from marginbench.methods import MarginbenchError, create
 
 DIES_AFTER_ITS_FIRST_CHECKPOINT = f"""
@@ -143,7 +143,7 @@ def test_a_record_that_cannot_be_written_leaves_the_network(
     runs = tmp_path / "tiny" / "runs"
     assert list((tmp_path / "networks").glob("*.safetensors")) and not list(runs.glob("*.json"))
     monkeypatch.setattr("marginbench.benchmarks.runs.workers.warm_up", lambda *_: None)
-    monkeypatch.setattr("marginbench.benchmarks.training.loop.Run.step", None)  # no step is left to do
+    monkeypatch.setattr("marginbench.benchmarks.training.run.Run.step", None)  # no step is left to do
     outcome = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     assert outcome.repeated == 1 and outcome.records[0].status == "done"
 

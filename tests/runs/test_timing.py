@@ -8,7 +8,7 @@ import pytest
 
 from marginbench.benchmarks.runs import timing
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import create
 
 

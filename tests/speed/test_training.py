@@ -10,7 +10,7 @@ from marginbench.benchmarks.speed import training as train_speed
 from marginbench.benchmarks.speed import turns
 from marginbench.benchmarks.speed.turns import noise
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 
 
 def test_a_row_for_each_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import MarginbenchError, create
 
 DIGITS = load_suite("digits")

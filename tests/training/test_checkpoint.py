@@ -9,7 +9,8 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
 from marginbench.benchmarks.training.checkpoint import Checkpoint
-from marginbench.benchmarks.training.loop import How, Run, Trained, train
+from marginbench.benchmarks.training.loop import How, Trained, train
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import create
 from marginbench.methods.errors import MarginbenchError
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.suites.network import Network
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Batch, Context, Loss, Method, Net, create, rows
 from marginbench.methods.baselines.ce import CE
 from marginbench.methods.context import Reads

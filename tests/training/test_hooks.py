@@ -13,7 +13,7 @@ from marginbench.benchmarks import run_all
 from marginbench.benchmarks.contract.check import check, run_check
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.plugins import load_plugin
-from marginbench.benchmarks.training.loop import Run
+from marginbench.benchmarks.training.run import Run
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import Batch, Loss, MarginbenchError, Radii, create
 from marginbench.methods.baselines.ce import CE

@@ -12,7 +12,8 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.log import Log
-from marginbench.benchmarks.training.loop import How, Run, train
+from marginbench.benchmarks.training.loop import How, train
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, cross_entropy
 
 

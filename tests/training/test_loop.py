@@ -17,8 +17,9 @@ from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite, suite_names
 from marginbench.benchmarks.suites.training import Training
-from marginbench.benchmarks.training.loop import DivergedError, Run, train
+from marginbench.benchmarks.training.loop import DivergedError, train
 from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import create
 
 

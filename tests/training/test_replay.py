@@ -14,8 +14,9 @@ from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.benchmarks.training.loop import How, Run, train
+from marginbench.benchmarks.training.loop import How, train
 from marginbench.benchmarks.training.replay import SETTLED, CannotRecordError
+from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, create, cross_entropy
 
 STEPS = 40

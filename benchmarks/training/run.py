@@ -1,0 +1,167 @@
+"""One training in progress: what a step does, and all that it depends on."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.machine import seeds
+from marginbench.benchmarks.machine.passes import PassCounter
+from marginbench.benchmarks.machine.upload import upload
+from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.blueprint import Blueprint, needs_radii, task_of
+from marginbench.benchmarks.training.optimiser import decay, lr_factor, make_optimiser, replayable
+from marginbench.benchmarks.training.pixels import pixel_statistics
+from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
+from marginbench.benchmarks.training.untouched import untouched
+from marginbench.methods import Batch, Context, Loss, Method
+from marginbench.methods.hooks import returned
+
+HOW = ("fused", "foreach", "capturable")  # how this machine runs an optimiser: no part of a checkpoint
+
+
+class Run:
+    """One training in progress. Loading its `state_dict` into a fresh object and going on there changes nothing.
+
+    Args:
+        eager: on CUDA, do every step instead of replaying a recorded one.
+        recorder: replaces CUDA graphs; called with the generator of the method's random numbers.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        suite: Suite,
+        data: Dataset,
+        repetition: int,
+        *,
+        eager: bool = False,
+        recorder: Callable[[torch.Generator], Recorder] | None = None,
+    ) -> None:
+        self.method = method
+        self.suite = suite
+        self.split = data.train
+        device, draws = data.train.device, suite.stream_name
+        counts = torch.bincount(data.train.y, minlength=data.num_classes).tolist()
+        task = task_of(method, data.shape, tuple(counts), suite.trained_for if needs_radii(method) else None)
+        mean, std = pixel_statistics(data.train)
+        self.blueprint = Blueprint(method, suite.network, task, draws, repetition)
+        self.net = self.blueprint.build(mean, std, device).train()
+        self.passes = PassCounter(self.net)
+        self.batch_size = min(suite.training.batch_size, len(self.split))
+        self.steps_per_epoch = len(self.split) // self.batch_size
+        epochs = suite.training.epochs
+        stream = seeds.generator(device, draws, "method", method.info.key, repetition)
+        self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream, partial(decay, suite.training))
+        if device.type == "cuda" and not eager and not method.info.eager and replayable(suite.training):
+            recorder = CudaGraph
+        self.optimiser = make_optimiser(method, suite.training, self.net, recorder is not None)
+        self.replay = Replay(self.ctx, self.passes, self.optimiser, recorder(stream)) if recorder else None
+        self._rates = [torch.zeros((), device=device) for _ in self.optimiser.param_groups] if recorder else None
+        self.order_seed = (draws, "order", repetition)
+        self._augment, self._fill = suite.training.augment, mean.to(device)
+        if self._augment is not None:
+            self._augment.check(self.split.images(slice(2)), self._fill)
+        self._augment_stream = seeds.generator("cpu", draws, "augment", repetition)  # the same for every method
+        self._order = torch.empty(0)
+        self._order_epoch = -1
+        self._watched = False  # this step: whether hooks leave alone what they must
+        self.parts: Mapping[str, Tensor] = {}  # of the loss, in the latest step
+
+    def step(self) -> Tensor:
+        """One optimiser step; returns the loss, still on the device, and valid until the next step like `parts`.
+
+        The first of each epoch is watched, see `untouched`; of steps that may be recorded, the very first alone.
+
+        Raises:
+            HookError: a hook did what it must not.
+        """
+        self._set_rates()
+        epoch = self._order_epoch
+        batch = self._batch()
+        self._watched = self._order_epoch != epoch and (self.replay is None or epoch < 0)
+        loss = self._do(batch) if self.replay is None else self.replay(self._do, batch)
+        self.ctx.step += 1
+        self.parts = loss.parts
+        return loss.total
+
+    def _set_rates(self) -> None:
+        settings = self.suite.training
+        rate = settings.learning_rate * lr_factor(settings, self.ctx.progress)
+        for index, group in enumerate(self.optimiser.param_groups):
+            own = rate * group.get("lr_scale", 1.0)
+            group["lr"] = own if self._rates is None else self._rates[index].fill_(own)
+
+    def _do(self, batch: Batch) -> Loss:
+        """The part of a step that is recorded: it does not depend on where training stands."""
+        method, bf16 = self.method, self.suite.training.precision == "bf16"
+        with torch.autocast(self.ctx.device.type, torch.bfloat16, enabled=bf16):
+            with self._watching(method.augment, batch):
+                batch = returned(method.augment, method.augment(batch, self.ctx), Batch, "as in replace(batch, x=x)")
+            with self._watching(method.loss if type(method).update is Method.update else method.update, batch):
+                loss = method.update(self.net, batch, self.ctx, self.optimiser)
+                loss = returned(method.update, loss, Loss, "end it with `return Loss(total)`")
+        with torch.no_grad(), self._watching(method.after_step):
+            method.after_step(self.net, self.ctx)
+        return Loss(loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()})
+
+    def _watching(self, hook: Callable[..., Any], batch: Batch | None = None) -> AbstractContextManager[None]:
+        return untouched(hook, self.net, batch) if self._watched else nullcontext()
+
+    def _batch(self) -> Batch:
+        epoch, position = divmod(self.ctx.step, self.steps_per_epoch)
+        if epoch != self._order_epoch:  # drawn on the CPU, the same on every device
+            stream = seeds.generator("cpu", *self.order_seed, epoch)
+            self._order = torch.randperm(len(self.split), generator=stream)
+            self._order_epoch = epoch
+        here = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        index = upload(here, self.ctx.device)
+        x = self.split.images(
+            here if self.split.x.device.type == "cpu" else index
+        )  # images may be on the host or the device
+        if self._augment is not None:
+            x = self._augment(x, self._fill, self._augment_stream)
+        return Batch(x, self.split.y[index], index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a step depends on: weights, optimiser, tables, counters, generators."""
+        return {
+            "net": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "tables": self.ctx.tables,
+            "step": self.ctx.step,
+            "stream": self.ctx.generator.get_state(),
+            "augment": self._augment_stream.get_state(),
+            "dropout": _get_rng(self.ctx.device),
+            "replayed": 0 if self.replay is None else self.replay.replayed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.net.load_state_dict(state["net"])
+        here = [{name: group[name] for name in HOW if name in group} for group in self.optimiser.param_groups]
+        self.optimiser.load_state_dict(state["optimiser"])
+        for group, how in zip(self.optimiser.param_groups, here, strict=True):
+            group.update(how)
+        if self.replay is not None:
+            self.replay.replayed = state["replayed"]
+        self.ctx.tables = {name: table.to(self.ctx.device, copy=True) for name, table in state["tables"].items()}
+        self.ctx.step = state["step"]
+        self.ctx.generator.set_state(state["stream"])
+        self._augment_stream.set_state(state["augment"])
+        _set_rng(self.ctx.device, state["dropout"])
+
+
+def _get_rng(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_rng(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
