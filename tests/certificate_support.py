@@ -6,7 +6,7 @@ import torch
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.certificates import _bounds, crown
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import Norm
 
@@ -18,11 +18,11 @@ def certify(
     x: Tensor,
     label: Tensor,
     norm: Norm,
-    method: crown.Bound = "CROWN",
+    method: _bounds.Bound = "CROWN",
     upper: Tensor | None = None,
     **settings: Any,
 ) -> Any:
-    return crown.certified_radius(a_query(net, x, label, norm, upper=upper), crown.Search(method, **settings))
+    return crown.certified_radius(a_query(net, x, label, norm, upper=upper), _bounds.Search(method, **settings))
 
 
 def network(kind: str, seed: int, classes: int = 5, width: int = 4) -> nn.Sequential:

@@ -21,7 +21,7 @@ from marginbench.methods.maths.perturb import pgd
 from marginbench.methods.maths.rounding import corner, double_copy, in_reach
 
 if TYPE_CHECKING:
-    from marginbench.benchmarks.certificates.crown import Bound, Bounds
+    from marginbench.benchmarks.certificates._bounds import Bound, Bounds
 
 ROUNDINGS = 10  # times what float32 may move: a bound that is further from the truth is asked for in float64
 CHECKED = 8  # images around which the bounds of all neurons are compared with values

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.fmn import fmn
-from marginbench.benchmarks.certificates import _compat, crown
+from marginbench.benchmarks.certificates import _bounds, _compat, crown
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.machine.device import precision_of, resolve_device
 from marginbench.benchmarks.speed import turns
@@ -90,7 +90,7 @@ def _bisection(q: Query, upper: Tensor) -> Iterator[Found]:
     """What is found after a share of the steps, then after the next. The first share prepares the network."""
     low, high = torch.zeros_like(upper), upper
     with torch.no_grad(), precision_of(q.x):
-        bounds = crown.Bounds(_compat.load_auto_lirpa(), q, crown.Search("CROWN"))
+        bounds = _bounds.Bounds(_compat.load_auto_lirpa(), q, _bounds.Search("CROWN"))
         bounds.slack = logit_allowance(q.net, q.x, q.epsilon, q.norm)
     everything = torch.arange(len(q.x), device=q.x.device)
     for done in range(STEPS // TURNS, STEPS + 1, STEPS // TURNS):
@@ -105,11 +105,11 @@ def _bisection(q: Query, upper: Tensor) -> Iterator[Found]:
 def _search(q: Query) -> Found:
     counts = torch.zeros(len(q.x), device=q.x.device)
 
-    def watch(bound: crown.Bound, index: Tensor) -> None:
+    def watch(bound: _bounds.Bound, index: Tensor) -> None:
         if bound == "CROWN":
             counts[index] += 1
 
-    found = crown.certified_radius(q, crown.Search("CROWN", watch=watch))
+    found = crown.certified_radius(q, _bounds.Search("CROWN", watch=watch))
     if isinstance(found, Answer):
         raise SystemExit(found.reason)
     return Found(found, counts)

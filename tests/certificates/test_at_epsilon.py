@@ -10,7 +10,7 @@ from made import EPSILON, a_record
 from support import a_query
 from torch import Tensor
 
-from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.certificates import _bounds, crown
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.records.record import Record, SuiteFacts
 from marginbench.benchmarks.tables.render import render
@@ -36,7 +36,7 @@ def test_every_image_is_bounded_once() -> None:
     net, x = network("cnn", 1), images(9)
     calls: list[Tensor] = []
     query = a_query(net, x, predicted(net, x), "linf", epsilon=1e-3)
-    search = crown.Search(
+    search = _bounds.Search(
         "CROWN", at="epsilon", watch=lambda bound, index: calls.append(index) if bound == "CROWN" else None
     )
     assert isinstance(crown.certified_radius(query, search), Tensor)
@@ -50,7 +50,7 @@ def test_the_ball_is_a_little_wider_than_the_radius() -> None:
 
     def found(least: Callable[[Tensor], Tensor]) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(crown.Bounds, "margin", lambda self, epsilon, index, bound: least(epsilon))
+            patch.setattr(_bounds.Bounds, "margin", lambda self, epsilon, index, bound: least(epsilon))
             patch.setattr(crown, "check_at_images", lambda *_: 0.0)
             patch.setattr(crown, "check_in_balls", lambda *_: None)
             return crown.crown(query, at="epsilon").lower

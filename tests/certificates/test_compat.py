@@ -11,7 +11,7 @@ from certificate_support import certify, images, network, predicted
 from torch import Tensor, nn
 
 from marginbench.benchmarks import run_all
-from marginbench.benchmarks.certificates import _compat, certificate, crown
+from marginbench.benchmarks.certificates import _bounds, _compat, certificate
 from marginbench.benchmarks.estimator import Answer
 from marginbench.methods import NORMS
 from marginbench.methods.maths.transpose import conv_transpose2d
@@ -33,7 +33,7 @@ def test_the_library_calls_our_transposed_convolution_and_gets_what_torch_gives(
         fast = certify(net, x, label, norm, conv_mode="patches")
         assert calls
         with monkeypatch.context() as patch:
-            patch.setattr(crown, "FastTranspose", contextlib.nullcontext)
+            patch.setattr(_bounds, "FastTranspose", contextlib.nullcontext)
             slow = certify(net, x, label, norm, conv_mode="patches")
         assert torch.allclose(fast, slow, rtol=1e-4)
 

@@ -10,7 +10,7 @@ from certificate_support import SHAPE, certify, images, least_by_bisection, netw
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import _compat, crown
+from marginbench.benchmarks.certificates import _bounds, _compat, crown
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.maths.rounding import logit_allowance
@@ -131,7 +131,7 @@ def test_search_agrees_with_bisection() -> None:
 
 def bisection(net: nn.Sequential, x: Tensor, label: Tensor, norm: str) -> float:
     q = a_query(net, x, label, norm)
-    bounds = crown.Bounds(_compat.load_auto_lirpa(), q, crown.Search("CROWN"))
+    bounds = _bounds.Bounds(_compat.load_auto_lirpa(), q, _bounds.Search("CROWN"))
     low, high = 0.0, 2.0
     for _ in range(20):
         middle = (low + high) / 2
@@ -170,7 +170,7 @@ def test_the_allowance_covers_float32(norm: Norm) -> None:
     margins = []
     for dtype in (torch.float32, torch.float64):
         n, p = net.to(dtype), x.to(dtype)
-        bounds = crown.Bounds(library, a_query(n, p, label, norm), crown.Search("CROWN"))
+        bounds = _bounds.Bounds(library, a_query(n, p, label, norm), _bounds.Search("CROWN"))
         epsilon = torch.full((len(x),), 0.05 if norm == "linf" else 0.3, dtype=dtype)
         with torch.no_grad():
             margins.append(bounds.margin(epsilon, torch.arange(len(x)), "CROWN").double())

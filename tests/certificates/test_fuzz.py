@@ -17,7 +17,7 @@ from certificate_support import predicted
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import _call, _compat, _operators, _trace, crown
+from marginbench.benchmarks.certificates import _bounds, _call, _compat, _operators, _trace, crown
 from marginbench.benchmarks.certificates._curves import Lines
 from marginbench.benchmarks.certificates._layers import LARGEST
 from marginbench.benchmarks.estimator import Answer
@@ -30,7 +30,7 @@ from marginbench.methods.maths.rounding import corner
 
 Make = Callable[[], Sequence[nn.Module]]
 IMAGE = (2, 6, 6)
-METHODS: tuple[crown.Bound, ...] = ("IBP", "CROWN-IBP", "CROWN")
+METHODS: tuple[_bounds.Bound, ...] = ("IBP", "CROWN-IBP", "CROWN")
 
 
 class OneByOne(nn.Module):
@@ -167,13 +167,13 @@ def bounds_at(
     x: Tensor,
     y: Tensor,
     norm: Norm,
-    mode: crown.ConvMode,
+    mode: _bounds.ConvMode,
     epsilon: float,
-    method: crown.Bound = "CROWN",
+    method: _bounds.Bound = "CROWN",
 ) -> Tensor:
-    q, search = a_query(net, x, y, norm), crown.Search("CROWN", conv_mode=mode)
+    q, search = a_query(net, x, y, norm), _bounds.Search("CROWN", conv_mode=mode)
     with torch.no_grad(), precision_of(x):
-        found = crown.Bounds(_compat.load_auto_lirpa(), q, search)
+        found = _bounds.Bounds(_compat.load_auto_lirpa(), q, search)
         return found.margin(torch.full((len(x),), epsilon), torch.arange(len(x)), method)
 
 
@@ -199,10 +199,10 @@ def test_linear_layers_are_exact(name: str, form: str) -> None:
     [("sequential", "linf", "auto"), ("sequential", "l2", "patches"), ("module", "linf", "auto")],
 )
 @pytest.mark.parametrize("name", [*LINEAR, *KINKED])
-def test_nothing_in_the_balls_is_below_the_bounds(name: str, form: str, norm: Norm, mode: crown.ConvMode) -> None:
+def test_nothing_in_the_balls_is_below_the_bounds(name: str, form: str, norm: Norm, mode: _bounds.ConvMode) -> None:
     net, x = network((LINEAR | KINKED)[name], form), images(4)
     y = predicted(net, x)
-    found = crown.certified_radius(a_query(net, x, y, norm), crown.Search("CROWN", conv_mode=mode, rounds=4))
+    found = crown.certified_radius(a_query(net, x, y, norm), _bounds.Search("CROWN", conv_mode=mode, rounds=4))
     if name == "unflattened" and mode == "patches":
         assert isinstance(found, Answer) and "no patches" in found.reason
         return
@@ -230,13 +230,13 @@ def test_slopes_on_a_grid(slope: float, norm: Norm) -> None:
         for choice in ("adaptive", "same-slope", "zero-lb", "one-lb"):
             q = a_query(net, x, y, norm)
             with torch.no_grad():
-                bounds = crown.Bounds(_compat.load_auto_lirpa(), q, crown.Search("CROWN", (choice,)))
+                bounds = _bounds.Bounds(_compat.load_auto_lirpa(), q, _bounds.Search("CROWN", (choice,)))
                 for method in METHODS:
                     low = bounds.margin(torch.full((6,), epsilon), torch.arange(6), method)
                     assert (low <= least.amin(1) + 1e-5).all()
 
 
-AS_IT_COMES: dict[str, tuple[Make, str, crown.Bound]] = {
+AS_IT_COMES: dict[str, tuple[Make, str, _bounds.Bound]] = {
     "concave": (KINKED["leaky3.0"], "leaky_relu", "CROWN"),
     "nearly-linear": (KINKED["leaky1.1"], "leaky_relu", "CROWN"),
     "folded": (KINKED["leaky-0.3"], "leaky_relu", "IBP"),
@@ -265,7 +265,7 @@ def test_what_the_library_bounds_wrongly_is_not_left_to_it(name: str, monkeypatc
     make, operation, method = AS_IT_COMES[name]
     net, x = network(make, "sequential"), images(4)
     leave(net, operation, monkeypatch)
-    search = crown.Search(method, conv_mode="matrix")
+    search = _bounds.Search(method, conv_mode="matrix")
     found = crown.certified_radius(a_query(net, x, predicted(net, x), "linf"), search)
     assert isinstance(found, Answer) and "not to be trusted" in found.reason
 
@@ -278,8 +278,8 @@ def test_wrong_bounds_are_refused(name: str, norm: Norm, monkeypatch: pytest.Mon
     net, x = network(make, "sequential"), images(12)
     leave(net, operation, monkeypatch)
     monkeypatch.setattr(_trace, "check_operations", lambda module: None)
-    mode: crown.ConvMode = "matrix" if make in KINKED.values() else "patches"
-    found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), crown.Search(method, conv_mode=mode))
+    mode: _bounds.ConvMode = "matrix" if make in KINKED.values() else "patches"
+    found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), _bounds.Search(method, conv_mode=mode))
     assert isinstance(found, Answer) and "wrong" in found.reason
 
 
@@ -350,7 +350,7 @@ def misplace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(conv, "bound_backward", misplaced)
 
 
-FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Make, crown.Bound]] = {
+FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Make, _bounds.Bound]] = {
     "intervals of convolutions": (
         lambda patch: shrink(of_library("convolution", "BoundConv"), "interval_propagate", patch),
         KINKED["relu"],
@@ -372,12 +372,12 @@ def test_faults_of_operations_are_refused(name: str, norm: Norm, monkeypatch: py
     plant, make, method = FAULTS[name]
     net, x = network(make, "sequential"), images(12)
     plant(monkeypatch)
-    search = crown.Search(method, conv_mode="matrix")
+    search = _bounds.Search(method, conv_mode="matrix")
     found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), search)
     assert isinstance(found, Answer) and "wrong" in found.reason
 
 
-def excess(kind: str, norm: Norm, method: crown.Bound = "CROWN") -> float:
+def excess(kind: str, norm: Norm, method: _bounds.Bound = "CROWN") -> float:
     """By how much bounds exceed the least margin on a grid over the balls, at most, for many networks of few neurons.
 
     So few that bounds are often exact.
@@ -408,7 +408,7 @@ def excess(kind: str, norm: Norm, method: crown.Bound = "CROWN") -> float:
     return worst
 
 
-MILD: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, crown.Bound]] = {
+MILD: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, _bounds.Bound]] = {
     "chords": (partial(lower_chords, 0.9), "relu", "CROWN"),
     "lines": (partial(raise_lines, 0.1), "curve", "CROWN"),
     "maxima": (lower_maxima, "maximum", "CROWN"),
@@ -433,11 +433,11 @@ def test_tight_bounds_hold_on_a_grid(name: str, norm: Norm, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("method", "norm"), [("IBP", "linf"), ("CROWN-IBP", "linf"), ("CROWN", "linf"), ("CROWN", "l2")]
 )
-def test_a_smaller_ball_is_refused(method: crown.Bound, norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smaller_ball_is_refused(method: _bounds.Bound, norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = network(KINKED["relu"], "sequential"), images(12)
-    ball = crown.ball
-    monkeypatch.setattr(crown, "ball", lambda library, x, epsilon, norm: ball(library, x, 0.5 * epsilon, norm))
-    found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), crown.Search(method))
+    ball = _bounds.ball
+    monkeypatch.setattr(_bounds, "ball", lambda library, x, epsilon, norm: ball(library, x, 0.5 * epsilon, norm))
+    found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), _bounds.Search(method))
     assert isinstance(found, Answer) and "wrong" in found.reason
 
 
@@ -451,8 +451,8 @@ def test_bounds_of_all_neurons_hold_in_rewritten_modules(name: str, norm: Norm) 
         net = nn.Sequential(module_support.KINDS[name]()).eval().requires_grad_(False)
     x = torch.rand(8, *module_support.SHAPE, generator=torch.Generator().manual_seed(0))
     y = predicted(net, x)
-    for mode in get_args(crown.ConvMode)[2:]:
-        found = crown.certified_radius(a_query(net, x, y, norm), crown.Search("CROWN", conv_mode=mode, rounds=3))
+    for mode in get_args(_bounds.ConvMode)[2:]:
+        found = crown.certified_radius(a_query(net, x, y, norm), _bounds.Search("CROWN", conv_mode=mode, rounds=3))
         assert isinstance(found, Tensor) and (found > 0).any()
         assert (least_found(net, x, y, found, norm) > 0).all()
 
@@ -460,7 +460,7 @@ def test_bounds_of_all_neurons_hold_in_rewritten_modules(name: str, norm: Norm) 
 def test_patches_are_not_used_behind_a_reshaping() -> None:
     net, x = network(LINEAR["unflattened"], "sequential"), images(4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crown.Search, "limit", 0)  # as if it were large
-        found = crown.certified_radius(a_query(net, x, predicted(net, x), "l2"), crown.Search("CROWN"))
+        patch.setattr(_bounds.Search, "limit", 0)  # as if it were large
+        found = crown.certified_radius(a_query(net, x, predicted(net, x), "l2"), _bounds.Search("CROWN"))
     assert isinstance(found, Tensor) and (found > 0).any()
     assert (least_found(net, x, predicted(net, x), found, "l2") > 0).all()

@@ -9,7 +9,7 @@ from processes import Start
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import _memory, crown
+from marginbench.benchmarks.certificates import _bounds, _memory, crown
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates._memory import Footprint
 from marginbench.benchmarks.machine import memory
@@ -48,10 +48,10 @@ def images(count: int) -> Tensor:
     return torch.rand(count, 1, PIXELS, PIXELS, generator=torch.Generator().manual_seed(0))
 
 
-def bounds(net: nn.Module, x: Tensor, **settings: Any) -> crown.Bounds:
+def bounds(net: nn.Module, x: Tensor, **settings: Any) -> _bounds.Bounds:
     with torch.no_grad():
         q = a_query(net, x, net(x).argmax(1), "linf")
-    return crown.Bounds(load_auto_lirpa(), q, crown.Search("CROWN", **settings))
+    return _bounds.Bounds(load_auto_lirpa(), q, _bounds.Search("CROWN", **settings))
 
 
 def available(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
@@ -104,10 +104,10 @@ def test_one_image_that_does_not_fit_has_no_certificate_and_says_why(
 
 
 def test_real_memory_that_runs_out_for_one_image_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: crown.Bounds, *_: Any) -> Tensor:
+    def fail(self: _bounds.Bounds, *_: Any) -> Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(crown.Bounds, "_margin", fail)
+    monkeypatch.setattr(_bounds.Bounds, "_margin", fail)
     monkeypatch.setattr(memory, "available", lambda device: 5 * 10**9)
     x, net = images(2), layers()
     assert crown.crown(a_query(net, x, net(x).argmax(1), "linf")).reason == (
@@ -118,20 +118,20 @@ def test_real_memory_that_runs_out_for_one_image_is_said_too(monkeypatch: pytest
 def test_fewer_images_at_once_give_similar_radii(monkeypatch: pytest.MonkeyPatch) -> None:
     x, net = images(6), layers()
     q = a_query(net, x, net(x).argmax(1), "linf")
-    whole = crown.certified_radius(q, crown.Search("CROWN", rounds=4, chunk=6))
+    whole = crown.certified_radius(q, _bounds.Search("CROWN", rounds=4, chunk=6))
     needed = _needed(net, x)
     sizes: list[int] = []
-    margin = crown.Bounds._margin
+    margin = _bounds.Bounds._margin
 
-    def counted(self: crown.Bounds, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
+    def counted(self: _bounds.Bounds, epsilon: Tensor, index: Tensor, method: _bounds.Bound) -> Tensor:
         found = margin(self, epsilon, index, method)
         if method == "CROWN":  # others take less
             sizes.append(len(index))
         return found
 
-    monkeypatch.setattr(crown.Bounds, "_margin", counted)
+    monkeypatch.setattr(_bounds.Bounds, "_margin", counted)
     available(monkeypatch, 0.5 * needed)
-    parts = crown.certified_radius(q, crown.Search("CROWN", rounds=4, chunk=6))
+    parts = crown.certified_radius(q, _bounds.Search("CROWN", rounds=4, chunk=6))
     assert isinstance(whole, Tensor) and isinstance(parts, Tensor) and max(sizes) in (1, 2, 3)
     assert (parts > 0).all() and ((parts / whole - 1).abs() < 0.5).float().mean() > 0.6  # bounds depend on the batch
 
@@ -153,7 +153,7 @@ sys.path[:0] = sys.argv[2:]
 import torch
 from test_memory import images, layers
 from support import a_query
-from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.certificates import _bounds, crown
 from marginbench.benchmarks.certificates._memory import Footprint
 from marginbench.benchmarks.machine import memory
 from marginbench.benchmarks.machine.budget import _status
@@ -169,7 +169,7 @@ found_out = memory.out_of_memory
 memory.out_of_memory = lambda error: (raised.append(type(error).__name__), found_out(error))[1]
 room = 2**30
 resource.setrlimit(resource.RLIMIT_AS, (_status()["VmSize"] + room, resource.RLIM_INFINITY))
-found = crown.certified_radius(q, crown.Search("CROWN", rounds=1, chunk=12))
+found = crown.certified_radius(q, _bounds.Search("CROWN", rounds=1, chunk=12))
 print(sorted(set(raised)), isinstance(found, torch.Tensor), getattr(found, "reason", ""))
 """
 

@@ -1,6 +1,7 @@
 """Modules of any kind: rewritten they are the same function, and no bound on them excludes what they compute."""
 
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from module_support import KINDS, REFUSED, SHAPE, Code, body, refused
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import _compat, crown
+from marginbench.benchmarks.certificates import _bounds, _compat, crown
 from marginbench.benchmarks.certificates._layers import Simple
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
@@ -56,17 +57,17 @@ def least_found(net: nn.Module, x: Tensor, y: Tensor, radius: float, norm: Norm)
     return least
 
 
-def excluded(net: nn.Module, x: Tensor, norm: Norm, conv_mode: crown.ConvMode) -> Tensor:
+def excluded(net: nn.Module, x: Tensor, norm: Norm, conv_mode: _bounds.ConvMode) -> Tensor:
     """By how much bounds exceed margins that were found, relative to the logits; and how loose they are at radius 0."""
     y = net(x).argmax(1)
     scale = net(x).abs().amax()
-    bounds = crown.Bounds(
+    bounds = _bounds.Bounds(
         _compat.load_auto_lirpa(),
         a_query(nn.Sequential(net), x, y, norm),
-        crown.Search("CROWN", conv_mode=conv_mode),
+        _bounds.Search("CROWN", conv_mode=conv_mode),
     )
     wrong, exact = [], margin(net, x, y)
-    for method in crown.get_args(crown.Bound)[:3]:
+    for method in get_args(_bounds.Bound)[:3]:
         with torch.no_grad():
             at_zero, *found = (
                 bounds.margin(torch.full((len(x),), radius), torch.arange(len(x)), method)

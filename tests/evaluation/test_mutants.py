@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks import attack, deepfool, fmn, from_torchattacks, ray
 from marginbench.benchmarks.attacks._wrap import isolated
 from marginbench.benchmarks.attacks.scan import ATTACKS
-from marginbench.benchmarks.certificates import _ball, _box, _linear_rules, _trace, crown
+from marginbench.benchmarks.certificates import _ball, _bounds, _box, _linear_rules, _trace, crown
 from marginbench.benchmarks.certificates._call import RULES
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
@@ -206,7 +206,7 @@ MUTANTS = {
         attacking("square", lambda _, q: q.x.clone()), linear, "square", verdict="finds nothing"
     ),
     "a ball of 0.9 times the radius": Mutant(
-        lambda patch: patch.setattr(crown, "ball", lambda lib, x, e, norm: _ball.ball(lib, x, 0.9 * e, norm)),
+        lambda patch: patch.setattr(_bounds, "ball", lambda lib, x, e, norm: _ball.ball(lib, x, 0.9 * e, norm)),
         linear,
         certificate="crown",
     ),

@@ -10,7 +10,7 @@ from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
-from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.certificates import _bounds, crown
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
@@ -62,15 +62,15 @@ def test_radii_do_not_change_when_memory_runs_out(monkeypatch: pytest.MonkeyPatc
     label = net(x).argmax(1)
     q = a_query(net, x, label, "linf")
     whole = crown.crown(q).lower
-    bound, most = crown.Bounds._margin, []
+    bound, most = _bounds.Bounds._margin, []
 
-    def small(self: crown.Bounds, epsilon: Tensor, index: Tensor, method: crown.Bound) -> Tensor:
+    def small(self: _bounds.Bounds, epsilon: Tensor, index: Tensor, method: _bounds.Bound) -> Tensor:
         if len(index) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         most.append(len(index))
         return bound(self, epsilon, index, method)
 
-    monkeypatch.setattr(crown.Bounds, "_margin", small)
+    monkeypatch.setattr(_bounds.Bounds, "_margin", small)
     parts = crown.crown(q).lower
     assert whole is not None and parts is not None
     assert max(most) == 2 and torch.allclose(whole, parts, rtol=1e-4) and (whole > 0).all()

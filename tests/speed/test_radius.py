@@ -6,7 +6,7 @@ import pytest
 from support import a_query
 from torch import Tensor, nn, tensor, zeros
 
-from marginbench.benchmarks.certificates import crown
+from marginbench.benchmarks.certificates import _bounds, crown
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.speed import radius as radius_speed
 from marginbench.benchmarks.speed.radius import Found, compare
@@ -26,7 +26,7 @@ def test_the_row_says_what_was_found() -> None:
 def test_bounds_of_crown_alone_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search computes a cheaper bound for both images, and CROWN twice for the second."""
 
-    def certified_radius(q: Query, search: crown.Search) -> Tensor:
+    def certified_radius(q: Query, search: _bounds.Search) -> Tensor:
         for bound, index in (("CROWN-IBP", [0, 1]), ("CROWN", [1]), ("CROWN", [1])):
             search.watch(bound, tensor(index))
         return tensor([0.5, 1.0])
