@@ -25,7 +25,7 @@ def examine(device: torch.device) -> Iterator[Result]:
         *(partial(examine_canaries, device, [canary]) for canary in CANARIES),
     ]
     first = f"{len(parts)} parts to examine, in about a minute"
-    log.info("%s", first, extra={"step": Step(first, 0, len(parts), "?", 1)})
+    log.info("%s", first, extra={"step": Step(first, 0, len(parts), "?", "examined")})
     start, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -42,5 +42,5 @@ def _one_by_one(parts: Sequence[Callable[[], Iterator[Result]]], start: float) -
         seconds = time.perf_counter() - start
         text = f"[{done}/{len(parts)}] {results[0].canary}: {verdict}"
         eta = f"{seconds / done * (len(parts) - done):.0f} s"
-        log.info("%s", text, extra={"step": Step(text, done, len(parts), eta, 1, last=done == len(parts))})
+        log.info("%s", text, extra={"step": Step(text, done, len(parts), eta, "examined", last=done == len(parts))})
         yield from results

@@ -1,11 +1,14 @@
-"""What the library logs, shown on stderr: plain lines, or a bar with an ETA on a terminal. Imports nothing heavy."""
+"""What the library logs, shown on stderr: plain lines, or on a terminal a picture. Imports nothing heavy."""
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from marginbench.benchmarks.runs.live import View
 
 LOGGER = "marginbench"
 
@@ -18,7 +21,8 @@ class Step:
     done: int  # runs so far
     total: int
     eta: str
-    workers: int
+    what: str  # does it, as in "2 workers"
+    view: "Callable[[], View] | None" = None  # what else there is to see; asked again and again, from another thread
     last: bool = False  # no further ones follow
 
 
@@ -30,44 +34,10 @@ class Lines(logging.Handler):
         self._stream = sys.stderr  # kept, for it may be redirected while a library is silenced
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(_text(record), file=self._stream, flush=True)
-
-
-class Bar(Lines):
-    """The same lines above a bar that follows the runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._stack = ExitStack()
-        self._progress: Any = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        step: Step | None = getattr(record, "step", None)
-        if step is not None and self._progress is None:
-            self._start(step)
-        if self._progress is None:
-            super().emit(record)
-            return
-        if text := _text(record) if step is None else step.text:
-            self._progress.console.print(text, highlight=False, markup=False)
-        if step is not None:
-            self._progress.update(0, completed=step.done, eta=step.eta)
-            if step.last:
-                self.end()
-
-    def _start(self, step: Step) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-
-        columns = (SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        bar = Progress(*columns, TextColumn("ETA {task.fields[eta]}"), console=Console(stderr=True))
-        self._progress = self._stack.enter_context(bar)
-        bar.add_task(f"{step.workers} worker{'s' * (step.workers > 1)}", total=step.total, eta=step.eta)
+        print(message(record), file=self._stream, flush=True)
 
     def end(self) -> None:
-        """Leave the bar as it is: what is printed from now on goes below it."""
-        self._progress = None
-        self._stack.close()
+        """No further message follows."""
 
 
 @contextmanager
@@ -77,7 +47,7 @@ def shown() -> Iterator[None]:
     if logger.isEnabledFor(logging.INFO):
         yield
         return
-    handler = Bar() if sys.stderr.isatty() else Lines()
+    handler = _screen() if sys.stderr.isatty() else Lines()
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -85,12 +55,18 @@ def shown() -> Iterator[None]:
     try:
         yield
     finally:
-        if isinstance(handler, Bar):
-            handler.end()
+        handler.end()
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
 
 
-def _text(record: logging.LogRecord) -> str:
+def _screen() -> Lines:
+    from marginbench.benchmarks.runs.live import Screen
+
+    return Screen()
+
+
+def message(record: logging.LogRecord) -> str:
+    """The text of a message, with its level where that is no good news."""
     return f"{'warning: ' * (record.levelno >= logging.WARNING)}{record.getMessage()}"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR, SHOW_CURSOR = 2, b"\x1b[?25h"
 _arrived: list[int] = []
 
 
@@ -62,4 +63,6 @@ def _again(number: int, _: FrameType | None) -> None:
     for worker in multiprocessing.active_children():
         worker.kill()
     util._run_finalizers(0)  # type: ignore[attr-defined]  # removes semaphores, which would be reported as leaked
+    if os.isatty(STDERR):  # a picture of the progress may be there, which hides the cursor
+        os.write(STDERR, SHOW_CURSOR)
     os._exit(128 + number)

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.record import Record
@@ -19,6 +19,7 @@ from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
 from marginbench.methods import spec_of
 
 if TYPE_CHECKING:
+    from marginbench.benchmarks.runs.live import View
     from marginbench.benchmarks.runs.run_all import Work
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,14 @@ class Eta:
 
 
 class Progress:
-    """Reports the runs of a call of `run_all`, from entering the block to leaving it, and what is at work between."""
+    """Reports the runs of a call of `run_all`, from entering the block to leaving it, and what is at work between.
 
-    def __init__(self, work: "Work", workers: int) -> None:
-        options, self._workers = work.job.options, workers
+    Args:
+        view: what else a terminal shows, see `Step`.
+    """
+
+    def __init__(self, work: "Work", workers: int, view: "Callable[[], View] | None" = None) -> None:
+        options, self._view = work.job.options, view
         self._locks = work.job.networks if options.only == "train" else work.runs
         self._began = self._spoke = time.monotonic()
         self._ended = threading.Event()
@@ -66,7 +71,8 @@ class Progress:
         self._eta = Eta(work.todo, workers, work.known)
         seconds = self._eta.seconds()
         takes = _suites_own_words(work.suite) if seconds is None else f"about {clock(seconds)}, as in earlier runs"
-        where = f"{_count(workers, 'worker')}{' of a Dask cluster' if options.scheduler else ''}"
+        self._who = _count(workers, "worker")
+        where = f"{self._who}{' of a Dask cluster' if options.scheduler else ''}"
         resumed = len(work.cells) - len(work.todo) - len(work.untrained)
         before = f", {resumed} have a record already" if resumed else ""
         self._first = f"{_count(self._total, 'run')} to do with {where}{before}; {takes}"
@@ -104,7 +110,7 @@ class Progress:
 
     def _say(self, line: str, text: str, last: bool = False) -> None:
         self._spoke = time.monotonic()
-        step = Step(text, self._done, self._total, self._clock(), self._workers, last)
+        step = Step(text, self._done, self._total, self._clock(), self._who, self._view, last)
         log.log(self._level, "%s", line, extra={"step": step})
 
     def _clock(self) -> str:
@@ -121,7 +127,7 @@ def announce(options: RunOptions, suite: Suite, methods: int, seeds: int) -> Non
 
 def describe(record: Record | Training) -> str:
     """One line about a finished run."""
-    head = f"{record.method:<24} seed {record.repetition}"
+    head = f"{record.method:<20} seed {record.repetition}"
     if record.status == "failed":
         return f"{head}  FAILED {record.error}"
     if isinstance(record, Training):

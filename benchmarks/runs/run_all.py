@@ -27,7 +27,8 @@ from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
-from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
+from marginbench.benchmarks.runs.watch import Watch
+from marginbench.benchmarks.runs.workers import Note, choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
 from marginbench.benchmarks.training.load import method_of
@@ -207,10 +208,12 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     workers = count_workers(work)
     ended = []
     if work.todo:
-        with Progress(work, workers) as progress:
-            for record in _records(options, work, workers):
+        watch = Watch(work)
+        with Progress(work, workers, watch.view) as progress:
+            for record in _records(options, work, workers, watch.note):
                 if record is not None:
                     ended.append(record)
+                    watch.finished(record)
                     progress.finished(record)
     table, files, current = _tables(work)
     asked = {cell.id for cell in work.cells}
@@ -244,12 +247,12 @@ def count_workers(work: Work) -> int:
     return max(1, min(cluster.count_workers(options.scheduler), len(work.todo)))  # more may come
 
 
-def _records(options: RunOptions, work: Work, workers: int) -> Iterable[Record | Training | None]:
+def _records(options: RunOptions, work: Work, workers: int, note: Note) -> Iterable[Record | Training | None]:
     """Do the runs, in this process or others."""
     if options.scheduler is None and workers == 1 and not _watched(options, work):
-        return run_here(work.todo, work.job, work.data)
+        return run_here(work.todo, work.job, work.data, note)
     if options.scheduler is None:
-        return run_in_workers(work.todo, work.job, work.data, workers)
+        return run_in_workers(work.todo, work.job, work.data, workers, note)
     from marginbench.benchmarks.runs.cluster import on_cluster
 
     return on_cluster(work.todo, work.job, options.scheduler)

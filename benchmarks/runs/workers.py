@@ -3,8 +3,9 @@
 import importlib.metadata
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -31,6 +32,12 @@ from marginbench.methods.userfile import BUILT_IN, USER_MODULE
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
 WORTHWHILE = 4  # cells per worker below which it takes longer to start workers than they save, unless they are forks
 
+Note = Callable[[str, str], None]  # is told the id of a run, and where it is, as in "in epoch 3 of 20"
+
+
+def unheard(run_id: str, where: str) -> None:
+    """A `Note` that tells nobody."""
+
 
 def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int | None = None) -> int:
     """The number of workers; None: as many as are worth starting, which is one where a GPU does the work.
@@ -46,15 +53,19 @@ def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int 
     return min(jobs, max(cells, 1))
 
 
-def run_here(cells: Sequence[Cell], job: Job, data: Dataset) -> Iterator[Record | Training | None]:
+def run_here(
+    cells: Sequence[Cell], job: Job, data: Dataset, note: Note = unheard
+) -> Iterator[Record | Training | None]:
     """One cell after the other in this process; None for those that another process holds."""
     keep_freed_memory()
     warm_up(job.suite, data)
     for cell in cells:
-        yield execute(cell, job, data)
+        yield execute(cell, job, data, partial(note, cell.id))
 
 
-def run_in_workers(cells: Sequence[Cell], job: Job, data: Dataset, jobs: int) -> Iterator[Record | Training | None]:
+def run_in_workers(
+    cells: Sequence[Cell], job: Job, data: Dataset, jobs: int, note: Note = unheard
+) -> Iterator[Record | Training | None]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
     Workers are told method and repetition by name, load data and plug-ins themselves, and write the records. Each
@@ -85,13 +96,13 @@ def run_in_workers(cells: Sequence[Cell], job: Job, data: Dataset, jobs: int) ->
             heard = wait([worker.link for worker in waiting], min(limits, default=None))
             for worker in waiting:
                 if worker.link in heard:
-                    yield from _hear(worker, jobs)
+                    yield from _hear(worker, jobs, note)
     finally:  # interrupted: do not wait for the runs in progress
         for worker in crew:
             worker.end()
 
 
-def _hear(worker: Worker, jobs: int) -> Iterator[Record | Training | None]:
+def _hear(worker: Worker, jobs: int, note: Note) -> Iterator[Record | Training | None]:
     try:
         message: Message = worker.link.recv()
     except (EOFError, OSError):
@@ -105,6 +116,8 @@ def _hear(worker: Worker, jobs: int) -> Iterator[Record | Training | None]:
         raise message.value
     if message.kind == "at":
         worker.where = message.value
+        if worker.cell is not None:
+            note(worker.cell.id, worker.where)
         return
     worker.ready, worker.cell = True, None
     if message.kind == "record":
