@@ -34,10 +34,12 @@ PLUGINS = "Python file that adds a method, an attack, a probe, ..."
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 MEMORY = "Memory to plan evaluations with, as in 4GB, shared by the workers. Default: what is available."
 _LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
+_OF_EVALUATIONS = {"discard": "after which the network is removed"}
 _KINDS: Mapping[str, tuple[Any, str]] = {
     "suite": (str | Path, "a text or a path"),
     "out": (str | Path, "a text or a path"),
     "data_dir": (str | Path | None, "a text or a path"),
+    "tensorboard": (str | Path | None, "a text or a path"),
     "seeds": (Integral | None, "a whole number"),
     "curve_every": (Integral | None, "a whole number"),
     "jobs": (Integral | None, "a whole number"),
@@ -142,6 +144,12 @@ class RunOptions:
         300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
     )
     eager: bool = _field(False, "On CUDA, do every training step instead of replaying a recorded one.", bool)
+    tensorboard: str | Path | None = _field(
+        None,
+        "Write loss, learning rate and accuracies of every training here, for TensorBoard, which is an extra.",
+        Path | None,
+        metavar="DIR",
+    )
     plugin: Sequence[str | Path] = _field((), PLUGINS, list[Path] | None, metavar="FILE.py")
     progress: bool = _field(True, "Say what there is to do, and report every finished run.", bool)
 
@@ -161,8 +169,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not value >= smallest:
                 raise ParameterError(name, value, f"must be at least {smallest}")
-        if self.only == "train" and self.discard:
-            raise ParameterError("discard", True, "needs an evaluation, after which the network is removed")
+        if self.only == "train" and (wrong := [name for name in _OF_EVALUATIONS if getattr(self, name)]):
+            raise ParameterError(wrong[0], True, f"needs an evaluation, {_OF_EVALUATIONS[wrong[0]]}")
         if self.memory is not None:
             parse_size(self.memory)
         if self.deadline is not None and not self.deadline > 0:

@@ -32,6 +32,7 @@ from marginbench.benchmarks.runs.workers import Note, choose_jobs, run_here, run
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
 from marginbench.benchmarks.training.load import method_of
+from marginbench.benchmarks.training.sink import INSTALL, has_tensorboard
 from marginbench.methods import Method, spec_of
 from marginbench.methods.errors import ParameterError
 from marginbench.methods.spec import read_settings
@@ -116,13 +117,16 @@ def prepare(options: RunOptions) -> Work:
         raise ParameterError("seeds", seeds, f"must be at most {MOST_SEEDS}")
     repetitions = range(seeds)
     take_shard([], options.shard)  # complains before data are loaded
+    if options.tensorboard is not None and not has_tensorboard():
+        raise ParameterError("tensorboard", str(options.tensorboard), f"needs a package: {INSTALL}")
     device = resolve_device(options.device)
     announce(options, suite, len(methods), len(repetitions))
     data_dir = data_folder(options.data_dir)
     data = suite.load_data(data_dir).to(device)
     cells = take_shard(make_plan(suite, methods, repetitions, data.fingerprint), options.shard)
     folder = Path(options.out).expanduser() / suite.name
-    told = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir)
+    events = None if options.tensorboard is None else Path(options.tensorboard).expanduser().absolute()
+    told = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir, tensorboard=events)
     memory = None if options.memory is None else parse_size(options.memory)
     job = Job(told, suite, folder / "runs", Path(options.out).expanduser() / NETWORKS, memory)
     reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})

@@ -1,7 +1,11 @@
 """The first stage of a cell: train, and keep the network. A failure is a record too."""
 
+import logging
+import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.data.dataset import Dataset
@@ -15,7 +19,10 @@ from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.kept import pack
 from marginbench.benchmarks.training.loop import How, Trained, train
+from marginbench.benchmarks.training.sink import INSTALL, Sink, TensorBoard, has_tensorboard
 from marginbench.methods import spec_of
+
+log = logging.getLogger(__name__)
 
 
 def trained(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training | None:
@@ -61,10 +68,11 @@ def discard(job: Job, training: Training) -> None:
 def _train(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training:
     options = job.options
     checkpoint = Checkpoint(job.networks / f"{cell.training.id}.ckpt", options.checkpoint_every)
-    how = How(checkpoint, deadline, options.eager, options.curve_every)
     error, network, facts = None, None, {}
     try:
-        done = train(cell.method, job.suite, data, cell.repetition, how)
+        with _sink(cell, job) as sink:
+            how = How(checkpoint, deadline, options.eager, options.curve_every, sink)
+            done = train(cell.method, job.suite, data, cell.repetition, how)
         network, facts = pack(done.net), _facts(done)
     except UnwritableError:
         raise
@@ -74,6 +82,18 @@ def _train(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training:
     if not deadline.stopped:  # with more time such a training resumes; one that failed otherwise starts again
         checkpoint.remove()
     return training
+
+
+def _sink(cell: Cell, job: Job) -> AbstractContextManager[Sink | None]:
+    """The event files of a training: those of SUITE/ROW/SEED-ID, where the id tells settings of the suite apart."""
+    if job.options.tensorboard is None:
+        return nullcontext()
+    if not has_tensorboard():  # the process that asked has it; this one is on another machine
+        log.warning("nothing is written for TensorBoard here: %s", INSTALL)
+        return nullcontext()
+    row = re.sub(r"[^\w.,()=+-]", "_", spec_of(cell.method))
+    folder = Path(job.options.tensorboard, job.suite.stream_name, row, f"seed{cell.repetition}-{cell.training.id[:8]}")
+    return TensorBoard(folder)
 
 
 def _training(cell: Cell, job: Job, data: Dataset, error: str | None, facts: Mapping[str, Any]) -> Training:

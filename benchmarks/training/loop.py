@@ -19,6 +19,7 @@ from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.curve import Curve
 from marginbench.benchmarks.training.log import Log
 from marginbench.benchmarks.training.run import Run
+from marginbench.benchmarks.training.sink import Sink
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import Batch, Method, Net, spec_of
 from marginbench.methods.baselines.ce import CE
@@ -35,6 +36,7 @@ class How:
     deadline: Deadline = field(default_factory=Deadline)  # of training and evaluation together
     eager: bool = False  # see `Run`
     curve_every: int | None = None  # see `Curve`
+    sink: Sink | None = None  # is told of each epoch
 
 
 class DivergedError(RuntimeError):
@@ -91,10 +93,12 @@ def train(
             if position == 0:
                 if not (math.isfinite(means.end_epoch()) and _finite(run.net)):
                     raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
+                began = seconds_on(device)
                 if curve.due(epoch, run.ctx.epochs):
-                    began = seconds_on(device)
                     curve.add(epoch, run.net, passes)
-                    start += seconds_on(device) - began  # it is no part of the method's cost
+                if how.sink is not None:
+                    how.sink.log(_metrics(run, means, curve, epoch), run.ctx.step)
+                start += seconds_on(device) - began  # it is no part of the method's cost
                 deadline.enter(f"in epoch {min(epoch + 1, run.ctx.epochs)} of {run.ctx.epochs}")
             if checkpoint.due or deadline.over:
                 seconds = before + seconds_on(device) - start
@@ -122,6 +126,16 @@ def train(
         curve=curve.points,
         blueprint=run.blueprint,
     )
+
+
+def _metrics(run: Run, means: Log, curve: Curve, epoch: int) -> dict[str, float]:
+    """What a sink is told at the end of an epoch: means of its losses, its last learning rate, new accuracies."""
+    parts = {f"loss_parts/{name}": values[-1] for name, values in means.parts.items()}
+    known = {name: value for name, value in parts.items() if value is not None}
+    metrics = {"loss": means.losses[-1], **known, "learning_rate": run.rate}
+    if curve.points and (point := curve.points[-1]).epoch == epoch:
+        metrics |= {"accuracy/train": point.train_accuracy, "accuracy/validation": point.validation_accuracy}
+    return metrics
 
 
 def _progress(run: Run, means: Log, curve: Curve, seconds: float) -> dict[str, Any]:

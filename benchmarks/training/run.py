@@ -71,6 +71,7 @@ class Run:
         self._order_epoch = -1
         self._watched = False  # this step: whether hooks leave alone what they must
         self.parts: Mapping[str, Tensor] = {}  # of the loss, in the latest step
+        self.rate = 0.0  # the learning rate in the latest step
 
     def step(self) -> Tensor:
         """One optimiser step; returns the loss, still on the device, and valid until the next step like `parts`.
@@ -91,9 +92,9 @@ class Run:
 
     def _set_rates(self) -> None:
         settings = self.suite.training
-        rate = settings.learning_rate * lr_factor(settings, self.ctx.progress)
+        self.rate = settings.learning_rate * lr_factor(settings, self.ctx.progress)
         for index, group in enumerate(self.optimiser.param_groups):
-            own = rate * group.get("lr_scale", 1.0)
+            own = self.rate * group.get("lr_scale", 1.0)
             group["lr"] = own if self._rates is None else self._rates[index].fill_(own)
 
     def _do(self, batch: Batch) -> Loss:
