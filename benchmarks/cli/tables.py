@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from marginbench.benchmarks.cli.app import Strict, app, refuse_nothing
+from marginbench.benchmarks.cli.app import Plugins, Strict, app, load_plugins, refuse_nothing
+from marginbench.benchmarks.figures.theme import COLUMN_MM
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
+from marginbench.methods.errors import ParameterError
 
 
 @app.command("leaderboard")
@@ -137,3 +139,64 @@ def margins_command(
         sys.stdout.write(text)
     else:
         write_atomically(output, text.encode())
+
+
+@app.command("plot")
+def plot_command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the figure; see --list.")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Output folders. Default: results/local.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="FILE.svg, .pdf, .png, .html or .json.")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(metavar="NAME", help="Where the folders hold several.")] = None,
+    picked: Annotated[str | None, typer.Option(metavar="ROWS", help="To highlight: 'ce,mma,arcface(m=0.3)'.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="ROWS", help="To show, of figures that list rows.")] = None,
+    column: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of the csv.")] = None,
+    norm: Annotated[str | None, typer.Option(metavar="NORM", help="l2 or linf.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Another option of the figure; see --list. Repeatable."),
+    ] = None,
+    width: Annotated[float, typer.Option(metavar="MM", help="A column of a paper has 84 mm.")] = COLUMN_MM,
+    dark: Annotated[bool, typer.Option("--dark", help="For a dark page.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the figures and their options.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Draw one figure, for a paper or a page.
+
+    marginbench plot accuracy_curves results/reference/digits --picked ce,mma -o curves.pdf
+    """
+    from marginbench.benchmarks.figures.draw import plot
+    from marginbench.benchmarks.figures.save import save
+    from marginbench.benchmarks.figures.scan import FIGURES
+    from marginbench.methods.spec import split_specs
+
+    load_plugins(plugin)
+    if listed:
+        for figure in sorted(FIGURES.values(), key=lambda figure: figure.name):
+            print(f"{figure.name:22} {figure.about}\n{'':22} {', '.join(figure.options)}")
+        return
+    if name is None or output is None:
+        missing, remedy = (
+            ("name", "name a figure; --list lists them") if name is None else ("output", "name a file with -o")
+        )
+        raise ParameterError(missing, None, remedy)
+    given = {
+        "suite": suite,
+        "picked": picked and split_specs(picked),
+        "methods": methods and split_specs(methods),
+        "column": column,
+        "norm": norm,
+        **dict(_key_and_value(one) for one in option or ()),
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    save(plot(name, folders or [RESULTS], width=width, dark=dark, **options), output)
+
+
+def _key_and_value(text: str) -> tuple[str, str | int]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ParameterError("option", text, "should be KEY=VALUE")
+    return key, int(value) if value.isdecimal() else value

@@ -1,0 +1,58 @@
+"""What figures share: rows that are picked stand out, all others are grey, whatever a reader picks later.
+
+The parameter `picked` of a chart is a list of names of rows; a page may set it. Data have a field `row`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+IS_PICKED = "indexof(picked, datum.row) >= 0"
+NOT_PICKED = "indexof(picked, datum.row) < 0"
+DIGITS = 4  # significant, of numbers in a specification
+
+
+def picked_parameter(names: Sequence[str]) -> Any:
+    """The parameter `picked`."""
+    import altair as alt
+
+    return alt.param("picked", value=list(names))
+
+
+def row_colour(symbol: str = "stroke", **more: Any) -> Any:
+    """A colour for each picked row, with a legend of these rows."""
+    import altair as alt
+
+    legend = alt.Legend(title=None, symbolType=symbol, symbolOpacity=1, columns=3, labelLimit=84)
+    return alt.Color("row:N", scale=alt.Scale(domain=alt.ExprRef("picked")), legend=legend, **more)
+
+
+def inline(values: Iterable[Mapping[str, Any]]) -> Any:
+    """Data within the specification, with four significant digits, NaN and infinity as null."""
+    import altair as alt
+
+    return alt.InlineData(values=[{key: plain(value) for key, value in one.items()} for one in values])
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it, rounded."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        short = float(f"{value:.{DIGITS}g}")
+        if not np.isfinite(short):
+            return None
+        return int(short) if short.is_integer() else short
+    return value
+
+
+def titled(chart: Any, text: str, subtitle: str | Sequence[str] = (), height: int = 190) -> Any:
+    """With a title, and the height that its axes and titles fit into."""
+    import altair as alt
+
+    return chart.properties(title=alt.TitleParams(text, subtitle=subtitle or alt.Undefined), height=height)

@@ -1,0 +1,147 @@
+"""What figures are drawn of: the records of one suite that count, row by row, with their per-point arrays."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.current import current
+from marginbench.benchmarks.records.reader import Reading, read_arrays, read_folders
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT, Row, rank, suite_name
+from marginbench.methods import MarginbenchError, Norm
+from marginbench.methods.errors import ParameterError, suggest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one suite. Arrays are read when they are asked for, once."""
+
+    suite: str  # its name, as tables show it
+    fingerprint: str
+    runs: Mapping[str, Sequence[Record]]  # of each row those that ended well, by repetition
+    paths: Mapping[str, Path]  # of records, by id
+    _arrays: dict[str, "dict[str, np.ndarray]"] = field(default_factory=dict, repr=False)
+
+    @property
+    def epsilon(self) -> dict[Norm, float]:
+        """The suite's radii, pixels of [0, 1]."""
+        return next(iter(self.runs.values()))[0].epsilon
+
+    def arrays(self, record: Record) -> "Mapping[str, np.ndarray]":
+        """The per-point arrays of a record.
+
+        Raises:
+            MarginbenchError: see `read_arrays`.
+        """
+        if record.id not in self._arrays:
+            self._arrays[record.id] = read_arrays(self.paths[record.id])
+        return self._arrays[record.id]
+
+    @cached_property
+    def table(self) -> dict[str, Row]:
+        """The rows of the leaderboard, by name."""
+        return {str(row.facts["method"]): row for row in rank(self._records)}
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """All columns that hold numbers, by name."""
+        return {column.name: column for column in columns.measured(columns.of_probes(self._records))}
+
+    def column(self, name: str) -> Column:
+        """A column that was measured.
+
+        Raises:
+            ParameterError: there is none of that name.
+        """
+        if name not in self.columns:
+            raise ParameterError("column", name, f"no such column: {suggest(name, self.columns)}")
+        return self.columns[name]
+
+    def heading(self, name: str) -> str:
+        """The header of a column, with the suite's radii."""
+        return self.column(name).heading(self.epsilon)
+
+    def picked(self, names: Sequence[str] | None, column: str = DEFAULT_SORT) -> list[str]:
+        """The rows to highlight. Default: the baseline, and the best of a column.
+
+        Raises:
+            ParameterError: there is no such row.
+        """
+        if names is not None:
+            for name in names:
+                if name not in self.runs:
+                    raise ParameterError("picked", name, f"no such row: {suggest(name, self.runs)}")
+            return list(names)
+        sign = 1 if self.column(column).ascending else -1
+        means = {name: sign * row.mean(column)[0] for name, row in self.table.items() if name != BASELINE}
+        known = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+        best = [min(known, key=known.__getitem__)] if known else []
+        return [*([BASELINE] if BASELINE in self.runs else []), *best]
+
+    @property
+    def _records(self) -> list[Record]:
+        return [record for runs in self.runs.values() for record in runs]
+
+
+def rows_of(source: Any, suite: str | None = None) -> Rows:
+    """The rows of one suite.
+
+    Args:
+        source: an output folder of `run_all`, several of them, what `read_folders` gives, or rows, which are returned.
+        suite: name, or the beginning of the fingerprint. Default: the only one.
+
+    Raises:
+        MarginbenchError: no such folder, or no run in it that ended well.
+        ParameterError: there are several suites, or none of that name.
+    """
+    if isinstance(source, Rows):
+        return source
+    known = suites_of(source)
+    found = [rows for rows in known if suite is None or rows.suite == suite or rows.fingerprint.startswith(suite)]
+    if len(found) == 1:
+        return found[0]
+    names = [rows.suite for rows in known]
+    if suite is not None and not found:
+        raise ParameterError("suite", suite, f"no such suite in these folders: {suggest(suite, names)}")
+    raise ParameterError("suite", suite, f"there are several: name one of {', '.join(names)}")
+
+
+def suites_of(source: Any) -> list[Rows]:
+    """The rows of every suite, by name; see `rows_of`.
+
+    Raises:
+        MarginbenchError: no such folder, or no run in it that ended well.
+    """
+    if isinstance(source, Rows):
+        return [source]
+    reading = source if isinstance(source, Reading) else read_folders(_folders(source))
+    paths = {record.id: path for path, record in reading.records.items()}
+    records = [record for record in current(reading.records.values()) if record.status == "done"]
+    if not records:
+        where = "these records" if isinstance(source, Reading) else ", ".join(map(str, _folders(source)))
+        raise MarginbenchError(f"{where}: no run that ended well; make some with `marginbench run-all`")
+    names = {fingerprint: suite_name(fingerprint, records) for fingerprint in {r.identity.suite for r in records}}
+    return [
+        Rows(names[fingerprint], fingerprint, _by_row(r for r in records if r.identity.suite == fingerprint), paths)
+        for fingerprint in sorted(names, key=lambda one: (names[one], one))
+    ]
+
+
+def _folders(source: Any) -> list[str | Path]:
+    return [source] if isinstance(source, str | Path) else list(source)
+
+
+def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Sorted by name, the baseline first."""
+    out: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda r: (r.method != BASELINE, r.method, r.repetition)):
+        out.setdefault(record.method, []).append(record)
+    return out

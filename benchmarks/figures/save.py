@@ -1,0 +1,61 @@
+"""A figure as a file. Nothing is fetched from a network, and no browser is needed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from marginbench.benchmarks.machine.files import write_atomically
+from marginbench.methods.errors import ParameterError
+
+PRINT_DPI = 300
+CSS_DPI = 96
+POINTS = 72 / CSS_DPI  # of a PDF in a pixel of CSS
+
+
+def save(chart: Any, path: str | Path) -> None:
+    """Write a chart as .svg, .pdf, .png (300 dpi), .html (with its scripts inside) or .json (the specification).
+
+    Raises:
+        ParameterError: the name ends otherwise.
+        UnwritableError: the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    form = path.suffix.lower()
+    if form not in FORMS:
+        raise ParameterError("output", str(path), f"should end in {', '.join(FORMS)}")
+    write_atomically(path, FORMS[form](chart))
+
+
+def svg(chart: Any) -> str:
+    """The text of the SVG."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(chart.to_dict()))
+
+
+def _svg(chart: Any) -> bytes:
+    return svg(chart).encode()
+
+
+def _pdf(chart: Any) -> bytes:
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_pdf(chart.to_dict(), scale=POINTS))
+
+
+def _png(chart: Any) -> bytes:
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_png(chart.to_dict(), scale=PRINT_DPI / CSS_DPI, ppi=CSS_DPI))
+
+
+def _html(chart: Any) -> bytes:
+    return str(chart.to_html(inline=True)).encode()
+
+
+def _json(chart: Any) -> bytes:
+    return (json.dumps(chart.to_dict(), ensure_ascii=False) + "\n").encode()
+
+
+FORMS: dict[str, Callable[[Any], bytes]] = {".svg": _svg, ".pdf": _pdf, ".png": _png, ".html": _html, ".json": _json}

@@ -1,0 +1,165 @@
+"""One column against another, a point for each row, with the rows that no other row beats in both."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour
+from marginbench.benchmarks.records.column import Column
+
+LETTER, LINE = 0.024, 0.075  # size of a letter and of a line of text, as a share of a figure in a column
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a row as an axis shows it."""
+
+    title: str
+    ascending: bool = False  # small is good
+    percent: bool = False
+    logarithmic: bool = False
+
+    @classmethod
+    def of(cls, column: Column, heading: str, logarithmic: bool = False) -> "Quantity":
+        percent = column.factor == 100
+        title = heading.replace(" %", " accuracy" if "accuracy" in column.name else "") if percent else heading
+        title += ", pixels" if "pixels" in column.meaning else ""
+        return cls(title, column.ascending, percent, logarithmic)
+
+    @property
+    def format(self) -> str:
+        return ".1%" if self.percent else ".3~g"
+
+    @property
+    def ticks(self) -> str:
+        return "~%" if self.percent else ".3~g"
+
+
+Interval = tuple[float, float, float]  # mean, lower and upper end; NaN where there is no interval
+
+
+def pareto(points: Mapping[str, tuple[float, float]], x: Quantity, y: Quantity) -> list[str]:
+    """The names that no other beats in one quantity without losing in the other, from small to large x."""
+    signs = [-1 if quantity.ascending else 1 for quantity in (x, y)]
+    good = {name: (signs[0] * px, signs[1] * py) for name, (px, py) in points.items()}
+
+    def beaten(own: tuple[float, float]) -> bool:
+        return any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in good.values())
+
+    return sorted((name for name, own in good.items() if not beaten(own)), key=lambda name: points[name])
+
+
+def scatter(
+    points: Mapping[str, tuple[Interval, Interval]],
+    x: Quantity,
+    y: Quantity,
+    picked: Sequence[str],
+    front: Sequence[str],
+) -> Any:
+    """Points of all rows with the Pareto front; picked ones in colour, with their 95 % intervals.
+
+    Axes span the means: an interval that reaches beyond is cut.
+
+    Args:
+        points: by row, the intervals of both quantities.
+        front: names of the rows on the front.
+    """
+    import altair as alt
+
+    domains = [_domain([at[side][0] for at in points.values()], quantity) for side, quantity in enumerate((x, y))]
+    named = _readable({row: (points[row][0][0], points[row][1][0]) for row in front}, domains, (x, y))
+    values = [
+        {
+            "row": row,
+            **dict(zip(("x", "x1", "x2"), _within(at[0], domains[0]), strict=True)),
+            **dict(zip(("y", "y1", "y2"), _within(at[1], domains[1]), strict=True)),
+            **({"front": True} if row in front else {}),
+            **({"name": row} if row in named else {}),
+        }
+        for row, at in points.items()
+    ]
+    data = alt.Chart(inline(values))
+    at_x, at_y = (
+        channel(f"{name}:Q", title=quantity.title, scale=_scale(domain, quantity), axis=_axis(quantity))
+        for channel, name, quantity, domain in ((alt.X, "x", x, domains[0]), (alt.Y, "y", y, domains[1]))
+    )
+    tooltip = [
+        "row:N",
+        alt.Tooltip("x:Q", title=x.title, format=x.format),
+        alt.Tooltip("y:Q", title=y.title, format=y.format),
+    ]
+    best, mine = data.transform_filter("datum.front"), data.transform_filter(IS_PICKED)
+    colour = row_colour("circle")
+    side = {"align": "left", "dx": 4} if x.ascending else {"align": "right", "dx": -4}
+    text = best.transform_filter("isValid(datum.name)").encode(x=at_x, y=at_y, text="name:N")
+    layers = [
+        best.mark_line(style="ruler", interpolate="step-after" if x.ascending else "step-before").encode(
+            x=at_x, y=at_y, order="x:Q"
+        ),
+        text.mark_text(style="halo", baseline="bottom", dy=-2, **side),
+        text.mark_text(style="soft_label", baseline="bottom", dy=-2, **side),
+        data.transform_filter(NOT_PICKED)
+        .mark_point(style="other", size=16, filled=True, opacity=0.9)
+        .encode(x=at_x, y=at_y, tooltip=tooltip),
+        mine.transform_filter("isValid(datum.x1)")
+        .mark_rule(opacity=0.6)
+        .encode(x=alt.X("x1:Q", title=x.title), x2="x2:Q", y=at_y, color=colour),
+        mine.transform_filter("isValid(datum.y1)")
+        .mark_rule(opacity=0.6)
+        .encode(x=at_x, y=alt.Y("y1:Q", title=y.title), y2="y2:Q", color=colour),
+        best.mark_point(style="ink", size=30, strokeWidth=0.8, filled=False).encode(x=at_x, y=at_y, tooltip=tooltip),
+        mine.mark_point(size=44, filled=True, opacity=1).encode(x=at_x, y=at_y, color=colour, tooltip=tooltip),
+    ]
+    return alt.layer(*layers).add_params(picked_parameter(picked))
+
+
+def _scale(domain: tuple[float, float], quantity: Quantity) -> Any:
+    import altair as alt
+
+    kind: Any = "log" if quantity.logarithmic else "linear"
+    return alt.Scale(type=kind, zero=False, nice=False, domain=list(domain))
+
+
+def _axis(quantity: Quantity) -> Any:
+    import altair as alt
+
+    return alt.Axis(format=quantity.ticks, tickCount=5, labelOverlap=True)
+
+
+def _place(value: float, quantity: Quantity) -> float:
+    return math.log(value) if quantity.logarithmic else value
+
+
+def _domain(means: Sequence[float], quantity: Quantity) -> tuple[float, float]:
+    """A little more than all means span."""
+    low, high = (_place(end(means), quantity) for end in (min, max))
+    room = 0.06 * (high - low) or 0.05
+    ends = low - room, high + room
+    return (math.exp(ends[0]), math.exp(ends[1])) if quantity.logarithmic else ends
+
+
+def _within(interval: Interval, domain: tuple[float, float]) -> Interval:
+    mean, low, high = interval
+    if math.isnan(low):
+        return interval
+    return mean, max(low, domain[0]), min(high, domain[1])
+
+
+def _readable(
+    points: Mapping[str, tuple[float, float]], domains: Sequence[tuple[float, float]], axes: tuple[Quantity, Quantity]
+) -> set[str]:
+    """The names that fit beside their points, at the width of a column, without covering each other."""
+
+    def share(value: float, domain: tuple[float, float], quantity: Quantity) -> float:
+        low, high = (_place(end, quantity) for end in domain)
+        return (_place(value, quantity) - low) / (high - low)
+
+    boxes: dict[str, tuple[float, float, float]] = {}
+    for row, at in points.items():
+        right, top = (share(at[side], domains[side], axes[side]) for side in (0, 1))
+        length = LETTER * len(row)
+        left = right if axes[0].ascending else right - length
+        if all(left + length < x or x + size < left or abs(top - y) > LINE for x, size, y in boxes.values()):
+            boxes[row] = left, length, top
+    return set(boxes)

@@ -1,0 +1,93 @@
+"""What a row pays for what it has: clean accuracy, or cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from marginbench.benchmarks.figures.figure import figure
+from marginbench.benchmarks.figures.layers import titled
+from marginbench.benchmarks.figures.rows import Rows, rows_of
+from marginbench.benchmarks.figures.scatter import Interval, Quantity, pareto, scatter
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.statistics.paired import mean_and_interval
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Mean
+from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError
+
+COSTS = {"seconds": "training time, ce = 1", "passes": "passes, per image and epoch"}
+
+
+@figure()
+def accuracy_tradeoff(
+    source: Any, *, suite: str | None = None, picked: Sequence[str] | None = None, column: str = DEFAULT_SORT
+) -> Any:
+    """Clean accuracy against robust or certified accuracy, with the Pareto front.
+
+    Args:
+        source: see `rows_of`.
+        suite: see `rows_of`.
+        picked: rows to highlight. Default: the baseline, and the best by the column.
+        column: against which clean accuracy is drawn.
+
+    Raises:
+        ParameterError: there is no such column.
+        MarginbenchError: no row has both.
+    """
+    rows = rows_of(source, suite)
+    clean = Quantity.of(rows.column("clean_accuracy"), rows.heading("clean_accuracy"))
+    return _figure(rows, clean, {row: own.mean("clean_accuracy") for row, own in rows.table.items()}, column, picked)
+
+
+@figure()
+def cost(
+    source: Any,
+    *,
+    suite: str | None = None,
+    picked: Sequence[str] | None = None,
+    column: str = DEFAULT_SORT,
+    unit: Literal["seconds", "passes"] = "seconds",
+) -> Any:
+    """Cost of a training against a column, such as robust accuracy, with the Pareto front.
+
+    Args:
+        source: see `rows_of`.
+        suite: see `rows_of`.
+        picked: rows to highlight. Default: the baseline, and the best by the column.
+        column: what the cost is spent for.
+        unit: seconds are relative to the median of the baseline on the same machine, as in the tables; passes are
+            forward and backward passes through the network for each image of an epoch, of which cross-entropy takes
+            two, on any machine. Methods that compute bounds layer by layer need more than their passes say.
+
+    Raises:
+        ParameterError: there is no such column or unit.
+        MarginbenchError: no row has both: the baseline is missing, or was trained on another machine.
+    """
+    if unit not in COSTS:
+        raise ParameterError("unit", unit, f"should be {' or '.join(COSTS)}")
+    rows = rows_of(source, suite)
+    passes = {row: mean_and_interval([_passes(record) for record in runs]) for row, runs in rows.runs.items()}
+    spent = passes if unit == "passes" else {row: rows.table[row].mean(columns.COST.name) for row in rows.runs}
+    return _figure(rows, Quantity(COSTS[unit], ascending=True, logarithmic=True), spent, column, picked)
+
+
+def _figure(rows: Rows, x: Quantity, of_x: Mapping[str, Mean], column: str, picked: Sequence[str] | None) -> Any:
+    y = Quantity.of(rows.column(column), rows.heading(column))
+    points = {row: (_interval(of_x[row]), _interval(rows.table[row].mean(column))) for row in rows.runs}
+    known = {row: at for row, at in points.items() if all(math.isfinite(mean) for mean, *_ in at)}
+    if not known:
+        raise MarginbenchError(f"suite {rows.suite}: no row has both {x.title} and {column}")
+    front = pareto({row: (a[0], b[0]) for row, (a, b) in known.items()}, x, y)
+    chosen = [row for row in rows.picked(picked, column) if row in known or picked is not None]
+    subtitle = "Ringed: no row is better in both."
+    return titled(scatter(known, x, y, chosen, front), f"{rows.suite}: {y.title}", subtitle, height=225)
+
+
+def _interval(of: Mean) -> Interval:
+    mean, half = of
+    return (mean, math.nan, math.nan) if half is None else (mean, mean - half, mean + half)
+
+
+def _passes(record: Record) -> float:
+    passes = [record.cost.get(way) for way in ("forward", "backward")]
+    return math.nan if None in passes else float(sum(filter(None, passes)))
