@@ -13,7 +13,7 @@ from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.render import FORMATS
-from marginbench.methods.errors import ParameterError
+from marginbench.methods.errors import MarginbenchError, ParameterError
 
 
 @app.command("leaderboard")
@@ -179,10 +179,8 @@ def plot_command(
             print(f"{figure.name:22} {figure.about}\n{'':22} {', '.join(figure.options)}")
         return
     if name is None or output is None:
-        missing, remedy = (
-            ("name", "name a figure; --list lists them") if name is None else ("output", "name a file with -o")
-        )
-        raise ParameterError(missing, None, remedy)
+        missing = "name a figure" if name is None else "name a file with -o"
+        raise MarginbenchError(f"{missing}, as in `marginbench plot cost -o cost.svg`; --list lists the figures")
     given = {
         "suite": suite,
         "picked": picked and split_specs(picked),

@@ -1,6 +1,7 @@
 """A figure as a file. Nothing is fetched from a network, and no browser is needed."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,17 @@ def _svg(chart: Any) -> bytes:
 def _pdf(chart: Any) -> bytes:
     import vl_convert
 
-    return bytes(vl_convert.vegalite_to_pdf(chart.to_dict(), scale=POINTS))
+    return bytes(vl_convert.svg_to_pdf(_in_points(svg(chart))))
+
+
+def _in_points(text: str) -> str:
+    """An SVG whose size is that in points: a PDF takes pixels for points."""
+
+    def scaled(size: re.Match[str]) -> str:
+        return f'{size[1]}="{POINTS * float(size[2]):g}"'
+
+    head, end, rest = text.partition(">")
+    return re.sub(r'\b(width|height)="([\d.]+)"', scaled, head) + end + rest
 
 
 def _png(chart: Any) -> bytes:
