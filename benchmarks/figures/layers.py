@@ -3,6 +3,7 @@
 The parameter `picked` of a chart is a list of names of rows; a page may set it. Data have a field `row`.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 IS_PICKED = "indexof(picked, datum.row) >= 0"
 NOT_PICKED = "indexof(picked, datum.row) < 0"
 DIGITS = 4  # significant, of numbers in a specification
+TITLE, SUBTITLE, LINE = 47, 60, 13  # letters in a line that is as wide as a column, and its height in pixels
 
 
 def picked_parameter(names: Sequence[str]) -> Any:
@@ -51,8 +53,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def titled(chart: Any, text: str, subtitle: str | Sequence[str] = (), height: int = 190) -> Any:
-    """With a title, and the height that its axes and titles fit into."""
+def titled(chart: Any, text: str, subtitle: str = "", height: int = 190) -> Any:
+    """With a title, in lines that fit a column, and the height that its axes and titles fit into."""
     import altair as alt
 
-    return chart.properties(title=alt.TitleParams(text, subtitle=subtitle or alt.Undefined), height=height)
+    head, small = (textwrap.wrap(words, letters) for words, letters in ((text, TITLE), (subtitle, SUBTITLE)))
+    title = alt.TitleParams(head, subtitle=small or alt.Undefined)
+    return chart.properties(title=title, height=height + LINE * (len(head) - 1 + len(small)))

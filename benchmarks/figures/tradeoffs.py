@@ -80,7 +80,7 @@ def _figure(rows: Rows, x: Quantity, of_x: Mapping[str, Mean], column: str, pick
     front = pareto({row: (a[0], b[0]) for row, (a, b) in known.items()}, x, y)
     chosen = [row for row in rows.picked(picked, column) if row in known or picked is not None]
     subtitle = "Ringed: no row is better in both."
-    return titled(scatter(known, x, y, chosen, front), f"{rows.suite}: {y.title}", subtitle, height=225)
+    return titled(scatter(known, x, y, chosen, front), f"{rows.suite}: {y.title}", subtitle, height=212)
 
 
 def _interval(of: Mean) -> Interval:
