@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour
+from marginbench.benchmarks.figures.layers import (
+    IS_PICKED,
+    NOT_PICKED,
+    inline,
+    kinds_of_line,
+    picked_parameter,
+    row_colour,
+)
 
 POINTS = 60  # of a curve
 
@@ -75,10 +82,7 @@ def bands(
     x = alt.X("x:Q", title=axes.x, scale=alt.Scale(nice=False, zero=False))
     y = alt.Y("upper:Q", title=axes.y, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
     colour = row_colour()
-    legend = (
-        alt.Legend(title=None, symbolType="stroke", orient=axes.corner, offset=0) if axes.lower is not None else None
-    )
-    dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 2]][: len(kinds)]), legend=legend)
+    dash = kinds_of_line("kind", kinds, axes.corner)
     mine = whole.transform_filter(IS_PICKED)
     layers = [
         whole.transform_filter(NOT_PICKED)

@@ -30,6 +30,19 @@ def row_colour(symbol: str = "stroke", **more: Any) -> Any:
     return alt.Color("row:N", scale=alt.Scale(domain=alt.ExprRef("picked")), legend=legend, **more)
 
 
+def kinds_of_line(field: str, kinds: Sequence[str], corner: str) -> Any:
+    """Solid lines for the first kind and dashed ones for the second, with a legend where there are two.
+
+    Args:
+        corner: of the plot, that is free for the legend.
+    """
+    import altair as alt
+
+    legend: Any = alt.Legend(title=None, symbolType="stroke", orient=corner, offset=0)  # type: ignore[arg-type]
+    scale = alt.Scale(domain=list(kinds), range=[[1, 0], [4, 2]][: len(kinds)])
+    return alt.StrokeDash(f"{field}:N", scale=scale, legend=legend if len(kinds) > 1 else None)
+
+
 def inline(values: Iterable[Mapping[str, Any]]) -> Any:
     """Data within the specification, with four significant digits, NaN and infinity as null."""
     import altair as alt

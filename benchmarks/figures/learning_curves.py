@@ -6,7 +6,15 @@ from typing import Any, Literal
 import numpy as np
 
 from marginbench.benchmarks.figures.figure import figure
-from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour, titled
+from marginbench.benchmarks.figures.layers import (
+    IS_PICKED,
+    NOT_PICKED,
+    inline,
+    kinds_of_line,
+    picked_parameter,
+    row_colour,
+    titled,
+)
 from marginbench.benchmarks.figures.rows import Rows, rows_of
 from marginbench.benchmarks.records.record import Record
 from marginbench.methods import MarginbenchError
@@ -90,9 +98,7 @@ def _chart(values: Sequence[dict[str, Any]], quantity: str, picked: Sequence[str
     )
     y = alt.Y("value:Q", title=QUANTITIES[quantity], axis=alt.Axis(format=form), scale=alt.Scale(zero=True))
     kinds = [kind for kind in ("validation", "train") if kind in values[0]]
-    legend = alt.Legend(title=None, symbolType="stroke", orient="top-right", offset=0) if len(kinds) > 1 else None
-    scale = alt.Scale(domain=kinds, range=[[1, 0], [4, 2]] if len(kinds) > 1 else [[1, 0]])
-    dash = alt.StrokeDash("images:N", scale=scale, legend=legend)
+    dash = kinds_of_line("images", kinds, "top-right")
     mine = whole.transform_filter(IS_PICKED)
     tooltip = [
         "row:N",

@@ -71,7 +71,7 @@ def config(dark: bool = False) -> dict[str, Any]:
         },
         "range": {
             "category": list(DARK if dark else LIGHT),
-            "diverging": ["#e8843c", paper, "#56b4e9"] if dark else ["#d55e00", paper, "#0072b2"],
+            "diverging": ["#a8501a", paper, "#1d6a99"] if dark else ["#e58a4f", paper, "#4fa3d6"],
         },
         "text": text,
         "style": {

@@ -1,0 +1,79 @@
+"""The critical-difference diagram: average ranks on a line, with bars over rows that cannot be told apart.
+
+After Demšar, JMLR 7, 2006, section 3.2.4.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from marginbench.benchmarks.figures.layers import inline, picked_parameter, row_colour, titled
+
+ROW, BAR, FRAME_HEIGHT = 14, 6, 68  # pixels: of a name, of a bar, of title and axis
+LETTER = 0.021  # width of a letter, as a share of a figure in a column
+
+
+def diagram(
+    ranks: Mapping[str, float], cliques: Sequence[Sequence[str]], picked: Sequence[str], title: str, subtitle: str
+) -> Any:
+    """Average ranks (1 is the best) on an axis; the better half of the names on the left, the worse on the right.
+
+    Args:
+        ranks: of each row, averaged over blocks.
+        cliques: rows that cannot be told apart; each becomes a bar from its best to its worst rank. Those of one row
+            have none.
+    """
+    import altair as alt
+
+    order = sorted(ranks, key=lambda row: (ranks[row], row))
+    half = -(-len(order) // 2)
+    bars = sorted(
+        (min(own), max(own)) for own in ([ranks[row] for row in clique] for clique in cliques) if len(own) > 1
+    )
+    top = BAR * (len(bars) + 1)
+    worst = max(len(order), 2)
+    side = min(LETTER * max(map(len, order)), 0.36)  # of the width, for names
+    room = side / (1 - 2 * side) * (worst - 1)
+    edges = 1 - room, worst + room
+    lines = []
+    for i, row in enumerate(order):
+        left = i < half
+        y = top + ROW * (i if left else len(order) - 1 - i) + ROW
+        at = {"row": row, "rank": ranks[row], "y": y, "end": edges[0] if left else edges[1], "left": left}
+        lines.append({**at, "top": 0})
+    height = top + ROW * (half + 1)
+    y_scale = alt.Scale(domain=[height, 0], nice=False, zero=False)
+    x = alt.X(
+        "rank:Q",
+        title="average rank",
+        scale=alt.Scale(domain=list(edges), nice=False),
+        axis=alt.Axis(orient="top", values=_ticks(worst), grid=False, format="d"),
+    )
+    y = alt.Y("y:Q", axis=None, scale=y_scale)
+    data = alt.Chart(inline(lines))
+    tooltip = ["row:N", alt.Tooltip("rank:Q", title="average rank", format=".2f")]
+    style = {"style": "soft", "strokeWidth": 0.8}
+    sides = [
+        data.transform_filter("datum.left" if left else "!datum.left")
+        .mark_text(style="label", align="left" if left else "right", baseline="bottom", dy=-1)
+        .encode(x=alt.X("end:Q"), y=y, text="row:N", tooltip=tooltip)
+        for left in (True, False)
+    ]
+    clique_bars = alt.Chart(
+        inline({"low": low, "high": high, "y": BAR * (i + 1)} for i, (low, high) in enumerate(bars))
+    )
+    dots = data.mark_point(filled=True, size=26, opacity=1).encode(
+        x=x, y=alt.Y("top:Q", axis=None, scale=y_scale), color=row_colour("circle"), tooltip=tooltip
+    )
+    chart = alt.layer(
+        data.mark_rule(**style).encode(x=x, y=alt.Y("top:Q", axis=None, scale=y_scale), y2="y:Q"),
+        data.mark_rule(**style).encode(x=x, x2="end:Q", y=y),
+        clique_bars.mark_rule(style="ink", strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q", y=y),
+        dots.transform_filter("indexof(picked, datum.row) >= 0"),
+        *sides,
+    ).add_params(picked_parameter(picked))
+    return titled(chart, title, subtitle, height=height + FRAME_HEIGHT)
+
+
+def _ticks(worst: int) -> list[int]:
+    step = max(1, worst // 8)
+    return [1, *range(step if step > 1 else 2, worst + 1, step)]
