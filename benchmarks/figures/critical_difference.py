@@ -13,7 +13,7 @@ LETTER = 0.021  # width of a letter, as a share of a figure in a column
 
 
 def diagram(
-    ranks: Mapping[str, float], cliques: Sequence[Sequence[str]], picked: Sequence[str], title: str, subtitle: str
+    ranks: Mapping[str, float], cliques: Sequence[Sequence[str]], picked: Sequence[str], title: str, subtitle: str = ""
 ) -> Any:
     """Average ranks (1 is the best) on an axis; the better half of the names on the left, the worse on the right.
 

@@ -5,6 +5,7 @@ from typing import Any
 from marginbench.benchmarks.figures.scan import FIGURES, Figure
 from marginbench.benchmarks.figures.theme import COLUMN_MM, PIXELS_PER_MM, config
 from marginbench.benchmarks.records.reader import RESULTS
+from marginbench.methods import NORMS
 from marginbench.methods.errors import ParameterError
 
 
@@ -33,6 +34,9 @@ def drawn(figure: Figure, source: Any, options: dict[str, Any]) -> Any:
     for key, value in options.items():
         if key not in figure.options:
             raise ParameterError(key, value, f"{figure.name} has no such option: it has {', '.join(figure.options)}")
+    norm = options.get("norm", NORMS[0])
+    if norm not in NORMS:
+        raise ParameterError("norm", norm, f"should be {' or '.join(NORMS)}")
     return figure.function(source, **options)
 
 

@@ -78,11 +78,11 @@ def embed(features: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     n = len(features)
-    start = features - features.mean(0)
-    start = start / max(float(np.abs(start).max()), 1e-30)
-    if min(start.shape) < 2:
+    centred = features - features.mean(0)
+    largest = float(np.abs(centred).max())
+    if largest == 0 or min(centred.shape) < 2:
         return np.full((n, 2), 0.5)
-    found = TSNE(2, perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=0).fit_transform(start)
+    found = TSNE(2, perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=0).fit_transform(centred / largest)
     low, high = found.min(0), found.max(0)
     return np.asarray((found - low) / np.maximum(high - low, 1e-9))
 

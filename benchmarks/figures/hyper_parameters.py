@@ -179,7 +179,7 @@ def _chart(
         data.transform_filter(NOT_PICKED)
         .mark_line(style="other", strokeWidth=0.8)
         .encode(x=x, y=y, detail=["row:N", "images:N"], tooltip=tooltip),
-        mine.transform_filter("isValid(datum.low)")
+        mine.transform_filter(f"isValid(datum.low) && datum.images == '{kinds[0]}'")
         .mark_rule(opacity=0.6)
         .encode(x=x, y=low, y2="high:Q", color=colour),
         mine.mark_line(strokeWidth=1.6).encode(x=x, y=y, color=colour, strokeDash=dash),

@@ -49,10 +49,10 @@ def learning_curves(
         raise ParameterError("quantity", quantity, f"should be one of {', '.join(QUANTITIES)}")
     rows = rows_of(source, suite)
     values = [point for row in rows.runs for point in _points(rows, row, quantity)]
-    if not values:
+    if len({value["epoch"] for value in values}) < 2:
         raise MarginbenchError(
-            f"suite {rows.suite}: the records hold no learning curves: they were made by an older marginbench;"
-            " train again with `marginbench run-all --fresh --curve-every 1`"
+            f"suite {rows.suite}: the records hold no learning curves of two points or more; train again with"
+            " `marginbench run-all --fresh --curve-every 1`"
         )
     chosen = rows.picked(picked, "validation_accuracy")
     return titled(_chart(values, quantity, chosen), f"{rows.suite}: learning curves")

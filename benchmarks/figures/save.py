@@ -58,7 +58,7 @@ def _in_points(text: str) -> str:
 def _png(chart: Any) -> bytes:
     import vl_convert
 
-    return bytes(vl_convert.vegalite_to_png(chart.to_dict(), scale=PRINT_DPI / CSS_DPI, ppi=CSS_DPI))
+    return bytes(vl_convert.vegalite_to_png(chart.to_dict(), scale=POINTS, ppi=PRINT_DPI))
 
 
 def _html(chart: Any) -> bytes:

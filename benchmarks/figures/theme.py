@@ -9,8 +9,8 @@ PIXELS_PER_MM = 96 / 25.4  # of CSS and SVG
 COLUMN_MM = 84.0  # of a paper in two columns
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 # Okabe and Ito's colours (Color Universal Design, 2008), darkened for white paper and as they are for a dark page
-LIGHT = ("#0072b2", "#d55e00", "#009e73", "#a8437f", "#b07a00", "#2f8fc4", "#5b4b8a", "#7a5c3a", "#5f6b2d", "#4d5660")
-DARK = ("#56b4e9", "#e8843c", "#2fc79a", "#dd91bd", "#f0c24a", "#8fd0f5", "#b3a3e6", "#cfae88", "#b9c77a", "#a9b0b8")
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#a8437f", "#b07a00", "#2f8fc4", "#5b4b8a", "#7a5c3a", "#5f6b2d", "#70757d")
+DARK = ("#56b4e9", "#e8843c", "#2fc79a", "#dd91bd", "#f0c24a", "#8fd0f5", "#b3a3e6", "#cfae88", "#b9c77a", "#c3c8ce")
 
 
 def config(dark: bool = False) -> dict[str, Any]:

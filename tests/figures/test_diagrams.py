@@ -1,0 +1,47 @@
+"""Figures of plain numbers: critical differences, and what predicts what."""
+
+from typing import Any
+
+from figure_support import data_of, marks, texts
+
+from marginbench.benchmarks.figures.critical_difference import diagram
+from marginbench.benchmarks.figures.draw import dressed
+from marginbench.benchmarks.figures.heat_map import heat_map
+
+RANKS = {"mma": 1.5, "omma": 1.75, "pgd_at": 2.75, "mixup": 4.25, "ce": 4.75}
+
+
+def test_rows_that_cannot_be_told_apart_share_a_bar() -> None:
+    cliques = [["mma", "omma", "pgd_at"], ["pgd_at", "mixup"], ["ce"]]
+    chart = dressed(diagram(RANKS, cliques, ["ce"], "toy"))
+    bars = data_of(chart, "low")
+    assert [(bar["low"], bar["high"]) for bar in bars] == [(1.5, 2.75), (2.75, 4.25)], "none for a row alone"
+    assert marks(chart)["rule mark"] == 2 * len(RANKS) + len(bars)
+    assert [text for text in texts(chart) if text in RANKS] == [*RANKS, "ce"], "sides, then the legend"
+
+
+def test_the_best_rank_stands_on_the_left() -> None:
+    chart = dressed(diagram(RANKS, [], [], "toy"))
+    lines = {line["row"]: line for line in data_of(chart, "rank")}
+    assert [row for row, line in lines.items() if line["left"]] == ["mma", "omma", "pgd_at"]
+    assert lines["mma"]["y"] < lines["omma"]["y"] < lines["pgd_at"]["y"] and lines["ce"]["y"] < lines["mixup"]["y"]
+
+
+def a_cell(measure: str, target: str, tau: float, half: float | None) -> dict[str, Any]:
+    ends = {"low": None, "high": None} if half is None else {"low": tau - half, "high": tau + half}
+    return {"measure": measure, "target": target, "tau": tau, **ends}
+
+
+def test_bold_is_what_an_interval_tells_from_nothing() -> None:
+    cells = [
+        a_cell("output margin", "accuracy", 0.5, 0.2),
+        a_cell("output margin", "gap", 0.5, 0.6),
+        a_cell("attacked", "accuracy", -0.3, 0.2),
+        a_cell("attacked", "gap", 0.25, None),
+        a_cell("certified", "accuracy", float("nan"), None),
+    ]
+    chart = dressed(heat_map(cells, "toy"))
+    values = data_of(chart, "tau")
+    assert [value["sure"] for value in values] == [True, False, True, False, False]
+    assert marks(chart)["rect mark"] == 4, "what was not measured stays empty"
+    assert {"+0.50", "−0.30", "+0.25", "0.30 to 0.70", "−0.10 to 1.10", "−0.50 to −0.10"} <= set(texts(chart))

@@ -1,0 +1,74 @@
+"""Points, fronts and intervals of one column against another."""
+
+import random
+from pathlib import Path
+
+import pytest
+from figure_support import data_of, marks, texts
+
+from marginbench.benchmarks.figures.draw import plot
+from marginbench.benchmarks.figures.scatter import Quantity, pareto
+from marginbench.methods.errors import MarginbenchError, ParameterError
+
+
+@pytest.mark.parametrize("ascending", [(False, False), (True, False), (False, True), (True, True)])
+def test_the_front_is_what_nothing_dominates(ascending: tuple[bool, bool]) -> None:
+    draw = random.Random(0)
+    points = {str(i): (draw.randint(0, 8) / 8, draw.randint(0, 8) / 8) for i in range(40)}
+    x, y = (Quantity("", ascending=small) for small in ascending)
+    front = pareto(points, x, y)
+
+    def at_least(a: float, b: float, small: bool) -> bool:
+        return a <= b if small else a >= b
+
+    for name, own in points.items():
+        beaten = any(
+            other != own and at_least(other[0], own[0], ascending[0]) and at_least(other[1], own[1], ascending[1])
+            for other in points.values()
+        )
+        assert (name in front) != beaten
+    assert [points[name][0] for name in front] == sorted(points[name][0] for name in front)
+
+
+def test_every_row_is_a_point_and_the_front_is_ringed(board: Path) -> None:
+    chart = plot("cost", board, picked=["ce", "mma"])
+    values = {one["row"]: one for one in data_of(chart, "x")}
+    front = [row for row, one in values.items() if one.get("front")]
+    assert len(values) == 6 and front
+    assert marks(chart)["point"] == 6 + len(front)
+    assert marks(chart)["rule mark"] == 4  # intervals of two rows, in both directions
+    assert set(front) == {"arcface(m=0.3)", "ce", "cutout", "mixup", "pgd_at", "mma"} - beaten(values)
+    assert values["mma"]["x"] == pytest.approx(1.0 / 0.5)  # seconds, relative to ce
+    assert plot("cost", board, unit="passes").to_dict()["layer"][0]["encoding"]["x"]["scale"]["type"] == "log"
+
+
+def beaten(values: dict[str, dict[str, float]]) -> set[str]:
+    return {
+        row
+        for row, one in values.items()
+        if any(
+            (other["x"], -other["y"]) != (one["x"], -one["y"]) and other["x"] <= one["x"] and other["y"] >= one["y"]
+            for other in values.values()
+        )
+    }
+
+
+def test_cost_in_passes_needs_no_baseline_on_the_machine(board: Path) -> None:
+    values = {one["row"]: one["x"] for one in data_of(plot("cost", board, unit="passes"), "x")}
+    assert values["ce"] == 7 and values["mma"] == 12
+    with pytest.raises(ParameterError, match="seconds or passes"):
+        plot("cost", board, unit="hours")
+
+
+def test_intervals_are_those_of_the_table(board: Path) -> None:
+    chart = plot("accuracy_tradeoff", board, column="certified_accuracy_linf", picked=["ce"])
+    names = {one["row"] for one in data_of(chart, "x")}
+    assert names == {"ce", "mma", "pgd_at", "mixup", "cutout"}, "arcface has no certificate"
+    assert "certified accuracy L∞ 0.1" in texts(chart)
+
+
+def test_a_column_that_no_row_has_is_refused(board: Path) -> None:
+    with pytest.raises(MarginbenchError, match="no row has both"):
+        plot("accuracy_tradeoff", board, column="generalisation_gap")
+    with pytest.raises(ParameterError, match="did you mean 'certified_accuracy_l2'"):
+        plot("accuracy_tradeoff", board, column="certified_acuracy_l2")
