@@ -7,24 +7,27 @@ from typing import Any
 from marginbench.benchmarks.figures.layers import inline, titled
 
 FRAME_HEIGHT, CELL_HEIGHT = 62, 25  # pixels
-DETAILED = 5  # columns, beside which intervals fit into the cells of a column
+SHORT = "split(width < 320 ? replace(datum.label, 'generalisation ', '') : datum.label, ' ')"  # in a column
+INTERVAL = 46  # pixels: the width of a cell into which an interval fits
+SMALL, PALE = 7.5, 0.15  # font of intervals, and opacity of what is not to stand out
 
 
 def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "") -> Any:
-    """Kendall's tau of each pair of measure and target, with its interval below; bold where that leaves out 0.
+    """Kendall's tau of each pair of measure and target, with its interval below where cells are wide enough.
 
     Args:
-        cells: `measure`, `target`, `tau` in [-1, 1], `low`, `high` (None or NaN where there is no interval). Lines and
-            columns keep their order.
+        cells: `measure`, `target`, `tau` in [-1, 1], `low`, `high` (None or NaN where there is no interval), and
+            `pale` where a cell is not to stand out, `sure` where its text is bold (default: the interval leaves out 0).
+            Lines and columns keep their order.
     """
     import altair as alt
 
     measures, targets = (list(dict.fromkeys(str(cell[key]) for cell in cells)) for key in ("measure", "target"))
-    detailed = len(targets) <= DETAILED
-    values = [{**cell, "sure": _sure(cell), "interval": _interval(cell) if detailed else None} for cell in cells]
+    values = [{"pale": False, "sure": _sure(cell), **cell, "interval": _interval(cell)} for cell in cells]
+    fits = f"width > {INTERVAL * len(targets)}"
     known = alt.Chart(inline(values)).transform_filter("isValid(datum.tau)")
     bare = {"domain": False, "ticks": False}
-    under = alt.Axis(**bare, labelAngle=0, labelLimit=70, labelExpr="split(datum.label, ' ')")
+    under = alt.Axis(**bare, labelAngle=0, labelLimit=70, labelExpr=SHORT)
     at = {
         "x": alt.X("target:N", title=None, sort=targets, axis=under),
         "y": alt.Y("measure:N", title=None, sort=measures, axis=alt.Axis(**bare)),
@@ -32,14 +35,17 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
     tooltip = ["measure:N", "target:N", *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("tau", "low", "high"))]
     scale = alt.Scale(domain=[-1, 1], domainMid=0, range="diverging", interpolate="rgb")
     tau = alt.Text("tau:Q", format="+.2f")
-    above = -4 if detailed else 0
+    above = alt.ExprRef(f"{fits} ? -4 : 0")
+    rect = known.mark_rect().encode(**at, color=alt.Color("tau:Q", scale=scale, legend=None), tooltip=tooltip)
+    sure, other = "datum.sure && !datum.pale", "!datum.sure && !datum.pale"
+    small = {"style": "soft_label", "fontSize": SMALL, "dy": 6, "opacity": alt.ExprRef(f"{fits} ? 1 : 0")}
     chart = alt.layer(
-        known.mark_rect().encode(**at, color=alt.Color("tau:Q", scale=scale, legend=None), tooltip=tooltip),
-        known.transform_filter("datum.sure")
-        .mark_text(style="label", fontWeight="bold", dy=above)
-        .encode(**at, text=tau),
-        known.transform_filter("!datum.sure").mark_text(style="label", dy=above).encode(**at, text=tau),
-        known.mark_text(style="label", fontSize=7.5, dy=6).encode(**at, text="interval:N"),
+        rect.transform_filter("!datum.pale"),
+        rect.transform_filter("datum.pale").mark_rect(opacity=PALE),
+        known.transform_filter(sure).mark_text(style="label", fontWeight="bold", dy=above).encode(**at, text=tau),
+        known.transform_filter(other).mark_text(style="label", dy=above).encode(**at, text=tau),
+        known.transform_filter("datum.pale").mark_text(style="soft_label", dy=above).encode(**at, text=tau),
+        known.mark_text(**small).encode(**at, text="interval:N"),
     )
     return titled(chart, title, subtitle, height=FRAME_HEIGHT + CELL_HEIGHT * len(measures))
 

@@ -122,7 +122,7 @@ def suites_of(source: Any) -> list[Rows]:
     """
     if isinstance(source, Rows):
         return [source]
-    reading = source if isinstance(source, Reading) else read_folders(_folders(source))
+    reading = reading_of(source)
     paths = {record.id: path for path, record in reading.records.items()}
     records = [record for record in current(reading.records.values()) if record.status == "done"]
     if not records:
@@ -133,6 +133,15 @@ def suites_of(source: Any) -> list[Rows]:
         Rows(names[fingerprint], fingerprint, _by_row(r for r in records if r.identity.suite == fingerprint), paths)
         for fingerprint in sorted(names, key=lambda one: (names[one], one))
     ]
+
+
+def reading_of(source: Any) -> Reading:
+    """The records of a source that is no `Rows`.
+
+    Raises:
+        MarginbenchError: no such folder.
+    """
+    return source if isinstance(source, Reading) else read_folders(_folders(source))
 
 
 def _folders(source: Any) -> list[str | Path]:

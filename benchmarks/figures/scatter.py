@@ -117,8 +117,9 @@ def scatter(
 def _scale(domain: tuple[float, float], quantity: Quantity) -> Any:
     import altair as alt
 
-    kind: Any = "log" if quantity.logarithmic else "linear"
-    return alt.Scale(type=kind, zero=False, nice=False, domain=list(domain))
+    if quantity.logarithmic:  # which has no zero
+        return alt.Scale(type="log", nice=False, domain=list(domain))
+    return alt.Scale(zero=False, nice=False, domain=list(domain))
 
 
 def _axis(quantity: Quantity) -> Any:

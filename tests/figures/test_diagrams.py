@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import pandas as pd
+import pytest
 from figure_support import data_of, marks, texts
 
 from marginbench.benchmarks.figures.critical_difference import diagram
-from marginbench.benchmarks.figures.draw import dressed
+from marginbench.benchmarks.figures.draw import dressed, plot
 from marginbench.benchmarks.figures.heat_map import heat_map
+from marginbench.methods.errors import MarginbenchError, ParameterError
 
 RANKS = {"mma": 1.5, "omma": 1.75, "pgd_at": 2.75, "mixup": 4.25, "ce": 4.75}
 
@@ -45,3 +48,33 @@ def test_bold_is_what_an_interval_tells_from_nothing() -> None:
     assert [value["sure"] for value in values] == [True, False, True, False, False]
     assert marks(chart)["rect mark"] == 4, "what was not measured stays empty"
     assert {"+0.50", "−0.30", "+0.25", "0.30 to 0.70", "−0.10 to 1.10", "−0.50 to −0.10"} <= set(texts(chart))
+
+
+def a_line(measure: str, target: str, across: float, shares: str = "images", suite: str = "toy") -> dict[str, Any]:
+    of = {"suite": suite, "suite_fingerprint": suite[0] * 64, "over": "correct"}
+    score = {"across": across, "across_low": across - 0.1, "across_high": across + 0.1, "across_shown": across > 0.5}
+    return {**of, "measure": measure, "target": target, "shares": shares, **score}
+
+
+def test_what_predicts_what_is_read_off_the_table_of_margins() -> None:
+    lines = [
+        a_line("attacked_l2", "clean_accuracy", 0.25),
+        a_line("output_margin", "clean_accuracy", 0.75),
+        a_line("attacked_l2", "robust_accuracy_l2", 0.9, shares="bounds"),
+        {**a_line("output_margin", "clean_accuracy", 0.1), "over": "all"},
+        a_line("output_margin", "clean_accuracy", -0.5, suite="other"),
+    ]
+    frame = pd.DataFrame(lines)
+    chart = plot("predictors", frame, suite="toy")
+    seen = [(c["measure"], c["target"], c["tau"], c["sure"], c["pale"]) for c in data_of(chart, "tau")]
+    assert seen == [
+        ("output margin", "test accuracy", 0.75, True, False),
+        ("attacked L2", "test accuracy", 0.25, False, False),
+        ("attacked L2", "robust accuracy L2", 0.9, True, True),
+    ]
+    with pytest.raises(ParameterError, match="other, toy"):
+        plot("predictors", frame)
+    with pytest.raises(ParameterError, match="across or within"):
+        plot("predictors", frame, suite="toy", score="tau")
+    with pytest.raises(MarginbenchError, match="three methods"):
+        plot("predictors", frame[:0])
