@@ -69,7 +69,7 @@ def bands(
     import altair as alt
 
     kinds = [name for name in (axes.upper, axes.lower) if name is not None]
-    values = [
+    values: list[dict[str, Any]] = [
         {"row": row, **{key: [] if curve is None else curve for key, curve in ends.items()}}
         for row, ends in curves.items()
     ]

@@ -37,8 +37,8 @@ def diagram(
     lines = []
     for i, row in enumerate(order):
         left = i < half
-        y = top + ROW * (i if left else len(order) - 1 - i) + ROW
-        at = {"row": row, "rank": ranks[row], "y": y, "end": edges[0] if left else edges[1], "left": left}
+        down = top + ROW * (i if left else len(order) - 1 - i) + ROW
+        at = {"row": row, "rank": ranks[row], "y": down, "end": edges[0] if left else edges[1], "left": left}
         lines.append({**at, "top": 0})
     height = top + ROW * (half + 1)
     y_scale = alt.Scale(domain=[height, 0], nice=False, zero=False)
@@ -51,7 +51,7 @@ def diagram(
     y = alt.Y("y:Q", axis=None, scale=y_scale)
     data = alt.Chart(inline(lines))
     tooltip = ["row:N", alt.Tooltip("rank:Q", title="average rank", format=".2f")]
-    style = {"style": "soft", "strokeWidth": 0.8}
+    style: dict[str, Any] = {"style": "soft", "strokeWidth": 0.8}
     sides = [
         data.transform_filter("datum.left" if left else "!datum.left")
         .mark_text(style="label", align="left" if left else "right", baseline="bottom", dy=-1)

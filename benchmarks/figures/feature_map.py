@@ -120,8 +120,7 @@ def _corner(i: int, maps: int) -> tuple[float, float]:
 def _chart(values: Sequence[dict[str, Any]], texts: Sequence[dict[str, Any]], norm: str) -> Any:
     import altair as alt
 
-    fields = ["x", "y", "margin", "class", "wrong"]
-    points = alt.Chart(inline(values)).transform_flatten(fields)
+    points = alt.Chart(inline(values)).transform_flatten(["x", "y", "margin", "class", "wrong"])
     words = alt.Chart(inline(texts))
     right, top = (max(one[axis] for one in texts if "text" in one) for axis in "xy")
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.02, right + 1.02]))
@@ -130,9 +129,9 @@ def _chart(values: Sequence[dict[str, Any]], texts: Sequence[dict[str, Any]], no
     colour = alt.Color("class:N", scale=alt.Scale(domain=classes), legend=None)
     tooltip = ["row:N", "class:N", alt.Tooltip("margin:Q", title=f"distance, {norm}", format=".3~g")]
     size = alt.Size("margin:Q", scale=alt.Scale(range=[3, 60]), legend=None)
-    at = {"x": x, "y": y}
+    at: dict[str, Any] = {"x": x, "y": y}
     right_ones = points.transform_filter("datum.wrong == 0").mark_point(filled=True, opacity=0.65, stroke=None)
-    cross = {"shape": "cross", "filled": True, "angle": 45, "size": 36, "opacity": 1}
+    cross: dict[str, Any] = {"shape": "cross", "filled": True, "angle": 45, "size": 36, "opacity": 1}
     names = words.transform_filter("isValid(datum['class'])").encode(**at, text="class:N")
     heads = words.transform_filter("isValid(datum.text)").encode(**at, text="text:N")
     return alt.layer(

@@ -26,9 +26,9 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
     values = [{"pale": False, "sure": _sure(cell), **cell, "interval": _interval(cell)} for cell in cells]
     fits = f"width > {INTERVAL * len(targets)}"
     known = alt.Chart(inline(values)).transform_filter("isValid(datum.tau)")
-    bare = {"domain": False, "ticks": False}
+    bare: dict[str, Any] = {"domain": False, "ticks": False}
     under = alt.Axis(**bare, labelAngle=0, labelLimit=70, labelExpr=SHORT)
-    at = {
+    at: dict[str, Any] = {
         "x": alt.X("target:N", title=None, sort=targets, axis=under),
         "y": alt.Y("measure:N", title=None, sort=measures, axis=alt.Axis(**bare)),
     }
@@ -38,7 +38,12 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
     above = alt.ExprRef(f"{fits} ? -4 : 0")
     rect = known.mark_rect().encode(**at, color=alt.Color("tau:Q", scale=scale, legend=None), tooltip=tooltip)
     sure, other = "datum.sure && !datum.pale", "!datum.sure && !datum.pale"
-    small = {"style": "soft_label", "fontSize": SMALL, "dy": 6, "opacity": alt.ExprRef(f"{fits} ? 1 : 0")}
+    small: dict[str, Any] = {
+        "style": "soft_label",
+        "fontSize": SMALL,
+        "dy": 6,
+        "opacity": alt.ExprRef(f"{fits} ? 1 : 0"),
+    }
     chart = alt.layer(
         rect.transform_filter("!datum.pale"),
         rect.transform_filter("datum.pale").mark_rect(opacity=PALE),

@@ -77,8 +77,8 @@ def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence
         alt.Tooltip("n:Q", title="networks"),
     ]
     colour = row_colour("circle")
-    dots = {"x": x, "y": y, "tooltip": tooltip}
-    ends = {"x": alt.X("low:Q", title=quantity.title), "x2": "high:Q", "y": y}
+    dots: dict[str, Any] = {"x": x, "y": y, "tooltip": tooltip}
+    ends: dict[str, Any] = {"x": alt.X("low:Q", title=quantity.title), "x2": "high:Q", "y": y}
     others, mine = data.transform_filter(NOT_PICKED), data.transform_filter(IS_PICKED)
     known = "isValid(datum.low)"
     layers = [

@@ -1,6 +1,7 @@
 """How margins are distributed over the images: in the input space, where bounds are known, and in the feature space."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,8 @@ def margin_distribution(
     largest = [_finite(rows, row, lambda arrays: _correct(arrays, f"upper_{norm}")) for row in rows.runs]
     limit = max((float(np.quantile(values, 0.99)) for values in largest if values.size), default=rows.epsilon[norm])
     grid = Grid(0.0, limit / (POINTS - 1), POINTS)
-    curves: dict[str, dict[str, np.ndarray | None]] = {
-        row: {
-            end: _cdf(rows, row, grid, lambda arrays, end=end: _bound(arrays, end, norm)) for end in ("upper", "lower")
-        }
-        for row in rows.runs
-    }
+    bounds = {end: partial(_bound, end=end, norm=norm) for end in ("upper", "lower")}
+    curves = {row: {end: _cdf(rows, row, grid, bound) for end, bound in bounds.items()} for row in rows.runs}
     axes = Axes(
         f"margin in {NORM_TEXT[norm]}, pixels of [0, 1]",
         "share of correct images",

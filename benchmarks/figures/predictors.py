@@ -13,11 +13,7 @@ from marginbench.methods.errors import ParameterError, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORES = {
-    "tau": "over all networks",
-    "across": "across methods, mean over seeds",
-    "within": "within a method, over seeds",
-}
+SCORES = {"across": "across methods, mean over seeds", "within": "within a method, over seeds"}
 OWN = "bounds"  # what a measure shares with a target that is made of the same numbers
 
 

@@ -80,10 +80,8 @@ def scatter(
         for row, at in points.items()
     ]
     data = alt.Chart(inline(values))
-    at_x, at_y = (
-        channel(f"{name}:Q", title=quantity.title, scale=_scale(domain, quantity), axis=_axis(quantity))
-        for channel, name, quantity, domain in ((alt.X, "x", x, domains[0]), (alt.Y, "y", y, domains[1]))
-    )
+    at_x = alt.X("x:Q", title=x.title, scale=_scale(domains[0], x), axis=_axis(x))
+    at_y = alt.Y("y:Q", title=y.title, scale=_scale(domains[1], y), axis=_axis(y))
     tooltip = [
         "row:N",
         alt.Tooltip("x:Q", title=x.title, format=x.format),
@@ -91,7 +89,7 @@ def scatter(
     ]
     best, mine = data.transform_filter("datum.front"), data.transform_filter(IS_PICKED)
     colour = row_colour("circle")
-    side = {"align": "left", "dx": 4} if x.ascending else {"align": "right", "dx": -4}
+    side: dict[str, Any] = {"align": "left", "dx": 4} if x.ascending else {"align": "right", "dx": -4}
     text = best.transform_filter("isValid(datum.name)").encode(x=at_x, y=at_y, text="name:N")
     layers = [
         best.mark_line(style="ruler", interpolate="step-after" if x.ascending else "step-before").encode(
