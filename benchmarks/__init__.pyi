@@ -12,6 +12,7 @@ from .evaluation.doubts import doubt as doubt
 from .evaluation.evidence import Evidence as Evidence
 from .evaluation.sandwich import Evaluated as Evaluated
 from .evaluation.sandwich import evaluate as evaluate
+from .figures.draw import plot as plot
 from .models.evaluate import ModelOutcome as ModelOutcome
 from .models.evaluate import evaluate_model as evaluate_model
 from .nets.scan import network as network

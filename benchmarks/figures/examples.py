@@ -142,9 +142,8 @@ def _chart(found: dict[str, list[Example]], norm: Norm) -> Any:
             at = {"row": row, "y": lines - line, "class": one.label, "distance": one.distance}
             if column == 0:
                 pictures.append({"x": 0, **at, "url": one.original, "text": f"{one.label}"})
-            pictures.append(
-                {"x": 2 * column + 1, **at, "url": one.adversarial, "text": f"{one.predicted}, {one.distance:.3g}"}
-            )
+            found_text = f"{one.predicted}, {one.distance:.3g}" if np.isfinite(one.distance) else "none found"
+            pictures.append({"x": 2 * column + 1, **at, "url": one.adversarial, "text": found_text})
             pictures.append({"x": 2 * column + 2, **at, "url": one.difference, "text": f"× {one.magnified:g}"})
     columns = 1 + 2 * len(found)
     data = alt.Chart(inline(pictures))

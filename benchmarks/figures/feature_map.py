@@ -62,7 +62,7 @@ def feature_map(
         label, prediction = (arrays[key][shown] for key in ("label", "prediction"))
         wrong = prediction != label
         points = {"x": xy[:, 0], "y": xy[:, 1], "class": label, "wrong": wrong.astype(int)}
-        values.append({"row": name, **points, "margin": np.where(wrong, 0, arrays[f"upper_{norm}"][shown])})
+        values.append({"row": name, **points, "margin": np.where(wrong, 0, _finite(arrays[f"upper_{norm}"])[shown])})
         texts.append({"text": name, "x": x, "y": y + 1})
         middles = {int(one): np.median(xy[label == one], 0) for one in np.unique(label)}
         texts += [{"class": one, "x": float(at[0]), "y": float(at[1])} for one, at in middles.items()]
@@ -104,6 +104,12 @@ def _features(net: Any, kept: Kept, record: Any, places: np.ndarray) -> np.ndarr
     with torch.no_grad():
         parts = [net.features(part) for part in images.split(100)]
     return np.asarray(torch.cat(parts).flatten(1).double().cpu().numpy())
+
+
+def _finite(distances: np.ndarray) -> np.ndarray:
+    """Points that no attack has moved are drawn as large as the largest of the others."""
+    finite = distances[np.isfinite(distances)]
+    return np.asarray(np.minimum(distances, finite.max(initial=0.0)))
 
 
 def _shape(maps: int) -> tuple[int, int]:
