@@ -155,6 +155,9 @@ def plot_command(
     methods: Annotated[str | None, typer.Option(metavar="ROWS", help="To show, of figures that list rows.")] = None,
     column: Annotated[str | None, typer.Option(metavar="COLUMN", help="Of the csv.")] = None,
     norm: Annotated[str | None, typer.Option(metavar="NORM", help="l2 or linf.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of the data sets, for figures of kept networks.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Another option of the figure; see --list. Repeatable."),
@@ -173,7 +176,8 @@ def plot_command(
     from marginbench.benchmarks.figures.scan import FIGURES
     from marginbench.methods.spec import split_specs
 
-    load_plugins(plugin)
+    if plugin:
+        load_plugins(plugin)
     if listed:
         for figure in sorted(FIGURES.values(), key=lambda figure: figure.name):
             print(f"{figure.name:22} {figure.about}\n{'':22} {', '.join(figure.options)}")
@@ -187,6 +191,7 @@ def plot_command(
         "methods": methods and split_specs(methods),
         "column": column,
         "norm": norm,
+        "data_dir": data_dir,
         **dict(_key_and_value(one) for one in option or ()),
     }
     options = {key: value for key, value in given.items() if value is not None}

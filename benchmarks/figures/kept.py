@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from marginbench.benchmarks.figures.rows import Rows
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import NETWORKS as FOLDER
-from marginbench.methods import MarginbenchError, Net
+from marginbench.methods import MarginbenchError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from marginbench.benchmarks.data.dataset import Dataset
     from marginbench.benchmarks.suites.schema import Suite
+    from marginbench.methods import Net
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Kept:
             )
         return data
 
-    def net(self, record: Record) -> Net:
+    def net(self, record: Record) -> "Net":
         """The network of a run.
 
         Raises:

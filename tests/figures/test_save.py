@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,14 @@ def test_the_command_lists_figures(run: Run) -> None:
     code, out, _ = run("plot", "--list")
     assert code == 0
     assert all(name in out and figure.about in out for name, figure in FIGURES.items())
+
+
+def test_a_list_of_figures_waits_for_no_library() -> None:
+    code = "from marginbench.benchmarks.cli import main\ntry:\n    main()\nexcept SystemExit:\n    print(*sys.modules)"
+    command = [sys.executable, "-c", f"import sys\nsys.argv[1:] = ['plot', '--list']\n{code}"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+    assert "marginbench.benchmarks.figures.scan" in loaded
+    assert not {"torch", "altair", "pandas", "scipy", "sklearn"} & set(loaded)
 
 
 @pytest.mark.parametrize(
