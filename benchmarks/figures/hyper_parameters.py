@@ -146,10 +146,10 @@ def _text(value: Any) -> str:
 def _points(variant: Variant, column: str) -> Iterator[dict[str, Any]]:
     train = "accuracy" in column and column != ALONE
     for kind, name in (("test", column), ("train", ALONE)) if train else (("test", column),):
-        mean, half = variant.rows.table[variant.row].mean(name)
+        mean, low, high = variant.rows.interval(variant.row, name)
         if math.isfinite(mean):
-            whisker = {} if half is None else {"low": mean - half, "high": mean + half}
-            yield {"row": variant.series, "value": _text(variant.value), "mean": mean, "images": kind, **whisker}
+            ends = {"low": low, "high": high}
+            yield {"row": variant.series, "value": _text(variant.value), "mean": mean, "images": kind, **ends}
 
 
 def _baseline(variants: Sequence[Variant], column: str) -> float | None:

@@ -9,10 +9,14 @@ from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline,
 from marginbench.benchmarks.figures.rows import Rows, rows_of
 from marginbench.benchmarks.figures.scatter import Quantity
 from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT
+from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
 
 ROW_HEIGHT, FRAME_HEIGHT = 14, 74  # pixels: of a row, and of title, legend and axis
+
+LETTERS = "Rows that share a letter cannot be told apart."
+LETTER = 0.024  # width of a letter, as a share of a figure in a column
 
 
 @figure()
@@ -24,7 +28,10 @@ def intervals(
     column: str = DEFAULT_SORT,
     methods: Sequence[str] | None = None,
 ) -> Any:
-    """Mean and 95 % interval of each row in one column, best first.
+    """Mean and 95 % interval of each row in one column, with the letters of rows that cannot be told apart.
+
+    Rows that share a letter cannot be told apart; the best group comes first, rows inside a group by name, then those
+    that cannot be compared by their means.
 
     Args:
         source: see `rows_of`.
@@ -47,18 +54,32 @@ def intervals(
         raise MarginbenchError(f"suite {rows.suite}: no row has the column {column}")
     chosen = [row for row in rows.picked(picked, column) if picked is not None or row in {one["row"] for one in shown}]
     title = f"{rows.suite}: {quantity.title}"
-    return titled(_chart(shown, quantity, chosen), title, height=ROW_HEIGHT * len(shown) + FRAME_HEIGHT)
+    subtitle = LETTERS if any("letters" in one for one in shown) else ""
+    return titled(_chart(shown, quantity, chosen), title, subtitle, height=ROW_HEIGHT * len(shown) + FRAME_HEIGHT)
 
 
 def _standing(rows: Rows, column: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Mean and interval of the rows that have the column, best first."""
+    """What is known of the rows that have the column, in the order of the tables."""
     found = []
     for name in names:
-        mean, half = rows.table[name].mean(column)
+        mean, low, high = rows.interval(name, column)
         if math.isfinite(mean):
-            whisker = {} if half is None else {"low": mean - half, "high": mean + half}
-            found.append({"row": name, "mean": mean, "n": len(rows.runs[name]), **whisker})
-    return sorted(found, key=lambda one: one["mean"], reverse=not rows.column(column).ascending)
+            own = {"row": name, "mean": mean, "low": low, "high": high, "n": len(rows.runs[name])}
+            found.append({**own, **_among(rows.standing(column).get(name))})
+    sign = 1 if rows.column(column).ascending else -1
+
+    def place(one: dict[str, Any]) -> tuple[Any, ...]:
+        return (0, one["group"], one["row"]) if one.get("group") else (1, sign * one["mean"], one["row"])
+
+    return sorted(found, key=place)
+
+
+def _among(standing: Standing | None) -> dict[str, Any]:
+    """Group, letters and ranks, where they are known."""
+    if standing is None or not standing.group:
+        return {}
+    ranks = f"{standing.best_rank} to {standing.worst_rank}"
+    return {"group": standing.group, "letters": standing.letters, "ranks": ranks, "difference": standing.difference}
 
 
 def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence[str]) -> Any:
@@ -68,7 +89,8 @@ def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence
     order = [one["row"] for one in shown]
     y = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(grid=False, ticks=False, domain=False, labelLimit=110))
     axis = alt.Axis(format=quantity.ticks)
-    x = alt.X("mean:Q", title=quantity.title, scale=alt.Scale(zero=False, nice=False, padding=6), axis=axis)
+    lettered = any("letters" in one for one in shown)
+    x = alt.X("mean:Q", title=quantity.title, scale=alt.Scale(domain=_domain(shown, lettered), nice=False), axis=axis)
     tooltip = [
         "row:N",
         alt.Tooltip("mean:Q", title="mean", format=quantity.format),
@@ -76,6 +98,9 @@ def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence
         alt.Tooltip("high:Q", title="95 %, to", format=quantity.format),
         alt.Tooltip("n:Q", title="networks"),
     ]
+    if lettered:
+        tooltip += ["letters:N", alt.Tooltip("ranks:N", title="rank, 95 %")]
+        tooltip.append(alt.Tooltip("difference:Q", title=f"minus {BASELINE}", format=f"+{quantity.format}"))
     colour = row_colour("circle")
     dots: dict[str, Any] = {"x": x, "y": y, "tooltip": tooltip}
     ends: dict[str, Any] = {"x": alt.X("low:Q", title=quantity.title), "x2": "high:Q", "y": y}
@@ -90,4 +115,17 @@ def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence
         mine.transform_filter(known).mark_rule(strokeWidth=2.2).encode(**ends, color=colour),
         mine.mark_point(filled=True, size=40, opacity=1).encode(**dots, color=colour),
     ]
+    if lettered:
+        end = alt.X("end:Q", title=quantity.title)
+        text = data.transform_calculate(end="isValid(datum.high) ? datum.high : datum.mean")
+        layers.append(text.mark_text(style="soft_label", align="left", dx=5).encode(x=end, y=y, text="letters:N"))
     return alt.layer(*layers).add_params(picked_parameter(picked))
+
+
+def _domain(shown: Sequence[dict[str, Any]], lettered: bool) -> list[float]:
+    """All intervals, and room for letters at their right."""
+    ends = [end for one in shown for end in (one["mean"], one["low"], one["high"]) if math.isfinite(end)]
+    room = (max(ends) - min(ends)) or 1.0
+    longest = max((len(one.get("letters", "")) for one in shown), default=0)
+    right = 0.02 + (LETTER * (longest + 1) if lettered else 0)
+    return [min(ends) - 0.02 * room, max(ends) + right * room]

@@ -1,6 +1,7 @@
 """What figures are drawn of: the records of one suite that count, row by row, with their per-point arrays."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +14,14 @@ from marginbench.benchmarks.records.reader import Reading, read_arrays, read_fol
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT, Row, rank, suite_name
+from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 from marginbench.methods import MarginbenchError, Norm
 from marginbench.methods.errors import ParameterError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
+
+Interval = tuple[float, float, float]  # mean, lower and upper end; NaN where there is no interval
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Rows:
     runs: Mapping[str, Sequence[Record]]  # of each row those that ended well, by repetition
     paths: Mapping[str, Path]  # of records, by id
     _arrays: dict[str, "dict[str, np.ndarray]"] = field(default_factory=dict, repr=False)
+    _standing: dict[str, Mapping[str, Standing]] = field(default_factory=dict, repr=False)
 
     @property
     def epsilon(self) -> dict[Norm, float]:
@@ -49,6 +54,21 @@ class Rows:
     def table(self) -> dict[str, Row]:
         """The rows of the leaderboard, by name."""
         return {str(row.facts["method"]): row for row in rank(self._records)}
+
+    def standing(self, column: str) -> Mapping[str, Standing]:
+        """Where rows stand in a column, those of which that can be said."""
+        if column not in self._standing:
+            found = standings(Reading({self.paths[record.id]: record for record in self._records}, {}), [column])
+            self._standing[column] = {row: of[column] for (_, row), of in found.items() if column in of}
+        return self._standing[column]
+
+    def interval(self, row: str, column: str) -> Interval:
+        """The mean of a column with its 95 % interval, NaN where there is none."""
+        own = self.standing(column).get(row)
+        if own is not None:
+            return own.mean, own.low, own.high
+        mean, half = self.table[row].mean(column)
+        return (mean, math.nan, math.nan) if half is None else (mean, mean - half, mean + half)
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -91,12 +111,13 @@ class Rows:
         return [record for runs in self.runs.values() for record in runs]
 
 
-def rows_of(source: Any, suite: str | None = None) -> Rows:
+def rows_of(source: Any, suite: str | None = None, known: Standings | None = None) -> Rows:
     """The rows of one suite.
 
     Args:
         source: an output folder of `run_all`, several of them, what `read_folders` gives, or rows, which are returned.
         suite: name, or the beginning of the fingerprint. Default: the only one.
+        known: where rows stand, of whoever knows already.
 
     Raises:
         MarginbenchError: no such folder, or no run in it that ended well.
@@ -104,17 +125,17 @@ def rows_of(source: Any, suite: str | None = None) -> Rows:
     """
     if isinstance(source, Rows):
         return source
-    known = suites_of(source)
-    found = [rows for rows in known if suite is None or rows.suite == suite or rows.fingerprint.startswith(suite)]
+    every = suites_of(source, known)
+    found = [rows for rows in every if suite is None or rows.suite == suite or rows.fingerprint.startswith(suite)]
     if len(found) == 1:
         return found[0]
-    names = [rows.suite for rows in known]
+    names = [rows.suite for rows in every]
     if suite is not None and not found:
         raise ParameterError("suite", suite, f"no such suite in these folders: {suggest(suite, names)}")
     raise ParameterError("suite", suite, f"there are several: name one of {', '.join(names)}")
 
 
-def suites_of(source: Any) -> list[Rows]:
+def suites_of(source: Any, known: Standings | None = None) -> list[Rows]:
     """The rows of every suite, by name; see `rows_of`.
 
     Raises:
@@ -129,8 +150,18 @@ def suites_of(source: Any) -> list[Rows]:
         where = "these records" if isinstance(source, Reading) else ", ".join(map(str, _folders(source)))
         raise MarginbenchError(f"{where}: no run that ended well; make some with `marginbench run-all`")
     names = {fingerprint: suite_name(fingerprint, records) for fingerprint in {r.identity.suite for r in records}}
+    standing: dict[str, dict[str, dict[str, Standing]]] = defaultdict(lambda: defaultdict(dict))
+    for (fingerprint, row), of in (known or {}).items():
+        for column, own in of.items():
+            standing[fingerprint][column][row] = own
     return [
-        Rows(names[fingerprint], fingerprint, _by_row(r for r in records if r.identity.suite == fingerprint), paths)
+        Rows(
+            suite=names[fingerprint],
+            fingerprint=fingerprint,
+            runs=_by_row(record for record in records if record.identity.suite == fingerprint),
+            paths=paths,
+            _standing=dict(standing[fingerprint]),
+        )
         for fingerprint in sorted(names, key=lambda one: (names[one], one))
     ]
 

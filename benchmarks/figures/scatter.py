@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour
+from marginbench.benchmarks.figures.rows import Interval
 from marginbench.benchmarks.records.column import Column
 
 LETTER, LINE = 0.024, 0.075  # size of a letter and of a line of text, as a share of a figure in a column
@@ -34,9 +35,6 @@ class Quantity:
     @property
     def ticks(self) -> str:
         return "~%" if self.percent else ".3~g"
-
-
-Interval = tuple[float, float, float]  # mean, lower and upper end; NaN where there is no interval
 
 
 def pareto(points: Mapping[str, tuple[float, float]], x: Quantity, y: Quantity) -> list[str]:

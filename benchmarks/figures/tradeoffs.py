@@ -6,12 +6,10 @@ from typing import Any, Literal
 
 from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.layers import titled
-from marginbench.benchmarks.figures.rows import Rows, rows_of
-from marginbench.benchmarks.figures.scatter import Interval, Quantity, pareto, scatter
-from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.figures.rows import Interval, Rows, rows_of
+from marginbench.benchmarks.figures.scatter import Quantity, pareto, scatter
 from marginbench.benchmarks.statistics.paired import mean_and_interval
-from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Mean
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError
 
@@ -36,7 +34,7 @@ def accuracy_tradeoff(
     """
     rows = rows_of(source, suite)
     clean = Quantity.of(rows.column("clean_accuracy"), rows.heading("clean_accuracy"))
-    return _figure(rows, clean, {row: own.mean("clean_accuracy") for row, own in rows.table.items()}, column, picked)
+    return _figure(rows, clean, {row: rows.interval(row, "clean_accuracy") for row in rows.runs}, column, picked)
 
 
 @figure()
@@ -66,14 +64,13 @@ def cost(
     if unit not in COSTS:
         raise ParameterError("unit", unit, f"should be {' or '.join(COSTS)}")
     rows = rows_of(source, suite)
-    passes = {row: mean_and_interval([_passes(record) for record in runs]) for row, runs in rows.runs.items()}
-    spent = passes if unit == "passes" else {row: rows.table[row].mean(columns.COST.name) for row in rows.runs}
+    spent = {row: _passes(rows, row) if unit == "passes" else rows.interval(row, "cost") for row in rows.runs}
     return _figure(rows, Quantity(COSTS[unit], ascending=True, logarithmic=True), spent, column, picked)
 
 
-def _figure(rows: Rows, x: Quantity, of_x: Mapping[str, Mean], column: str, picked: Sequence[str] | None) -> Any:
+def _figure(rows: Rows, x: Quantity, of_x: Mapping[str, Interval], column: str, picked: Sequence[str] | None) -> Any:
     y = Quantity.of(rows.column(column), rows.heading(column))
-    points = {row: (_interval(of_x[row]), _interval(rows.table[row].mean(column))) for row in rows.runs}
+    points = {row: (of_x[row], rows.interval(row, column)) for row in rows.runs}
     known = {row: at for row, at in points.items() if all(math.isfinite(mean) for mean, *_ in at)}
     if not known:
         raise MarginbenchError(f"suite {rows.suite}: no row has both {x.title} and {column}")
@@ -83,11 +80,7 @@ def _figure(rows: Rows, x: Quantity, of_x: Mapping[str, Mean], column: str, pick
     return titled(scatter(known, x, y, chosen, front), f"{rows.suite}: {y.title}", subtitle, height=212)
 
 
-def _interval(of: Mean) -> Interval:
-    mean, half = of
+def _passes(rows: Rows, row: str) -> Interval:
+    of_seeds = [[record.cost.get(way) for way in ("forward", "backward")] for record in rows.runs[row]]
+    mean, half = mean_and_interval([math.nan if None in own else sum(filter(None, own)) for own in of_seeds])
     return (mean, math.nan, math.nan) if half is None else (mean, mean - half, mean + half)
-
-
-def _passes(record: Record) -> float:
-    passes = [record.cost.get(way) for way in ("forward", "backward")]
-    return math.nan if None in passes else float(sum(filter(None, passes)))

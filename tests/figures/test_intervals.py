@@ -7,6 +7,7 @@ from figure_support import data_of, marks, texts
 
 from marginbench.benchmarks.figures.draw import plot
 from marginbench.benchmarks.figures.rows import rows_of
+from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods.errors import ParameterError
 
 
@@ -25,6 +26,27 @@ def test_the_best_rows_come_first(column: str, board: Path) -> None:
     chart = plot("intervals", board, column=column)
     means = [one["mean"] for one in data_of(chart, "mean")]
     assert means == sorted(means, reverse=column != "cost")
+
+
+def test_letters_and_groups_where_they_are_known(board: Path) -> None:
+    groups = {"ce": (2, "b"), "mma": (1, "a"), "pgd_at": (1, "ab"), "arcface(m=0.3)": (2, "b"), "mixup": (2, "b")}
+    rows = rows_of(board)
+    known = {
+        (rows.fingerprint, row): {"robust_accuracy_l2": a_standing(0.5 - 0.1 * group, group, letters)}
+        for row, (group, letters) in groups.items()
+    }
+    chart = plot("intervals", rows_of(board, known=known), picked=["mma"])
+    shown = data_of(chart, "mean")
+    assert [one["row"] for one in shown] == ["mma", "pgd_at", "arcface(m=0.3)", "ce", "mixup", "cutout"]
+    assert [one.get("letters") for one in shown] == ["a", "ab", "b", "b", "b", None]
+    assert {"a", "ab", "b", "Rows that share a letter cannot be told apart."} <= set(texts(chart))
+    assert [shown[0][key] for key in ("mean", "low", "high", "ranks")] == [0.4, 0.35, 0.48, "1 to 2"]
+    assert marks(chart)["rule mark"] == 5 + 1
+
+
+def a_standing(mean: float, group: int, letters: str) -> Standing:
+    ends = {"low": mean - 0.05, "high": mean + 0.08, "difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}
+    return Standing(mean=mean, n=3, p=0.01, best_rank=1, worst_rank=2, letters=letters, group=group, **ends)
 
 
 def test_some_rows_alone(board: Path) -> None:
