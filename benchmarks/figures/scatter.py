@@ -66,14 +66,14 @@ def scatter(
     import altair as alt
 
     domains = [_domain([at[side][0] for at in points.values()], quantity) for side, quantity in enumerate((x, y))]
-    named = _readable({row: (points[row][0][0], points[row][1][0]) for row in front}, domains, (x, y))
+    named = readable({row: (points[row][0][0], points[row][1][0]) for row in front}, domains, (x, y))
     values = [
         {
             "row": row,
             **dict(zip(("x", "x1", "x2"), _within(at[0], domains[0]), strict=True)),
             **dict(zip(("y", "y1", "y2"), _within(at[1], domains[1]), strict=True)),
             **({"front": True} if row in front else {}),
-            **({"name": row} if row in named else {}),
+            **({"name": row, "left": named[row]} if row in named else {}),
         }
         for row, at in points.items()
     ]
@@ -87,14 +87,18 @@ def scatter(
     ]
     best, mine = data.transform_filter("datum.front"), data.transform_filter(IS_PICKED)
     colour = row_colour("circle")
-    side: dict[str, Any] = {"align": "left", "dx": 4} if x.ascending else {"align": "right", "dx": -4}
-    text = best.transform_filter("isValid(datum.name)").encode(x=at_x, y=at_y, text="name:N")
+    names = best.transform_filter("isValid(datum.name)").encode(x=at_x, y=at_y, text="name:N")
     layers = [
         best.mark_line(style="ruler", interpolate="step-after" if x.ascending else "step-before").encode(
             x=at_x, y=at_y, order="x:Q"
         ),
-        text.mark_text(style="halo", baseline="bottom", dy=-2, **side),
-        text.mark_text(style="soft_label", baseline="bottom", dy=-2, **side),
+        *(
+            names.transform_filter("datum.left" if left else "!datum.left").mark_text(
+                style=style, baseline="bottom", dy=-2, align="right" if left else "left", dx=-4 if left else 4
+            )
+            for style in ("halo", "soft_label")
+            for left in (True, False)
+        ),
         data.transform_filter(NOT_PICKED)
         .mark_point(style="other", size=16, filled=True, opacity=0.9)
         .encode(x=at_x, y=at_y, tooltip=tooltip),
@@ -143,20 +147,22 @@ def _within(interval: Interval, domain: tuple[float, float]) -> Interval:
     return mean, max(low, domain[0]), min(high, domain[1])
 
 
-def _readable(
+def readable(
     points: Mapping[str, tuple[float, float]], domains: Sequence[tuple[float, float]], axes: tuple[Quantity, Quantity]
-) -> set[str]:
-    """The names that fit beside their points, at the width of a column, without covering each other."""
+) -> dict[str, bool]:
+    """The names that fit beside their points, at the width of a column, without covering each other: to the left?"""
 
     def share(value: float, domain: tuple[float, float], quantity: Quantity) -> float:
         low, high = (_place(end, quantity) for end in domain)
         return (_place(value, quantity) - low) / (high - low)
 
     boxes: dict[str, tuple[float, float, float]] = {}
+    sides: dict[str, bool] = {}
     for row, at in points.items():
         right, top = (share(at[side], domains[side], axes[side]) for side in (0, 1))
         length = LETTER * len(row)
-        left = right if axes[0].ascending else right - length
+        to_left = right + length > 1 if axes[0].ascending else right - length >= 0
+        left = right - length if to_left else right
         if all(left + length < x or x + size < left or abs(top - y) > LINE for x, size, y in boxes.values()):
-            boxes[row] = left, length, top
-    return set(boxes)
+            boxes[row], sides[row] = (left, length, top), to_left
+    return sides

@@ -7,7 +7,7 @@ import pytest
 from figure_support import data_of, marks, texts
 
 from marginbench.benchmarks.figures.draw import plot
-from marginbench.benchmarks.figures.scatter import Quantity, pareto
+from marginbench.benchmarks.figures.scatter import Quantity, pareto, readable
 from marginbench.methods.errors import MarginbenchError, ParameterError
 
 
@@ -51,6 +51,17 @@ def beaten(values: dict[str, dict[str, float]]) -> set[str]:
             for other in values.values()
         )
     }
+
+
+def test_names_of_the_front_stay_inside_and_apart() -> None:
+    names = [f"a_name_of_a_row_{i}" for i in range(12)]
+    draw = random.Random(0)
+    points = {name: (draw.uniform(1, 20), draw.uniform(0, 1)) for name in names}
+    points |= {"first_of_all": (1.0, 0.5), "last_of_all": (20.0, 0.5)}
+    for x in (Quantity("", ascending=True, logarithmic=True), Quantity("")):
+        sides = readable(points, ((1.0, 20.0), (0.0, 1.0)), (x, Quantity("")))
+        assert not sides.get("first_of_all") and sides.get("last_of_all", True)
+        assert 2 <= len(sides) < len(points), "they cannot all be written"
 
 
 def test_cost_in_passes_needs_no_baseline_on_the_machine(board: Path) -> None:
