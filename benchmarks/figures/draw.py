@@ -12,7 +12,7 @@ from marginbench.methods.errors import ParameterError
 def plot(name: str, source: Any = RESULTS, *, width: float = COLUMN_MM, dark: bool = False, **options: Any) -> Any:
     """A figure as an Altair chart, which displays itself in a notebook; `save` of `figures.save` writes it to a file.
 
-        plot("accuracy_curves", "results/local", picked=["ce", "mma"], norm="linf")
+        plot("accuracy_curves", "results/local", picked=["ce", "my_margin"], norm="linf")
 
     Args:
         name: of the figure; `marginbench plot --list` lists them.

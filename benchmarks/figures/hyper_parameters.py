@@ -19,7 +19,7 @@ from marginbench.benchmarks.figures.layers import (
 from marginbench.benchmarks.figures.rows import Rows, suites_of
 from marginbench.benchmarks.figures.scatter import Quantity
 from marginbench.benchmarks.machine.files import digest
-from marginbench.benchmarks.tables.leaderboard import BASELINE
+from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
 

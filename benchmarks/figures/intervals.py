@@ -8,7 +8,8 @@ from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour, titled
 from marginbench.benchmarks.figures.rows import Rows, rows_of
 from marginbench.benchmarks.figures.scatter import Quantity
-from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest

@@ -13,7 +13,8 @@ from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading, read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT, Row, rank, suite_name
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, rank, suite_name
 from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 from marginbench.methods import MarginbenchError, Norm
 from marginbench.methods.errors import ParameterError, suggest
