@@ -32,8 +32,8 @@ class Ranking:
         pairs, baseline = blocks_needed(rows * (rows - 1) // 2), blocks_needed(rows - 1)
         what = "no pair of rows can be told apart" if self.blocks < pairs else "pairs of rows can be told apart"
         return (
-            f"With {self.blocks} suites {what}: all pairs of {rows} rows need {pairs} suites before Wilcoxon's test with"
-            f" Holm's correction can reject anything, {rows - 1} comparisons with a baseline need {baseline}."
+            f"With {self.blocks} suites {what}: all pairs of {rows} rows need {pairs} suites before Wilcoxon's test"
+            f" with Holm's correction can reject anything, {rows - 1} comparisons with a baseline need {baseline}."
         )
 
 
