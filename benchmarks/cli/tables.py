@@ -82,9 +82,13 @@ def compare_command(
     """
     from marginbench.benchmarks.tables.compare import compare_rows
     from marginbench.benchmarks.tables.render_comparison import render_comparison
+    from marginbench.benchmarks.tables.terminal import show_page
 
     table = compare_rows(a, b, *(folders or [RESULTS]), strict=strict)
-    sys.stdout.write(render_comparison(table) if form == "md" else table.to_csv(index=False))
+    if form == "md":
+        show_page(render_comparison(table))
+    else:
+        sys.stdout.write(table.to_csv(index=False))
 
 
 @app.command("claims")
@@ -95,14 +99,19 @@ def claims_command(
 ) -> None:
     """Compare what papers claim with what was measured.
 
-    For each method: what is said to grow, the difference to cross-entropy, and whether it shows.
+    For each method: what is said to grow, the difference to cross-entropy, and whether it shows. A terminal has no room
+    for the papers: marginbench methods KEY names them.
     """
     from marginbench.benchmarks.records.reader import read_records
     from marginbench.benchmarks.tables.claims import claims, render_claims
+    from marginbench.benchmarks.tables.terminal import show_page
 
     records = read_records(folders, strict=strict)
     refuse_nothing(records, folders)
-    sys.stdout.write(render_claims(records) if form == "md" else claims(records).to_csv(index=False))
+    if form == "md":
+        show_page(render_claims(records, papers=not sys.stdout.isatty()))
+    else:
+        sys.stdout.write(claims(records).to_csv(index=False))
 
 
 @app.command("margins")

@@ -133,8 +133,12 @@ def _verdict(differences: Sequence[Difference]) -> str:
     return "no" if all(half is not None and mean + half < 0 for _, mean, half in differences) else "open"
 
 
-def render_claims(records: Iterable[Record]) -> str:
-    """Markdown: every row of the records with family, paper and claims, and what they say about them."""
+def render_claims(records: Iterable[Record], papers: bool = True) -> str:
+    """Markdown: every row of the records with family, paper and claims, and what they say about them.
+
+    Args:
+        papers: whether there are columns for family and paper, which are too wide for a terminal.
+    """
     records = list(records)
     known = {column.name: column for column in columns.measured(columns.of_probes(records))}
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
@@ -147,6 +151,8 @@ def render_claims(records: Iterable[Record]) -> str:
         for row in rows:
             cells = _cells(found[row.identity.suite, row.method], known)
             table += [(row.method, row.about.family, row.about.paper, *cells)]
+        if not papers:
+            table = [line[:1] + line[3:] for line in table]
         # unpadded: papers have long titles
         text = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in table)
         name = suite_name(rows[0].identity.suite, records)

@@ -1,5 +1,6 @@
 """The leaderboard as a terminal shows it: what fits its width, the rows that matter, and how to see the rest."""
 
+import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -87,6 +88,17 @@ def show(
     console = Console(highlight=False, markup=False, emoji=False)  # names and errors may hold [brackets]
     for board in boards(records, choice, known or {}):
         _print(board, console, view)
+
+
+def show_page(text: str) -> None:
+    """Print a page of Markdown: laid out to the width of a terminal, as it is elsewhere."""
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(re.sub(r"[<*_\[\]]", r"\\\g<0>", text)))  # names and errors mean these as they are
 
 
 def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) -> None:

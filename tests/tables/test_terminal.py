@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from made import a_failure, a_record, a_suite, standing
+from support import Run
 
 from marginbench.benchmarks import cli
 from marginbench.benchmarks.records.reader import Reading
@@ -23,7 +24,7 @@ from marginbench.benchmarks.tables.cells import PageColumn, Span
 from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, rank
 from marginbench.benchmarks.tables.standing import Standings
-from marginbench.benchmarks.tables.terminal import FIRST, LAST, SHORT, View, fitting, show, shown_rows
+from marginbench.benchmarks.tables.terminal import FIRST, LAST, SHORT, View, fitting, show, show_page, shown_rows
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "results" / "reference" / "digits"  # 56 rows
@@ -204,6 +205,26 @@ def test_groups_have_colours_and_no_colour_is_honoured() -> None:
     plain = in_terminal(120, "leaderboard", DIGITS, NO_COLOR="1")
     assert "38;5" not in plain and COLOUR.sub("", plain) == COLOUR.sub("", text)
     assert "\x1b" not in in_terminal(120, "leaderboard", DIGITS, TERM="dumb")
+
+
+@pytest.mark.parametrize("words", [("compare", "mma", "ce", DIGITS), ("claims", DIGITS)], ids=["compare", "claims"])
+def test_other_tables_fit_too(words: Sequence[str | Path], run: Run) -> None:
+    text = COLOUR.sub("", in_terminal(80, *words))
+    assert max(map(len, text.splitlines())) <= 80 and "|" not in text and "##" not in text
+    code, piped, _ = run(*words)
+    assert code == 0 and "\x1b" not in piped
+    first = "clean %" if words[0] == "compare" else "cutout"
+    assert f"\n {first} " in text and f"\n| {first} " in piped
+    assert ("DeVries, Taylor" in piped) == (words[0] == "claims") and "DeVries" not in text
+
+
+def test_a_page_shows_signs_of_markdown_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show_page("| name |\n|:-----|\n| _a_ <b>*c*</b> [d](e) |\n\n- p < 0.05 [+1, +2]\n")
+    text = COLOUR.sub("", capsys.readouterr().out)
+    assert "_a_ <b>*c*</b> [d](e)" in text and "p < 0.05 [+1, +2]" in text
 
 
 def test_elsewhere_all_of_it_is_printed_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
