@@ -191,6 +191,9 @@ def test_bars_on_a_terminal(tiny: Path, tmp_path: Path, start: Start) -> None:
         os.close(theirs)
     assert process.wait() == 0, shown
     assert b"ETA" in shown and b"2/2" in shown
+    assert b"ce (baseline)" in shown and b"Tables:" in shown
+    words = b" ".join(shown.split())
+    assert b"(--notes). These are options of: marginbench leaderboard" in words
 
 
 @pytest.mark.parametrize("name", suite_names())

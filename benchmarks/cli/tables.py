@@ -54,8 +54,7 @@ def leaderboard_command(
     reading.warn()
     records = list(reading.records.values())
     refuse_nothing(records, folders)
-    names = (split_specs(text) for text in (families, methods, columns))
-    choice = Choice(by, *names, top=top)
+    choice = Choice(by, split_specs(families), split_specs(methods), split_specs(columns), top)
     form = form or (output.suffix.removeprefix(".") if output else "") or "md"
     known = where_rows_stand(reading, None if form in ("csv", "json") else by)
     if output is not None:

@@ -9,7 +9,7 @@ from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.choice import Choice, wanted_rows
+from marginbench.benchmarks.tables.choice import Choice, check_columns, wanted_rows
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import Row, rank, suite_name
 from marginbench.benchmarks.tables.standing import Standing, Standings, standings
@@ -50,6 +50,7 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
     Raises:
         ParameterError: unknown column, family or row.
     """
+    check_columns(choice, records)
     counted = {record.id for record in current(records)}
     wanted = wanted_rows(choice, records)
     suites: dict[str, list[Row]] = {}

@@ -10,7 +10,6 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, is_baseline
-from marginbench.benchmarks.tables.choice import wanted_columns
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.standing import Standing
@@ -62,7 +61,7 @@ def page_columns(board: Board) -> list[PageColumn]:
 
     A fact that all rows share, such as the number of points, is in the legend and no column.
     """
-    wanted = wanted_columns(board.choice, board.records)
+    wanted = board.choice.wanted
     epsilon = board.records[0].epsilon
     made = [PageColumn(METHOD, [(Span(_name(row)),) for row in board.rows], "left")]
     if (ordering := board.ordering) is not None:

@@ -23,6 +23,11 @@ class Choice:
         if self.top is not None and self.top < 1:
             raise ParameterError("top", self.top, "should be 1 or more")
 
+    @property
+    def wanted(self) -> set[str]:
+        """The columns asked for, without the intervals that go with them; empty where all are."""
+        return set(columns.stems(self.columns))
+
 
 EVERYTHING = Choice()
 
@@ -46,14 +51,14 @@ def wanted_rows(choice: Choice, records: Iterable[Record]) -> set[tuple[str, str
     return left
 
 
-def wanted_columns(choice: Choice, records: Iterable[Record]) -> set[str]:
-    """Names of the columns asked for, without the intervals that go with them; empty where all are.
+def check_columns(choice: Choice, records: Iterable[Record]) -> None:
+    """Complain of columns that no suite of the records has.
 
     Raises:
         ParameterError: no such column.
     """
     known = columns.names(columns.of_probes(records))
-    return _known("columns", "column", columns.stems(choice.columns), columns.stems(known))
+    _known("columns", "column", columns.stems(choice.columns), columns.stems(known))
 
 
 def canonical(name: str) -> str:

@@ -147,7 +147,8 @@ def render_claims(records: Iterable[Record], papers: bool = True) -> str:
     pages = []
     for suite in _suites(records):
         rows = sorted(map(_newest, suite.values()), key=_place)
-        table = [("method", "family", "paper", f"claim, and difference to {BASELINE}", "shown"), ("---",) * 5]
+        header = ("method", "family", "paper", f"claim, and difference to {BASELINE}", "shown")
+        table: list[tuple[str, ...]] = [header, ("---",) * len(header)]
         for row in rows:
             cells = _cells(found[row.identity.suite, row.method], known)
             table += [(row.method, row.about.family, row.about.paper, *cells)]

@@ -10,7 +10,7 @@ from marginbench.benchmarks.records.reader import RESULTS, Reading, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, boards, where_rows_stand
-from marginbench.benchmarks.tables.choice import Choice, wanted_columns
+from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.standing import Standings
 from marginbench.methods.errors import ParameterError
@@ -67,8 +67,8 @@ def names(made: Sequence[Board], records: Sequence[Record]) -> list[str]:
     if not made:
         return every
     choice = made[0].choice
-    if wanted := wanted_columns(choice, records):
-        wanted |= {"suite", "suite_fingerprint", "method", columns.stem(choice.by)}
+    if choice.columns:
+        wanted = choice.wanted | {"suite", "suite_fingerprint", "method", columns.stem(choice.by)}
         every = [name for name in every if columns.stem(name) in wanted]
     known = {name for board in made for of in board.standings.values() for name in of}
     return [

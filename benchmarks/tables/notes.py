@@ -34,7 +34,7 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
     if columns.COST.header in headers:
         yield f"cost: training time relative to the median of {BASELINE} on the same machine."
     if board.below:
-        yield f"{board.below} more rows have a worse mean: the {board.choice.top} best were asked for, and {BASELINE}."
+        yield f"{board.below} more rows are left out: the {board.choice.top} best means were asked for, and {BASELINE}."
 
 
 def _order(board: Board, headers: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables.board import Board, boards
 from marginbench.benchmarks.tables.cells import DOUBTS, PageColumn, doubts_of, page_columns, plain
-from marginbench.benchmarks.tables.choice import EVERYTHING, Choice, wanted_columns
+from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
 from marginbench.benchmarks.tables.frame import as_frame, names, values
 from marginbench.benchmarks.tables.notes import legend, notes
 from marginbench.benchmarks.tables.standing import Standings
@@ -32,7 +32,6 @@ def render(records: Sequence[Record], form: str, choice: Choice = EVERYTHING, kn
     """
     if form not in FORMATS:
         raise ParameterError("form", form, suggest(form, FORMATS))
-    wanted_columns(choice, records)  # complains of unknown ones, also where no row is left
     made = boards(records, choice, known or {})
     if form == "csv":
         return _csv(made, records)

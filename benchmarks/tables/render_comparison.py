@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics.paired import LEVEL, MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.cells import Side
 from marginbench.benchmarks.tables.notes import asked_once
-from marginbench.benchmarks.tables.text import Side, pipe
+from marginbench.benchmarks.tables.text import pipe
 from marginbench.methods import NORMS
 
 if TYPE_CHECKING:

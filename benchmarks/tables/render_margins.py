@@ -6,10 +6,11 @@ from typing import Any
 
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import Reading
+from marginbench.benchmarks.tables.cells import Side
 from marginbench.benchmarks.tables.margins import margins
 from marginbench.benchmarks.tables.margins_words import has_intervals, paragraph, score, tightness_words, title
 from marginbench.benchmarks.tables.measures import MEASURES, TARGETS
-from marginbench.benchmarks.tables.text import Side, pipe
+from marginbench.benchmarks.tables.text import pipe
 from marginbench.benchmarks.tables.tightness import BESIDE, tightness
 from marginbench.methods import NORMS
 

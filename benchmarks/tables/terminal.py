@@ -5,6 +5,7 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.reader import Reading
@@ -109,7 +110,7 @@ def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) ->
         asked: rows that are always shown.
     """
     known = where_rows_stand(Reading({runs / f"{record.id}.json": record for record in records}, {}), DEFAULT_SORT)
-    show(records, EVERYTHING, known, View(asked, command=f"marginbench leaderboard {runs.parent}"))
+    show(records, EVERYTHING, known, View(asked, command=f"marginbench leaderboard {quote(str(runs.parent))}"))
 
 
 def _print(board: Board, console: "Console", view: View) -> None:

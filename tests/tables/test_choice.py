@@ -7,6 +7,7 @@ import pytest
 from made import a_failure, a_record, a_suite, claiming, standing
 from support import Run
 
+from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.tables.board import Board, boards
 from marginbench.benchmarks.tables.choice import Choice
@@ -142,6 +143,16 @@ def test_suites_of_one_name_are_boards_of_their_own(run: Run, tmp_path: Path) ->
             write_record(tmp_path / folder / "toy" / "runs", record, {})
     code, text, _ = run("leaderboard", tmp_path / "a", tmp_path / "b", tmp_path / "a" / "toy")
     assert code == 0 and text.count("## toy (") == 2 and text.count("| ce (baseline)") == 2
+
+
+def test_a_column_of_one_suite_may_be_asked_for() -> None:
+    probe = Column("probe_rate", "probe %", 100, 1)
+    metrics = {"points": 10.0, "clean_accuracy": 0.5, "probe_rate": 0.125}
+    records = [a_record("ce"), a_record("ce", identity={"suite": "a" * 64}, metrics=metrics, columns=[probe])]
+    for choice in (Choice(columns=["probe_rate"]), Choice(by="probe_rate")):
+        text = render(records, "md", choice)
+        assert text.count("probe %") >= 1 and text.count("12.5") == 1 and text.count("| ce (baseline)") == 2
+        assert {render(records, form, choice) for form in FORMATS}
 
 
 def test_what_does_not_count_is_below_and_marked_whatever_it_measured() -> None:
