@@ -137,11 +137,12 @@ def _measured(ends: Sequence[Column], board: Board, epsilon: Mapping[Norm, float
 
 
 def _best(column: Column, rows: Sequence[Row]) -> float:
-    """The best mean of the rows that count; NaN, which equals nothing, where all are the same."""
-    means = {mean for row in rows if not row.mark and not math.isnan(mean := row.mean(column.name)[0])}
-    if len(means) < 2:
+    """The best mean of the rows that count; NaN, which equals nothing, where half of them share it."""
+    means = [mean for row in rows if not row.mark and not math.isnan(mean := row.mean(column.name)[0])]
+    if not means:
         return math.nan
-    return min(means) if column.ascending else max(means)
+    best = min(means) if column.ascending else max(means)
+    return best if 2 * means.count(best) < len(means) or len(set(means)) == len(means) > 1 else math.nan
 
 
 def _text(column: Column, row: Row, of: Standing | None) -> str:

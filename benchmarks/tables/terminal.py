@@ -1,5 +1,6 @@
 """The leaderboard as a terminal shows it: what fits its width, the rows that matter, and how to see the rest."""
 
+import math
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -114,9 +115,10 @@ def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) ->
 
 
 def _print(board: Board, console: "Console", view: View) -> None:
-    whole = [_brief(column, board) for column in page_columns(board) if column.header != DOUBTS]
-    fits = fitting(whole, console.width, bool(board.choice.columns))
     places = shown_rows(board, view.asked)
+    shown = [place for place in places if place is not None]
+    whole = [_brief(column, board, shown) for column in page_columns(board) if column.header != DOUBTS]
+    fits = fitting(whole, console.width, bool(board.choice.columns))
     text_width = min(console.width, TEXT_WIDTH)
     console.print(board.title, style="bold")
     console.print(_grid(board, fits, places))
@@ -126,7 +128,7 @@ def _print(board: Board, console: "Console", view: View) -> None:
     if view.all_notes:
         for note in every:
             console.print(f"- {note}", width=text_width)
-    hidden = len(board.rows) - sum(place is not None for place in places)
+    hidden = len(board.rows) - len(shown)
     missing = [column.header for column in whole if column not in fits]
     if hint := "; ".join(_hints(board, hidden, missing, 0 if view.all_notes else len(every))):
         console.print(
@@ -160,14 +162,18 @@ def shown_rows(board: Board, asked: Collection[str]) -> list[int | None]:
     """Places of the rows to show, with None where some are left out.
 
     A table that is short, or that was asked for by `--top` or `--methods`, is shown whole; of others the first and the
-    last of the rows that were measured and count, the baseline, and what was asked for. No row is left out alone.
+    last of the rows that were measured and count, the best group as far as it is not long, the best mean, the baseline,
+    and what was asked for. No row is left out alone.
     """
     count = len(board.rows)
     if count <= SHORT or board.choice.top is not None or board.choice.methods:
         return list(range(count))
     measured = [place for place, row in enumerate(board.rows) if row.facts["n"] and not row.mark]
-    ends = {*measured[:FIRST], *measured[-LAST:]}
-    shown = [place in ends or is_baseline(row) or row.facts["method"] in asked for place, row in enumerate(board.rows)]
+    best_group = sum(of is not None and of.group == 1 for of in map(board.of, board.rows))
+    matter = {*measured[: min(max(FIRST, best_group), SHORT)], *measured[-LAST:], *_best(board, measured)}
+    shown = [
+        place in matter or is_baseline(row) or row.facts["method"] in asked for place, row in enumerate(board.rows)
+    ]
     for place in range(1, count - 1):
         shown[place] = shown[place] or (shown[place - 1] and shown[place + 1])
     places: list[int | None] = []
@@ -177,6 +183,16 @@ def shown_rows(board: Board, asked: Collection[str]) -> list[int | None]:
         elif not places or places[-1] is not None:
             places.append(None)
     return places
+
+
+def _best(board: Board, places: Sequence[int]) -> list[int]:
+    """The row with the best mean in the column that orders them; by name, it may stand anywhere in its group."""
+    column = board.ordering
+    means = {} if column is None else {place: board.rows[place].mean(column.name)[0] for place in places}
+    known = {place: mean for place, mean in means.items() if not math.isnan(mean)}
+    if column is None or not known:
+        return []
+    return [(min if column.ascending else max)(known, key=lambda place: known[place])]
 
 
 def fitting(table: Sequence[PageColumn], width: int, in_order: bool = False) -> list[PageColumn]:
@@ -210,13 +226,22 @@ def _column_width(column: PageColumn) -> int:
     return max(*map(len, column.header.split()), min(cells, NAME_WIDTH) if column.header == METHOD else cells)
 
 
-def _brief(column: PageColumn, board: Board) -> PageColumn:
-    """Short, and with a mark at the names of rows that have doubts."""
-    cells = [tuple(span for span in cell if span.role not in DETAILS) for cell in column.cells]
+def _brief(column: PageColumn, board: Board, shown: Sequence[int]) -> PageColumn:
+    """Short, of the rows shown, with letters of one width, and a mark at the names of rows that have doubts."""
+    cells = [tuple(span for span in column.cells[place] if span.role not in DETAILS) for place in shown]
     if column.header == METHOD:
-        marks = [(Span(f" {MARK}"),) * bool(doubts_of(row)) for row in board.rows]
+        marks = [(Span(f" {MARK}"),) * bool(doubts_of(board.rows[place])) for place in shown]
         cells = [cell + mark for cell, mark in zip(cells, marks, strict=True)]
+    if width := max((len(span.text) for cell in cells for span in cell if span.role == "letters"), default=0):
+        cells = [_padded(cell, width) for cell in cells]
     return replace(column, cells=cells)
+
+
+def _padded(cell: Cell, width: int) -> Cell:
+    """With letters of that width, so that numbers stand below each other."""
+    others = tuple(span for span in cell if span.role != "letters")
+    letters = "".join(span.text for span in cell if span.role == "letters")
+    return *others, Span(f"{letters:{width}}", "letters")
 
 
 def _grid(board: Board, table: Sequence[PageColumn], places: Sequence[int | None]) -> "Table":
@@ -227,13 +252,14 @@ def _grid(board: Board, table: Sequence[PageColumn], places: Sequence[int | None
     for column in table:
         width = _column_width(column)
         grid.add_column(column.header, justify=column.side, overflow="fold", vertical="bottom", width=width)
+    shown = [place for place in places if place is not None]
     for i, place in enumerate(places):
         if place is None:
             left_out = _next(places[i:], len(board.rows)) - _next(places[:i][::-1], -1) - 1
             grid.add_row(f"⋮ {left_out} more", style="dim")
         else:
             row = board.rows[place]
-            cells = [_cell(column, column.cells[place], _colour(board, row)) for column in table]
+            cells = [_cell(column, column.cells[shown.index(place)], _colour(board, row)) for column in table]
             grid.add_row(*cells, style="bold" if is_baseline(row) else "")
     return grid
 

@@ -109,6 +109,32 @@ def test_first_and_last_rows_the_baseline_and_those_asked_for_are_shown() -> Non
     assert shown([a_record("ce")]) == ["ce"]
 
 
+def test_the_best_group_is_shown_as_far_as_it_is_not_long_and_the_best_mean() -> None:
+    """By name the best mean may stand anywhere in its group."""
+    records = many(57)
+    for size, first in ((5, FIRST), (14, 14), (40, SHORT)):
+        groups = {f"a{place:02}": 1 if place >= 57 - size else 2 for place in range(57)}  # means say the contrary
+        known = {
+            ("f" * 64, name): {DEFAULT_SORT: standing(1, "ab"[group - 1], group)} for name, group in groups.items()
+        }
+        (board,) = boards(records, EVERYTHING, known)
+        places = shown_rows(board, ())
+        assert places[: first + 1] == [*range(first), None]
+        assert "a00" in [str(board.rows[place].facts["method"]) for place in places if place is not None]
+
+
+def test_letters_have_one_width_so_that_numbers_stand_below_each_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    letters = {"a00": "a", "a01": "abcd", "ce": ""}
+    known = {("f" * 64, name): {DEFAULT_SORT: standing(1, text, 1)} for name, text in letters.items()}
+    show([*many(2), a_failure("none")], known=known)
+    lines = COLOUR.sub("", capsys.readouterr().out).splitlines()
+    assert len({line.index(" ± ") for line in lines if line.startswith(("a0", "ce")) and " ± " in line}) == 1
+
+
 def test_rows_that_failed_or_do_not_count_are_no_last_rows() -> None:
     old = [replace(record, identity=replace(record.identity, revision=0)) for record in many(57)[:30]]
     old = [replace(record, id=record.identity.id) for record in old]
