@@ -56,7 +56,7 @@ def leaderboard_command(
     refuse_nothing(records, folders)
     choice = Choice(by, split_specs(families), split_specs(methods), split_specs(columns), top)
     form = form or (output.suffix.removeprefix(".") if output else "") or "md"
-    known = where_rows_stand(reading, None if form in ("csv", "json") else by)
+    known = where_rows_stand(reading, None if form in ("csv", "json") else [by, *choice.columns])
     if output is not None:
         write_atomically(output, render(records, form, choice, known).encode())
     elif form == "md":

@@ -1,7 +1,7 @@
 """The boards of some records: of each suite the rows that were chosen, in their order, with where each stands."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from marginbench.benchmarks.records.column import Column
@@ -35,9 +35,9 @@ class Board:
 
     @property
     def ordering(self) -> Column | None:
-        """The measured column that orders the rows, if it is one."""
+        """The column of numbers that orders the rows, if it is one."""
         name = columns.stem(self.choice.by)
-        return next((column for column in columns.measured(self.probes) if column.name == name), None)
+        return next((column for column in columns.numbers(self.probes) if column.name == name), None)
 
 
 def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> list[Board]:
@@ -81,12 +81,13 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
     return made
 
 
-def where_rows_stand(reading: Reading, by: str | None = None) -> Standings:
-    """Groups and ranks of all rows in the column that orders them, in none where they have none, or in all columns."""
-    if by is None:
+def where_rows_stand(reading: Reading, names: Iterable[str] | None = None) -> Standings:
+    """Groups and ranks of all rows in the columns of these names that have some. Default: in all columns."""
+    if names is None:
         return standings(reading)
-    measured = (column.name for column in columns.measured(columns.of_probes(reading.records.values())))
-    return standings(reading, [by]) if by in {*measured, *columns.SURELY_BETTER} else {}
+    known = {column.name for column in columns.numbers(columns.of_probes(reading.records.values()))}
+    compared = [name for name in dict.fromkeys(names) if name in known]
+    return standings(reading, compared) if compared else {}
 
 
 def is_baseline(row: Row) -> bool:

@@ -66,12 +66,17 @@ def page_columns(board: Board) -> list[PageColumn]:
     made = [PageColumn(METHOD, [(Span(_name(row)),) for row in board.rows], "left")]
     if (ordering := board.ordering) is not None:
         made.append(_measured((ordering,), board, epsilon))
-        if board.standing:
+        if any(of and of.best_rank for of in map(board.of, board.rows)):
             ranks = [(Span(_ranks(board.of(row))),) for row in board.rows]
             made.append(PageColumn(RANK, ranks, ordering=True))
         if any(of and not math.isnan(of.difference) for of in map(board.of, board.rows)):
             made.append(PageColumn(TO_BASELINE, [_difference(board, row) for row in board.rows]))
     made += [_measured(ends, board, epsilon) for ends in _shown(board, wanted)]
+    made += [
+        PageColumn(column.heading(epsilon), [(Span(row.texts[column.name] or MEASURED_NOTHING),) for row in board.rows])
+        for column in columns.PARETO
+        if column.name in wanted
+    ]
     facts = [fact for fact in columns.FACTS if fact.name in wanted or (not wanted and _varies(fact, board))]
     made += [PageColumn(fact.header, [(Span(str(row.facts[fact.name])),) for row in board.rows]) for fact in facts]
     doubts = [doubts_of(row) for row in board.rows]
@@ -106,7 +111,7 @@ def _shown(board: Board, wanted: set[str]) -> Iterator[tuple[Column, ...]]:
     """Groups of columns that share one column of the page: both ends of a margin are an interval."""
     ordering = board.ordering
     usual = columns.paged(board.probes)
-    listed = [column for column in columns.measured(board.probes) if column.name in wanted] if wanted else usual
+    listed = [column for column in columns.numbers(board.probes) if column.name in wanted] if wanted else usual
     shown = [column for column in listed if column != ordering]
     intervals = {column.name: _interval(column) for column in columns.MARGINS}
     groups = itertools.groupby(shown, key=lambda column: intervals.get(column.name, column.name))

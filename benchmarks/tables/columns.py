@@ -159,9 +159,14 @@ def measured(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
     return (*ACCURACIES, *UNKNOWN, *MARGINS, *UNATTACKED.values(), *OTHERS, *probes, *COSTS)
 
 
+def numbers(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
+    """All columns of numbers: means over runs, and counts of rows."""
+    return (*measured(probes), *SURELY_BETTER.values())
+
+
 def all_columns(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
     """The columns of csv and json, without what follows the measured ones, see `STANDING`."""
-    return (*FACTS, *measured(probes), *SURELY_BETTER.values(), *PARETO, *TEXTS)
+    return (*FACTS, *numbers(probes), *PARETO, *TEXTS)
 
 
 def names(probes: Iterable[Column] = ()) -> list[str]:

@@ -33,6 +33,9 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
         )
     if columns.COST.header in headers:
         yield f"cost: training time relative to the median of {BASELINE} on the same machine."
+    for column in columns.all_columns(board.probes):
+        if column.name in board.choice.wanted and column.meaning and not column.on_page:
+            yield f"{column.heading(board.records[0].epsilon)}: {column.meaning}"
     if board.below:
         yield f"{board.below} more rows are left out: the {board.choice.top} best means were asked for, and {BASELINE}."
 
@@ -41,11 +44,14 @@ def _order(board: Board, headers: Sequence[str]) -> str:
     assert board.ordering is not None
     name = board.ordering.heading(board.records[0].epsilon)
     if RANK not in headers:
-        return f"Ordered by {name}, the best mean first; which differences are real is not known."
-    words = [f"Ordered by {name}: by group, then by name. Rows that share a letter cannot be told apart."]
+        return f"Ordered by {name}, the best first; which differences are real is not known."
+    words = [f"Ordered by {name}: by first letter, then by name. Rows that share a letter cannot be told apart."]
     words.append("rank: 95 % interval of the place among all rows.")
     if TO_BASELINE in headers:
-        words.append(f"{TO_BASELINE}: paired difference, * if p < {LEVEL:g} after Holm's correction over the rows.")
+        words.append(
+            f"{TO_BASELINE}: paired difference, on pages [95 % interval], * if p < {LEVEL:g} after Holm's correction"
+            " over the rows."
+        )
     return " ".join(words)
 
 

@@ -110,7 +110,7 @@ def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) ->
         runs: folder of the records.
         asked: rows that are always shown.
     """
-    known = where_rows_stand(Reading({runs / f"{record.id}.json": record for record in records}, {}), DEFAULT_SORT)
+    known = where_rows_stand(Reading({runs / f"{record.id}.json": record for record in records}, {}), [DEFAULT_SORT])
     show(records, EVERYTHING, known, View(asked, command=f"marginbench leaderboard {quote(str(runs.parent))}"))
 
 
@@ -232,16 +232,20 @@ def _brief(column: PageColumn, board: Board, shown: Sequence[int]) -> PageColumn
     if column.header == METHOD:
         marks = [(Span(f" {MARK}"),) * bool(doubts_of(board.rows[place])) for place in shown]
         cells = [cell + mark for cell, mark in zip(cells, marks, strict=True)]
-    if width := max((len(span.text) for cell in cells for span in cell if span.role == "letters"), default=0):
-        cells = [_padded(cell, width) for cell in cells]
+    if any(span.role == "letters" for cell in cells for span in cell):
+        cells = _aligned(cells)
     return replace(column, cells=cells)
 
 
-def _padded(cell: Cell, width: int) -> Cell:
-    """With letters of that width, so that numbers stand below each other."""
-    others = tuple(span for span in cell if span.role != "letters")
-    letters = "".join(span.text for span in cell if span.role == "letters")
-    return *others, Span(f"{letters:{width}}", "letters")
+def _aligned(cells: Sequence[Cell]) -> list[Cell]:
+    """With numbers that end, and letters that begin, below each other."""
+    numbers = [tuple(span for span in cell if span.role != "letters") for cell in cells]
+    letters = ["".join(span.text for span in cell if span.role == "letters") for cell in cells]
+    width, wide = max(len(plain(number)) for number in numbers), max(map(len, letters))
+    return [
+        (Span(" " * (width - len(plain(number)))), *number, Span(f"{text:{wide}}", "letters"))
+        for number, text in zip(numbers, letters, strict=True)
+    ]
 
 
 def _grid(board: Board, table: Sequence[PageColumn], places: Sequence[int | None]) -> "Table":
@@ -278,7 +282,8 @@ def _cell(column: PageColumn, cell: Cell, colour: str) -> "Text":
     """Letters say what the colours say."""
     from rich.text import Text
 
-    text = Text()
+    padded = any(span.role == "letters" for span in cell)  # already: rich would strip what stands on the right
+    text = Text(justify="left" if padded else None)
     for span in cell:
         of_group = colour if column.ordering else ""
         text.append(spaced(span), f"bold {of_group}" if span.role == "best" else of_group)
