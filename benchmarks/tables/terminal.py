@@ -51,7 +51,7 @@ LEAST_FIRST = (
 )  # first words of headers
 ALWAYS = 2  # columns: the method and what orders the rows
 PADDING = 2  # characters between two columns
-FIRST, LAST = 10, 3  # rows that are shown of a long table
+FIRST, BEST, LAST = 10, 5, 3  # rows that are shown of a long table; the best by their means
 SHORT = 20  # rows that are shown whole
 MARK = "†"  # of a row that has doubts
 DETAILS = ("interval", "error")  # pieces of cells that are left out
@@ -162,15 +162,16 @@ def shown_rows(board: Board, asked: Collection[str]) -> list[int | None]:
     """Places of the rows to show, with None where some are left out.
 
     A table that is short, or that was asked for by `--top` or `--methods`, is shown whole; of others the first and the
-    last of the rows that were measured and count, the best group as far as it is not long, the best mean, the baseline,
-    and what was asked for. No row is left out alone.
+    last of the rows that were measured and count, the best group unless it is long, the best means, the baseline, and
+    what was asked for. No row is left out alone.
     """
     count = len(board.rows)
     if count <= SHORT or board.choice.top is not None or board.choice.methods:
         return list(range(count))
     measured = [place for place, row in enumerate(board.rows) if row.facts["n"] and not row.mark]
     best_group = sum(of is not None and of.group == 1 for of in map(board.of, board.rows))
-    matter = {*measured[: min(max(FIRST, best_group), SHORT)], *measured[-LAST:], *_best(board, measured)}
+    first = best_group if FIRST < best_group <= SHORT else FIRST
+    matter = {*measured[:first], *measured[-LAST:], *_best(board, measured)}
     shown = [
         place in matter or is_baseline(row) or row.facts["method"] in asked for place, row in enumerate(board.rows)
     ]
@@ -186,13 +187,12 @@ def shown_rows(board: Board, asked: Collection[str]) -> list[int | None]:
 
 
 def _best(board: Board, places: Sequence[int]) -> list[int]:
-    """The row with the best mean in the column that orders them; by name, it may stand anywhere in its group."""
+    """The rows with the best means in the column that orders them; by name, they may stand anywhere in their group."""
     column = board.ordering
     means = {} if column is None else {place: board.rows[place].mean(column.name)[0] for place in places}
     known = {place: mean for place, mean in means.items() if not math.isnan(mean)}
-    if column is None or not known:
-        return []
-    return [(min if column.ascending else max)(known, key=lambda place: known[place])]
+    descending = column is not None and not column.ascending
+    return sorted(known, key=lambda place: known[place], reverse=descending)[:BEST]
 
 
 def fitting(table: Sequence[PageColumn], width: int, in_order: bool = False) -> list[PageColumn]:
