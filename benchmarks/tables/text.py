@@ -5,7 +5,8 @@ from html import escape
 
 from marginbench.benchmarks.tables.cells import Cell, PageColumn, Side, Span, spaced
 
-WIDE = 75  # characters; LaTeX scales a table of more to the width of the line
+LONG = 35  # rows; those of more are set small, so that some sixty fit a page
+WIDE, WIDE_SMALL = 75, 110  # characters; LaTeX scales a table of more to the width of the line
 
 _SIGNS = {
     "±": r"$\pm$",
@@ -83,7 +84,8 @@ def latex(table: Sequence[PageColumn], caption: str, label: str, comments: Seque
             r"\end{tabular}",
         ]
     )
-    wide = sum(max(map(len, [column.header, *column.texts])) + 2 for column in table) > WIDE
+    long = len(body) > LONG
+    wide = sum(max(map(len, [column.header, *column.texts])) + 2 for column in table) > (WIDE_SMALL if long else WIDE)
     packages = "booktabs,graphicx" if wide else "booktabs"
     lines = [
         *(f"% {' '.join(comment.split())}" for comment in (rf"\usepackage{{{packages}}}", *comments)),
@@ -91,6 +93,7 @@ def latex(table: Sequence[PageColumn], caption: str, label: str, comments: Seque
         r"\centering",
         rf"\caption{{{_latex(caption.replace('`', ''))}}}",
         rf"\label{{tab:{label}}}",
+        *([r"\scriptsize"] if long else []),
         rf"\resizebox{{\linewidth}}{{!}}{{{tabular}}}" if wide else tabular,
         r"\end{table}",
         "",
