@@ -23,7 +23,7 @@ def interval(values: Sequence[float], points: int | None = None) -> tuple[float,
     if half is None:
         return math.nan, math.nan
     low, high = mean - half, mean + half
-    if points is None or (half > 0 and low >= 0 and high <= 1):
+    if points is None or (min(values) < max(values) and low >= 0 and high <= 1):
         return low, high
     least, most = clopper_pearson(mean, points)
     return min(max(low, 0.0), least), max(min(high, 1.0), most)

@@ -84,7 +84,8 @@ def luck(seeds: "np.ndarray", size: "np.ndarray | float" = 1.0) -> Luck:
     for a row of n seeds with sample variance s^2. The rows of a table share initial weights and the order of the data
     seed by seed: where no run is missing, what a seed does to all rows, in units of sqrt(size), is taken out of s^2,
     which has d = (n - 1)(R - 1) / R degrees of freedom then and n - 1 otherwise. d0 and s0 are estimated from the
-    spread of log(s^2 / size) over the rows; d0 + d is at most the sum of all d. NaN below three seeds.
+    spread of log(s^2 / size) over the rows; d0 + d is at most the sum of all d. Two rows are compared
+    by Student's paired t test, therefore. NaN below three seeds.
 
     Args: as `pairwise`.
     """
@@ -143,8 +144,8 @@ def _prior(ratios: "np.ndarray", degrees: "np.ndarray") -> tuple[float, float]:
     half = degrees[kept] / 2
     e = np.log(ratios[kept]) - digamma(half) + np.log(half)
     excess = e.var(ddof=1) - polygamma(1, half).mean()
-    if excess <= 0:
-        return np.inf, float(np.exp(e.mean()))
+    if excess <= 0:  # no more than chance: all rows have one spread
+        return np.inf, float(ratios[kept] @ degrees[kept] / degrees[kept].sum())
     low, high = 1e-3, 1e6  # of d0 / 2: trigamma falls
     for _ in range(60):
         middle = np.sqrt(low * high)

@@ -1,0 +1,218 @@
+"""Where rows stand, on records whose arrays are made by hand."""
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import EPSILON, a_record
+
+from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.records.reader import Reading, read_folders
+from marginbench.benchmarks.records.record import write_record
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.across import across
+from marginbench.benchmarks.tables.frame import leaderboard
+from marginbench.benchmarks.tables.standing import standings
+from marginbench.methods.errors import ParameterError
+
+POINTS = 200
+SUITE = "f" * 64
+ROBUST, CERTIFIED, UPPER = "robust_accuracy_l2", "certified_accuracy_l2", "margin_upper_l2"
+
+
+def margins(row: int, seed: int, shift: float, tight: float) -> dict[str, np.ndarray]:
+    """Per-point arrays: points of a difficulty of their own, noise of the row and seed; certified is a share of it."""
+    hard = np.random.default_rng(0).gamma(4, 0.1, POINTS)
+    upper = hard + shift + 0.02 * np.random.default_rng([1, row, seed]).normal(size=POINTS)
+    right = upper > 0.1
+    upper = np.where(right, upper, 0.0)
+    label = np.arange(POINTS) % 10
+    lower = tight * upper
+    return {
+        "index": np.arange(POINTS),
+        "label": label,
+        "prediction": np.where(right, label, (label + 1) % 10),
+        "output_margin": upper,
+        "upper_l2": upper,
+        "lower_l2": lower,
+        "upper_linf": upper / 5,
+        "lower_linf": lower / 5,
+        "lower_l2_crown": lower,
+        "lower_linf_crown": lower / 5,
+    }
+
+
+def write(folder: Path, method: str, row: int, shift: float = 0.0, tight: float = 0.5, **changes: Any) -> None:
+    """The runs of a row: as many as `seeds`, whose arrays `change` may alter."""
+    seeds, change = changes.pop("seeds", 3), changes.pop("change", lambda arrays: arrays)
+    for seed in range(seeds):
+        arrays = change(margins(row, seed, shift, tight))
+        metrics = {**summarise(arrays, EPSILON), "validation_accuracy": 0.9 + 0.01 * ((row + seed) % 3)}
+        write_record(folder / "runs", a_record(method, seed, metrics=metrics, **changes), arrays)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two rows that are equal, and two that are better, of which one is certified."""
+    write(tmp_path, "ce", 0)
+    write(tmp_path, "twin", 1)
+    write(tmp_path, "good", 2, 0.3)
+    write(tmp_path, "sure", 3, 0.3, 0.98)
+    return tmp_path
+
+
+def test_rows_that_are_equal_share_letters_group_and_ranks(folder: Path) -> None:
+    found = standings(read_folders([folder]), [ROBUST])
+    of = {row: found[SUITE, row][ROBUST] for row in ("ce", "twin", "good", "sure")}
+    assert [of[row].letters for row in of] == ["b", "b", "a", "a"]
+    assert [of[row].group for row in of] == [2, 2, 1, 1]
+    assert [(of[row].best_rank, of[row].worst_rank) for row in of] == [(3, 4), (3, 4), (1, 2), (1, 2)]
+    assert of["twin"].p > 0.05 and of["good"].p < 0.001 and math.isnan(of["ce"].p) and math.isnan(of["ce"].difference)
+
+
+def test_the_numbers_are_those_of_the_arrays(folder: Path) -> None:
+    of = standings(read_folders([folder]), [ROBUST])[SUITE, "good"][ROBUST]
+    seeds = [np.mean(margins(2, seed, 0.3, 0.5)["upper_l2"] > 0.5) for seed in range(3)]
+    base = [np.mean(margins(0, seed, 0.0, 0.5)["upper_l2"] > 0.5) for seed in range(3)]
+    assert of.mean == pytest.approx(np.mean(seeds)) and of.n == 3
+    assert of.difference == pytest.approx(np.mean(seeds) - np.mean(base))
+    assert of.difference_low < of.difference < of.difference_high and of.low < of.mean < of.high
+
+
+def test_small_is_good_where_the_column_says_so(tmp_path: Path) -> None:
+    for place, method in enumerate(("ce", "slow", "slower")):
+        for seed in range(3):
+            cost = {"seconds": 2.0 * 4**place + 0.01 * seed}
+            write_record(tmp_path / "runs", a_record(method, seed, cost=cost), {})
+    found = standings(read_folders([tmp_path]), ["cost"])
+    assert [found[SUITE, row]["cost"].group for row in ("ce", "slow", "slower")] == [1, 2, 3]
+    assert found[SUITE, "slow"]["cost"].best_rank == 2 and found[SUITE, "slow"]["cost"].difference > 0
+
+
+def test_below_three_seeds_nothing_is_compared(tmp_path: Path) -> None:
+    write(tmp_path, "ce", 0)
+    write(tmp_path, "twin", 1)
+    write(tmp_path, "few", 2, 0.3, seeds=2)
+    found = standings(read_folders([tmp_path]), [ROBUST, "validation_accuracy"])
+    for of in found[SUITE, "few"].values():
+        assert of.n == 2 and math.isfinite(of.mean) and math.isfinite(of.difference)
+        assert all(map(math.isnan, (of.low, of.high, of.difference_low, of.p)))
+        assert of.letters == "" and of.group is of.best_rank is of.worst_rank is None
+    assert found[SUITE, "ce"][ROBUST].worst_rank == 2, "of the rows that are compared"
+
+
+def test_rows_without_their_arrays_are_not_compared_point_by_point(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reading = read_folders([folder])
+    lost = next(path for path, record in reading.records.items() if record.method == "good")
+    lost.with_suffix(".npz").unlink()
+    with caplog.at_level(logging.WARNING):
+        found = standings(reading, [ROBUST, "validation_accuracy"])
+    assert "row good is not compared" in caplog.text and lost.stem in caplog.text
+    assert found[SUITE, "good"][ROBUST].group is None and math.isfinite(found[SUITE, "good"][ROBUST].low)
+    assert found[SUITE, "good"]["validation_accuracy"].group is not None, "which is known without arrays"
+    assert found[SUITE, "sure"][ROBUST].worst_rank == 1
+    bare = Reading({path: replace(record, arrays_sha256=None) for path, record in reading.records.items()}, {})
+    assert {of[ROBUST].group for of in standings(bare, [ROBUST]).values()} == {None}
+
+
+def test_other_test_points_are_not_compared(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(folder, "zzz", 9, 0.3, change=lambda arrays: arrays | {"index": arrays["index"] + 1})
+    with caplog.at_level(logging.WARNING):
+        found = standings(read_folders([folder]), [ROBUST])
+    assert [row for (_, row), of in found.items() if of[ROBUST].group is None] == [
+        row for row in ("ce", "twin", "good", "sure", "zzz") if f"row {row} is not compared" in caplog.text
+    ]
+    assert "measured on other test points" in caplog.text and "row ce is not" not in caplog.text
+
+
+def test_a_margin_that_no_attack_ends_has_no_rank(folder: Path) -> None:
+    def unmoved(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return arrays | {"upper_l2": np.where(np.arange(POINTS) == 3, np.inf, arrays["upper_l2"])}
+
+    write(folder, "masked", 9, change=unmoved)
+    found = standings(read_folders([folder]), [UPPER, ROBUST])
+    of = found[SUITE, "masked"]
+    assert of[UPPER].mean == math.inf and of[UPPER].group is None and math.isnan(of[UPPER].difference)
+    assert of[ROBUST].group is not None and found[SUITE, "sure"][UPPER].worst_rank == 2
+
+
+def test_suites_and_versions_do_not_mix(folder: Path) -> None:
+    wanted = standings(read_folders([folder]))
+    write(folder, "twin", 7, 0.9, identity={"revision": 0})
+    other = "e" * 64
+    write(folder, "good", 8, 0.9, identity={"suite": other})
+    found = standings(read_folders([folder]))
+    assert repr({key: of for key, of in found.items() if key[0] == SUITE}) == repr(wanted)
+    assert (other, "good") in found and found[other, "good"][ROBUST].best_rank == 1
+    assert math.isnan(found[other, "good"][ROBUST].difference), "no ce in that suite"
+
+
+def test_surely_better_is_certified_against_attacked(folder: Path) -> None:
+    found = standings(read_folders([folder]), list(columns.SURELY_BETTER))
+    counts = {row: found[SUITE, row]["surely_better_l2"].mean for row in ("ce", "twin", "good", "sure")}
+    assert counts == {"ce": 0, "twin": 0, "good": 0, "sure": 2}, "good may be as robust as sure, or as ce"
+    frame = leaderboard(folder, "surely_better_l2")
+    assert frame["method"][0] == "sure" and list(frame["surely_better_l2"]) == [2, 0, 0, 0]
+
+
+def test_surely_better_says_nothing_of_few_seeds(tmp_path: Path) -> None:
+    write(tmp_path, "ce", 0)
+    write(tmp_path, "sure", 1, 0.3, 0.98, seeds=2)
+    found = standings(read_folders([tmp_path]), ["surely_better_l2"])
+    assert (
+        math.isnan(found[SUITE, "sure"]["surely_better_l2"].mean) and found[SUITE, "ce"]["surely_better_l2"].mean == 0
+    )
+
+
+def test_unknown_is_robust_and_not_certified(folder: Path) -> None:
+    frame = leaderboard(folder).set_index("method")
+    assert frame["unknown_l2"].tolist() == pytest.approx((frame[ROBUST] - frame[CERTIFIED]).tolist())
+    arrays = [margins(3, seed, 0.3, 0.98) for seed in range(3)]
+    wanted = np.mean([(each["lower_l2"] < 0.5) & (each["upper_l2"] > 0.5) for each in arrays])
+    assert frame.loc["sure", "unknown_l2"] == pytest.approx(wanted)
+    assert frame.loc["sure", "unknown_l2_group"] == 1, "where least is unknown"
+
+
+def test_frames_hold_the_standing_of_every_column(folder: Path) -> None:
+    found = standings(read_folders([folder]))
+    frame = leaderboard(folder, UPPER).set_index("method")
+    for row in ("ce", "good"):
+        for name in (ROBUST, UPPER, "clean_accuracy", "validation_accuracy", "unknown_linf"):
+            for end in columns.STANDING:
+                of = getattr(found[SUITE, row][name], end)
+                shown = frame.loc[row, f"{name}_{end}"]
+                assert shown == of or (pd.isna(shown) and pd.isna(of))
+    assert list(frame.index) == ["good", "sure", "ce", "twin"], "by group, then by name"
+
+
+def test_ranks_across_suites(folder: Path) -> None:
+    other = "e" * 64
+    for row, (method, shift) in enumerate({"ce": 0.0, "good": 0.2, "alone": 0.1}.items()):
+        write(folder, method, row, shift, identity={"suite": other})
+    found = across(read_folders([folder]), ROBUST)
+    assert found is not None and found.rows == ["good", "ce"] and found.left_out == ["alone", "sure", "twin"]
+    assert found.average_ranks == {"good": 1.0, "ce": 2.0} and found.cliques == [["good", "ce"]]
+    assert "all pairs of 2 rows need 6 suites" in found.ranking.power
+    assert across(read_folders([folder]), ROBUST, [other]) is None
+    with pytest.raises(ParameterError, match="no such column"):
+        across(read_folders([folder]), "robust")
+
+
+def test_fronts_are_marked_among_the_rows_that_count(tmp_path: Path) -> None:
+    rows = {"ce": (1.0, 0.5), "dear": (8.0, 0.9), "bad": (9.0, 0.8), "cheap": (0.5, 0.2)}
+    for method, (seconds, clean) in rows.items():
+        cost = {"seconds": seconds, "steps": 10, "forward": 2 * seconds, "backward": seconds}
+        write_record(tmp_path / "runs", a_record(method, clean=clean, cost=cost), {})
+    write_record(tmp_path / "runs", a_record("ce", clean=0.99, cost={"seconds": 0.1}, identity={"revision": 0}), {})
+    frame = leaderboard(tmp_path).set_index("method")
+    both = f"clean_accuracy {ROBUST}"
+    assert frame.loc[["dear", "bad", "cheap"], "pareto_cost"].tolist() == [both, "", both]
+    assert sorted(frame.loc["ce", "pareto_passes"]) == ["", both], "the older version is on no front"
+    assert frame.loc["dear", "passes"] == 8 and frame.loc["dear", "pareto_clean_accuracy"] == ROBUST
