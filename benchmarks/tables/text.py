@@ -6,7 +6,7 @@ from html import escape
 from marginbench.benchmarks.tables.cells import Cell, PageColumn, Side, Span, spaced
 
 LONG = 35  # rows; those of more are set small, so that some sixty fit a page
-WIDE, WIDE_SMALL = 75, 110  # characters; LaTeX scales a table of more to the width of the line
+WIDE, WIDE_SMALL = 65, 85  # characters; LaTeX scales a table of more to the width of the line
 
 _SIGNS = {
     "±": r"$\pm$",
@@ -85,15 +85,15 @@ def latex(table: Sequence[PageColumn], caption: str, label: str, comments: Seque
         ]
     )
     long = len(body) > LONG
-    wide = sum(max(map(len, [column.header, *column.texts])) + 2 for column in table) > (WIDE_SMALL if long else WIDE)
+    wide = sum(map(_latex_width, table)) > (WIDE_SMALL if long else WIDE)
     packages = "booktabs,graphicx" if wide else "booktabs"
     lines = [
         *(f"% {' '.join(comment.split())}" for comment in (rf"\usepackage{{{packages}}}", *comments)),
         r"\begin{table}",
         r"\centering",
+        *([r"\scriptsize\renewcommand{\arraystretch}{0.9}"] if long else []),
         rf"\caption{{{_latex(caption.replace('`', ''))}}}",
         rf"\label{{tab:{label}}}",
-        *([r"\scriptsize"] if long else []),
         rf"\resizebox{{\linewidth}}{{!}}{{{tabular}}}" if wide else tabular,
         r"\end{table}",
         "",
@@ -144,6 +144,12 @@ def _latex(text: str) -> str:
     for sign, command in _SIGNS.items():
         text = text.replace(sign, command)
     return text
+
+
+def _latex_width(column: PageColumn) -> int:
+    """In characters, with the space beside it."""
+    cells = (sum(len(span.text) for span in cell if span.role not in ("error", "letters")) for cell in column.cells)
+    return max(len(column.header), *cells) + 2
 
 
 def _latex_span(span: Span) -> str:
