@@ -51,7 +51,7 @@ def write_row(
         arrays = some_arrays(strength, seed, certified)
         curve = [CurvePoint(epoch, 1 - 0.2 / epoch, 0.1, 0.9 - 0.2 / epoch + 0.01 * seed, 0.3) for epoch in epochs]
         metrics = {**summarise(arrays, EPSILON), "validation_accuracy": 0.85, "train_accuracy": 0.95}
-        cost = {"seconds": 10 * strength, "forward": 1.0 + 10 * strength, "backward": 1.0}
+        cost = {"seconds": 10 * strength, "forward": 1.0 + 10 * strength, "backward": 1.0, "steps": 100}
         more: dict[str, Any] = {"metrics": metrics, "cost": cost, "curve": curve, "losses": [2.0, 1.0], "suite": facts}
         record = a_record(row, seed, identity={"fields": {}, **(identity or {})}, **more)
         write_record(folder / facts.name / "runs", record, arrays)
@@ -85,7 +85,9 @@ def marks(chart: Any) -> Counter[str]:
 
 
 def texts(chart: Any) -> list[str]:
-    return [element.text for element in drawing(chart).iter() if element.tag.endswith("text") and element.text]
+    """What is written, the lines of one text together."""
+    found = [" ".join(element.itertext()) for element in drawing(chart).iter() if element.tag.endswith("text")]
+    return [text for text in found if text]
 
 
 def drawing(chart: Any) -> ET.Element:

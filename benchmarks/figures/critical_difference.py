@@ -6,7 +6,15 @@ After Demšar, JMLR 7, 2006, section 3.2.4.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.layers import inline, picked_parameter, row_colour, titled
+from marginbench.benchmarks.figures.rows import reading_of
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.across import across
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError, suggest
 
 ROW, BAR, FRAME_HEIGHT = 14, 6, 68  # pixels: of a name, of a bar, of title and axis
 LETTER = 0.021  # width of a letter, as a share of a figure in a column
@@ -77,3 +85,35 @@ def diagram(
 def _ticks(worst: int) -> list[int]:
     step = max(1, worst // 8)
     return [1, *range(step if step > 1 else 2, worst + 1, step)]
+
+
+@figure("suites")
+def critical_difference(source: Any, *, column: str = DEFAULT_SORT, picked: Sequence[str] | None = None) -> Any:
+    """Average ranks of rows across suites, with bars over rows that cannot be told apart.
+
+    Every suite ranks the rows by their means over seeds; bars are those of Wilcoxon's test with Holm's correction, see
+    `statistics.blocks`. The subtitle says how many suites it takes before anything can be told apart.
+
+    Args:
+        source: see `rows_of`, with two suites or more. Rows that one of them lacks are left out.
+        column: of the leaderboard.
+        picked: rows to highlight. Default: the baseline.
+
+    Raises:
+        ParameterError: no such column, or no such row in all suites.
+        MarginbenchError: fewer than two suites share two rows.
+    """
+    reading = reading_of(source)
+    known = {one.name: one for one in columns.measured(columns.of_probes(reading.records.values()))}
+    if column not in known:
+        raise ParameterError("column", column, f"no such column: {suggest(column, known)}")
+    found = across(reading, column)
+    if found is None:
+        raise MarginbenchError(f"{column}: ranks across suites take two suites or more that share two rows")
+    for name in picked or ():
+        if name not in found.rows:
+            raise ParameterError("picked", name, f"no such row in all suites: {suggest(name, found.rows)}")
+    what = known[column].header.replace(" %", " accuracy" if "accuracy" in column else "").partition("{")[0].strip()
+    chosen = [row for row in (BASELINE,) if row in found.rows] if picked is None else list(picked)
+    title = f"{what} across {len(found.suites)} suites"
+    return diagram(found.average_ranks, found.cliques, chosen, title, found.ranking.power)

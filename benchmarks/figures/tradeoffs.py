@@ -8,12 +8,13 @@ from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.layers import titled
 from marginbench.benchmarks.figures.rows import Interval, Rows, rows_of
 from marginbench.benchmarks.figures.scatter import Quantity, pareto, scatter
-from marginbench.benchmarks.statistics.paired import mean_and_interval
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError
 
-COSTS = {"seconds": "training time, ce = 1", "passes": "passes, per image and epoch"}
+COSTS = {"seconds": columns.COST, "passes": columns.PASSES}
 
 
 @figure()
@@ -53,9 +54,9 @@ def cost(
         suite: see `rows_of`.
         picked: rows to highlight. Default: the baseline, and the best by the column.
         column: what the cost is spent for.
-        unit: seconds are relative to the median of the baseline on the same machine, as in the tables; passes are
-            forward and backward passes through the network for each image of an epoch, of which cross-entropy takes
-            two, on any machine. Methods that compute bounds layer by layer need more than their passes say.
+        unit: of the training, relative to the median of the baseline: seconds on the same machine; or passes forward
+            and backward through the network, on any machine. Methods that compute bounds layer by layer need more than
+            their passes say.
 
     Raises:
         ParameterError: there is no such column or unit.
@@ -64,8 +65,10 @@ def cost(
     if unit not in COSTS:
         raise ParameterError("unit", unit, f"should be {' or '.join(COSTS)}")
     rows = rows_of(source, suite)
-    spent = {row: _passes(rows, row) if unit == "passes" else rows.interval(row, "cost") for row in rows.runs}
-    return _figure(rows, Quantity(COSTS[unit], ascending=True, logarithmic=True), spent, column, picked)
+    against = COSTS[unit]
+    spent = {row: rows.interval(row, against.name) for row in rows.runs}
+    x = Quantity(f"{unit} of the training, {BASELINE} = 1", ascending=True, logarithmic=True)
+    return _figure(rows, x, spent, column, picked)
 
 
 def _figure(rows: Rows, x: Quantity, of_x: Mapping[str, Interval], column: str, picked: Sequence[str] | None) -> Any:
@@ -78,9 +81,3 @@ def _figure(rows: Rows, x: Quantity, of_x: Mapping[str, Interval], column: str, 
     chosen = [row for row in rows.picked(picked, column) if row in known or picked is not None]
     subtitle = "Ringed: no row is better in both."
     return titled(scatter(known, x, y, chosen, front), f"{rows.suite}: {y.title}", subtitle, height=212)
-
-
-def _passes(rows: Rows, row: str) -> Interval:
-    of_seeds = [[record.cost.get(way) for way in ("forward", "backward")] for record in rows.runs[row]]
-    mean, half = mean_and_interval([math.nan if None in own else sum(filter(None, own)) for own in of_seeds])
-    return (mean, math.nan, math.nan) if half is None else (mean, mean - half, mean + half)

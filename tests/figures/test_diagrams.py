@@ -1,10 +1,12 @@
 """Figures of plain numbers: critical differences, and what predicts what."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from figure_support import data_of, marks, texts
+from figure_support import data_of, marks, texts, write_row
+from made import EPSILON
 
 from marginbench.benchmarks.figures.critical_difference import diagram
 from marginbench.benchmarks.figures.draw import dressed, plot
@@ -28,6 +30,29 @@ def test_the_best_rank_stands_on_the_left() -> None:
     lines = {line["row"]: line for line in data_of(chart, "rank")}
     assert [row for row, line in lines.items() if line["left"]] == ["mma", "omma", "pgd_at"]
     assert lines["mma"]["y"] < lines["omma"]["y"] < lines["pgd_at"]["y"] and lines["ce"]["y"] < lines["mixup"]["y"]
+
+
+def test_average_ranks_are_those_of_the_suites(tmp_path: Path) -> None:
+    for i in range(3):
+        suite = {"name": f"toy{i}", "title": "", "evaluation": {"epsilon": EPSILON}}
+        for row, strength in {"ce": 0.5, "mixup": 0.7, "mma": 1.0}.items():
+            write_row(tmp_path, row, strength, suite=suite, identity={"suite": str(i) * 64})
+    write_row(tmp_path, "ibp", 0.5, suite=suite, identity={"suite": "2" * 64})
+    chart = plot("critical_difference", tmp_path)
+    assert {line["row"]: line["rank"] for line in data_of(chart, "rank")} == {"mma": 1, "mixup": 2, "ce": 3}
+    assert "robust accuracy L2 across 3 suites" in texts(chart)
+    assert "With 3 suites no pair of rows can be told apart" in " ".join(texts(chart))
+    (bar,) = data_of(chart, "low")
+    assert (bar["low"], bar["high"]) == (1, 3), "three suites show nothing"
+    with pytest.raises(ParameterError, match="no such row in all suites"):
+        plot("critical_difference", tmp_path, picked=["ibp"])
+    with pytest.raises(ParameterError, match="no such column"):
+        plot("critical_difference", tmp_path, column="robust")
+
+
+def test_one_suite_ranks_nothing_across_suites(board: Path) -> None:
+    with pytest.raises(MarginbenchError, match="two suites or more"):
+        plot("critical_difference", board)
 
 
 def a_cell(measure: str, target: str, tau: float, half: float | None) -> dict[str, Any]:
