@@ -72,4 +72,6 @@ def titled(chart: Any, text: str, subtitle: str = "", height: int = 190) -> Any:
 
     head, small = (textwrap.wrap(words, letters) for words, letters in ((text, TITLE), (subtitle, SUBTITLE)))
     title = alt.TitleParams(head, subtitle=small or alt.Undefined)
-    return chart.properties(title=title, height=height + LINE * (len(head) - 1 + len(small)))
+    told = f"{text}. {subtitle}".strip()  # by screen readers
+    tall = height + LINE * (len(head) - 1 + len(small))
+    return chart.properties(title=title, description=told, height=tall)

@@ -8,9 +8,14 @@ from typing import Any
 PIXELS_PER_MM = 96 / 25.4  # of CSS and SVG
 COLUMN_MM = 84.0  # of a paper in two columns
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
-# Okabe and Ito's colours (Color Universal Design, 2008), darkened for white paper and as they are for a dark page
-LIGHT = ("#0072b2", "#d55e00", "#009e73", "#a8437f", "#b07a00", "#2f8fc4", "#5b4b8a", "#7a5c3a", "#5f6b2d", "#70757d")
-DARK = ("#56b4e9", "#e8843c", "#2fc79a", "#dd91bd", "#f0c24a", "#8fd0f5", "#b3a3e6", "#cfae88", "#b9c77a", "#c3c8ce")
+# Okabe and Ito's colours (Color Universal Design, 2008) where they can be seen on the page, and others that differ from
+# them and from each other under each kind of colour blindness
+LIGHT = (
+    "#0072b2", "#d55e00", "#009e73", "#a8437f", "#4f2d17", "#9806f9", "#03037c", "#d951fb", "#63033d", "#70757d"
+)  # fmt: skip
+DARK = (
+    "#56b4e9", "#e8843c", "#2fc79a", "#dd91bd", "#f0e442", "#8a4dfa", "#227f70", "#affc9c", "#8383fc", "#c3c8ce"
+)  # fmt: skip
 
 
 def config(dark: bool = False) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def config(dark: bool = False) -> dict[str, Any]:
         },
         "range": {
             "category": list(DARK if dark else LIGHT),
-            "diverging": ["#a8501a", paper, "#1d6a99"] if dark else ["#e58a4f", paper, "#4fa3d6"],
+            "diverging": ["#94420f", paper, "#185e8a"] if dark else ["#e58a4f", paper, "#4fa3d6"],
         },
         "text": text,
         "style": {
