@@ -128,6 +128,24 @@ def chance_across(x: np.ndarray, y: np.ndarray, groups: np.ndarray, blocks: np.n
     return _share_beyond(drawn / len(s), float(np.vdot(s, t)) / len(s))
 
 
+def chance_linear(features: np.ndarray, y: np.ndarray, groups: np.ndarray, draws: int = 1000) -> float:
+    """p of a linear fit to the means of the groups where the means of y are dealt out anew: it fits as well by chance.
+
+    Args:
+        features: [n, p]; y: [n]; both finite.
+        groups: [n] int64 in 0 .. G-1, each with a member.
+    """
+    count = np.bincount(groups)
+    means = np.stack([np.bincount(groups, column) / count for column in (*features.T, y)], axis=1)
+    means -= means.mean(0)
+    span, sizes, _ = np.linalg.svd(means[:, :-1], full_matrices=False)
+    span = span[:, sizes > 1e-9 * max(float(sizes.max()), 1e-300)]
+    stream = np.random.default_rng(0)
+    dealt = stream.permuted(np.tile(means[:, -1], (draws, 1)), axis=1)
+    fitted = ((dealt @ span) ** 2).sum(1)
+    return _share_beyond(fitted, float(((means[:, -1] @ span) ** 2).sum()))
+
+
 def information(
     x: np.ndarray, y: np.ndarray, conditions: Sequence[np.ndarray], weights: np.ndarray | None = None
 ) -> np.ndarray:

@@ -13,6 +13,7 @@ from marginbench.benchmarks.records.reader import Reading, read_arrays
 from marginbench.benchmarks.statistics.association import (
     across,
     chance_across,
+    chance_linear,
     chance_within,
     held_out_errors,
     information,
@@ -48,7 +49,7 @@ class Paired:
     networks: int
     methods: int
     scores: dict[str, tuple[float, float, float]]  # of SCORES: value, and its 95 % interval
-    chance: dict[str, Callable[[], float]]  # of AXES: p of shuffled values, computed where it matters
+    chance: dict[str, Callable[[], float]]  # of AXES and r2: p of shuffled values, computed where it matters
     draws: dict[str, np.ndarray]  # of AXES and r2: [DRAWS] values of the bootstrap, the same samples for all measures
 
 
@@ -66,7 +67,7 @@ def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = F
         Kendall's tau-b over all networks; its mean over seeds of the tau across methods, and over methods of the tau
         across seeds (the granulated coefficients, and their mean); the conditional information of PGDL; R2 of a linear
         predictor for methods left out. Of `across`, `within` and `r2` also `_shown`: an interval that holds for all
-        measures of the target at once (Bonferroni) does not hold 0, R2 lies above it, and tau passes a permutation test
+        measures of the target at once (Bonferroni) does not hold 0, R2 lies above it, and it passes a permutation test
         too; of `across` and `within` also `_best`: not told apart from the best measure, by such an interval of the
         difference. Measures that contain the accuracy or decide the target compete with none.
 
@@ -159,6 +160,7 @@ def _paired(
     chance: dict[str, Callable[[], float]] = {
         "across": lambda: chance_across(x[:, 0], y, methods, seeds),
         "within": lambda: chance_within(x[:, 0], y, methods),
+        "r2": lambda: chance_linear(x, y, methods),
     }
     kept = {name: draws[name][1:] for name in (*AXES, "r2")}
     return Paired(measure, target, target.shares(measure), len(networks), count, scores, chance, kept)
@@ -176,7 +178,7 @@ def _competing(found: Sequence[Paired]) -> list[tuple[Paired, dict[str, bool]]]:
         for i in in_play:
             low, high = interval(found[i].draws[name], found[i].methods, level)
             shown = low > 0 or (high < 0 and name in AXES)
-            verdicts[i][f"{name}_shown"] = shown and (name not in AXES or found[i].chance[name]() < 1 - level)
+            verdicts[i][f"{name}_shown"] = shown and found[i].chance[name]() < 1 - level
         if name in AXES and in_play:
             best = max(in_play, key=lambda i: found[i].target.sign * found[i].scores[name][0])
             for i in in_play:

@@ -24,13 +24,17 @@ def paragraph(lines: Sequence[Line]) -> str:
     said = [f"{networks} networks of {methods} methods."]
     if not has_intervals(lines):
         return f"{said[0]} So few methods have no intervals, and nothing can be said of measures."
-    silent = []
+    silent, open_ = [], []
     for target in TARGETS:
         of_target = [line for line in lines if line["target"] == target.name]
-        if has_intervals(of_target):
+        if any(line[name] for line in of_target for name in ("across_shown", "within_shown", "r2_shown")):
             said.append(_sentence(target, of_target))
+        elif has_intervals(of_target):
+            open_.append(target.title)
         elif of_target:
             silent.append(target.title)
+    if open_:
+        said.append(f"No measure is shown to say anything of {_list(open_)}.")
     if silent:
         said.append(f"Too few networks differ in {_list(silent)} to say what predicts it.")
     if networks == methods:
@@ -84,6 +88,8 @@ def score(line: Line, name: str) -> str:
 
 
 def _number(value: float) -> str:
+    if value < -1:
+        return "< -1"  # R²: how much worse than the mean does not matter
     text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text
 

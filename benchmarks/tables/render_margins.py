@@ -33,7 +33,7 @@ NOTES = (
     "R² = of a linear predictor for methods that it has not seen: below 0 where the mean of the others does better.",
     "[low, high] = 95 % intervals of a bootstrap over methods. The words name a measure, and call it closer than"
     " another, only where an interval that holds for all measures of the target at once (Bonferroni) does not hold 0;"
-    " a τ must pass a permutation test as well.",
+    " and where shuffled values seldom do as well (a permutation test).",
     "Measures are means over the test images that are classified correctly, since a mean that counts the others as 0"
     " contains the accuracy (`--over-all` adds it; csv and json have more columns). Those that are linearised, here"
     " medians, or constrained are of training images: they know nothing of the test images.",

@@ -11,6 +11,7 @@ from scipy import stats
 from marginbench.benchmarks.statistics.association import (
     across,
     chance_across,
+    chance_linear,
     chance_within,
     held_out_errors,
     information,
@@ -140,9 +141,22 @@ def test_chance_is_the_share_of_orders_that_do_as_well() -> None:
     assert chance_within(rising, rising, two, draws=4000) == pytest.approx(2 / 2**4, abs=0.02), "four of four agree"
     assert chance_within(draw(22), draw(23), GROUPS) > 0.05 and chance_across(draw(22), draw(23), GROUPS, BLOCKS) > 0.05
     assert chance_across(draw(22), draw(22), GROUPS, BLOCKS) == pytest.approx(1 / 1001)
-    assert math.isnan(chance_within(x, np.ones(15), groups)) and math.isnan(
-        chance_across(x, np.ones(15), groups, blocks)
-    )
+    tied = np.ones(15)
+    assert math.isnan(chance_within(x, tied, groups)) and math.isnan(chance_across(x, tied, groups, blocks))
+
+
+def test_chance_of_a_linear_fit_is_the_share_of_orders_that_fit_as_well() -> None:
+    many = np.column_stack([draw(24), draw(25)])
+    assert chance_linear(many, many[:, 0] + 0.1 * draw(26), GROUPS) == pytest.approx(1 / 1001)
+    independent = [chance_linear(many, draw(100 + i), GROUPS, draws=200) for i in range(200)]
+    assert stats.kstest(independent, "uniform").pvalue > 0.01
+    x, y, groups = draw(20, 15), draw(20, 15) + draw(21, 15), np.repeat(np.arange(5), 3)
+    everything = np.random.default_rng(0).normal(size=(15, 6))
+    assert chance_linear(everything, x, groups) == 1, "six coefficients fit five means always"
+    means = x.reshape(5, 3).mean(1), y.reshape(5, 3).mean(1)
+    fits = [abs(np.corrcoef(means[0], np.array(order))[0, 1]) for order in itertools.permutations(means[1])]
+    share = np.mean(np.array(fits) >= abs(np.corrcoef(*means)[0, 1]) - 1e-9)
+    assert chance_linear(x[:, None], y, groups, draws=4000) == pytest.approx(share, abs=0.03)
 
 
 def test_what_cannot_be_said_is_nan() -> None:
