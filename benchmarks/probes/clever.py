@@ -127,18 +127,18 @@ def max_of(maxima: np.ndarray) -> float:
         return largest
     from scipy import optimize, stats  # slow to import
 
-    def penalised(loss: Callable[..., float], start: Any, args: tuple[Any, ...], disp: int) -> Any:
-        return optimize.fmin(
-            lambda theta, *data: loss(theta, *data) + SHAPE_PENALTY * theta[0] ** 2, start, args, disp=disp
-        )
+    def penalised(loss: Callable[..., float], start: Any, args: tuple[Any, ...], disp: bool) -> Any:
+        def total(theta: Any) -> float:
+            return float(loss(theta, *args) + SHAPE_PENALTY * theta[0] ** 2)
 
+        return optimize.fmin(total, start, disp=disp)
+
+    fit: Any = stats.weibull_max.fit  # whose annotations know no optimiser of scipy's own
     scale = largest - float(maxima.mean())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the likelihood of a bad shape overflows
         try:
-            shape, end, width = stats.weibull_max.fit(
-                maxima, 1.0, loc=largest + 0.1 * scale, scale=scale, optimizer=penalised
-            )
+            shape, end, width = fit(maxima, 1.0, loc=largest + 0.1 * scale, scale=scale, optimizer=penalised)
             fits = stats.kstest(maxima, "weibull_max", args=(shape, end, width)).pvalue >= WORST_FIT
         except (ValueError, RuntimeError, FloatingPointError):
             return largest
