@@ -70,6 +70,8 @@ def report(outcome: "RunOutcome", chosen: RunOptions) -> None:
         if outcome.files:
             print("Tables:  " + "  ".join(map(str, outcome.files)))
             print(f"Records: {outcome.runs}/<id>.json and .npz")
+        if outcome.report is not None:
+            print(f"Report:  {outcome.report}")
     if outcome.untrained:
         print(f"{outcome.untrained} runs have no network yet in {outcome.networks}: --only train makes them")
     if outcome.elsewhere:

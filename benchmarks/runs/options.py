@@ -34,7 +34,7 @@ PLUGINS = "Python file that adds a method, an attack, a probe, ..."
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 MEMORY = "Memory to plan evaluations with, as in 4GB, shared by the workers. Default: what is available."
 _LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
-_OF_EVALUATIONS = {"discard": "after which the network is removed"}
+_OF_EVALUATIONS = {"discard": "after which the network is removed", "report": "whose record it shows"}
 _KINDS: Mapping[str, tuple[Any, str]] = {
     "suite": (str | Path, "a text or a path"),
     "out": (str | Path, "a text or a path"),
@@ -144,6 +144,9 @@ class RunOptions:
         300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
     )
     eager: bool = _field(False, "On CUDA, do every training step instead of replaying a recorded one.", bool)
+    report: bool = _field(
+        False, "Keep SUITE/report.html up to date: after each seed that all rows have ended, and at the end.", bool
+    )
     tensorboard: str | Path | None = _field(
         None,
         "Write loss, learning rate and accuracies of every training here, for TensorBoard, which is an extra.",

@@ -27,6 +27,7 @@ from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
+from marginbench.benchmarks.runs.report_file import ReportFile
 from marginbench.benchmarks.runs.watch import Watch
 from marginbench.benchmarks.runs.workers import Note, choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
@@ -54,6 +55,7 @@ class RunOutcome:
     files: list[Path]  # leaderboard.{md,csv,tex,json} and claims.md; none where networks are only trained
     runs: Path  # folder of the records
     networks: Path  # folder of the trainings
+    report: Path | None  # the page that shows them, if one was asked for and could be written
     repeated: int  # runs that were done
     failed: int  # runs asked for whose record is that of a failure, from this call or an earlier one
     resumed: int  # runs that had a record already
@@ -211,6 +213,7 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     write_plan(work.folder, work.suite, work.cells)
     workers = count_workers(work)
     ended = []
+    report = ReportFile(work) if options.report else None
     if work.todo:
         watch = Watch(work)
         with Progress(work, workers, watch.view) as progress:
@@ -219,13 +222,16 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
                     ended.append(record)
                     watch.finished(record)
                     progress.finished(record)
+                    if report is not None:
+                        report.finished(record)
     table, files, current = _tables(work)
+    written = None if report is None or not current else report.write()
     asked = {cell.id for cell in work.cells}
     rows = dict.fromkeys(record.method for record in current if record.id in asked)
     untrained = len(work.untrained)
     resumed, left = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(ended)
     done = len(ended), _failed(work, current), resumed, untrained, left
-    return RunOutcome(table, current, list(rows), files, work.runs, work.job.networks, *done)
+    return RunOutcome(table, current, list(rows), files, work.runs, work.job.networks, written, *done)
 
 
 def _failed(work: Work, current: Iterable[Record]) -> int:

@@ -40,6 +40,7 @@ GIVEN: dict[str, tuple[tuple[str, ...], Any]] = {
     "deadline": (("--deadline", "1.5"), 1.5),
     "checkpoint_every": (("--checkpoint-every", "7"), 7.0),
     "eager": (("--eager",), True),
+    "report": (("--report",), True),
     "tensorboard": (("--tensorboard", "events"), Path("events")),
     "plugin": (("--plugin", "a.py", "--plugin", "b.py"), [Path("a.py"), Path("b.py")]),
     "progress": (("--no-progress",), False),
