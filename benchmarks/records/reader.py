@@ -76,7 +76,8 @@ def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:
             values = UPGRADES[older](values)
         record = build(Record, values)
         _check_id(record, path)
-        _check_numbers(record, content, seal)
+        _check_numbers(record)
+        check_seal(SEAL, seal, content)
     except WrongValueError as error:
         raise MarginbenchError(f"record {path}: {error}: {AGAIN}") from None
     if check_arrays and record.arrays_sha256 is not None:
@@ -134,15 +135,23 @@ def _check_id(record: Record, path: Path) -> None:
         raise WrongValueError("id", f"should be the name of the file, not {record.id!r:.66}")
 
 
-def _check_numbers(record: Record, content: Mapping[str, Any], seal: object) -> None:
+def _check_numbers(record: Record) -> None:
     for name in record.impossible:
         raise WrongValueError(f"metrics.{name}", f"cannot be {record.metrics[name]!r}")
+
+
+def check_seal(key: str, seal: object, content: Mapping[str, Any]) -> None:
+    """Refuse a file whose last key, the digest of all others, is not that; older files have none.
+
+    Raises:
+        WrongValueError: something in the file was changed.
+    """
     try:
         changed = seal is not None and seal != digest(content)
     except ValueError:  # NaN and infinity, which records never hold
         changed = True
     if changed:
-        raise WrongValueError(SEAL, "is not the digest of the others: something in the file was changed by hand")
+        raise WrongValueError(key, "is not the digest of the others: something in the file was changed by hand")
 
 
 def read_arrays(path: str | Path) -> "dict[str, np.ndarray]":

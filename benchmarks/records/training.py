@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from marginbench.benchmarks.machine.files import digest, write_atomically
-from marginbench.benchmarks.records.reader import json_object
+from marginbench.benchmarks.records.reader import check_seal, json_object
 from marginbench.benchmarks.records.record import CurvePoint, Environment
 from marginbench.benchmarks.records.typed import WrongValueError, build
 from marginbench.methods import MarginbenchError, Norm
 
 SCHEMA = 1  # of the file, and part of every id: raise it when the same settings give another network than before
+SEAL = "record_sha256"  # last key of the file: the digest of all others
 NETWORKS = "networks"  # name of the folder
 AGAIN = "delete it, or run `run-all --retry`"
 
@@ -93,7 +94,8 @@ def write_training(folder: Path, training: Training, network: bytes | None = Non
     if network is not None:
         training = replace(training, sha256=hashlib.sha256(network).hexdigest(), size=len(network))
         write_atomically(network_path(folder, training.id), network)
-    text = json.dumps(asdict(training), indent=1, allow_nan=False) + "\n"
+    content = asdict(training)
+    text = json.dumps({**content, SEAL: digest(content)}, indent=1, allow_nan=False) + "\n"
     write_atomically(folder / f"{training.id}.json", text.encode())
     return training
 
@@ -105,12 +107,14 @@ def read_training(path: Path) -> Training:
         MarginbenchError: there is no such file; it is cut, changed, renamed, or written by a newer marginbench.
     """
     values = json_object(path)
+    seal, content = values.pop(SEAL, None), values
     try:
         training = build(Training, values)
         if training.identity.schema > SCHEMA:
             raise WrongValueError("identity.schema", f"is newer than {SCHEMA}: upgrade marginbench")
         if not path.stem == training.id == training.identity.id:
             raise WrongValueError("id", "should be the name of the file and the digest of the identity")
+        check_seal(SEAL, seal, content)
     except (WrongValueError, ValueError) as error:
         raise MarginbenchError(f"training {path}: {error}: {AGAIN}") from None
     return training

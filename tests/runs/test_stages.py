@@ -11,7 +11,7 @@ from support import Run
 
 from marginbench.benchmarks import load_network, load_suite, read_arrays, run_all
 from marginbench.benchmarks.machine.deadline import DeadlineError
-from marginbench.benchmarks.records.training import read_training
+from marginbench.benchmarks.records.training import SEAL, read_training
 from marginbench.benchmarks.runs import train as stage
 from marginbench.benchmarks.runs.execute import give_up
 from marginbench.benchmarks.runs.plan import make_plan
@@ -157,6 +157,19 @@ def test_a_network_that_was_changed_is_not_evaluated(tiny: Path, tmp_path: Path,
     file.unlink()
     again = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", only="train")
     assert (again.failed, again.repeated) == (0, 1), "and one that is gone needs no --retry"
+
+
+def test_the_figures_of_a_training_are_sealed(networks: Path) -> None:
+    path = next(networks.glob("*.json"))
+    training, values = read_training(path), json.loads(path.read_text())
+    assert list(values)[-1] == SEAL
+    values["curve"][-1]["validation_accuracy"] += 0.01
+    path.write_text(json.dumps(values))
+    with pytest.raises(MarginbenchError, match="changed by hand"):
+        read_training(path)
+    del values[SEAL]  # as older ones
+    path.write_text(json.dumps(values))
+    assert replace(read_training(path), curve=training.curve) == training
 
 
 def test_a_training_that_failed_is_told_once_and_not_repeated_unasked(tiny: Path, tmp_path: Path) -> None:
