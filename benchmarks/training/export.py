@@ -3,6 +3,7 @@
 import importlib
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.records.reader import RESULTS
-from marginbench.benchmarks.records.training import Training, network_bytes
+from marginbench.benchmarks.records.training import network_bytes
 from marginbench.benchmarks.training.bundle import to_toml
 from marginbench.benchmarks.training.load import load_network, training_path
 from marginbench.methods import MarginbenchError, Net
@@ -53,17 +54,21 @@ def export(what: str, output: Path, folder: Path = RESULTS, network: str | None 
     weights, described, graph = (output.with_name(f"{output.name}{end}") for end in (".safetensors", ".toml", ".onnx"))
     write_atomically(weights, content)
     write_atomically(described, (HEADER.format(name=described.name, weights=weights.name) + to_toml(training)).encode())
-    graph_bytes, problem = _onnx(net, training)
+    graph_bytes, problem = to_onnx(net, training.input_shape)
     if graph_bytes is None:
         return Exported([weights, described], problem, None)
-    agreement = _compare(graph_bytes, net, training)
+    agreement = difference(graph_bytes, net, training.input_shape)
+    if agreement is not None and not agreement <= AGREE:
+        raise MarginbenchError(
+            f"{training.method}: the ONNX graph gives other logits in ONNX Runtime, by {agreement:.1e} of the largest"
+        )
     write_atomically(graph, graph_bytes)
     return Exported([weights, described, graph], None, agreement)
 
 
-def _onnx(net: Net, training: Training) -> tuple[bytes | None, str | None]:
-    """The graph for any number of images, or why there is none."""
-    x = torch.rand(2, *training.input_shape, generator=torch.Generator().manual_seed(0))
+def to_onnx(net: Net, shape: Sequence[int]) -> tuple[bytes | None, str | None]:
+    """The graph for any number of images of this shape [C, H, W], or why there is none."""
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     try:
         importlib.import_module("onnxscript")
     except ImportError:
@@ -89,24 +94,15 @@ def _onnx(net: Net, training: Training) -> tuple[bytes | None, str | None]:
         return path.read_bytes(), None
 
 
-def _compare(graph: bytes, net: Net, training: Training) -> float | None:
-    """Largest difference between the logits of ONNX Runtime and ours, relative to the largest; None without it.
-
-    Raises:
-        MarginbenchError: it is above 1e-5.
-    """
+def difference(graph: bytes, net: Net, shape: Sequence[int]) -> float | None:
+    """Largest difference between the logits of ONNX Runtime and ours, relative to the largest; None without it."""
     try:
         runtime: Any = importlib.import_module("onnxruntime")
     except ImportError:
         return None
-    x = torch.rand(5, *training.input_shape, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(5, *shape, generator=torch.Generator().manual_seed(1))
     session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         ours = net(x)
     theirs = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
-    difference = float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-12))
-    if not difference <= AGREE:
-        raise MarginbenchError(
-            f"{training.method}: the ONNX graph gives other logits in ONNX Runtime, by {difference:.1e} of the largest"
-        )
-    return difference
+    return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-12))

@@ -9,7 +9,10 @@ import torch
 from support import Run
 
 from marginbench.benchmarks import load_network, run_all
-from marginbench.methods import MarginbenchError
+from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.training.blueprint import Blueprint, task_of
+from marginbench.benchmarks.training.export import AGREE, difference, to_onnx
+from marginbench.methods import MarginbenchError, create
 
 METHODS = ["arcface(s=16,m=0.1)", "pgd_at(steps=1)", "quantise"]
 
@@ -67,3 +70,30 @@ def test_onnx_agrees_to_rounding(folder: Path, tmp_path: Path, run: Run) -> None
     for path in (folder / "networks").glob("*.json"):
         code, out, _ = run("export", path, "-o", tmp_path / path.stem)
         assert code == 0 and "logits agree with those of ONNX Runtime" in out, out
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "method"),
+    [
+        ("cnn", (1, 8, 8), "arcface"),
+        ("cnn", (1, 8, 8), "lmt"),
+        ("resnet20", (3, 32, 32), "ce"),
+        ("vgg16_bn", (3, 32, 32), "prune_magnitude"),
+    ],
+)
+def test_onnx_of_other_networks(name: str, shape: tuple[int, int, int], method: str) -> None:
+    """Heads on normalised features and layers of known slope too, on images of another number than was traced."""
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    row, start = create(method), torch.full((shape[0],), 0.5)
+    task = task_of(row, shape, (10,) * 10, {"l2": 0.5, "linf": 0.1})
+    net = Blueprint(row, Network(name=name, width=4), task, "test", 0).build(start, 0.5 * start, torch.device("cpu"))
+    net(torch.rand(64, *shape))  # gives batch normalisation statistics of its own
+    graph, problem = to_onnx(net.eval(), shape)
+    assert graph is not None, problem
+    apart = difference(graph, net, shape)
+    assert apart is not None and apart <= AGREE
+    with torch.no_grad():
+        next(net.parameters()).mul_(1.1)
+    apart = difference(graph, net, shape)
+    assert apart is not None and apart > AGREE, "the comparison would see another network"
