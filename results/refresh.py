@@ -80,6 +80,7 @@ def legend(records: Sequence[Record]) -> str:
     """What the columns of the records' tables mean."""
     shown = [column for column in columns.all_columns(columns.of_probes(records)) if column.meaning]
     lines = [(f"`{column.name}`", _general(column), column.meaning) for column in shown]
+    lines += [(f"`NAME_{end}`", "", meaning) for end, meaning in columns.STANDING.items()]
     return pipe(("column of csv and json", "on pages", "meaning"), lines, ["left"] * 3)
 
 

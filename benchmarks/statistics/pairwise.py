@@ -144,8 +144,10 @@ def _prior(ratios: "np.ndarray", degrees: "np.ndarray") -> tuple[float, float]:
     half = degrees[kept] / 2
     e = np.log(ratios[kept]) - digamma(half) + np.log(half)
     excess = e.var(ddof=1) - polygamma(1, half).mean()
-    if excess <= 0:  # no more than chance: all rows have one spread
-        return np.inf, float(ratios[kept] @ degrees[kept] / degrees[kept].sum())
+    if np.ptp(e) < 1e-9:  # of two rows without their common luck, which have one spread
+        return np.inf, float(ratios[kept].mean())
+    if excess <= 0:
+        return np.inf, float(np.exp(e.mean()))
     low, high = 1e-3, 1e6  # of d0 / 2: trigamma falls
     for _ in range(60):
         middle = np.sqrt(low * high)

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.record import Record
@@ -61,7 +61,9 @@ def _passes(record: Record) -> float:
     return each * (cost.get("steps") or math.nan)
 
 
-def _medians(records, place, cost) -> dict[Place, float]:  # type: ignore[no-untyped-def]
+def _medians(
+    records: Iterable[Record], place: Callable[[Record], Place], cost: Callable[[Record], float]
+) -> dict[Place, float]:
     """Median cost of the baseline at each place: its runs are short, so that a single one is noisy."""
     found: dict[Place, list[float]] = defaultdict(list)
     for record in records:

@@ -30,9 +30,8 @@ def leaderboard(
     The last columns say where rows stand in each measured one: `NAME_group`, 1 is the best, `NAME_letters`, which rows
     share that cannot be told apart, their interval of ranks, that of the mean and their difference to `ce`; see
     `columns.STANDING`. Rows are ordered by group and then by name, and follow by their means where they have no group,
-    as below three seeds. Of records alone, without their arrays, columns that are known
-    point by point have no groups, ranks and tests.
-    Below them stand, marked in `doubts`, the rows that do not count; see `records.current`.
+    as below three seeds. Of records alone, without their arrays, columns that are known point by point have no groups,
+    ranks and tests. Below them stand, marked in `doubts`, the rows that do not count; see `records.current`.
     `cost` is the training time divided by the median of that of `ce` on the same machine.
 
     Args:
