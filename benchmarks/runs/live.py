@@ -3,6 +3,8 @@
 Imports nothing heavy before there is something to show.
 """
 
+from __future__ import annotations
+
 import logging
 import sys
 from collections.abc import Sequence
@@ -93,7 +95,7 @@ class _Picture:
         self.step = step
         self.ended = False
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         step, width = self.step, options.max_width - ECHO
         yield _bar(step, width)
         if self.ended or step.view is None:
@@ -118,7 +120,7 @@ def shares(lines: int, running: int, best: int) -> tuple[int, int]:
     return (workers, best) if best else (min(running, room), 0)
 
 
-def _bar(step: Step, width: int) -> "Table":
+def _bar(step: Step, width: int) -> Table:
     from rich.progress_bar import ProgressBar
 
     grid = _grid(width, [None, 1, None, None] if width >= NARROW else [1, None, None])
@@ -127,7 +129,7 @@ def _bar(step: Step, width: int) -> "Table":
     return grid
 
 
-def _running(running: Sequence[AtWork], lines: int, width: int) -> "Table":
+def _running(running: Sequence[AtWork], lines: int, width: int) -> Table:
     wide = width >= NARROW
     grid = _grid(width, [1, None, 1, None] if wide else [1, None, 1])
     shown = running if len(running) <= lines else running[: lines - 1]
@@ -141,7 +143,7 @@ def _running(running: Sequence[AtWork], lines: int, width: int) -> "Table":
     return grid
 
 
-def _best(view: View, lines: int, width: int) -> "Table":
+def _best(view: View, lines: int, width: int) -> Table:
     numbers = len(view.header)
     while numbers > 1 and NAME + sum(len(head) + GAP for head in view.header[:numbers]) > width:
         numbers -= 1
@@ -153,7 +155,7 @@ def _best(view: View, lines: int, width: int) -> "Table":
     return grid
 
 
-def _grid(width: int, ratios: Sequence[int | None]) -> "Table":
+def _grid(width: int, ratios: Sequence[int | None]) -> Table:
     """Lines of one height. Columns with a ratio share the width that the others leave, and cut what is too long."""
     from rich.table import Table
 
