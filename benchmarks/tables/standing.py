@@ -24,6 +24,7 @@ from marginbench.benchmarks.statistics.ranks import rank_intervals
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import BASELINE, measured_by
 from marginbench.methods import NORMS, MarginbenchError
+from marginbench.methods.errors import ParameterError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,10 +80,17 @@ def standings(reading: Reading, names: Sequence[str] | None = None) -> Standings
         reading: records by path, beside which the arrays lie. Without its arrays a row is compared in no column that is
             known point by point.
         names: columns, those that are measured and `surely_better_NORM`. Default: all.
+
+    Raises:
+        ParameterError: no such column.
     """
     counted = [record for record in current(reading.records.values()) if record.status == "done"]
     known = {column.name: column for column in columns.measured(columns.of_probes(counted))}
-    wanted = [*known, *columns.SURELY_BETTER] if names is None else list(names)
+    every = [*known, *columns.SURELY_BETTER]
+    wanted = every if names is None else list(names)
+    for name in wanted:
+        if name not in every:
+            raise ParameterError("names", name, f"no such column: {suggest(name, every)}")
     out: Standings = {}
     for fingerprint, suite in _suites(reading, counted).items():
         for row in suite.runs:
@@ -166,11 +174,20 @@ def _alone(suite: _Suite, row: str, column: Column) -> Standing:
     """What can be said of a row without the others."""
     values = suite.values(row, column.name)
     mean, _ = mean_and_interval(values)
-    points = int(suite.metrics[suite.runs[row][0].id].get("points", 0)) if columns.is_share(column) else 0
-    low, high = interval(values, points or None)
+    low, high = interval(values, _images(suite.runs[row][0], column))
     base = mean_and_interval(suite.values(BASELINE, column.name))[0] if BASELINE in suite.runs else math.nan
     difference = mean - base if math.isfinite(mean) and row != BASELINE else math.nan
     return Standing(mean, low, high, len(values), difference if math.isfinite(base) else math.nan)
+
+
+def _images(record: Record, column: Column) -> int | None:
+    """Of how many images the column is a share; None where it is none, or that is not known."""
+    if not columns.is_share(column):
+        return None
+    if column.name in ("train_accuracy", "validation_accuracy"):  # as many of one as of the other
+        data = record.suite.settings.get("data")
+        return data.get("validation") if isinstance(data, Mapping) else None
+    return int(record.metrics.get("points", 0)) or None
 
 
 def _among(

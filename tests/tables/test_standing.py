@@ -13,7 +13,7 @@ from made import EPSILON, a_record
 
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.reader import Reading, read_folders
-from marginbench.benchmarks.records.record import write_record
+from marginbench.benchmarks.records.record import SuiteFacts, write_record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
 from marginbench.benchmarks.tables.frame import leaderboard
@@ -152,6 +152,21 @@ def test_suites_and_versions_do_not_mix(folder: Path) -> None:
     assert repr({key: of for key, of in found.items() if key[0] == SUITE}) == repr(wanted)
     assert (other, "good") in found and found[other, "good"][ROBUST].best_rank == 1
     assert math.isnan(found[other, "good"][ROBUST].difference), "no ce in that suite"
+
+
+def test_an_unknown_column_is_refused_with_a_suggestion(folder: Path) -> None:
+    with pytest.raises(ParameterError, match="names='robust_accuracy': no such column"):
+        standings(read_folders([folder]), ["robust_accuracy"])
+
+
+def test_validation_accuracies_are_shares_of_validation_images(tmp_path: Path) -> None:
+    suite = {"name": "toy", "title": "toy", "data": {"validation": 50}, "evaluation": {"epsilon": EPSILON}}
+    for seed in range(3):
+        metrics = {"points": 360.0, "clean_accuracy": 1.0, "validation_accuracy": 1.0}
+        write_record(tmp_path / "runs", a_record("ce", seed, metrics=metrics, suite=SuiteFacts.of(suite)), {})
+    of = standings(read_folders([tmp_path]), ["clean_accuracy", "validation_accuracy"])[SUITE, "ce"]
+    assert of["clean_accuracy"].low == pytest.approx(0.025 ** (1 / 360))
+    assert of["validation_accuracy"].low == pytest.approx(0.025 ** (1 / 50))
 
 
 def test_surely_better_is_certified_against_attacked(folder: Path) -> None:
