@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, Radii
 from marginbench.methods.errors import suggest
-from marginbench.methods.hooks import HookError, place_of, returned
+from marginbench.methods.hooks import HookError, holding, place_of, returned
 
 Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
 """A method's certificate of its own networks, for images [B, C, H, W]: see `Method.certify`."""
@@ -62,9 +62,10 @@ def ask(certify: Certify, net: Net, x: Tensor, norm: Norm) -> Answer:
     """The answer of a method's own certificate.
 
     Raises:
-        HookError: it returned something else, or not one radius for each image.
+        HookError: it returned something else, or not one radius for each image, or set something on its method.
     """
-    found = certify(net, x, norm)
+    with holding(certify):
+        found = certify(net, x, norm)
     if isinstance(found, NotApplicable):
         return Answer(reason=found.reason)
     radius = returned(certify, found, Radii, "end it with `return Radii(radius)`, or NotApplicable(reason)").radius

@@ -1,13 +1,16 @@
-"""Where in a hook of a method an error arose."""
+"""Where in a hook of a method an error arose, or where a hook stands."""
 
 import inspect
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 
 from marginbench.methods.errors import MarginbenchError, one_line
 from marginbench.methods.hooks import HookError, Place
 from marginbench.methods.method import Method
+
+INSTALLED = ("site-packages", "dist-packages")
 
 
 def blamed(error: BaseException) -> Place | str | None:
@@ -17,15 +20,12 @@ def blamed(error: BaseException) -> Place | str | None:
     """
     if isinstance(error, HookError):
         return error.place
-    found, file = None, ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        code = frame.f_code
-        owner = _owner(frame.f_locals.get("self"), code)
-        if owner is not None:
-            found, file = Place(Path(code.co_filename).name, line, code.co_name, owner.__name__), code.co_filename
-        elif found is not None and code.co_filename == file:  # a helper of the hook
-            found = found._replace(line=line)
-    return found
+    return _innermost(traceback.walk_tb(error.__traceback__))
+
+
+def standing() -> Place | None:
+    """The line at which a hook stands that is running now; None where none is."""
+    return _innermost(reversed(list(traceback.walk_stack(None))))
 
 
 def fault(error: BaseException) -> str:
@@ -35,6 +35,28 @@ def fault(error: BaseException) -> str:
     place = blamed(error)
     text = str(error) if isinstance(error, MarginbenchError) else one_line(error)
     return text if place is None else f"{text} ({place})"
+
+
+def _innermost(frames: Iterable[tuple[FrameType, int]]) -> Place | None:
+    """The latest line of a hook, or of a helper in its file or beside it, in the order of the calls."""
+    found, file = None, ""
+    for frame, line in frames:
+        code = frame.f_code
+        owner = _owner(frame.f_locals.get("self"), code)
+        if owner is not None:
+            found, file = Place(Path(code.co_filename).name, line, code.co_name, owner.__name__), code.co_filename
+        elif found is not None and code.co_filename == file:
+            found = found._replace(line=line, helper="")
+        elif found is not None and _beside(Path(code.co_filename), Path(file)):
+            found = found._replace(helper=f"{Path(code.co_filename).name}, line {line}")
+    return found
+
+
+def _beside(helper: Path, file: Path) -> bool:
+    """Whether a file lies in the folder of another, or below it; not in an environment that lies there."""
+    if not helper.is_relative_to(file.parent):
+        return False
+    return not any(part in INSTALLED for part in helper.relative_to(file.parent).parts)
 
 
 def _owner(method: object, code: CodeType) -> type[Method] | None:

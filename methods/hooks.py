@@ -1,15 +1,19 @@
 """What a hook did wrong, in words: its class, file and line, what came, and what is wanted."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from marginbench.methods.errors import MarginbenchError
 
 T = TypeVar("T")
+NOTHING = object()
 
 
 class Place(NamedTuple):
@@ -19,9 +23,11 @@ class Place(NamedTuple):
     line: int
     hook: str
     owner: str  # the class that defines it
+    helper: str = ""  # the line of another file of the author that the hook called, if it was there
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}, hook {self.hook} of class {self.owner}"
+        hook = f"{self.file}, line {self.line}, hook {self.hook} of class {self.owner}"
+        return f"{self.helper}, called by {hook}" if self.helper else hook
 
 
 class HookError(MarginbenchError):
@@ -56,6 +62,32 @@ def returned(hook: Callable[..., Any], value: Any, kind: type[T], remedy: str) -
     if not isinstance(value, kind):
         raise HookError(place_of(hook), f"returned {in_words(value)}, needed {kind.__name__}: {remedy}")
     return value
+
+
+@contextmanager
+def holding(hook: Callable[..., Any]) -> Iterator[None]:
+    """A block that calls a hook, whose method is the same afterwards: what is frozen can be written all the same.
+
+    Raises:
+        HookError: the hook has set a field or another attribute of its method.
+    """
+    method = getattr(hook, "__self__", None)
+    if not isinstance(method, BaseModel):
+        yield
+        return
+    before = dict(vars(method))
+    yield
+    now = dict(vars(method))
+    for name in {**before, **now}:
+        old, new = before.get(name, NOTHING), now.get(name, NOTHING)
+        if old is not new and not isinstance(getattr(type(method), name, None), cached_property):
+            vars(method).clear()
+            vars(method).update(before)  # so that it keeps its name, and is told again where it is asked again
+            came = "nothing" if new is NOTHING else in_words(new) if old is NOTHING else f"{new!r} where it was {old!r}"
+            raise HookError(
+                place_of(hook),
+                f"set self.{name} to {came}: a method holds no state: keep it in a buffer of the net, or in ctx.table",
+            )
 
 
 def in_words(value: Any) -> str:

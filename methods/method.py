@@ -65,7 +65,7 @@ class Loss:
         parts: [] float each.
 
     Raises:
-        MarginbenchError: `total` is no scalar tensor, or `parts` no mapping.
+        MarginbenchError: `total` is no scalar tensor, or `parts` no mapping of names to scalar tensors.
     """
 
     total: Tensor
@@ -76,6 +76,10 @@ class Loss:
             raise MarginbenchError(f"Loss.total is {in_words(self.total)}: it must be a scalar tensor, as of .mean()")
         if not isinstance(self.parts, Mapping):
             raise MarginbenchError(f"Loss.parts is {in_words(self.parts)}: it must be a dict of names and scalars")
+        for name, part in self.parts.items():
+            if not isinstance(part, Tensor) or part.dim():
+                remedy = "it must be a scalar tensor, as of .mean(); leave out what is none"
+                raise MarginbenchError(f"Loss.parts[{name!r}] is {in_words(part)}: {remedy}")
 
 
 @dataclass(frozen=True)

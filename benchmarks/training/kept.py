@@ -8,6 +8,7 @@ from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.training.blueprint import Blueprint, task_of
 from marginbench.methods import MarginbenchError, Method, Net, spec_of
+from marginbench.methods.hooks import holding
 
 
 def blueprint_of(training: Training, method: Method, network: Network) -> Blueprint:
@@ -49,7 +50,9 @@ def unpack(content: bytes, blueprint: Blueprint, device: torch.device) -> Net:
         raise MarginbenchError(f"not a .safetensors file ({error})") from None
     method = blueprint.method
     mean, std = (state.get(f"normalise.{name}", torch.ones(blueprint.task.input_shape[0])) for name in ("mean", "std"))
-    net = method.rebuild(blueprint.build(mean.flatten(), std.flatten(), device), blueprint.task)
+    net = blueprint.build(mean.flatten(), std.flatten(), device)
+    with holding(method.rebuild):
+        net = method.rebuild(net, blueprint.task)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

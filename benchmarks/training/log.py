@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marginbench.methods import MarginbenchError
-
 
 class Log:
     """Sums losses on their device; the host looks at them once an epoch."""
@@ -20,14 +18,7 @@ class Log:
         self._counts: dict[str, int] = {}
 
     def add(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
-        """Note one step.
-
-        Raises:
-            MarginbenchError: a part is no scalar.
-        """
-        for name, part in parts.items():
-            if part.dim():
-                raise MarginbenchError(f"Loss: part {name!r} has shape {tuple(part.shape)}; it should be a scalar")
+        """Note one step: scalars."""
         for name, value in ((_TOTAL, loss), *parts.items()):
             self._sums[name] = self._sums.get(name, 0) + value.float()
             self._counts[name] = self._counts.get(name, 0) + 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import MarginbenchError, Method, Net
-from marginbench.methods.hooks import HookError, in_words, place_of, returned
+from marginbench.methods.hooks import HookError, holding, in_words, place_of, returned
 
 WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
 
@@ -39,7 +39,9 @@ def make_optimiser(method: Method, settings: Training, net: Net, replayed: bool 
         how["fused"] = replayed or None
     if "capturable" in _arguments(settings):
         how["capturable"] = replayed and next(net.parameters()).is_cuda
-    groups = returned(method.param_groups, method.param_groups(net), list, "a list of dicts as torch.optim takes them")
+    with holding(method.param_groups):
+        groups = method.param_groups(net)
+    returned(method.param_groups, groups, list, "a list of dicts as torch.optim takes them")
     if any(not isinstance(group, dict) or "params" not in group for group in groups):
         came = ", ".join(map(in_words, groups))
         raise HookError(place_of(method.param_groups), f"returned a list of {came}, needed dicts with the key 'params'")

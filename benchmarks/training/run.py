@@ -1,7 +1,7 @@
 """One training in progress: what a step does, and all that it depends on."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from marginbench.benchmarks.training.pixels import pixel_statistics
 from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import Batch, Context, Loss, Method
-from marginbench.methods.hooks import returned
+from marginbench.methods.hooks import holding, returned
 
 HOW = ("fused", "foreach", "capturable")  # how this machine runs an optimiser: no part of a checkpoint
 
@@ -111,7 +111,7 @@ class Run:
         return Loss(loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()})
 
     def _watching(self, hook: Callable[..., Any], batch: Batch | None = None) -> AbstractContextManager[None]:
-        return untouched(hook, self.net, batch) if self._watched else nullcontext()
+        return untouched(hook, self.net, batch) if self._watched else holding(hook)
 
     def _batch(self) -> Batch:
         epoch, position = divmod(self.ctx.step, self.steps_per_epoch)

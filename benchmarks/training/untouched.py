@@ -1,4 +1,4 @@
-"""What a hook must leave as it found it: the batch, the modes of the network, the global generators."""
+"""What a hook must leave as it found it: its method, the batch, the modes of the network, the global generators."""
 
 import random
 import threading
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from marginbench.methods import Batch
-from marginbench.methods.hooks import HookError, place_of
+from marginbench.methods.hooks import HookError, holding, place_of
 
 GENERATORS = "draw from ctx.generator alone"
 
@@ -27,12 +27,13 @@ def untouched(hook: Callable[..., Any], net: nn.Module | None = None, batch: Bat
         batch: its tensors must be the same afterwards.
 
     Raises:
-        HookError: the hook has changed one of them.
+        HookError: the hook has changed one of them, or its method.
     """
     unseeded = random.getstate(), _numpy_state()
     modes = [] if net is None else [(name, module, module.training) for name, module in net.named_modules()]
     before = {} if batch is None else {name: value.clone() for name, value in _tensors(batch)}
     with ExitStack() as stack:
+        stack.enter_context(holding(hook))
         draws = None if net is None else stack.enter_context(_following(net))
         yield
     for name, value in () if batch is None else _tensors(batch):

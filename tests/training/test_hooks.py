@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from marginbench.benchmarks.training.run import Run
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import Batch, Loss, MarginbenchError, Radii, create
 from marginbench.methods.baselines.ce import CE
+from marginbench.methods.blame import _beside
 from marginbench.methods.hooks import HookError, in_words, place_of, returned
 
 HEAD = """
@@ -86,6 +88,31 @@ FAULTS = {  # key: hook, its code, the line, and what is said
         f"self.count = 3\n        {GOOD}",
         "FrozenInstanceError: self.count = an int: a method holds no state: keep it in a buffer of the net, or in ctx.",
     ),
+    "thaws": (
+        "loss",
+        f"object.__setattr__(self, 'count', 3)\n        {GOOD}",
+        "{}: set self.count to an int: a method holds no state: keep it in a buffer of the net, or in ctx.table",
+    ),
+    "thaws_groups": (
+        "param_groups",
+        "vars(self)['net'] = net\n        return super().param_groups(net)",
+        "{}: set self.net to a Net: a method holds no state",
+    ),
+    "thaws_radii": (
+        "certify",
+        "object.__setattr__(self, 'seen', None)\n        return Radii(torch.zeros(len(x)))",
+        "{}: set self.seen to None: a method holds no state",
+    ),
+    "vector_part": (
+        "loss",
+        "z = net(batch.x)\n        return Loss(cross_entropy(z, batch), {'top': z.amax(1)})",
+        "Loss.parts['top'] is a tensor [128] float32: it must be a scalar tensor, as of .mean(); leave out what is",
+    ),
+    "number_part": (
+        "loss",
+        "return Loss(cross_entropy(net(batch.x), batch), {'weight': 0.1})",
+        "Loss.parts['weight'] is a float: it must be a scalar tensor, as of .mean(); leave out what is none ({}",
+    ),
     "one_radius": (
         "certify",
         "return Radii(torch.zeros(()))",
@@ -125,7 +152,7 @@ def test_a_record_names_the_hook_that_is_at_fault(tiny: Path, tmp_path: Path, pl
     for key, (hook, _, words) in FAULTS.items():
         owner = key.title().replace("_", "")
         start = lines.index(f"class {owner}(Method):") + 5
-        line = start if words.startswith("{}") else start + 1 + (key == "vector")  # of the hook, or what raised it
+        line = start if words.startswith("{}") else start + 1 + key.startswith("vector")  # the hook, or what raised it
         line = lines.index("    return 1 / 0") + 1 if key == "helped" else line
         place = f"faults.py, line {line}, hook {hook} of class {owner}"
         error = errors[key] or ""
@@ -193,6 +220,69 @@ def test_what_the_network_draws_is_not_the_hooks() -> None:
             draw()
     with untouched(hook, net):
         torch.rand(1, generator=torch.Generator().manual_seed(0))
+
+
+class Frozen(CE):
+    """L = CE(z, y), with a field that its loss may change from the third step on."""
+
+    weight: float = 0.1
+    writes: bool = True
+
+    @cached_property
+    def _double(self) -> float:
+        return 2 * self.weight
+
+    def loss(self, net: nn.Module, batch: Batch, ctx: object) -> Loss:  # type: ignore[override]
+        if self.writes and getattr(ctx, "step") == 3:  # noqa: B009
+            object.__setattr__(self, "weight", 0.2)
+        return Loss(self._double * nn.functional.cross_entropy(net(batch.x), batch.y))
+
+
+def test_a_field_that_is_set_is_named_with_its_hook_in_any_step() -> None:
+    run = Run(Frozen(), small_suite(), small_data(), repetition=0)
+    for _ in range(3):
+        run.step()
+    wanted = (
+        r"test_hooks\.py, line \d+, hook loss of class Frozen: set self\.weight to 0\.2 where it was 0\.1: a method"
+    )
+    with pytest.raises(HookError, match=wanted):
+        run.step()
+
+
+def test_what_is_computed_from_fields_may_be_kept() -> None:
+    method = Frozen(writes=False)
+    run = Run(method, small_suite(), small_data(), repetition=0)
+    for _ in range(5):
+        run.step()
+    assert "_double" in vars(method)
+
+
+def test_an_error_in_a_file_that_a_plugin_imports_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "aid.py").write_text("def aid(x):\n    return deeper(x)\n\n\ndef deeper(x):\n    return x.reshape(7)\n")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "inner.py").write_text("def back(f):\n    return f()\n")
+    (tmp_path / "lib" / "__init__.py").write_text("")
+    path = tmp_path / "aided.py"
+    path.write_text(
+        f"{HEAD}from aid import aid\nfrom lib.inner import back\n"
+        + CLASS.format(owner="Aided", key="aided", hook="loss", arguments=ARGUMENTS["loss"], fault="aid(batch.x)")
+        + CLASS.format(owner="Back", key="back", hook="loss", arguments=ARGUMENTS["loss"], fault="back(helper)")
+        + CLASS.format(owner="Inner", key="inner", hook="loss", arguments=ARGUMENTS["loss"], fault="back(3)")
+    )
+    load_plugin(path)
+    for key, place in (
+        ("aided", "(aid.py, line 6, called by aided.py, line 18, hook loss of class Aided)"),
+        ("back", "(aided.py, line 9, hook loss of class Back)"),
+        ("inner", "(inner.py, line 2, called by aided.py, line 32, hook loss of class Inner)"),
+    ):
+        reason = run_check("finite_loss", create(key)).reason
+        assert reason.endswith(place), reason
+
+
+def test_an_error_in_an_environment_below_the_file_is_not_its_authors() -> None:
+    file = Path("/x/my.py")
+    assert _beside(Path("/x/lib/a.py"), file) and not _beside(Path("/y/a.py"), file)
+    assert not _beside(Path("/x/.venv/lib/python3.11/site-packages/torch/nn/functional.py"), file)
 
 
 def test_an_error_in_the_hook_is_not_replaced() -> None:

@@ -14,7 +14,7 @@ from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.log import Log
 from marginbench.benchmarks.training.loop import How, train
 from marginbench.benchmarks.training.run import Run
-from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, cross_entropy
+from marginbench.methods import Batch, Context, Info, Loss, Method, Net, cross_entropy
 
 
 class InParts(Method):
@@ -71,8 +71,3 @@ def test_epochs_without_a_part_and_means_that_are_not_finite_are_none() -> None:
     log.add(one, {"late": math.inf * one})
     log.end_epoch()
     assert log.parts == {"late": [None, 1.5, None]} and log.losses == [1, 2, 1]
-
-
-def test_a_part_that_is_no_scalar_is_refused() -> None:
-    with pytest.raises(MarginbenchError, match=r"part 'each' has shape \(4,\); it should be a scalar"):
-        Log().add(torch.ones(()), {"each": torch.ones(4)})
