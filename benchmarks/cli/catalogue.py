@@ -85,5 +85,5 @@ def check_command(
         for result in check(method):
             print(f"  {result.line()}", flush=True)
             failed += result.status == "failed"
-    print(f"{failed} checks failed" if failed else "all checks passed")
+    print(f"{failed} check{'s' * (failed > 1)} failed" if failed else "all checks passed")
     raise typer.Exit(1 if failed else 0)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from marginbench.benchmarks.contract import loss_checks, run_checks
-from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError
+from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotFiniteError, NotTestedError
 from marginbench.benchmarks.plugins import load_plugin
+from marginbench.benchmarks.training.loop import DivergedError
 from marginbench.methods import MarginbenchError, Method, create, spec_of
 from marginbench.methods.blame import blamed, fault
-from marginbench.methods.hooks import HookError
 
+NOT_FINITE = "not finite"  # a fault, whichever line is at it
 CHECKS = {function.__name__: function for function in (*loss_checks.CHECKS, *run_checks.CHECKS)}
 
 
@@ -37,11 +38,13 @@ def run_check(name: str, method: Method) -> Result:
         note = CHECKS[name](method)
     except NotTestedError as reason:
         return Result(name, "skipped", str(reason))
+    except (NotFiniteError, DivergedError) as reason:
+        return Result(name, "failed", str(reason), NOT_FINITE)
     except CheckFailedError as reason:
         return Result(name, "failed", str(reason))
     except Exception as error:  # the method under test may raise anything
         place = blamed(error)
-        told = fault(error) if isinstance(error, HookError) else f"raised {fault(error)}"
+        told = fault(error) if isinstance(error, MarginbenchError) else f"raised {fault(error)}"
         return Result(name, "failed", told, "" if place is None else f"{type(error).__name__} at {place}")
     return Result(name, "passed", note or "")
 
@@ -88,12 +91,18 @@ def methods_of(target: Method | str | Path) -> list[Method]:
 
 
 def check(method: Method) -> Iterator[Result]:
-    """Run every check on one configured method, one after the other. What fails in one place is told once."""
-    told: dict[str, str] = {}  # the check that told it, by fault
+    """Run every check on one configured method, one after the other. What fails in one place is told once.
+
+    Where a training does not stay finite, the checks that need it after that have nothing to test.
+    """
+    told: dict[str, Result] = {}  # the first that told it, by fault
     for name in CHECKS:
         result = run_check(name, method)
-        if result.fault in told:
-            result = replace(result, reason=f"as {told[result.fault]}, see above")
+        first = told.get(result.fault)
+        if first is not None and result.fault == NOT_FINITE:
+            result = replace(result, status="skipped", reason=f"{first.reason}, see {first.name}")
+        elif first is not None:
+            result = replace(result, reason=f"as {first.name}, see above")
         elif result.fault:
-            told[result.fault] = name
+            told[result.fault] = result
         yield result

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.suites.schema import Suite
@@ -18,6 +19,10 @@ class CheckFailedError(AssertionError):
     """The method breaks the contract; the message says how."""
 
 
+class NotFiniteError(CheckFailedError):
+    """Training cannot go on, so nothing else can be said about the method; the message says where."""
+
+
 class NotTestedError(Exception):
     """The check does not apply; the message says why."""
 
@@ -25,6 +30,29 @@ class NotTestedError(Exception):
 def require(condition: object, message: str) -> None:
     if not condition:
         raise CheckFailedError(message)
+
+
+def step(run: Run) -> Tensor:
+    """One step of training; the loss, float64.
+
+    Raises:
+        NotFiniteError: the loss or a weight is not.
+    """
+    number, loss = run.ctx.step, run.step().double()  # a copy: the next step changes what it returned
+    require_finite(loss, f"at step {number}")
+    bad = [name for name, weight in run.net.named_parameters() if not weight.isfinite().all()]
+    if bad:
+        raise NotFiniteError(
+            f"net.{bad[0]} is not finite after step {number}, whose loss is {float(loss):.4g}: its gradient is not, as"
+            " that of sqrt(), norm() or log() at 0"
+        )
+    return loss
+
+
+def require_finite(loss: Tensor, when: str) -> None:
+    """Refuse a loss [] that is NaN or infinite: NotFiniteError."""
+    if not loss.isfinite():
+        raise NotFiniteError(f"the loss is {'NaN' if loss.isnan() else 'infinite'} {when}")
 
 
 @cache
@@ -77,7 +105,7 @@ def stage(method: Method, steps: int = 3, precision: str = "float32") -> Stage:
         run.ctx.step = int(0.9 * run.ctx.steps)
     with torch.random.fork_rng(devices=[]):
         for _ in range(steps):
-            run.step()
+            step(run)
     index = torch.arange(32)
     batch = Batch(run.split.images(index), run.split.y[index], index)
     return Stage(method, run.net, batch, run.ctx)

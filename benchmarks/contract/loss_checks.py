@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marginbench.benchmarks.contract.fixtures import CLASSES, NotTestedError, Stage, require, stage
+from marginbench.benchmarks.contract.fixtures import CLASSES, NotTestedError, Stage, require, require_finite, stage
 from marginbench.benchmarks.contract.needs_check import needs_declared
 from marginbench.methods import Batch, Loss, Method, create, spec_of
 from marginbench.methods.spec import configure
@@ -56,9 +56,9 @@ def finite_loss(method: Method) -> None:
     """The loss is a finite scalar, and its parts are scalars."""
     s = stage(method)
     loss = _loss(s)
-    require(loss.total.shape == () and bool(loss.total.isfinite()), f"the loss is {loss.total}")
+    require_finite(loss.total, f"at step {s.ctx.step}")
     for name, part in loss.parts.items():
-        require(part.numel() == 1 and bool(part.isfinite()), f"part {name!r} is {part}")
+        require(part.isfinite(), f"Loss.parts[{name!r}] is {part.item()} at step {s.ctx.step}")
 
 
 def bf16_finite(method: Method) -> None:
@@ -71,6 +71,7 @@ def bf16_finite(method: Method) -> None:
             torch.manual_seed(0)  # dropout
             losses.append(_loss(s))
     exact, loss = losses
+    require_finite(exact.total, f"at step {s.ctx.step}")
     near = torch.allclose(loss.total.float(), exact.total.float(), rtol=0.1, atol=0.05)
     require(near, f"the loss is {loss.total.item():.4g} under bf16 autocast and {exact.total.item():.4g} without")
     loss.total.backward()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError, require, small_data, small_suite
+from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError, small_data, small_suite, step
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.training.replay import Recorder
@@ -39,7 +39,6 @@ def replays(method: Method) -> None:
     doing = _run(method, lambda _: anew)
     anew.ctx, changes = doing.ctx, _Changes(doing)
     done = _losses(doing, changes)
-    require(bool(done.isfinite().all()), f"the losses are {done.tolist()}")
     wrong = (replayed != done).nonzero().flatten().tolist()
     if wrong:
         values = f"{replayed[wrong[0]]:.9g} instead of {done[wrong[0]]:.9g}"
@@ -85,7 +84,7 @@ def _losses(run: Run, after_step: Callable[[], None] = lambda: None) -> Tensor:
     losses = []
     with seeds.seeded(run.ctx.device, "contract", "dropout"):
         for _ in range(run.ctx.steps):
-            losses.append(run.step().double())  # a copy
+            losses.append(step(run))
             after_step()
     return torch.stack(losses)
 

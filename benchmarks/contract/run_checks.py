@@ -18,6 +18,7 @@ from marginbench.benchmarks.contract.fixtures import (
     require,
     small_data,
     small_suite,
+    step,
 )
 from marginbench.benchmarks.contract.label_check import forward_ignores_labels
 from marginbench.benchmarks.contract.replay_check import replays
@@ -49,15 +50,15 @@ def checkpoint_changes_nothing(method: Method) -> None:
     with torch.random.fork_rng(devices=[]):
         through = Run(method, small_suite(epochs=4), small_data(), repetition=0)
         state = None
-        for step in range(6):
-            if step == 3:
+        for done in range(6):
+            if done == 3:
                 state = copy.deepcopy(through.state_dict())
-            through.step()
+            step(through)
         resumed = Run(method, small_suite(epochs=4), small_data(), repetition=0)
         assert state is not None
         resumed.load_state_dict(state)
         for _ in range(3):
-            resumed.step()
+            step(resumed)
     for (name, a), (_, b) in zip(through.net.state_dict().items(), resumed.net.state_dict().items(), strict=True):
         require(torch.equal(a, b), f"{name} differs after a checkpoint: keep state in buffers or ctx.table")
 

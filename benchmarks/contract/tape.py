@@ -14,23 +14,25 @@ from torch.utils._pytree import tree_map_only
 
 from marginbench.benchmarks.training.replay import CannotRecordError
 from marginbench.methods import Loss
+from marginbench.methods.blame import standing
 
 _aten = torch.ops.aten
 _WAITS = {
-    getattr(_aten, name)
-    for name in (
-        "_local_scalar_dense",  # item, float, bool
-        "lift_fresh",  # tensors of numbers of the host
-        "nonzero",
-        "masked_select",
-        "equal",
-        "bincount",
-        "_unique2",
-        "unique_dim",
-        "unique_consecutive",
-    )
+    getattr(_aten, name): words
+    for name, words in {
+        "_local_scalar_dense": "a number of Python is made of a tensor, as by item(), float(), or `if`",
+        "lift_fresh": "a tensor is made of numbers of Python, as by torch.tensor()",
+        "nonzero": "nonzero() or a mask",
+        "masked_select": "masked_select()",
+        "equal": "equal()",
+        "bincount": "bincount()",
+        "_unique2": "unique()",
+        "unique_dim": "unique()",
+        "unique_consecutive": "unique_consecutive()",
+    }.items()
 }
-"""What makes the host wait for the device, or copies from the host."""
+"""What makes the host wait for the device, or copies from the host, as its author knows it."""
+MASK = "indexing with a mask, for which gather() or torch.where() can stand"
 
 
 class Tape:
@@ -44,7 +46,7 @@ class Tape:
     def watch(self, work: Callable[[], Loss]) -> tuple[Loss, str]:
         with _Notes() as notes:
             result = work()
-        return result, f"waits for the device: {notes.waits[0]}" if notes.waits else ""
+        return result, notes.waits[0] if notes.waits else ""
 
     def record(self, work: Callable[[], Loss]) -> Loss:
         states = self._generator.get_state(), torch.get_rng_state()
@@ -91,8 +93,10 @@ class _Notes(TorchDispatchMode):
         for tensor in _tensors((args, options)):
             if id(tensor) not in self._made and id(tensor) not in self.before:
                 self.before[id(tensor)] = tensor, tensor.clone()
-        if function._overloadpacket in _WAITS or _selects(function, args):
-            self.waits.append(str(function))
+        waits = _WAITS.get(function._overloadpacket) or (MASK if _selects(function, args) else "")
+        if waits:
+            place = standing()
+            self.waits.append(f"waits for the device: {waits}" + (f" ({place})" if place else ""))
         out = function(*args, **options)
         self._made.update(id(tensor) for tensor in _tensors(out) if id(tensor) not in self.before)
         self.calls.append((function, args, options, out))

@@ -1,6 +1,7 @@
 """Replays are compared to the bit, rounding is allowed for what it does, and faults are named."""
 
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -92,6 +93,44 @@ class ChaoticAsksForTheType(Chaotic):
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         factor = ctx.schedule(lambda: 1 + ctx.progress)
         return Loss(super().loss(net, batch, ctx).total * (1.001 if isinstance(factor, float) else 1))
+
+
+class Waits(Mutant):
+    """L = CE(z, y), and looks at it."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        loss = super().loss(net, batch, ctx)
+        return self._looked_at(loss)
+
+    def _looked_at(self, loss: Loss) -> Loss:
+        return loss if loss.total > 0 else Loss(-loss.total)
+
+
+class Masks(Mutant):
+    """L = CE(z, y) of the examples of some classes."""
+
+    def augment(self, batch: Batch, ctx: Context) -> Batch:
+        mask = batch.y < 10
+        return Batch(batch.x[mask], batch.y[mask], batch.index[mask])
+
+
+@pytest.mark.parametrize(
+    ("method", "hook", "line", "words"),
+    [
+        (
+            Waits,
+            "loss",
+            "return loss if loss.total > 0",
+            "a number of Python is made of a tensor, as by item(), float()",
+        ),
+        (Masks, "augment", "return Batch(batch.x[mask]", "indexing with a mask, for which gather() or torch.where()"),
+    ],
+)
+def test_the_line_that_waits_for_the_device_is_named(method: type[Method], hook: str, line: str, words: str) -> None:
+    number = 1 + next(i for i, text in enumerate(Path(__file__).read_text().splitlines()) if line in text)
+    result = run_check("replays", method())
+    assert result.status == "skipped" and result.reason.startswith(f"waits for the device: {words}"), result
+    assert result.reason.endswith(f"(test_replay_check.py, line {number}, hook {hook} of class {method.__name__})")
 
 
 def test_rounding_is_no_fault_of_a_method_that_amplifies_it(monkeypatch: pytest.MonkeyPatch) -> None:
