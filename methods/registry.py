@@ -90,6 +90,22 @@ def create(spec: str) -> Method:
     return configure(cls, {**cls.info.presets.get(key, {}), **fields})
 
 
+def recreate(spec: str, source: str | None) -> Method:
+    """Build the method of a record.
+
+    Args:
+        source: the hash of the plug-in that defined it; None for what is built in.
+
+    Raises:
+        MarginbenchError: as `create`; of a plug-in that is not loaded, it says how that is done.
+    """
+    if source is not None and parse_spec(spec)[0] not in rows():
+        raise MarginbenchError(
+            f"{spec} is of a plug-in that is not loaded: give its file with --plugin FILE.py, or load_plugin in Python"
+        )
+    return create(spec)
+
+
 def load_methods(module: ModuleType) -> list[type[Method]]:
     """Register the methods that a module defines, all or, if one is refused, none of them.
 

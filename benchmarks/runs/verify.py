@@ -28,6 +28,7 @@ from marginbench.benchmarks.suites.remake import remake
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.methods import MarginbenchError, create, spec_of
 from marginbench.methods.errors import ParameterError, suggest
+from marginbench.methods.registry import recreate
 
 log = logging.getLogger(__name__)
 LINES = 12  # of what may explain a difference
@@ -162,8 +163,8 @@ def draw(records: Sequence[Record], question: Question) -> list[Record]:
     """
     size = question.sample
     if question.methods is not None:
-        wanted = {spec_of(create(name)) for name in question.methods}
         there = {record.method for record in records}
+        wanted = {name if name in there else spec_of(create(name)) for name in question.methods}
         if missing := sorted(wanted - there):
             raise ParameterError("methods", missing[0], f"no such row in the records: {suggest(missing[0], there)}")
         records = [record for record in records if record.method in wanted]
@@ -176,7 +177,7 @@ def _case(record: Record, path: Path, counting: Iterable[Record], folder: Path) 
     """The case of a record, or why it cannot agree whatever a run would give."""
     try:
         suite = remake(record.suite.settings, folder)
-        method = create(record.method)
+        method = recreate(record.method, record.identity.source)
         device = resolve_device("cpu" if record.environment.device == "cpu" else "auto")
     except MarginbenchError as error:
         return Verdict("no", str(error))

@@ -9,7 +9,8 @@ import tomli_w
 
 from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.records.typed import WrongValueError, build
-from marginbench.methods import MarginbenchError, create
+from marginbench.methods import MarginbenchError
+from marginbench.methods.registry import recreate
 
 OF_IDENTITY = ("recipe", "data", "revision", "source", "epsilon", "schema")
 LEFT_OUT = ("identity", "curve", "losses", "parts", "cost", "error", "changes", "discarded", "status")
@@ -37,7 +38,7 @@ def from_toml(path: Path) -> Training:
     of_identity: dict[str, Any] = {"source": None, "epsilon": None}
     of_identity |= {key: values.pop(key) for key in OF_IDENTITY if key in values}
     try:
-        method = create(str(values.get("method")))
+        method = recreate(str(values.get("method")), of_identity["source"])
         facts = {"method": method.info.key, "fields": method.model_dump(mode="json")}
         of_identity |= {**facts, "repetition": values.get("repetition")}
         values["environment"] = {"commit": None, **values.get("environment", {})}

@@ -14,8 +14,9 @@ from marginbench.benchmarks.records.training import Training, network_bytes, rea
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.training.bundle import from_toml
 from marginbench.benchmarks.training.kept import blueprint_of, unpack
-from marginbench.methods import MarginbenchError, Method, Net, create
+from marginbench.methods import MarginbenchError, Method, Net
 from marginbench.methods.errors import ParameterError
+from marginbench.methods.registry import recreate
 from marginbench.methods.userfile import module_source
 
 log = logging.getLogger(__name__)
@@ -91,14 +92,8 @@ def method_of(training: Training) -> Method:
     Raises:
         MarginbenchError: it is not registered: its plug-in has to be loaded.
     """
-    try:
-        method = create(training.method)
-    except MarginbenchError:
-        if training.identity.source is None:
-            raise
-        what = f"{training.method} (training {training.id[:12]})"
-        raise MarginbenchError(f"{what} is of a plug-in: load its file first, with --plugin or load_plugin") from None
     known = training.identity
+    method = recreate(training.method, known.source)
     if (method.info.revision, module_source(type(method).__module__)) != (known.revision, known.source):
         log.warning(
             "%s has changed since training %s: its layers may compute something else", training.method, known.id[:12]

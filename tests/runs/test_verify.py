@@ -15,11 +15,15 @@ from processes import MARGINBENCH, Start
 from support import Run
 
 from marginbench.benchmarks import run_all
+from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.machine.device import threads_of
+from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.benchmarks.records import provenance
 from marginbench.benchmarks.records.reader import read_arrays, read_record, read_records
 from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.runs.verify import Question, draw, verify
+from marginbench.benchmarks.training.load import load_network
+from marginbench.methods import MarginbenchError
 
 METHODS = ["ce", "pgd_at", "ce_dropout"]  # attacks and random numbers in training too
 
@@ -217,6 +221,20 @@ def test_a_method_that_is_gone_is_named(folder: Path) -> None:
             other.unlink()
     ((name, verdict),) = verify(Question([folder], jobs=1)).verdicts
     assert (name, verdict.answer) == ("gone seed 0 of tiny", "no") and "unknown method 'gone'" in verdict.why
+
+
+def test_a_row_of_a_plugin_that_is_not_given_names_the_option(tiny: Path, tmp_path: Path, run: Run) -> None:
+    path = write_template("unseen", tmp_path)
+    run_all(str(tiny), [path], 1, "cpu", tmp_path / "out", progress=False)
+    forget_plugins()
+    words = "unseen is of a plug-in that is not loaded: give its file with --plugin FILE.py"
+    for more in ((), ("--methods", "unseen")):
+        code, text, _ = run("verify", tmp_path / "out", "--jobs", "1", *more)
+        assert code == 1 and words in text
+    with pytest.raises(MarginbenchError, match="give its file with --plugin"):
+        load_network(next((tmp_path / "out").rglob("*.safetensors")))
+    code, text, _ = run("verify", tmp_path / "out", "--jobs", "1", "--plugin", path)
+    assert code == 0 and "| same bits " in text
 
 
 def test_what_is_left_out_is_said(folder: Path, run: Run) -> None:
