@@ -14,7 +14,8 @@ from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
 if TYPE_CHECKING:  # the command line splits specs before torch is loaded
     from marginbench.methods.method import Method
 
-_SPEC = re.compile(r"\s*(?P<key>[A-Za-z_]\w*)\s*(?:\((?P<fields>.*)\))?\s*", re.DOTALL)
+_KEY = r"[A-Za-z_]\w*"
+_SPEC = re.compile(rf"\s*(?P<key>{_KEY})\s*(?:\((?P<fields>.*)\))?\s*", re.DOTALL)
 _WORDS = {"true": True, "false": False, "none": None, "inf": float("inf")}
 
 
@@ -49,6 +50,11 @@ def read_settings(settings: Mapping[str, Any] | Iterable[str], example: str) -> 
             raise ParameterError("set", text, f"{key!r} is given twice")
         values[key] = value
     return values
+
+
+def is_key(text: str) -> bool:
+    """Whether a spec can name a method or preset so."""
+    return re.fullmatch(_KEY, text) is not None
 
 
 def split_specs(text: str) -> list[str]:

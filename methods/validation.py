@@ -3,18 +3,18 @@
 import inspect
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from marginbench.methods.errors import MarginbenchError, suggest
-from marginbench.methods.facts import Claim, Info, Need
+from marginbench.methods.facts import CLAIMS, NEEDS, Info
 from marginbench.methods.method import ADDED, CONTRACT, Method
-from marginbench.methods.spec import configure
+from marginbench.methods.spec import configure, is_key
 
 MATHS = "maths"  # the folder that holds no methods
 STRICT = ConfigDict(strict=True)
@@ -61,7 +61,10 @@ def families() -> tuple[str, ...]:
 
 
 def _validate_info(info: Info, where: str) -> None:
-    words: Mapping[str, tuple[str, ...]] = {"claims": get_args(Claim), "needs": get_args(Need)}
+    for what, key in (("Info.key", info.key), *(("the key of a preset", key) for key in _presets(info))):
+        if isinstance(key, str) and not is_key(key):
+            raise MarginbenchError(f"{where}: {what} is {key!r}: use letters, digits and _, as in my_margin")
+    words: Mapping[str, tuple[str, ...]] = {"claims": tuple(CLAIMS), "needs": tuple(NEEDS)}
     for name, known in words.items():
         given = getattr(info, name)
         for word in given if isinstance(given, tuple | frozenset) else ():
@@ -79,6 +82,10 @@ def _validate_info(info: Info, where: str) -> None:
             f"{where}: unknown family {info.family!r}: {suggest(info.family, families())};"
             " for one of your own, say Info(own_family=True)"
         )
+
+
+def _presets(info: Info) -> Iterable[Any]:
+    return info.presets if isinstance(info.presets, Mapping) else ()
 
 
 @cache

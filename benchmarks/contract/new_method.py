@@ -9,6 +9,7 @@ from pathlib import Path
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.methods import MarginbenchError, rows
 from marginbench.methods.errors import ParameterError
+from marginbench.methods.facts import CLAIMS, NEEDS
 from marginbench.methods.method import CONTRACT
 
 
@@ -35,6 +36,8 @@ def write_template(name: str, folder: Path) -> Path:
         class_name="".join(word.capitalize() for word in words),
         year=datetime.now(UTC).year,
         contract=CONTRACT,
+        claims=", ".join(CLAIMS),
+        needs=", ".join(NEEDS),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
