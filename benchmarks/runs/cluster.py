@@ -81,6 +81,11 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
     plugins = tuple((path.name, path.read_bytes()) for path in plugin_files(cells))
     job = replace(job, runs=job.runs.absolute(), networks=job.networks.absolute())
     packed = pickle.dumps(job)
+    if job.options.deadline is not None:
+        log.warning(
+            "a run that hangs on a worker of the cluster is not killed: workers look at the deadline between two steps"
+            " only; watch them by the cluster's own means, as `dask worker --lifetime`"
+        )
     with _connected(scheduler) as client, _token(job.runs) as token:
         from distributed import KilledWorker
 

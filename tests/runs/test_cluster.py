@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import MARGINBENCH, SAFETY, Program, Start, wait_for
@@ -161,7 +162,7 @@ def test_a_scheduler_that_goes_away_is_named_and_nothing_finished_is_lost(
 
 
 def test_workers_that_do_not_see_the_folder_send_their_records(
-    tiny: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The driver writes them. Here the folder is hidden from workers by its name."""
     parcels: list[cluster._Parcel] = []
@@ -178,7 +179,10 @@ def test_workers_that_do_not_see_the_folder_send_their_records(
     worker(start, path)
     late = run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", deadline=1e-9)
     assert late.failed == 1
-    outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", redo="failed", scheduler=str(path))
+    capsys.readouterr()
+    how: dict[str, Any] = {"redo": "failed", "scheduler": str(path), "deadline": 900.0}
+    outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", **how)
+    assert capsys.readouterr().err.count("a run that hangs on a worker of the cluster is not killed") == 1
     assert parcels and outcome.repeated == 2 and outcome.failed == 0
     assert [record.status for record in outcome.records] == ["done", "done"]
     assert sorted(file.suffix for file in outcome.runs.iterdir()) == [".json", ".json", ".npz", ".npz"]
