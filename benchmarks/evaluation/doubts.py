@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.ray import attached, changes_class, inside_box
-from marginbench.benchmarks.evaluation.disguise import probabilities
+from marginbench.benchmarks.evaluation.disguise import nearly_probabilities, probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
@@ -160,8 +160,8 @@ def batch_dependence(e: Evidence) -> str | None:
 
 @doubt
 def returns_probabilities(e: Evidence) -> str | None:
-    """The outputs are probabilities, not logits: where they round to 0 or 1 gradients vanish and margins tie."""
-    return probabilities(e.net, e.x[:PROBED])
+    """The outputs are probabilities, or nearly: where they round to 0 or 1 gradients vanish and margins tie."""
+    return probabilities(e.net, e.x[:PROBED]) or nearly_probabilities(e.net, e.x[:PROBED])
 
 
 @doubt

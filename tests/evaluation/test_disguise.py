@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from contract_support import Mutant
 from evaluation_support import evaluated
 from torch import Tensor, nn
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.evaluation.disguise import probabilities
+from marginbench.benchmarks.evaluation.disguise import FEW, nearly_probabilities, probabilities
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import Net, create
+from marginbench.methods import Batch, Context, Loss, Net, create
 
 Change = Callable[[Tensor], Tensor]
 
@@ -82,6 +83,7 @@ def test_they_are_seen(name: str, trained: Net) -> None:
 def test_logits_are_not(name: str, trained: Net) -> None:
     for count in (2, 64):
         assert probabilities(behind(trained, HONEST[name]), images(count)) is None
+        assert nearly_probabilities(behind(trained, HONEST[name]), images(count)) is None
 
 
 @pytest.mark.parametrize("name", sorted(set(HONEST) - {"one class masked", "normalised", "cosines"}))
@@ -139,7 +141,39 @@ def test_a_model_that_takes_images_alone_is_judged_by_them(trained: Net, clamps:
             assert (probabilities(strict, images()) is not None) == disguised, name
 
 
+LEAKY: dict[str, Change] = {
+    "softmax and logits": lambda z: (10 * z).softmax(1) + 1e-3 * z,
+    "the same, times 100": lambda z: 100 * (10 * z).softmax(1) + 0.1 * z,
+    "softmax and cubes": lambda z: (4 * z).softmax(1) + 1e-5 * z**3,
+}
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_probabilities_with_a_little_of_logits_are_seen(name: str, trained: Net) -> None:
+    net = behind(trained, LEAKY[name])
+    assert probabilities(net, images()) is None, "far out of the box something else is in them"
+    assert re.search(r"every row sums to .* up to \d\.\d%", nearly_probabilities(net, images()) or "")
+    assert nearly_probabilities(net, images(FEW - 1)) is None
+    masked = behind(trained, lambda z: LEAKY[name](z).index_fill(1, torch.tensor([4]), -torch.inf))
+    assert nearly_probabilities(masked, images()[small_data().test.y[:64] != 4][:FEW]) is not None
+
+
+class SquaredError(Mutant):
+    """L = |z - e_y|^2: outputs that are near 0 and 1, which nothing bounds."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        z = net(batch.x)
+        return Loss((z - nn.functional.one_hot(batch.y, z.shape[1]).float()).square().sum(1).mean())
+
+
+def test_outputs_fitted_to_0_and_1_are_none() -> None:
+    net = train(SquaredError(), small_suite(), small_data(), 0).net.eval()
+    assert nearly_probabilities(net, images()) is None
+
+
 def test_the_doubt_says_so(trained: Net) -> None:
+    leaky = evaluated(behind(trained, LEAKY["softmax and logits"])).doubts
+    assert "up to" in leaky["returns_probabilities"]
     doubts = evaluated(behind(trained, DISGUISED["softmax, times 100"][0])).doubts
     assert doubts["returns_probabilities"] == "every row is non-negative and sums to 100"
 
@@ -147,4 +181,5 @@ def test_the_doubt_says_so(trained: Net) -> None:
 @pytest.mark.parametrize("spec", ["arcface", "am_softmax", "ccat", "svm", "rand_smoothing"])
 def test_methods_make_no_such_network(spec: str) -> None:
     """Cosines, uniform targets, one-against-all: heads that bound their outputs, or centre them."""
-    assert probabilities(train(create(spec), small_suite(), small_data(), 0).net.eval(), images()) is None
+    net = train(create(spec), small_suite(), small_data(), 0).net.eval()
+    assert probabilities(net, images()) is None and nearly_probabilities(net, images()) is None
