@@ -18,6 +18,8 @@ from marginbench.methods.blame import blamed, fault
 NOT_FINITE = "not finite"  # a fault, whichever line is at it
 CHECKS = {function.__name__: function for function in (*loss_checks.CHECKS, *run_checks.CHECKS)}
 
+WIDTH = max(map(len, CHECKS))
+
 
 @dataclass(frozen=True)
 class Result:
@@ -29,7 +31,7 @@ class Result:
     fault: str = ""  # which error of which line of a hook, if it was that
 
     def line(self) -> str:
-        return f"{self.status:<8} {self.name:<24} {self.reason}".rstrip()
+        return f"{self.status:<8} {self.name:<{WIDTH}} {self.reason}".rstrip()
 
 
 def run_check(name: str, method: Method) -> Result:

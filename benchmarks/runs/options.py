@@ -138,7 +138,10 @@ class RunOptions:
     )
     scheduler: str | None = _field(None, "Use the workers of this Dask cluster.", str | None, metavar="ADDRESS|FILE")
     deadline: float | None = _field(
-        None, "A run that takes longer counts as failed; one that hangs is killed, though not on a cluster.", float | None, metavar="SECONDS"
+        None,
+        "A run that takes longer counts as failed; one that hangs is killed, though not on a cluster.",
+        float | None,
+        metavar="SECONDS",
     )
     checkpoint_every: float = _field(
         300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
