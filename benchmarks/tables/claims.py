@@ -167,16 +167,26 @@ def _place(record: Record) -> tuple[bool, str, str, int, str]:
     return not about.known, about.family, record.identity.method, about.place, record.method
 
 
+def claim_words(claim: Claim) -> str:
+    """What is said to grow, as tables say it."""
+    return _CLAIMS[claim].words
+
+
 def _cells(own: Sequence[Finding], known: Mapping[str, Column]) -> tuple[str, str]:
     texts, verdicts = [], []
     for claim in dict.fromkeys(finding.claim for finding in own):
         shown = [finding for finding in own if finding.claim == claim]
-        texts.append(f"{_CLAIMS[claim].words}: {', '.join(_text(finding, known) for finding in shown)}")
+        texts.append(f"{claim_words(claim)}: {', '.join(finding_words(finding, known) for finding in shown)}")
         verdicts.append(shown[0].verdict)
     return "; ".join(texts) or "-", ", ".join(verdicts) or "-"
 
 
-def _text(finding: Finding, known: Mapping[str, Column]) -> str:
+def finding_words(finding: Finding, known: Mapping[str, Column]) -> str:
+    """`L2 +1.2 ± 0.4`.
+
+    Args:
+        known: the columns of the tables, by name.
+    """
     if not finding.n:
         return "not measured"
     if math.isnan(finding.difference):

@@ -1,1 +1,0 @@
-"""The report: one HTML file from records, tables and figures, which opens without a network."""

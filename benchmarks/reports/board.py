@@ -1,0 +1,225 @@
+"""The leaderboard of one suite as the page shows it: columns, and rows of cells with their intervals as bars."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.current import precedence
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT, Row
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column of numbers."""
+
+    name: str
+    text: str  # with the suite's radii
+    norm: str  # or nothing
+    meaning: str
+    ascending: bool  # small is good
+    shown: bool  # at first; readers may show others
+    grouped: bool  # its rows have groups
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval, drawn: places in per cent of the width of a cell."""
+
+    start: float
+    width: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean of a row in a column."""
+
+    value: float | None  # None: not measured
+    text: str
+    low: float | None = None
+    high: float | None = None
+    bar: Bar | None = None
+    letters: str = ""
+    group: int | None = None
+    words: str = ""  # all that is known, in a sentence
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason to distrust a row."""
+
+    name: str
+    runs: int  # in how many it was seen
+    seen: tuple[str, ...]
+    explanation: str
+
+    @property
+    def words(self) -> str:
+        return "\n".join([*filter(None, [self.explanation]), *(f"Seen: {text}" for text in self.seen)])
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table."""
+
+    name: str
+    family: str
+    title: str
+    n: int
+    failed: int
+    error: str
+    cells: Mapping[str, Cell]
+    doubts: Sequence[Doubt]
+
+
+@dataclass(frozen=True)
+class Board:
+    """A whole table."""
+
+    headings: Sequence[Heading]
+    lines: Sequence[Line]
+    sort: str  # the column by which they are ordered
+    baseline: str
+    picked: Sequence[str]  # at first: the baseline, and the best
+    families: Sequence[str]
+
+
+def board(rows: Sequence[Row], runs: Mapping[str, Sequence[Record]], standings: Mapping[str, Mapping[str, Any]]) -> Board:
+    """The table of the rows that count.
+
+    Args:
+        rows: of one suite, in the order of the leaderboard.
+        runs: of each row its records.
+        standings: what statistics say, by row and column; empty where they say nothing.
+    """
+    records = [record for own in runs.values() for record in own]
+    probes = columns.of_probes(records)
+    on_page = {column.name for column in columns.paged(probes)}
+    measured = [column for column in columns.measured(probes) if any(not math.isnan(row.mean(column.name)[0]) for row in rows)]
+    epsilon = records[0].epsilon
+    cells = {column.name: _cells(column, rows, standings) for column in measured}
+    headings = [
+        Heading(
+            column.name,
+            column.heading(epsilon),
+            columns.norm_of(column.name),
+            column.meaning,
+            column.ascending,
+            column.name in on_page,
+            any(cell.group is not None for cell in cells[column.name].values()),
+        )
+        for column in sorted(measured, key=lambda column: column.name not in on_page)
+    ]
+    lines = [
+        _line(row, runs[str(row.facts["method"])], {name: own[str(row.facts["method"])] for name, own in cells.items()})
+        for row in rows
+    ]
+    best = next((line.name for line in lines if line.name != BASELINE and line.n), None)
+    picked = [name for name in (BASELINE, best) if name in runs]
+    return Board(headings, lines, DEFAULT_SORT, BASELINE, picked, sorted({line.family for line in lines}))
+
+
+def _line(row: Row, runs: Sequence[Record], cells: Mapping[str, Cell]) -> Line:
+    newest = max(runs, key=precedence)
+    return Line(
+        newest.method,
+        newest.about.family,
+        newest.about.title,
+        int(row.facts["n"]),
+        int(row.facts["failed"]),
+        row.texts["error"],
+        cells,
+        doubts(runs),
+    )
+
+
+def doubts(runs: Iterable[Record]) -> list[Doubt]:
+    """The doubts of a row, with what was seen and what they mean in the newest words."""
+    runs = sorted(runs, key=precedence)
+    counts = Counter(name for record in runs for name in record.doubts)
+    explained = {name: text for record in runs for name, text in record.explanations.items()}
+    return [
+        Doubt(
+            name,
+            count,
+            tuple(dict.fromkeys(record.doubts[name] for record in runs if name in record.doubts)),
+            explained.get(name, ""),
+        )
+        for name, count in sorted(counts.items())
+    ]
+
+
+def _cells(column: Column, rows: Sequence[Row], standings: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+    """Of every row; bars have one scale in all of a column."""
+    known = {str(row.facts["method"]): _known(row, column, standings) for row in rows}
+    ends = [end for own in known.values() for end in own[:3] if end is not None and math.isfinite(end)]
+    scale = (min(ends), max(ends)) if ends else (0.0, 0.0)
+    return {row: _cell(column, *own, scale) for row, own in known.items()}
+
+
+def _known(row: Row, column: Column, standings: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
+    """Mean, ends of its interval, and what else is known."""
+    mean, half = row.mean(column.name)
+    standing = standings.get(str(row.facts["method"]), {}).get(column.name)
+    if standing is not None:
+        return mean, _number(standing.low), _number(standing.high), standing
+    if half is None or not math.isfinite(mean):
+        return mean, None, None, None
+    return mean, mean - half, mean + half, None
+
+
+def _cell(
+    column: Column, mean: float, low: float | None, high: float | None, standing: Any, scale: tuple[float, float]
+) -> Cell:
+    if math.isnan(mean):
+        return Cell(None, "—", words="not measured")
+    text = column.text(mean)
+    words = [text if low is None or high is None else f"{text}, 95 % interval {column.text(low)} to {column.text(high)}"]
+    if standing is not None:
+        words += list(_in_words(column, standing))
+    return Cell(
+        mean,
+        text,
+        low,
+        high,
+        _bar(mean, low, high, scale),
+        standing.letters if standing is not None else "",
+        standing.group if standing is not None else None,
+        "; ".join(words),
+    )
+
+
+def _in_words(column: Column, standing: Any) -> Iterable[str]:
+    if standing.best_rank is not None:
+        best, worst = standing.best_rank, standing.worst_rank
+        yield f"rank {best}" if best == worst else f"rank {best} to {worst}"
+    if standing.group is not None:
+        yield f"group {standing.group}"
+    if _number(standing.difference) is not None:
+        interval = ""
+        if _number(standing.difference_low) is not None:
+            interval = f" ({column.signed(standing.difference_low)} to {column.signed(standing.difference_high)})"
+        p = _number(standing.p)
+        yield f"{column.signed(standing.difference)}{interval} to {BASELINE}" + ("" if p is None else f", p = {p:.2g}")
+
+
+def _bar(mean: float, low: float | None, high: float | None, scale: tuple[float, float]) -> Bar | None:
+    least, most = scale
+    if most <= least or not math.isfinite(mean):
+        return None
+
+    def place(value: float) -> float:
+        return round(100 * (value - least) / (most - least), 1)
+
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return Bar(place(mean), 0.0, place(mean))
+    return Bar(place(low), round(place(high) - place(low), 1), place(mean))
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)

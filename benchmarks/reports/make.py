@@ -1,0 +1,130 @@
+"""The report of some folders: gathered, laid out, written."""
+
+import html
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from marginbench.benchmarks.machine.files import write_atomically
+from marginbench.benchmarks.records.column import NORM_TEXT
+from marginbench.benchmarks.records.reader import RESULTS, read_folders
+from marginbench.methods import MarginbenchError
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent / "templates"
+STYLES = ("page.css", "board.css")
+SCRIPTS = ("theme.js", "tips.js", "board.js", "charts.js", "routes.js")  # in this order
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole page. It displays itself in a notebook."""
+
+    html: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a file, which replaces one that is there; returns its path.
+
+        Raises:
+            UnwritableError: the file cannot be written.
+        """
+        path = Path(path).expanduser()
+        write_atomically(path, self.html.encode())
+        return path
+
+    def _repr_html_(self) -> str:
+        """In a frame of its own, so that neither its styles nor its scripts meet those of the notebook."""
+        inner = html.escape(self.html, quote=True)
+        return f'<iframe title="marginbench report" style="width:100%;height:48em;border:0" srcdoc="{inner}"></iframe>'
+
+    def __repr__(self) -> str:
+        return f"Report({len(self.html.encode()) / 1e6:.1f} MB)"
+
+
+def report(
+    folders: str | Path | Iterable[str | Path] = RESULTS,
+    *,
+    features: Sequence[str] | None = None,
+    data_dir: str | Path | None = None,
+    strict: bool = False,
+) -> Report:
+    """A self-contained HTML page of the records below some folders, which opens without a network.
+
+        report("results/local").save("report.html")
+
+    Suites are kept apart, and so are rows that do not count, see `records.current`.
+
+    Args:
+        folders: output folders of `run_all`.
+        features: rows whose features are mapped and whose adversarial examples are shown, from networks that were
+            kept. Default: the baseline, and the best row by robust accuracy. An empty list saves the time.
+        data_dir: folder of data sets, for these figures. Default: see `data.dataset.data_folder`.
+        strict: raise where a record cannot be read, instead of saying so in the report, and check all arrays.
+
+    Raises:
+        MarginbenchError: no such folder, or no records in it; with `strict`, a record that cannot be read.
+        ParameterError: no row of a suite is one of `features`.
+    """
+    from marginbench.benchmarks.reports.panels import panels
+    from marginbench.benchmarks.reports.suite_page import Choice, suite_pages
+
+    started = time.perf_counter()
+    folders = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    reading = read_folders(folders, strict=strict)
+    if not reading.records:
+        where = ", ".join(map(str, folders))
+        raise MarginbenchError(f"{where}: no records; make some with `marginbench run-all`")
+    log.info("report: %d records", len(reading.records))
+    suites = suite_pages(reading, Choice(folders, features, data_dir))
+    across = panels("suites", reading) if len(suites) > 1 else []
+    title = ", ".join(suite.name for suite in suites)
+    page = Report(_laid_out(suites=suites, across=across, problems=list(reading.problems.values()), title=title))
+    log.info("report: %r after %.1f s", page, time.perf_counter() - started)
+    return page
+
+
+def _laid_out(**values: Any) -> str:
+    import jinja2
+    import vl_convert
+    from markupsafe import Markup
+
+    from marginbench.benchmarks.figures.theme import DARK, LIGHT, config
+    from marginbench.benchmarks.tables.claims import LEGEND
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["json"] = lambda value: Markup(as_json(value))
+    environment.filters["short"] = "{:.6g}".format
+    themes = {"light": (config(), LIGHT), "dark": (config(dark=True), DARK)}
+    return environment.get_template("page.html").render(
+        **values,
+        themes={name: {"config": theme, "palette": palette} for name, (theme, palette) in themes.items()},
+        norm_text=NORM_TEXT,
+        claims_legend=LEGEND,
+        version=metadata.version("marginbench"),
+        vega=Markup(in_script(vl_convert.javascript_bundle())),
+        styles=Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES)),
+        scripts=Markup(in_script("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))),
+    )
+
+
+def as_json(value: Any) -> str:
+    """JSON that may stand in an element `script`: no character opens or closes another one."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def in_script(text: str) -> str:
+    """A script that does not end the element in which it stands. Regular expressions in it may hold any other `</`."""
+    return re.sub("</(?=script)", r"<\\/", text, flags=re.IGNORECASE)

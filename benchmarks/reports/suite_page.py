@@ -1,0 +1,115 @@
+"""All that a report says about one suite."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marginbench.benchmarks.figures.rows import Rows, suites_of
+from marginbench.benchmarks.records.current import marks
+from marginbench.benchmarks.records.reader import Reading
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.reports.board import Board, board
+from marginbench.benchmarks.reports.origin import Gaps, facts, gaps, settings
+from marginbench.benchmarks.reports.panels import Panel, panels
+from marginbench.benchmarks.reports.row_page import RowPage, row_page
+from marginbench.benchmarks.tables.claims import Finding, findings
+from marginbench.benchmarks.tables.leaderboard import rank, suite_name
+from marginbench.benchmarks.tables.notes import notes
+from marginbench.methods import MarginbenchError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the report is made of, and with."""
+
+    folders: Sequence[Path]
+    features: Sequence[str] | None = None
+    data_dir: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class SuitePage:
+    """A suite."""
+
+    key: str  # beginning of its fingerprint: a name within the page
+    name: str
+    title: str
+    epsilon: Mapping[str, float]
+    points: int
+    board: Board
+    notes: Sequence[str]
+    rows: Sequence[RowPage]
+    panels: Sequence[Panel]
+    networks: Sequence[Panel]  # figures that need kept networks
+    facts: Sequence[tuple[str, str]]
+    settings: Sequence[tuple[str, str]]
+    gaps: Gaps
+    summary: Sequence[str] = ()
+    words: Sequence[Any] = ()
+
+
+def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
+    """Every suite that was found, by name."""
+    why = marks(reading.records.values())
+    suites: dict[str, list[Record]] = defaultdict(list)
+    for record in reading.records.values():
+        suites[record.identity.suite].append(record)
+    try:
+        drawable = {rows.fingerprint: rows for rows in suites_of(reading)}
+    except MarginbenchError:  # not a single run ended well: there is still a table of what failed
+        drawable = {}
+    claimed: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings(reading.records.values()):
+        claimed[finding.suite_fingerprint, finding.method].append(finding)
+    names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
+    return [
+        _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice)
+        for suite in sorted(suites, key=lambda suite: (names[suite], suite))
+    ]
+
+
+def _suite_page(
+    name: str,
+    records: Sequence[Record],
+    why: Mapping[str, str],
+    claimed: Mapping[tuple[str, str], Sequence[Finding]],
+    drawable: Rows | None,
+    choice: Choice,
+) -> SuitePage:
+    counted = [record for record in records if not why[record.id]]
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for record in counted:
+        runs[record.method].append(record)
+    ranked = rank(counted)
+    table = board(ranked, runs, {})
+    fingerprint = records[0].identity.suite
+    pages = [
+        row_page(line, runs[line.name], table.headings, claimed.get((fingerprint, line.name), ()))
+        for line in table.lines
+    ]
+    return SuitePage(
+        fingerprint[:8],
+        name,
+        counted[0].suite.title,
+        {str(norm): radius for norm, radius in counted[0].epsilon.items()},
+        max(int(row.facts["points"]) for row in ranked),
+        table,
+        list(notes(ranked, counted)),
+        pages,
+        [] if drawable is None else panels("suite", drawable),
+        [] if drawable is None else _of_networks(drawable, choice),
+        facts(counted, choice.folders),
+        settings(counted[0]),
+        gaps(records, why),
+    )
+
+
+def _of_networks(drawable: Rows, choice: Choice) -> list[Panel]:
+    if choice.features is not None and not choice.features:
+        return []
+    known: dict[str, Any] = {"data_dir": choice.data_dir}
+    if choice.features is not None:
+        known["picked"] = [name for name in choice.features if name in drawable.runs]
+    return panels("networks", drawable, **known)
