@@ -24,6 +24,8 @@ from .records.column import Column as Column
 from .records.reader import read_arrays as read_arrays
 from .records.reader import read_folders as read_folders
 from .records.record import Record as Record
+from .reports.make import Report as Report
+from .reports.make import report as report
 from .runs.options import RunOptions as RunOptions
 from .runs.run_all import RunOutcome as RunOutcome
 from .runs.run_all import run_all as run_all

@@ -1,14 +1,16 @@
 """Commands that make tables from records."""
 
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from marginbench.benchmarks.cli.app import Plugins, Strict, app, load_plugins, refuse_nothing
+from marginbench.benchmarks.cli.app import Plugins, Strict, app, load_plugins, refuse_nothing, say_what_loads
 from marginbench.benchmarks.figures.theme import COLUMN_MM
 from marginbench.benchmarks.records.reader import RESULTS
+from marginbench.benchmarks.runs.options import SETS
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
@@ -211,3 +213,44 @@ def _key_and_value(text: str) -> tuple[str, str | int]:
     if not equals:
         raise ParameterError("option", text, "should be KEY=VALUE")
     return key, int(value) if value.isdecimal() else value
+
+
+@app.command("report")
+def report_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Output folders of run-all. Default: results/local.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE.html", help="Default: report.html in the first folder."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW[,ROW...]",
+            help="Rows whose features and adversarial examples are shown, where networks were kept; none: none of them."
+            " Default: the baseline and the best row.",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", envvar="MARGINBENCH_DATA", show_default=False, help=SETS),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    strict: Strict = False,
+) -> None:
+    """Write one HTML page of everything: leaderboard, figures, a page for each row, what was run and what is missing.
+
+    It is one file, which opens without a network: marginbench report results/reference/digits -o report.html
+    """
+    say_what_loads("report")
+    from marginbench.benchmarks.reports.make import report
+    from marginbench.methods.spec import split_specs
+
+    folders = folders or [RESULTS]
+    rows = None if features is None else [] if features == "none" else split_specs(features)
+    page = report(folders, features=rows, data_dir=data_dir, strict=strict)
+    path = page.save(output or folders[0] / "report.html")
+    print(f"wrote {path} ({page.megabytes:.1f} MB): open it in a browser")
+    if open_it:
+        webbrowser.open(path.absolute().as_uri())

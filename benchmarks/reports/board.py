@@ -89,7 +89,9 @@ class Board:
     families: Sequence[str]
 
 
-def board(rows: Sequence[Row], runs: Mapping[str, Sequence[Record]], standings: Mapping[str, Mapping[str, Any]]) -> Board:
+def board(
+    rows: Sequence[Row], runs: Mapping[str, Sequence[Record]], standings: Mapping[str, Mapping[str, Any]]
+) -> Board:
     """The table of the rows that count.
 
     Args:
@@ -100,7 +102,9 @@ def board(rows: Sequence[Row], runs: Mapping[str, Sequence[Record]], standings: 
     records = [record for own in runs.values() for record in own]
     probes = columns.of_probes(records)
     on_page = {column.name for column in columns.paged(probes)}
-    measured = [column for column in columns.measured(probes) if any(not math.isnan(row.mean(column.name)[0]) for row in rows)]
+    measured = [
+        column for column in columns.measured(probes) if any(not math.isnan(row.mean(column.name)[0]) for row in rows)
+    ]
     epsilon = records[0].epsilon
     cells = {column.name: _cells(column, rows, standings) for column in measured}
     headings = [
@@ -179,7 +183,9 @@ def _cell(
     if math.isnan(mean):
         return Cell(None, "—", words="not measured")
     text = column.text(mean)
-    words = [text if low is None or high is None else f"{text}, 95 % interval {column.text(low)} to {column.text(high)}"]
+    words = [
+        text if low is None or high is None else f"{text}, 95 % interval {column.text(low)} to {column.text(high)}"
+    ]
     if standing is not None:
         words += list(_in_words(column, standing))
     return Cell(

@@ -45,7 +45,11 @@ class Report:
         return f'<iframe title="marginbench report" style="width:100%;height:48em;border:0" srcdoc="{inner}"></iframe>'
 
     def __repr__(self) -> str:
-        return f"Report({len(self.html.encode()) / 1e6:.1f} MB)"
+        return f"Report({self.megabytes:.1f} MB)"
+
+    @property
+    def megabytes(self) -> float:
+        return len(self.html.encode()) / 1e6
 
 
 def report(
@@ -86,7 +90,7 @@ def report(
     across = panels("suites", reading) if len(suites) > 1 else []
     title = ", ".join(suite.name for suite in suites)
     page = Report(_laid_out(suites=suites, across=across, problems=list(reading.problems.values()), title=title))
-    log.info("report: %r after %.1f s", page, time.perf_counter() - started)
+    log.info("report: %.1f MB in %.1f s", page.megabytes, time.perf_counter() - started)
     return page
 
 

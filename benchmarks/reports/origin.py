@@ -56,7 +56,9 @@ def facts(counted: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str,
     """What was run, in pairs of a word and its value."""
     newest = max(counted, key=lambda record: record.finished)
     dates = sorted(record.finished for record in counted)
-    evaluated, trained = ([*filter(None, own)] for own in zip(*((r.environment, r.trained) for r in counted), strict=True))
+    evaluated, trained = (
+        [*filter(None, own)] for own in zip(*((r.environment, r.trained) for r in counted), strict=True)
+    )
     found = [
         ("Suite", f"{newest.suite.name}: {newest.suite.title}"),
         ("Command", command(newest.suite.settings, counted)),

@@ -1,7 +1,8 @@
-"""The figures of a suite, each with its variants: one for every norm, unit, quantity or column that it can be drawn for."""
+"""The figures of a suite, each with its variants: one for every norm, unit, quantity or column."""
 
 import itertools
 import logging
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from marginbench.methods import MarginbenchError
 log = logging.getLogger(__name__)
 
 AGAINST = ("robust_accuracy_", "certified_accuracy_")  # columns that a figure of any column is drawn of
-DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,20 @@ class Panel:
     problem: str = ""
     choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of each option, its values and their words
 
+    @property
+    def height(self) -> float:
+        """In steps of 100 pixels, so that figures of one kind stay side by side; those that are missing come last."""
+        heights = [variant.spec.get("height") for variant in self.variants]
+        return max((height // 100 for height in heights if isinstance(height, int | float)), default=math.inf)
+
 
 def panels(of: str, source: Any, **options: Any) -> list[Panel]:
-    """All figures of this kind, drawn of the source; what cannot be drawn says why."""
-    return [panel(FIGURES[name], source, options) for name in FIGURES if FIGURES[name].of == of]
+    """All figures of this kind, drawn of the source, the tallest last; what cannot be drawn says why."""
+    from altair.utils import disable_debug_mode
+
+    with disable_debug_mode():  # which validates every part of every chart: the figures' own tests do that
+        found = [panel(figure, source, options) for figure in FIGURES.values() if figure.of == of]
+    return sorted(found, key=lambda one: one.height)
 
 
 def panel(figure: Figure, source: Any, options: Mapping[str, Any]) -> Panel:

@@ -72,7 +72,9 @@ class RowPage:
     examples: Sequence[Any] = ()  # `figures.examples.Example`
 
 
-def row_page(line: Line, records: Sequence[Record], headings: Sequence[Heading], findings: Sequence[Finding]) -> RowPage:
+def row_page(
+    line: Line, records: Sequence[Record], headings: Sequence[Heading], findings: Sequence[Finding]
+) -> RowPage:
     """The page of a row of the table, from its records."""
     newest = max(records, key=precedence)
     of, known = newest.identity, _registered(newest)
@@ -113,6 +115,8 @@ def _parameter(name: str, value: Any, field: Mapping[str, Any] | None) -> Parame
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "none"
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 

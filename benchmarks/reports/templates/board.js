@@ -134,7 +134,7 @@ class Board {
     const ofColumn = (i) => {
       const { name } = this.headers[i].dataset;
       const cells = shown.map((row) => row.cells[i]);
-      if (name === "doubts") return [[name, ...cells.map((cell) => cell.innerText.trim().replace(/\s*\n\s*/g, "; "))]];
+      if (name === "doubts") return [[name, ...cells.map((cell) => cell.querySelector("button")?.dataset.names ?? "")]];
       const columns = [[name, ...cells.map((cell) => cell.dataset.v ?? "")]];
       for (const end of ["low", "high"]) {
         if (cells.some((cell) => end in cell.dataset)) columns.push([`${name}_${end}`, ...cells.map((cell) => cell.dataset[end] ?? "")]);
