@@ -3,6 +3,7 @@
 import html
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -111,6 +112,7 @@ def _laid_out(**values: Any) -> str:
     )
     environment.filters["json"] = lambda value: Markup(as_json(value))
     environment.filters["short"] = "{:.6g}".format
+    environment.filters["ratio"] = lambda value: "∞" if math.isinf(value) else f"{value:.3g}"
     themes = {"light": (config(), LIGHT), "dark": (config(dark=True), DARK)}
     return environment.get_template("page.html").render(
         **values,

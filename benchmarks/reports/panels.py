@@ -48,26 +48,31 @@ class Panel:
 
 
 def panels(of: str, source: Any, **options: Any) -> list[Panel]:
-    """All figures of this kind, drawn of the source, the tallest last; what cannot be drawn says why."""
-    from altair.utils import disable_debug_mode
+    """All figures of this kind, drawn of the source, the tallest last; what cannot be drawn says why.
 
-    with disable_debug_mode():  # which validates every part of every chart: the figures' own tests do that
-        found = [panel(figure, source, options) for figure in FIGURES.values() if figure.of == of]
+    Figures of several suites that show one of them at a time are left out.
+    """
+    found = [
+        panel(figure, source, options)
+        for figure in FIGURES.values()
+        if figure.of == of and not (of == "suites" and "suite" in figure.options)
+    ]
     return sorted(found, key=lambda one: one.height)
 
 
 def panel(figure: Figure, source: Any, options: Mapping[str, Any]) -> Panel:
     """A figure in all its variants."""
+    from altair.utils.schemapi import debug_mode
+
     given = {key: value for key, value in options.items() if key in figure.options}
     variants, problems = [], []
     for choice in _choices(figure, source):
+        norm = choice.get("norm") or norm_of(choice.get("column", ""))
         try:
-            chart = drawn(figure, source, {**given, **choice})
+            with debug_mode(False):  # which validates every part of every chart: the figures' own tests do that
+                variants.append(Variant(choice, norm, _fluid(drawn(figure, source, {**given, **choice}))))
         except MarginbenchError as error:
             problems.append(str(error))
-            continue
-        norm = choice.get("norm") or norm_of(choice.get("column", ""))
-        variants.append(Variant(choice, norm, _fluid(chart)))
     log.info("report: %s", figure.name.replace("_", " "))
     words = {
         key: {value: _words(value, source) for value in dict.fromkeys(one.options[key] for one in variants)}

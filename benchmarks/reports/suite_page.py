@@ -13,6 +13,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.reports.board import Board, board
 from marginbench.benchmarks.reports.origin import Gaps, facts, gaps, settings
 from marginbench.benchmarks.reports.panels import Panel, panels
+from marginbench.benchmarks.reports.predictions import Prediction, predictions
 from marginbench.benchmarks.reports.row_page import RowPage, row_page
 from marginbench.benchmarks.tables.claims import Finding, findings
 from marginbench.benchmarks.tables.leaderboard import rank, suite_name
@@ -46,8 +47,8 @@ class SuitePage:
     facts: Sequence[tuple[str, str]]
     settings: Sequence[tuple[str, str]]
     gaps: Gaps
+    prediction: Prediction
     summary: Sequence[str] = ()
-    words: Sequence[Any] = ()
 
 
 def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
@@ -64,8 +65,9 @@ def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
     for finding in findings(reading.records.values()):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
+    predicted = predictions(reading)
     return [
-        _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice)
+        _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted)
         for suite in sorted(suites, key=lambda suite: (names[suite], suite))
     ]
 
@@ -77,6 +79,7 @@ def _suite_page(
     claimed: Mapping[tuple[str, str], Sequence[Finding]],
     drawable: Rows | None,
     choice: Choice,
+    predicted: Mapping[str, Prediction],
 ) -> SuitePage:
     counted = [record for record in records if not why[record.id]]
     runs: dict[str, list[Record]] = defaultdict(list)
@@ -103,6 +106,7 @@ def _suite_page(
         facts(counted, choice.folders),
         settings(counted[0]),
         gaps(records, why),
+        predicted.get(fingerprint, Prediction()),
     )
 
 
