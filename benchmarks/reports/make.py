@@ -16,6 +16,7 @@ from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import RESULTS, read_folders
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError, suggest
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def report(
 
     Raises:
         MarginbenchError: no such folder, or no records in it; with `strict`, a record that cannot be read.
-        ParameterError: no row of a suite is one of `features`.
+        ParameterError: there is no row of a name in `features`.
     """
     from marginbench.benchmarks.reports.panels import panels
     from marginbench.benchmarks.reports.suite_page import Choice, suite_pages
@@ -86,6 +87,10 @@ def report(
     if not reading.records:
         where = ", ".join(map(str, folders))
         raise MarginbenchError(f"{where}: no records; make some with `marginbench run-all`")
+    known = {record.method for record in reading.records.values()}
+    for name in features or ():
+        if name not in known:
+            raise ParameterError("features", name, f"no such row: {suggest(name, known)}")
     log.info("report: %d records", len(reading.records))
     suites = suite_pages(reading, Choice(folders, features, data_dir))
     across = panels("suites", reading) if len(suites) > 1 else []
@@ -113,6 +118,7 @@ def _laid_out(**values: Any) -> str:
     environment.filters["json"] = lambda value: Markup(as_json(value))
     environment.filters["short"] = "{:.6g}".format
     environment.filters["ratio"] = lambda value: "∞" if math.isinf(value) else f"{value:.3g}"
+    environment.filters["points"] = _points
     themes = {"light": (config(), LIGHT), "dark": (config(dark=True), DARK)}
     return environment.get_template("page.html").render(
         **values,
@@ -124,6 +130,17 @@ def _laid_out(**values: Any) -> str:
         styles=Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES)),
         scripts=Markup(in_script("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))),
     )
+
+
+def _points(text: str) -> Any:
+    """A paragraph in which some words are `**bold**`, as a list with a point for each of them."""
+    from markupsafe import Markup, escape
+
+    first, *rest = re.split(r"\*\*(.+?)\*\*", text)
+    points = [
+        Markup("<li><b>{}</b>{}</li>").format(bold, words) for bold, words in zip(rest[::2], rest[1::2], strict=True)
+    ]
+    return Markup("<p>{}</p><ul>{}</ul>").format(escape(first), Markup("").join(points))
 
 
 def as_json(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from marginbench.methods import MarginbenchError
 
 log = logging.getLogger(__name__)
 
+LEAST_HEIGHT = 300  # pixels, on a page; those of a paper's column may be lower
+TALL = 500  # and what is higher than this has the whole width
 AGAINST = ("robust_accuracy_", "certified_accuracy_")  # columns that a figure of any column is drawn of
 
 
@@ -41,14 +42,13 @@ class Panel:
     choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of each option, its values and their words
 
     @property
-    def height(self) -> float:
-        """In steps of 100 pixels, so that figures of one kind stay side by side; those that are missing come last."""
+    def tall(self) -> bool:
         heights = [variant.spec.get("height") for variant in self.variants]
-        return max((height // 100 for height in heights if isinstance(height, int | float)), default=math.inf)
+        return any(isinstance(height, int | float) and height > TALL for height in heights)
 
 
 def panels(of: str, source: Any, **options: Any) -> list[Panel]:
-    """All figures of this kind, drawn of the source, the tallest last; what cannot be drawn says why.
+    """All figures of this kind, drawn of the source, tall ones last; what cannot be drawn says why.
 
     Figures of several suites that show one of them at a time are left out.
     """
@@ -57,7 +57,7 @@ def panels(of: str, source: Any, **options: Any) -> list[Panel]:
         for figure in FIGURES.values()
         if figure.of == of and not (of == "suites" and "suite" in figure.options)
     ]
-    return sorted(found, key=lambda one: one.height)
+    return sorted(found, key=lambda one: (one.tall, not one.variants))
 
 
 def panel(figure: Figure, source: Any, options: Mapping[str, Any]) -> Panel:
@@ -108,4 +108,6 @@ def _fluid(chart: Any) -> dict[str, Any]:
     fit = alt.AutoSizeParams(type="fit", contains="padding", resize=True)
     spec = chart.properties(width="container", autosize=fit, padding=2).to_dict(validate=False)
     spec.pop("config", None)  # the page's
+    if isinstance(spec.get("height"), int | float):
+        spec["height"] = max(spec["height"], LEAST_HEIGHT)
     return dict(spec)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from marginbench.benchmarks.figures.examples import Example
 from marginbench.benchmarks.records.current import precedence
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.reports.board import Heading, Line
@@ -53,6 +54,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """An adversarial example."""
+
+    norm: str
+    example: Example
+
+
+@dataclass(frozen=True)
 class RowPage:
     """Everything of one row."""
 
@@ -69,11 +78,15 @@ class RowPage:
     headings: Sequence[Heading]  # of the values of runs
     runs: Sequence[Run]
     evaluation: Sequence[tuple[str, str]]  # what did not apply or could not be checked
-    examples: Sequence[Any] = ()  # `figures.examples.Example`
+    examples: Sequence[Shown]
 
 
 def row_page(
-    line: Line, records: Sequence[Record], headings: Sequence[Heading], findings: Sequence[Finding]
+    line: Line,
+    records: Sequence[Record],
+    headings: Sequence[Heading],
+    findings: Sequence[Finding],
+    examples: Sequence[Shown] = (),
 ) -> RowPage:
     """The page of a row of the table, from its records."""
     newest = max(records, key=precedence)
@@ -94,6 +107,7 @@ def row_page(
         headings,
         [_run(record, headings, shown) for record in sorted(records, key=lambda record: record.repetition)],
         _estimators(records),
+        examples,
     )
 
 

@@ -1,11 +1,13 @@
 """All that a report says about one suite."""
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from marginbench.benchmarks.figures.examples import examples
+from marginbench.benchmarks.figures.kept import Kept
 from marginbench.benchmarks.figures.rows import Rows, suites_of
 from marginbench.benchmarks.records.current import marks
 from marginbench.benchmarks.records.reader import Reading
@@ -14,11 +16,11 @@ from marginbench.benchmarks.reports.board import Board, board
 from marginbench.benchmarks.reports.origin import Gaps, facts, gaps, settings
 from marginbench.benchmarks.reports.panels import Panel, panels
 from marginbench.benchmarks.reports.predictions import Prediction, predictions
-from marginbench.benchmarks.reports.row_page import RowPage, row_page
+from marginbench.benchmarks.reports.row_page import RowPage, Shown, row_page
 from marginbench.benchmarks.tables.claims import Finding, findings
 from marginbench.benchmarks.tables.leaderboard import rank, suite_name
 from marginbench.benchmarks.tables.notes import notes
-from marginbench.methods import MarginbenchError
+from marginbench.methods import NORMS, MarginbenchError
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,15 @@ def _suite_page(
     ranked = rank(counted)
     table = board(ranked, runs, {})
     fingerprint = records[0].identity.suite
+    seen = {} if drawable is None else _examples(drawable, choice)
     pages = [
-        row_page(line, runs[line.name], table.headings, claimed.get((fingerprint, line.name), ()))
+        row_page(
+            line,
+            runs[line.name],
+            table.headings,
+            claimed.get((fingerprint, line.name), ()),
+            seen.get(line.name, ()),
+        )
         for line in table.lines
     ]
     return SuitePage(
@@ -111,9 +120,23 @@ def _suite_page(
 
 
 def _of_networks(drawable: Rows, choice: Choice) -> list[Panel]:
-    if choice.features is not None and not choice.features:
-        return []
-    known: dict[str, Any] = {"data_dir": choice.data_dir}
-    if choice.features is not None:
-        known["picked"] = [name for name in choice.features if name in drawable.runs]
-    return panels("networks", drawable, **known)
+    names = _featured(drawable, choice)
+    return panels("networks", drawable, picked=names, data_dir=choice.data_dir) if names else []
+
+
+def _featured(drawable: Rows, choice: Choice) -> list[str]:
+    """The rows whose networks are looked into."""
+    if choice.features is None:
+        return drawable.picked(None)
+    return [name for name in choice.features if name in drawable.runs]
+
+
+def _examples(drawable: Rows, choice: Choice) -> dict[str, list[Shown]]:
+    """By row, in both norms; of networks that were not kept there are none, as the figures say."""
+    kept = Kept(drawable, choice.data_dir)
+    found: dict[str, list[Shown]] = defaultdict(list)
+    for name in _featured(drawable, choice):
+        for norm in NORMS:
+            with contextlib.suppress(MarginbenchError):
+                found[name] += [Shown(norm, one) for one in examples(kept, drawable.runs[name][0], norm)]
+    return found
