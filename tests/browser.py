@@ -47,9 +47,9 @@ class Page:
         what, about = message.get("method"), message.get("params", {})
         if what == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(about["exceptionDetails"])[:600])
-        elif what == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
+        elif what == "Runtime.consoleAPICalled" and about["type"] in ("error", "assert"):
             self.complaints.append(" ".join(str(value.get("value", value)) for value in about["args"])[:600])
-        elif what == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
+        elif what == "Log.entryAdded" and about["entry"]["level"] == "error":
             self.complaints.append(about["entry"]["text"])
         elif what == "Network.requestWillBeSent":
             self.requests.append(about["request"]["url"])
@@ -84,6 +84,7 @@ class Page:
             await self.send(f"{domain}.enable")
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         await self.send("Emulation.setDeviceMetricsOverride", **size)
+        await self.send("Emulation.setFocusEmulationEnabled", enabled=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.send("Emulation.setEmulatedMedia", features=[scheme])
         await self.send("Page.navigate", url=file.as_uri() + address)
@@ -114,8 +115,12 @@ async def _page() -> AsyncIterator[Page]:
         )
         try:
             socket = await _connected(Path(profile) / "DevToolsActivePort")
-            yield Page(socket)
-            socket.close()
+            try:
+                yield Page(socket)
+            finally:
+                socket.close()
+                while await socket.read_message() is not None:  # until it is closed on both sides
+                    pass
         finally:
             process.terminate()
             process.wait()

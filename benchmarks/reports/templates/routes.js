@@ -1,13 +1,16 @@
 // The address says what is shown: #suite=KEY, or #row=KEY/NAME, a page in a dialog. Links to either work, and so does Back.
-function route() {
+function addressed() {
   const [, what, key, row] = /^#(suite|row)=([^/]+)(?:\/(.*))?$/.exec(location.hash) ?? [];
+  let name = row ?? "";
+  try { name = decodeURIComponent(name); } catch (error) { /* as it is written */ }
+  return { key, dialog: what === "row" ? document.getElementById(`row-${key}-${name}`) : null };
+}
+
+function route() {
+  const { key, dialog } = addressed();
   if (key) showSuite(key);
-  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-  if (what === "row") {
-    let name = row ?? "";
-    try { name = decodeURIComponent(name); } catch (error) { /* as it is written */ }
-    document.getElementById(`row-${key}-${name}`)?.showModal();
-  }
+  for (const open of document.querySelectorAll("dialog[open]")) if (open !== dialog) open.close();
+  if (dialog && !dialog.open) dialog.showModal();
 }
 
 function showSuite(key) {
@@ -22,7 +25,7 @@ function showSuite(key) {
 
 for (const dialog of document.querySelectorAll("dialog.row")) {
   dialog.addEventListener("close", () => {
-    if (location.hash.startsWith("#row=") && !document.querySelector("dialog[open]")) location.hash = `suite=${dialog.dataset.suite}`;
+    if (addressed().dialog === dialog) location.hash = `suite=${dialog.dataset.suite}`;
   });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });  // beside it
 }

@@ -25,4 +25,7 @@ for (const [show, hide] of [["pointerover", "pointerout"], ["focusin", "focusout
   document.addEventListener(hide, (event) => { if (event.target.closest("[data-tip]")) hideTip(); });
 }
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-document.addEventListener("scroll", hideTip, true);
+document.addEventListener("scroll", () => {  // as focus does, which brings what it is on into view
+  const of = document.activeElement?.closest("[data-tip]");
+  if (of && !tip.hidden) showTip(of); else hideTip();
+}, true);
