@@ -3,14 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import precedence
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import BASELINE, DEFAULT_SORT, Row
+from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row
+from marginbench.benchmarks.tables.standing import Standing
+from marginbench.methods import NORMS
+
+LATER = {f"margin_lower_{norm}" for norm in NORMS}  # columns of a page that are not shown at first: it is wide enough
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Cell:
     bar: Bar | None = None
     letters: str = ""
     group: int | None = None
+    rank: str = ""  # its interval
     words: str = ""  # all that is known, in a sentence
 
 
@@ -88,23 +94,33 @@ class Board:
     picked: Sequence[str]  # at first: the baseline, and the best
     families: Sequence[str]
 
+    @property
+    def summary(self) -> str:
+        """What can be said of the best."""
+        heading = next((one for one in self.headings if one.name == self.sort), None)
+        if heading is None or not heading.grouped:
+            return "Which differences are real is not known: that takes three networks of each row."
+        first = [line.name for line in self.lines if line.cells[self.sort].group == 1]
+        if len(first) == 1:
+            return f"By {heading.text}, {first[0]} is ahead of all others."
+        return f"By {heading.text}, the first {len(first)} rows cannot be told apart."
+
 
 def board(
-    rows: Sequence[Row], runs: Mapping[str, Sequence[Record]], standings: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[Row], runs: Mapping[str, Sequence[Record]], standings: Mapping[str, Mapping[str, Standing]]
 ) -> Board:
     """The table of the rows that count.
 
     Args:
         rows: of one suite, in the order of the leaderboard.
         runs: of each row its records.
-        standings: what statistics say, by row and column; empty where they say nothing.
+        standings: where rows stand, by row and column; empty where that is not known.
     """
     records = [record for own in runs.values() for record in own]
     probes = columns.of_probes(records)
-    on_page = {column.name for column in columns.paged(probes)}
-    measured = [
-        column for column in columns.measured(probes) if any(not math.isnan(row.mean(column.name)[0]) for row in rows)
-    ]
+    every = [*columns.measured(probes), *columns.SURELY_BETTER.values()]
+    measured = [column for column in every if any(not math.isnan(row.mean(column.name)[0]) for row in rows)]
+    at_first = {column.name for column in columns.paged(probes)} - LATER | set(columns.SURELY_BETTER)
     epsilon = records[0].epsilon
     cells = {column.name: _cells(column, rows, standings) for column in measured}
     headings = [
@@ -114,10 +130,10 @@ def board(
             columns.norm_of(column.name),
             column.meaning,
             column.ascending,
-            column.name in on_page,
+            column.name in at_first,
             any(cell.group is not None for cell in cells[column.name].values()),
         )
-        for column in sorted(measured, key=lambda column: column.name not in on_page)
+        for column in sorted(measured, key=lambda column: column.name not in at_first)
     ]
     lines = [
         _line(row, runs[str(row.facts["method"])], {name: own[str(row.facts["method"])] for name, own in cells.items()})
@@ -158,7 +174,7 @@ def doubts(runs: Iterable[Record]) -> list[Doubt]:
     ]
 
 
-def _cells(column: Column, rows: Sequence[Row], standings: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+def _cells(column: Column, rows: Sequence[Row], standings: Mapping[str, Mapping[str, Standing]]) -> dict[str, Cell]:
     """Of every row; bars have one scale in all of a column."""
     known = {str(row.facts["method"]): _known(row, column, standings) for row in rows}
     ends = [end for own in known.values() for end in own[:3] if end is not None and math.isfinite(end)]
@@ -166,8 +182,8 @@ def _cells(column: Column, rows: Sequence[Row], standings: Mapping[str, Mapping[
     return {row: _cell(column, *own, scale) for row, own in known.items()}
 
 
-def _known(row: Row, column: Column, standings: Mapping[str, Mapping[str, Any]]) -> tuple[Any, ...]:
-    """Mean, ends of its interval, and what else is known."""
+def _known(row: Row, column: Column, standings: Mapping[str, Mapping[str, Standing]]) -> tuple[Any, ...]:
+    """Mean, ends of its interval, and where it stands."""
     mean, half = row.mean(column.name)
     standing = standings.get(str(row.facts["method"]), {}).get(column.name)
     if standing is not None:
@@ -178,40 +194,37 @@ def _known(row: Row, column: Column, standings: Mapping[str, Mapping[str, Any]])
 
 
 def _cell(
-    column: Column, mean: float, low: float | None, high: float | None, standing: Any, scale: tuple[float, float]
+    column: Column,
+    mean: float,
+    low: float | None,
+    high: float | None,
+    standing: Standing | None,
+    scale: tuple[float, float],
 ) -> Cell:
     if math.isnan(mean):
         return Cell(None, "—", words="not measured")
     text = column.text(mean)
-    words = [
-        text if low is None or high is None else f"{text}, 95 % interval {column.text(low)} to {column.text(high)}"
-    ]
-    if standing is not None:
-        words += list(_in_words(column, standing))
-    return Cell(
-        mean,
-        text,
-        low,
-        high,
-        _bar(mean, low, high, scale),
-        standing.letters if standing is not None else "",
-        standing.group if standing is not None else None,
-        "; ".join(words),
-    )
+    interval = "" if low is None or high is None else f", 95 % interval {column.text(low)} to {column.text(high)}"
+    cell = Cell(mean, text, low, high, _bar(mean, low, high, scale), words=text + interval)
+    if standing is None or standing.group is None:
+        return cell
+    words = "; ".join([cell.words, *_in_words(column, standing)])
+    return replace(cell, letters=standing.letters, group=standing.group, rank=_rank(standing), words=words)
 
 
-def _in_words(column: Column, standing: Any) -> Iterable[str]:
-    if standing.best_rank is not None:
-        best, worst = standing.best_rank, standing.worst_rank
-        yield f"rank {best}" if best == worst else f"rank {best} to {worst}"
-    if standing.group is not None:
-        yield f"group {standing.group}"
-    if _number(standing.difference) is not None:
-        interval = ""
-        if _number(standing.difference_low) is not None:
-            interval = f" ({column.signed(standing.difference_low)} to {column.signed(standing.difference_high)})"
-        p = _number(standing.p)
-        yield f"{column.signed(standing.difference)}{interval} to {BASELINE}" + ("" if p is None else f", p = {p:.2g}")
+def _rank(standing: Standing) -> str:
+    best, worst = standing.best_rank, standing.worst_rank
+    return f"{best}" if best == worst else f"{best} to {worst}"
+
+
+def _in_words(column: Column, standing: Standing) -> Iterable[str]:
+    yield f"rank {_rank(standing)}, group {standing.group}"
+    if not math.isnan(standing.difference):
+        ends = ""
+        if not math.isnan(standing.difference_low):
+            ends = f" [{column.signed(standing.difference_low)}, {column.signed(standing.difference_high)}]"
+        chance = "" if math.isnan(standing.p) else f", p = {standing.p:.2g}"
+        yield f"{column.signed(standing.difference)}{ends} to {BASELINE}{chance}"
 
 
 def _bar(mean: float, low: float | None, high: float | None, scale: tuple[float, float]) -> Bar | None:
@@ -227,5 +240,5 @@ def _bar(mean: float, low: float | None, high: float | None, scale: tuple[float,
     return Bar(place(low), round(place(high) - place(low), 1), place(mean))
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

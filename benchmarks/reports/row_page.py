@@ -11,6 +11,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.reports.board import Heading, Line
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.claims import Finding, claim_words, finding_words
+from marginbench.benchmarks.tables.leaderboard import Row
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class RowPage:
     runs: Sequence[Run]
     evaluation: Sequence[tuple[str, str]]  # what did not apply or could not be checked
     examples: Sequence[Shown]
+    fronts: Sequence[tuple[str, str]]  # against what, and in which columns no row is better
 
 
 def row_page(
@@ -86,7 +88,8 @@ def row_page(
     records: Sequence[Record],
     headings: Sequence[Heading],
     findings: Sequence[Finding],
-    examples: Sequence[Shown] = (),
+    examples: Sequence[Shown],
+    on_front: Sequence[tuple[str, str]],
 ) -> RowPage:
     """The page of a row of the table, from its records."""
     newest = max(records, key=precedence)
@@ -108,7 +111,17 @@ def row_page(
         [_run(record, headings, shown) for record in sorted(records, key=lambda record: record.repetition)],
         _estimators(records),
         examples,
+        on_front,
     )
+
+
+def fronts(row: Row) -> list[tuple[str, str]]:
+    """The Pareto fronts that a row of the leaderboard is on."""
+    return [
+        (column.header, row.texts[column.name].replace(" ", ", ").replace("_", " "))
+        for column in columns.PARETO
+        if row.texts.get(column.name)
+    ]
 
 
 def _registered(record: Record) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """All that a report says about one suite."""
 
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from marginbench.benchmarks.reports.board import Board, board
 from marginbench.benchmarks.reports.origin import Gaps, facts, gaps, settings
 from marginbench.benchmarks.reports.panels import Panel, panels
 from marginbench.benchmarks.reports.predictions import Prediction, predictions
-from marginbench.benchmarks.reports.row_page import RowPage, Shown, row_page
+from marginbench.benchmarks.reports.row_page import RowPage, Shown, fronts, row_page
 from marginbench.benchmarks.tables.claims import Finding, findings
 from marginbench.benchmarks.tables.leaderboard import rank, suite_name
 from marginbench.benchmarks.tables.notes import notes
+from marginbench.benchmarks.tables.standing import Standings, standings
 from marginbench.methods import NORMS, MarginbenchError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,6 @@ class SuitePage:
     settings: Sequence[tuple[str, str]]
     gaps: Gaps
     prediction: Prediction
-    summary: Sequence[str] = ()
 
 
 def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
@@ -67,9 +70,10 @@ def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
     for finding in findings(reading.records.values()):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
-    predicted = predictions(reading)
+    predicted, known = predictions(reading), standings(reading)
+    log.info("report: where rows stand")
     return [
-        _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted)
+        _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted, known)
         for suite in sorted(suites, key=lambda suite: (names[suite], suite))
     ]
 
@@ -82,14 +86,15 @@ def _suite_page(
     drawable: Rows | None,
     choice: Choice,
     predicted: Mapping[str, Prediction],
+    known: Standings,
 ) -> SuitePage:
     counted = [record for record in records if not why[record.id]]
     runs: dict[str, list[Record]] = defaultdict(list)
     for record in counted:
         runs[record.method].append(record)
-    ranked = rank(counted)
-    table = board(ranked, runs, {})
     fingerprint = records[0].identity.suite
+    ranked = rank(counted, known=known)
+    table = board(ranked, runs, {row: standing for (suite, row), standing in known.items() if suite == fingerprint})
     seen = {} if drawable is None else _examples(drawable, choice)
     pages = [
         row_page(
@@ -98,8 +103,9 @@ def _suite_page(
             table.headings,
             claimed.get((fingerprint, line.name), ()),
             seen.get(line.name, ()),
+            fronts(row),
         )
-        for line in table.lines
+        for line, row in zip(table.lines, ranked, strict=True)
     ]
     return SuitePage(
         fingerprint[:8],

@@ -71,6 +71,14 @@ class Board {
     this.rows.forEach((row, i) => {
       const next = grouped && i > 0 && key(row).g !== key(this.rows[i - 1]).g;
       row.classList.toggle("next-group", Boolean(next));
+      const rank = row.querySelector("td.rank");
+      const { r, l } = key(row);
+      rank.textContent = r ?? "";
+      if (l) {
+        const letters = document.createElement("b");
+        letters.textContent = l;
+        rank.append(" ", letters);
+      }
     });
   }
 
@@ -139,8 +147,9 @@ class Board {
       for (const end of ["low", "high"]) {
         if (cells.some((cell) => end in cell.dataset)) columns.push([`${name}_${end}`, ...cells.map((cell) => cell.dataset[end] ?? "")]);
       }
-      const letters = cells.map((cell) => cell.querySelector("sup")?.textContent ?? "");
-      if (letters.some(Boolean)) columns.push([`${name}_letters`, ...letters]);
+      for (const [key, end] of [["r", "rank"], ["l", "letters"], ["g", "group"]]) {
+        if (cells.some((cell) => key in cell.dataset)) columns.push([`${name}_${end}`, ...cells.map((cell) => cell.dataset[key] ?? "")]);
+      }
       return columns;
     };
     const columns = places.flatMap(ofColumn);
