@@ -15,7 +15,7 @@ from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row
 from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods import NORMS
 
-LATER = {f"margin_lower_{norm}" for norm in NORMS}  # columns of a page that are not shown at first: it is wide enough
+LATER = {f"margin_lower_{norm}" for norm in NORMS}  # not at first: the page is wide enough
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def board(
     probes = columns.of_probes(records)
     every = [*columns.measured(probes), *columns.SURELY_BETTER.values()]
     measured = [column for column in every if any(not math.isnan(row.mean(column.name)[0]) for row in rows)]
-    at_first = {column.name for column in columns.paged(probes)} - LATER | set(columns.SURELY_BETTER)
+    on_page = {column.name for column in columns.paged(())}
+    at_first = on_page - LATER | set(columns.SURELY_BETTER)
     epsilon = records[0].epsilon
     cells = {column.name: _cells(column, rows, standings) for column in measured}
     headings = [
@@ -214,7 +215,7 @@ def _cell(
 
 def _rank(standing: Standing) -> str:
     best, worst = standing.best_rank, standing.worst_rank
-    return f"{best}" if best == worst else f"{best} to {worst}"
+    return f"{best}" if best == worst else f"{best}–{worst}"
 
 
 def _in_words(column: Column, standing: Standing) -> Iterable[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from marginbench.benchmarks.figures.draw import drawn
 from marginbench.benchmarks.figures.figure import Figure
-from marginbench.benchmarks.figures.rows import Rows
+from marginbench.benchmarks.figures.hyper_parameters import families
+from marginbench.benchmarks.figures.rows import Rows, suites_of
 from marginbench.benchmarks.figures.scan import FIGURES
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.tables.columns import norm_of
@@ -92,6 +93,8 @@ def _choices(figure: Figure, source: Any) -> Iterator[dict[str, str]]:
         elif name == "column" and isinstance(source, Rows):
             measured = {metric for runs in source.runs.values() for record in runs for metric in record.metrics}
             values[name] = [column for column in source.columns if column.startswith(AGAINST) and column in measured]
+        elif name == "parameter":
+            values[name] = list(families(suites_of(source))) or [""]
     return (dict(zip(values, one, strict=True)) for one in itertools.product(*values.values()))
 
 

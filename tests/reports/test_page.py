@@ -1,23 +1,19 @@
 """The report in a real browser: it draws, sorts, filters, exports, and asks no network for anything."""
 
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from browser import Page, in_browser, needs_browser
-from made import a_failure, a_record, claiming
+from made import a_failure
+from report_support import ROWS, write_rows
 
-from marginbench.benchmarks.records.metrics import summarise
-from marginbench.benchmarks.records.record import CurvePoint, Record, write_record
+from marginbench.benchmarks.records.record import write_record
 from marginbench.benchmarks.reports.make import report
 
 pytestmark = needs_browser
 
-ROWS = ("ce", "mma", "arcface(m=0.3)", "<b>bold</b> & \"quoted\" 'row'", "mixup")
-SHIFT = dict(zip(ROWS, (0.3, 0.6, 0.4, 0.35, 0.35), strict=True))
 BOARD = "document.querySelector('section.suite:not([hidden]) table.board')"
 SHOWN = f"[...{BOARD}.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.dataset.row)"
 DARK = (
@@ -25,34 +21,6 @@ DARK = (
     " of.dispatchEvent(new Event('change')); })()"
 )
 PANELS = "[...document.querySelectorAll('section.suite:not([hidden]) figure[data-figure]')]"
-
-
-def write_rows(folder: Path, rows: tuple[str, ...] = ROWS, seeds: int = 3, suite: dict[str, Any] | None = None) -> None:
-    """Runs with arrays, whose numbers are those that follow from them."""
-    for place, row in enumerate(rows):
-        for seed in range(seeds):
-            write_record(folder / "toy" / "runs", *_run(row, seed, SHIFT.get(row, 0.2 + 0.01 * place), suite or {}))
-
-
-def _run(row: str, seed: int, scale: float, suite: dict[str, Any]) -> tuple[Record, dict[str, np.ndarray]]:
-    stream = np.random.default_rng(100 * seed + len(row))
-    label = np.arange(40) % 4
-    prediction = np.where(stream.random(40) < 0.9, label, (label + 1) % 4)
-    upper = np.where(prediction == label, stream.gamma(4.0, scale / 4, 40), 0.0).astype(np.float32)
-    arrays: dict[str, np.ndarray] = {"label": label, "prediction": prediction, "output_margin": upper}
-    arrays["feature_margin"] = upper - 0.1
-    for norm, of in (("l2", 1.0), ("linf", 0.2)):
-        arrays[f"upper_{norm}"] = arrays[f"upper_{norm}_fmn"] = (of * upper).astype(np.float32)
-        arrays[f"lower_{norm}"] = arrays[f"lower_{norm}_crown"] = (0.5 * of * upper).astype(np.float32)
-    curve = [CurvePoint(epoch, 0.5 + 0.1 * epoch, 1.0 / epoch, 0.4 + 0.1 * epoch, 1.2 / epoch) for epoch in (1, 2, 3)]
-    record = a_record(row, seed, metrics=summarise(arrays, {"l2": 0.5, "linf": 0.1}), curve=curve, **suite)
-    record = claiming(
-        replace(record, losses=[1.0, 0.5, 0.3]), "toys" if len(row) > 3 else "basics", "A paper", "input_margin"
-    )
-    if row == "mma":
-        doubt = {"weak_attack": "found in 2 points"}
-        record = replace(record, doubts=doubt, explanations={"weak_attack": "A </script> attack is weak."})
-    return record, arrays
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +73,17 @@ def test_headers_sort_and_say_so(file: Path) -> None:
         rows, order = await press("method")
         assert (rows, order) == (sorted(ROWS), "ascending")
         assert await press("method") == (rows[::-1], "descending")
+        column = f"{BOARD}.querySelector('th[data-name=margin_upper_l2]')"
+        cells = f"[...{BOARD}.tBodies[0].rows].map((row) => row.cells[{column}.cellIndex].dataset)"
         rows, order = await press("margin_upper_l2")
-        values = await page.run(
-            f"(() => {{ const at = {BOARD}.querySelector('th[data-name=margin_upper_l2]').cellIndex;"
-            f" return [...{BOARD}.tBodies[0].rows].map((row) => Number(row.cells[at].dataset.v)); }})()"
-        )
-        assert (values, order, rows[0]) == (sorted(values, reverse=True), "descending", "mma")
+        groups = await page.run(f"{cells}.map((cell) => Number(cell.g))")
+        assert (order, rows[0], max(groups) > 1) == ("descending", "mma", True)
+        assert list(zip(groups, rows, strict=True)) == sorted(zip(groups, rows, strict=True))
+        shown = await page.run(f"[...{BOARD}.querySelectorAll('td.rank')].map((cell) => cell.textContent)")
+        assert shown == await page.run(f"{cells}.map((cell) => `${{cell.r}} ${{cell.l}}`)")
+        await page.run("document.querySelector('form.tools').elements.grouped.click()")
+        values = await page.run(f"{cells}.map((cell) => Number(cell.v))")
+        assert values == sorted(values, reverse=True)
         assert await page.run(f"{BOARD}.querySelectorAll('[aria-sort]').length") == 1
 
     looks(file, look)
