@@ -82,17 +82,17 @@ def report(
     from marginbench.benchmarks.reports.suite_page import Choice, suite_pages
 
     started = time.perf_counter()
-    folders = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
-    reading = read_folders(folders, strict=strict)
+    paths = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    reading = read_folders(paths, strict=strict)
     if not reading.records:
-        where = ", ".join(map(str, folders))
+        where = ", ".join(map(str, paths))
         raise MarginbenchError(f"{where}: no records; make some with `marginbench run-all`")
     known = {record.method for record in reading.records.values()}
     for name in features or ():
         if name not in known:
             raise ParameterError("features", name, f"no such row: {suggest(name, known)}")
     log.info("report: %d records", len(reading.records))
-    suites = suite_pages(reading, Choice(folders, features, data_dir))
+    suites = suite_pages(reading, Choice(paths, features, data_dir))
     across = panels("suites", reading) if len(suites) > 1 else []
     title = ", ".join(suite.name for suite in suites)
     page = Report(_laid_out(suites=suites, across=across, problems=list(reading.problems.values()), title=title))
@@ -126,7 +126,7 @@ def _laid_out(**values: Any) -> str:
         norm_text=NORM_TEXT,
         claims_legend=LEGEND,
         version=metadata.version("marginbench"),
-        vega=Markup(in_script(vl_convert.javascript_bundle())),
+        vega=Markup(in_script(vl_convert.javascript_bundle(None))),
         styles=Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES)),
         scripts=Markup(in_script("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))),
     )

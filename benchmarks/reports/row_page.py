@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marginbench.benchmarks.figures.examples import Example
+from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import precedence
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.reports.board import Heading, Line
@@ -147,7 +148,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _claims(findings: Sequence[Finding], shown: Mapping[str, columns.Column]) -> list[Claimed]:
+def _claims(findings: Sequence[Finding], shown: Mapping[str, Column]) -> list[Claimed]:
     claims = dict.fromkeys(finding.claim for finding in findings)
     return [
         Claimed(claim_words(claim), [finding_words(one, shown) for one in own], own[0].verdict)
@@ -156,7 +157,7 @@ def _claims(findings: Sequence[Finding], shown: Mapping[str, columns.Column]) ->
     ]
 
 
-def _run(record: Record, headings: Sequence[Heading], shown: Mapping[str, columns.Column]) -> Run:
+def _run(record: Record, headings: Sequence[Heading], shown: Mapping[str, Column]) -> Run:
     seconds = record.cost.get("seconds")
     return Run(
         record.repetition,

@@ -58,20 +58,20 @@ class SuitePage:
 
 def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
     """Every suite that was found, by name."""
-    why = marks(reading.records.values())
+    why, known = marks(reading.records.values()), standings(reading)
+    log.info("report: where rows stand")
     suites: dict[str, list[Record]] = defaultdict(list)
     for record in reading.records.values():
         suites[record.identity.suite].append(record)
     try:
-        drawable = {rows.fingerprint: rows for rows in suites_of(reading)}
+        drawable = {rows.fingerprint: rows for rows in suites_of(reading, known)}
     except MarginbenchError:  # not a single run ended well: there is still a table of what failed
         drawable = {}
     claimed: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings(reading.records.values()):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
-    predicted, known = predictions(reading), standings(reading)
-    log.info("report: where rows stand")
+    predicted = predictions(reading)
     return [
         _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted, known)
         for suite in sorted(suites, key=lambda suite: (names[suite], suite))
