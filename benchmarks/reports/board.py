@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import precedence
@@ -141,7 +141,7 @@ def board(
         for row in rows
     ]
     best = next((line.name for line in lines if line.name != BASELINE and line.n), None)
-    picked = [name for name in (BASELINE, best) if name in runs]
+    picked = [name for name in (BASELINE, best) if name is not None and name in runs]
     return Board(headings, lines, DEFAULT_SORT, BASELINE, picked, sorted({line.family for line in lines}))
 
 
@@ -175,38 +175,40 @@ def doubts(runs: Iterable[Record]) -> list[Doubt]:
     ]
 
 
+class _Known(NamedTuple):
+    """What is known of a row in a column."""
+
+    mean: float
+    low: float | None = None  # of its interval
+    high: float | None = None
+    standing: Standing | None = None
+
+
 def _cells(column: Column, rows: Sequence[Row], standings: Mapping[str, Mapping[str, Standing]]) -> dict[str, Cell]:
     """Of every row; bars have one scale in all of a column."""
     known = {str(row.facts["method"]): _known(row, column, standings) for row in rows}
     ends = [end for own in known.values() for end in own[:3] if end is not None and math.isfinite(end)]
     scale = (min(ends), max(ends)) if ends else (0.0, 0.0)
-    return {row: _cell(column, *own, scale) for row, own in known.items()}
+    return {row: _cell(column, own, scale) for row, own in known.items()}
 
 
-def _known(row: Row, column: Column, standings: Mapping[str, Mapping[str, Standing]]) -> tuple[Any, ...]:
-    """Mean, ends of its interval, and where it stands."""
+def _known(row: Row, column: Column, standings: Mapping[str, Mapping[str, Standing]]) -> _Known:
     mean, half = row.mean(column.name)
     standing = standings.get(str(row.facts["method"]), {}).get(column.name)
     if standing is not None:
-        return mean, _number(standing.low), _number(standing.high), standing
+        return _Known(mean, _number(standing.low), _number(standing.high), standing)
     if half is None or not math.isfinite(mean):
-        return mean, None, None, None
-    return mean, mean - half, mean + half, None
+        return _Known(mean)
+    return _Known(mean, mean - half, mean + half)
 
 
-def _cell(
-    column: Column,
-    mean: float,
-    low: float | None,
-    high: float | None,
-    standing: Standing | None,
-    scale: tuple[float, float],
-) -> Cell:
+def _cell(column: Column, known: _Known, scale: tuple[float, float]) -> Cell:
+    mean, low, high, standing = known
     if math.isnan(mean):
         return Cell(None, "—", words="not measured")
     text = column.text(mean)
     interval = "" if low is None or high is None else f", 95 % interval {column.text(low)} to {column.text(high)}"
-    cell = Cell(mean, text, low, high, _bar(mean, low, high, scale), words=text + interval)
+    cell = Cell(mean, text, low, high, _bar(known, scale), words=text + interval)
     if standing is None or standing.group is None:
         return cell
     words = "; ".join([cell.words, *_in_words(column, standing)])
@@ -228,7 +230,8 @@ def _in_words(column: Column, standing: Standing) -> Iterable[str]:
         yield f"{column.signed(standing.difference)}{ends} to {BASELINE}{chance}"
 
 
-def _bar(mean: float, low: float | None, high: float | None, scale: tuple[float, float]) -> Bar | None:
+def _bar(known: _Known, scale: tuple[float, float]) -> Bar | None:
+    mean, low, high, _ = known
     least, most = scale
     if most <= least or not math.isfinite(mean):
         return None
