@@ -192,6 +192,17 @@ def test_the_theme_is_a_choice_that_redraws(file: Path) -> None:
     looks(file, look)
 
 
+def test_paper_is_white_in_the_dark_theme_too(file: Path) -> None:
+    async def look(page: Page) -> None:
+        assert await page.run("getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 29)"
+        await page.send("Emulation.setEmulatedMedia", media="print")
+        assert await page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not await page.run("document.querySelector('form.tools').checkVisibility()")
+        assert await page.run(f"{BOARD}.parentElement.scrollHeight <= {BOARD}.parentElement.clientHeight")
+
+    looks(file, look, dark=True)
+
+
 def test_letters_can_be_read(file: Path) -> None:
     """Contrast of at least 4.5 (WCAG 2.2, 1.4.3) of all words, in both themes."""
     script = """(() => {
