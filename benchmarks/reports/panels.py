@@ -106,10 +106,9 @@ def _words(value: str, source: Any) -> str:
 
 def _fluid(chart: Any) -> dict[str, Any]:
     """The specification of a chart as wide as the page lets it be."""
-    import altair as alt
-
-    fit = alt.AutoSizeParams(type="fit", contains="padding", resize=True)
-    spec = chart.properties(width="container", autosize=fit, padding=2).to_dict(validate=False)
+    spec = chart.to_dict(validate=False)
+    fit = {"type": "fit", "contains": "padding", "resize": True}
+    spec.update(width="container", autosize=fit, padding=2)  # here: properties() of a chart copies all its data
     spec.pop("config", None)  # the page's
     if isinstance(spec.get("height"), int | float):
         spec["height"] = max(spec["height"], LEAST_HEIGHT)
