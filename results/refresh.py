@@ -1,14 +1,20 @@
 """Make all tables in results/ and in the pages again: from the records, from the registry of methods, from the doubts.
 
 python results/refresh.py
+
+With --reports also the reports and the figure of the README, which take minutes. The reports show features and
+adversarial examples where results/reference/networks has the networks, which `run-all --out results/reference` leaves.
 """
 
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from marginbench.benchmarks import plot, report
 from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation
+from marginbench.benchmarks.figures.save import save
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.record import Record
@@ -19,6 +25,7 @@ from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.leaderboard import rank
+from marginbench.benchmarks.tables.render_margins import page
 from marginbench.benchmarks.tables.text import markdown, pipe
 from marginbench.methods import get, names
 
@@ -41,19 +48,24 @@ def suite_page(name: str, made: dict[str, str]) -> str:
     return "\n".join([head, made["leaderboard.md"], made["claims.md"]])
 
 
-def ten_rows(reading: Reading) -> str:
-    """A short leaderboard of one suite: the baseline, the best row of each family, then the best of the others."""
-    records = list(reading.records.values())
+def shown_rows(records: Sequence[Record]) -> tuple[list[str], int]:
+    """The baseline, the best row of each family, then the best of the others; and how many rows there are."""
     rows = [str(row.facts["method"]) for row in rank(records) if not row.mark]
     families = {record.method: record.about.family for record in records}
     best = {families[row]: row for row in reversed(rows)}  # the first one stays
     first = [row for row in rows if row == BASELINE or row in best.values()]
-    chosen = [*first, *(row for row in rows if row not in first)][:ROWS]
+    return [*first, *(row for row in rows if row not in first)][:ROWS], len(rows)
+
+
+def ten_rows(reading: Reading) -> str:
+    """A short leaderboard of one suite."""
+    records = list(reading.records.values())
+    chosen, count = shown_rows(records)
     (board,) = boards(records, Choice(methods=chosen), where_rows_stand(reading))
     table = [column for column in page_columns(board) if column.header.split()[0] not in LEFT_OUT]
     how = " ".join(notes.legend(board, [column.header for column in table]))
     return (
-        f"{markdown(table)}\n\n{len(chosen)} of {len(rows)} rows: `{BASELINE}`; of each family, the row with the"
+        f"{markdown(table)}\n\n{len(chosen)} of {count} rows: `{BASELINE}`; of each family, the row with the"
         f" largest robust accuracy in L2; and the best of the others. {how}"
     )
 
@@ -89,11 +101,16 @@ def _general(column: Column) -> str:
     return re.sub(r"\{\w+:g\}", "ε", column.header) if column.on_page else ""
 
 
+def folders() -> list[Path]:
+    """Those of the suites."""
+    return sorted(path.parent for path in REFERENCE.glob("*/runs"))
+
+
 def refreshed() -> dict[Path, str]:
     """Every file that follows from the records, with its content."""
     files = {}
     everything = []
-    for folder in sorted(path.parent for path in REFERENCE.glob("*/runs")):
+    for folder in folders():
         reading = read_folders([folder], strict=True)
         everything += reading.records.values()
         made = contents(reading)
@@ -101,6 +118,7 @@ def refreshed() -> dict[Path, str]:
         files[folder / "README.md"] = suite_page(folder.name, made)
         if folder.name == "digits":
             files[ROOT / "README.md"] = filled("README.md", **{"ten rows": ten_rows(reading)})
+    files[ROOT / "results" / "margins.md"] = page(read_folders(folders()))
     files[ROOT / "methods" / "README.md"] = filled("methods/README.md", catalogue=catalogue())
     files[ROOT / "results" / "README.md"] = filled("results/README.md", columns=legend(everything), doubts=doubts())
     return files
@@ -114,6 +132,17 @@ def filled(page_name: str, **marked: str) -> str:
     return text
 
 
+def write_reports() -> None:
+    """A report of each suite, and the figure of the README. They change with the fonts and libraries of the machine."""
+    for folder in folders():
+        report(folder).save(folder / "report.html")
+    reading = read_folders([REFERENCE / "digits"])
+    chosen, _ = shown_rows(list(reading.records.values()))
+    save(plot("intervals", reading, methods=chosen, width=160), ROOT / "results" / "digits.svg")
+
+
 if __name__ == "__main__":
     for path, content in refreshed().items():
         path.write_text(content, encoding="utf-8")
+    if "--reports" in sys.argv[1:]:
+        write_reports()

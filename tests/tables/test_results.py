@@ -70,7 +70,7 @@ def test_what_is_committed_follows_from_the_records(refresh: ModuleType) -> None
     files = refresh.refreshed()
     for path, content in files.items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run results/refresh.py"
-    assert len(files) == 6 * len(FOLDERS) + 3
+    assert len(files) == 6 * len(FOLDERS) + 4
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
