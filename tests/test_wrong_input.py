@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+import typer
 from support import Run
+
+from marginbench.benchmarks.cli.app import _in_options, app
+from marginbench.methods.errors import ParameterError
 
 WRONG = [
     (("--methods", "arcfac"), ["unknown method 'arcfac'", "did you mean 'arcface'"]),
@@ -88,3 +92,18 @@ def test_a_folder_is_no_file_for_a_table(run: Run, tmp_path: Path) -> None:
     reference = Path(__file__).parents[1] / "results/reference/digits_exact"
     code, _, err = run("leaderboard", reference, "--format", "csv", "-o", tmp_path)
     assert (code, err) == (2, f"error: {tmp_path}: is a folder; a file is needed\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "words"),
+    [
+        ("compare", ParameterError("a", "x", "is no row"), "A x: is no row"),
+        ("doctor", ParameterError("every", True, "is too much"), "--all: is too much"),
+        ("verify", ParameterError("sample", None, "is missing"), "--sample: is missing"),
+        ("verify", ParameterError("folders", ["a", "b"], "are empty"), "DIR... a,b: are empty"),
+    ],
+)
+def test_an_error_about_a_parameter_names_the_option_or_the_argument(
+    command: str, error: ParameterError, words: str
+) -> None:
+    assert _in_options(error, typer.main.get_command(app).commands[command]) == words

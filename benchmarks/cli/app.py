@@ -83,12 +83,14 @@ def _in_options(error: ParameterError, command: Any) -> str:
     parameter = names.get(error.parameter)
     if parameter is None:
         return str(error)
-    name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.make_metavar()
+    name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar or parameter.name.upper()
     if error.value is False:
         return f"without {name}: {error.problem}"
+    if error.value is True or error.value is None:
+        return f"{name}: {error.problem}"
     values = error.value if isinstance(error.value, list | tuple) else [error.value]
     value = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-    return f"{name}: {error.problem}" if error.value is None else f"{name} {value}: {error.problem}"
+    return f"{name} {value}: {error.problem}"
 
 
 def _version(asked: bool) -> None:
