@@ -74,7 +74,8 @@ def render_margins(
 def page(reading: Reading) -> str:
     """The file results/margins.md."""
     made = "Made from the records in [reference](reference) by `python results/refresh.py`."
-    return f"# Which margin predicts what\n\n{made}\n\n{render_margins(reading)}"
+    points = render_margins(reading).replace(". **", ".\n- **")  # of the paragraphs, a point for each target
+    return f"# Which margin predicts what\n\n{made}\n\n{points}"
 
 
 def _suites(lines: Sequence[Line]) -> dict[str, str]:
