@@ -67,7 +67,7 @@ def cost(
     rows = rows_of(source, suite)
     against = COSTS[unit]
     spent = {row: rows.interval(row, against.name) for row in rows.runs}
-    x = Quantity(f"{unit} of the training, {BASELINE} = 1", ascending=True, logarithmic=True)
+    x = Quantity(f"{unit} of the training, as a multiple of those of {BASELINE}", ascending=True, logarithmic=True)
     return _figure(rows, x, spent, column, picked)
 
 

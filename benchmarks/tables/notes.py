@@ -45,12 +45,15 @@ def _order(board: Board, headers: Sequence[str]) -> str:
     name = board.ordering.heading(board.records[0].epsilon)
     if RANK not in headers:
         return f"Ordered by {name}, the best first; which differences are real is not known."
-    words = [f"Ordered by {name}: by first letter, then by name. Rows that share a letter cannot be told apart."]
+    words = [
+        f"Ordered by {name}: by groups, which are runs of rows in the order of their means of which no two differ, then"
+        " by name. Rows that share a letter cannot be told apart: all pairs, Holm's correction."
+    ]
     words.append("rank: 95 % interval of the place among all rows.")
     if TO_BASELINE in headers:
         words.append(
             f"{TO_BASELINE}: paired difference, on pages [95 % interval], * if p < {LEVEL:g} after Holm's correction"
-            " over the rows."
+            " over the rows. These are fewer tests than all pairs: a row may differ and share a letter."
         )
     return " ".join(words)
 
