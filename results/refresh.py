@@ -32,7 +32,7 @@ from marginbench.methods import get, names
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
 ROWS = 10  # of the short leaderboard
-LEFT_OUT = ("n", "points", "rejecting", "doubts")  # of its columns, by the first word
+LEFT_OUT = ("n", "points", "rejecting", "cost", "doubts")  # of its columns, by the first word
 
 
 def between(text: str, mark: str, body: str) -> str:
@@ -63,9 +63,10 @@ def ten_rows(reading: Reading) -> str:
     chosen, count = shown_rows(records)
     (board,) = boards(records, Choice(methods=chosen), where_rows_stand(reading))
     table = [column for column in page_columns(board) if column.header.split()[0] not in LEFT_OUT]
+    narrow = re.sub(r"-{3,}", "---", re.sub(r" {2,}", " ", markdown(table)))
     how = " ".join(notes.legend(board, [column.header for column in table]))
     return (
-        f"{markdown(table)}\n\n{len(chosen)} of {count} rows: `{BASELINE}`; of each family, the row with the"
+        f"{narrow}\n\n{len(chosen)} of {count} rows: `{BASELINE}`; of each family, the row with the"
         f" largest robust accuracy in L2; and the best of the others. {how}"
     )
 

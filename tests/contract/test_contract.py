@@ -63,7 +63,7 @@ def test_a_plugin_author_runs_the_checks_with_pytest(tmp_path: Path) -> None:
     calls = {param.id: param.values[0] for param in mark.args[1]}
     assert mark.args[0] == "check" and len(calls) == 3 * len(CHECKS)
     calls["finite_loss-my_margin"]()
-    with pytest.raises(AssertionError, match="the loss is nan"):
+    with pytest.raises(AssertionError, match="the loss is NaN"):
         calls["finite_loss-broken"]()
     with pytest.raises(pytest.skip.Exception, match="no certificate of its own"):
         calls["certificate_sound-ce"]()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks import attack, deepfool, fmn, from_torchattacks, ray
 from marginbench.benchmarks.attacks._wrap import isolated
 from marginbench.benchmarks.attacks.scan import ATTACKS
-from marginbench.benchmarks.certificates import _ball, _bounds, _box, _linear_rules, _trace, crown
+from marginbench.benchmarks.certificates import _ball, _bounds, _box, _linear_rules, _trace
 from marginbench.benchmarks.certificates._call import RULES
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
@@ -218,7 +218,7 @@ MUTANTS = {
         certificate="crown",
     ),
     "a rival is left out": Mutant(
-        twin(crown, "_rivals", "torch.arange(1, classes,", "torch.arange(2, classes,"),
+        twin(_bounds, "_rivals", "torch.arange(1, classes,", "torch.arange(2, classes,"),
         linear,
         certificate="crown",
     ),

@@ -17,7 +17,7 @@ from marginbench.benchmarks.models.known_row import examine_row, expected
 from marginbench.benchmarks.probes import clever, rejection, smoothing
 from marginbench.benchmarks.records import metrics
 from marginbench.benchmarks.runs import measure
-from marginbench.benchmarks.tables import columns, leaderboard, render
+from marginbench.benchmarks.tables import cells, columns, leaderboard
 from marginbench.methods.net import Normalise
 
 CPU = torch.device("cpu")
@@ -87,12 +87,12 @@ def wrong_norms_of_a_table(patch: pytest.MonkeyPatch) -> None:
 
 
 def shown_under_wrong_heads(patch: pytest.MonkeyPatch) -> None:
-    honest = render._cell
+    honest = cells._measured
 
-    def cell(row: Any, ends: Any) -> str:
-        return honest(row, ends[::-1])
+    def measured(ends: Any, board: Any, epsilon: Any) -> Any:
+        return honest(ends[::-1], board, epsilon)
 
-    patch.setattr(render, "_cell", cell)
+    patch.setattr(cells, "_measured", measured)
 
 
 def wrong_normalisation(patch: pytest.MonkeyPatch) -> None:
