@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from marginbench.benchmarks.figures.layers import (
 from marginbench.benchmarks.figures.rows import Rows, suites_of
 from marginbench.benchmarks.figures.scatter import Quantity
 from marginbench.benchmarks.machine.files import digest
+from marginbench.benchmarks.records.record import dotted
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
@@ -100,7 +101,7 @@ def families(suites: Sequence[Rows]) -> dict[str, list[Variant]]:
 
 
 def _of_suites(suites: Sequence[Rows]) -> Iterator[Variant]:
-    flat = {rows.fingerprint: dict(_flat(next(iter(rows.runs.values()))[0].suite.settings)) for rows in suites}
+    flat = {rows.fingerprint: dotted(next(iter(rows.runs.values()))[0].suite.settings) for rows in suites}
     keys = sorted({key for settings in flat.values() for key in settings if key not in NAMES})
     varying = [key for key in keys if len({_text(settings.get(key)) for settings in flat.values()}) > 1]
     for rows in suites:
@@ -119,14 +120,6 @@ def _of_methods(suites: Sequence[Rows]) -> Iterator[Variant]:
                 others = {name: setting for name, setting in of.fields.items() if name != field}
                 family = digest([rows.fingerprint, of.method, others])
                 yield Variant(f"{of.method}.{field}", family, of.method, _plain(value), rows, row)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """One column against another, a point for each row, with the rows that no other row beats in both."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour
 from marginbench.benchmarks.figures.rows import Interval
 from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.statistics import fronts
 
 LETTER, LINE = 0.024, 0.075  # size of a letter and of a line of text, as a share of a figure in a column
 
@@ -40,12 +42,8 @@ class Quantity:
 def pareto(points: Mapping[str, tuple[float, float]], x: Quantity, y: Quantity) -> list[str]:
     """The names that no other beats in one quantity without losing in the other, from small to large x."""
     signs = [-1 if quantity.ascending else 1 for quantity in (x, y)]
-    good = {name: (signs[0] * px, signs[1] * py) for name, (px, py) in points.items()}
-
-    def beaten(own: tuple[float, float]) -> bool:
-        return any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in good.values())
-
-    return sorted((name for name, own in good.items() if not beaten(own)), key=lambda name: points[name])
+    on = fronts.front([(signs[0] * px, signs[1] * py) for px, py in points.values()])
+    return sorted(itertools.compress(points, on), key=lambda name: points[name])
 
 
 def scatter(

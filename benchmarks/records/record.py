@@ -90,6 +90,17 @@ class SuiteFacts:
         return {"name": values.get("name"), "title": values.get("title"), "epsilon": epsilon, "settings": dict(values)}
 
 
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key, as `--set` takes them: training.epochs. Empty tables stay."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            out.update(dotted(value, f"{prefix}{key}."))
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
 @dataclass(frozen=True)
 class Environment:
     """Where a run took place: recorded beside its results, never part of its id."""

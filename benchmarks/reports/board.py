@@ -212,16 +212,11 @@ def _cell(column: Column, known: _Known, scale: tuple[float, float]) -> Cell:
     if standing is None or standing.group is None:
         return cell
     words = "; ".join([cell.words, *_in_words(column, standing)])
-    return replace(cell, letters=standing.letters, group=standing.group, rank=_rank(standing), words=words)
-
-
-def _rank(standing: Standing) -> str:
-    best, worst = standing.best_rank, standing.worst_rank
-    return f"{best}" if best == worst else f"{best}–{worst}"
+    return replace(cell, letters=standing.letters, group=standing.group, rank=standing.ranks, words=words)
 
 
 def _in_words(column: Column, standing: Standing) -> Iterable[str]:
-    yield f"rank {_rank(standing)}, group {standing.group}"
+    yield f"rank {standing.ranks}, group {standing.group}"
     if not math.isnan(standing.difference):
         ends = ""
         if not math.isnan(standing.difference_low):

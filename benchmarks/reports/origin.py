@@ -2,15 +2,15 @@
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.records.current import MARKS
-from marginbench.benchmarks.records.record import Environment, Record
+from marginbench.benchmarks.records.record import Environment, Record, dotted
 from marginbench.benchmarks.suites.schema import load_suite, suite_names
-from marginbench.benchmarks.tables.notes import COMPUTE
+from marginbench.benchmarks.tables.notes import versions
 from marginbench.methods import MarginbenchError, rows
 
 
@@ -66,7 +66,7 @@ def facts(counted: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str,
         ("Finished", f"{_moment(dates[0])} to {_moment(dates[-1])}"),
         ("Evaluated on", _distinct(_machine(place) for place in evaluated)),
         ("Trained on", _distinct(_machine(place) for place in trained)),
-        ("Versions", ", ".join(_versions([*evaluated, *trained]))),
+        ("Versions", ", ".join(versions([*evaluated, *trained]))),
         ("Commit", _distinct(str(place.commit) for place in evaluated)),
         ("Fingerprint of the suite", newest.identity.suite),
         ("Fingerprint of the data", _distinct(record.identity.data for record in counted)),
@@ -77,7 +77,7 @@ def facts(counted: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str,
 
 def settings(record: Record) -> list[tuple[str, str]]:
     """All settings of the suite by dotted key, without those that were left out."""
-    shown = _flat({key: value for key, value in record.suite.settings.items() if key not in ("name", "title")})
+    shown = dotted({key: value for key, value in record.suite.settings.items() if key not in ("name", "title")})
     return [(key, _text(value)) for key, value in shown.items() if value is not None]
 
 
@@ -89,8 +89,8 @@ def command(of: Mapping[str, Any], counted: Sequence[Record]) -> str:
     seeds = max(record.repetition for record in counted) + 1
     if base in suite_names():
         suite = load_suite(base)
-        defaults = _flat(suite.model_dump(mode="json", exclude={"name", "title", "methods", "seeds"}))
-        given = _flat({key: value for key, value in of.items() if key not in ("name", "title")})
+        defaults = dotted(suite.model_dump(mode="json", exclude={"name", "title", "methods", "seeds"}))
+        given = dotted({key: value for key, value in of.items() if key not in ("name", "title")})
         for key in sorted({*defaults, *given}):
             if defaults.get(key) != given.get(key):
                 words += ["--set", f"{key}={_text(given.get(key))}"]
@@ -154,26 +154,8 @@ def _machine(place: Environment) -> str:
     return f"{what} ({threads}), {place.system}, Python {place.python}"
 
 
-def _versions(places: Sequence[Environment]) -> Iterator[str]:
-    for name in COMPUTE:
-        numbers = {place.versions[name] for place in places if place.versions.get(name)}
-        if numbers:
-            yield f"{name} {' and '.join(sorted(filter(None, numbers)))}"
-
-
 def _distinct(texts: Any) -> str:
     return "; ".join(sorted(set(texts)))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """By dotted key; empty tables stay."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            out.update(_flat(value, f"{prefix}{key}."))
-        else:
-            out[f"{prefix}{key}"] = value
-    return out
 
 
 def _text(value: Any) -> str:

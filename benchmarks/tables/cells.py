@@ -67,7 +67,7 @@ def page_columns(board: Board) -> list[PageColumn]:
     if (ordering := board.ordering) is not None:
         made.append(_measured((ordering,), board, epsilon))
         if any(of and of.best_rank for of in map(board.of, board.rows)):
-            ranks = [(Span(_ranks(board.of(row))),) for row in board.rows]
+            ranks = [(Span((of.ranks if of else "") or MEASURED_NOTHING),) for of in map(board.of, board.rows)]
             made.append(PageColumn(RANK, ranks, ordering=True))
         if any(of and not math.isnan(of.difference) for of in map(board.of, board.rows)):
             made.append(PageColumn(TO_BASELINE, [_difference(board, row) for row in board.rows]))
@@ -163,12 +163,6 @@ def _text(column: Column, row: Row, of: Standing | None) -> str:
 
 def _interval(end: Column) -> str:
     return end.header.partition(",")[0]
-
-
-def _ranks(of: Standing | None) -> str:
-    if of is None or not of.best_rank:
-        return MEASURED_NOTHING
-    return str(of.best_rank) if of.best_rank == of.worst_rank else f"{of.best_rank}–{of.worst_rank}"
 
 
 def _difference(board: Board, row: Row) -> Cell:

@@ -136,10 +136,10 @@ def _where(records: Sequence[Record]) -> str:
     places = [record.environment for record in sorted(records, key=lambda record: record.id)]
     machines = sorted({f"{place.device}, {place.processor}, {place.cores} cores" for place in places})
     commits = ", ".join(sorted({str(place.commit) for place in places}))
-    return f"{period}, {' and '.join(machines)}; {', '.join(_versions(places))}; commit {commits}."
+    return f"{period}, {' and '.join(machines)}; {', '.join(versions(places))}; commit {commits}."
 
 
-def _versions(places: Iterable[Environment]) -> Iterator[str]:
+def versions(places: Iterable[Environment]) -> Iterator[str]:
     """`numpy 2.4.6`, or `numpy 2.3.0 and 2.4.6`, of the packages that compute; records name all of them."""
     found: dict[str, set[str]] = defaultdict(set)
     for place in places:

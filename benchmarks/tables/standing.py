@@ -52,6 +52,13 @@ class Standing:
     letters: str = ""  # rows that share one cannot be told apart; Holm's correction over all pairs
     group: int | None = None  # no two rows of a group can be told apart, 1 is the best
 
+    @property
+    def ranks(self) -> str:
+        """`2–14`, or one number where there is no other; nothing where ranks are not known."""
+        if not self.best_rank:
+            return ""
+        return f"{self.best_rank}" if self.best_rank == self.worst_rank else f"{self.best_rank}–{self.worst_rank}"
+
 
 Standings = dict[tuple[str, str], dict[str, Standing]]  # by fingerprint of the suite and row, then by column
 
