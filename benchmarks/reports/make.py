@@ -118,7 +118,7 @@ def _laid_out(**values: Any) -> str:
     environment.filters["json"] = lambda value: Markup(as_json(value))
     environment.filters["short"] = "{:.6g}".format
     environment.filters["ratio"] = lambda value: "∞" if math.isinf(value) else f"{value:.3g}"
-    environment.filters["points"] = _points
+    environment.filters["bold"] = _bold
     themes = {"light": (config(), LIGHT), "dark": (config(dark=True), DARK)}
     return environment.get_template("page.html").render(
         **values,
@@ -132,15 +132,11 @@ def _laid_out(**values: Any) -> str:
     )
 
 
-def _points(text: str) -> Any:
-    """A paragraph in which some words are `**bold**`, as a list with a point for each of them."""
+def _bold(text: str) -> Any:
+    """A text in which some words are `**bold**`."""
     from markupsafe import Markup, escape
 
-    first, *rest = re.split(r"\*\*(.+?)\*\*", text)
-    points = [
-        Markup("<li><b>{}</b>{}</li>").format(bold, words) for bold, words in zip(rest[::2], rest[1::2], strict=True)
-    ]
-    return Markup("<p>{}</p><ul>{}</ul>").format(escape(first), Markup("").join(points))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))
 
 
 def as_json(value: Any) -> str:

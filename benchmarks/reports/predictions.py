@@ -10,7 +10,7 @@ from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.reports.panels import Panel, panel
 from marginbench.benchmarks.tables.margins import margins
-from marginbench.benchmarks.tables.margins_words import paragraph
+from marginbench.benchmarks.tables.margins_words import sentences
 from marginbench.benchmarks.tables.tightness import tightness
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Near:
 class Prediction:
     """In words, as a figure, and as a table."""
 
-    words: str = ""
+    words: Sequence[str] = ()  # in Markdown
     figure: Panel | None = None
     near: Sequence[Near] = ()
 
@@ -48,7 +48,7 @@ def predictions(reading: Reading) -> Mapping[str, Prediction]:
     for suite in {*frame["suite_fingerprint"], *ratios["suite_fingerprint"]}:
         lines: list[dict[str, Any]] = frame[frame["suite_fingerprint"] == suite].to_dict("records")
         found[suite] = Prediction(
-            paragraph(lines) if lines else "",
+            sentences(lines) if lines else (),
             panel(FIGURES["predictors"], frame, {"suite": suite}) if lines else None,
             [_near(line) for line in ratios[ratios["suite_fingerprint"] == suite].to_dict("records")],
         )

@@ -42,9 +42,8 @@ def trained(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training
     with lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition) as got:
         if not got:
             return None
-        return ended(cell.training.id, job) or _train(
-            cell, job, data, deadline
-        )  # another process may have just ended it
+        # another process may have just ended it
+        return ended(cell.training.id, job) or _train(cell, job, data, deadline)
 
 
 def failed(cell: Cell, job: Job, data: Dataset, why: Exception) -> Training | None:

@@ -18,12 +18,12 @@ def title(line: Line) -> str:
     return f"{text}, all images" if line["over"] == ALL else text
 
 
-def paragraph(lines: Sequence[Line]) -> str:
-    """What came out for one suite."""
+def sentences(lines: Sequence[Line]) -> list[str]:
+    """What came out for one suite: of what, then a point for each target, whose name is bold, and what remains."""
     networks, methods = (max(line[name] for line in lines) for name in ("networks", "methods"))
     said = [f"{networks} networks of {methods} methods."]
     if not has_intervals(lines):
-        return f"{said[0]} So few methods have no intervals, and nothing can be said of measures."
+        return [f"{said[0]} So few methods have no intervals, and nothing can be said of measures."]
     silent, open_ = [], []
     for target in TARGETS:
         of_target = [line for line in lines if line["target"] == target.name]
@@ -40,7 +40,7 @@ def paragraph(lines: Sequence[Line]) -> str:
     if networks == methods:
         said.append("With one network of each method, nothing can be said of measures within a method.")
     said.append("That a measure orders networks is no proof that enlarging it helps: methods differ in more than that.")
-    return " ".join(said)
+    return said
 
 
 def has_intervals(lines: Sequence[Line]) -> bool:

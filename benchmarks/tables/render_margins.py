@@ -8,7 +8,7 @@ from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.tables.cells import Side
 from marginbench.benchmarks.tables.margins import margins
-from marginbench.benchmarks.tables.margins_words import has_intervals, paragraph, score, tightness_words, title
+from marginbench.benchmarks.tables.margins_words import has_intervals, score, sentences, tightness_words, title
 from marginbench.benchmarks.tables.measures import MEASURES, TARGETS
 from marginbench.benchmarks.tables.text import pipe
 from marginbench.benchmarks.tables.tightness import BESIDE, tightness
@@ -74,8 +74,7 @@ def render_margins(
 def page(reading: Reading) -> str:
     """The file results/margins.md."""
     made = "Made from the records in [reference](reference) by `python results/refresh.py`."
-    points = render_margins(reading).replace(". **", ".\n- **")  # of the paragraphs, a point for each target
-    return f"# Which margin predicts what\n\n{made}\n\n{points}"
+    return f"# Which margin predicts what\n\n{made}\n\n{render_margins(reading)}"
 
 
 def _suites(lines: Sequence[Line]) -> dict[str, str]:
@@ -93,7 +92,8 @@ def _suites(lines: Sequence[Line]) -> dict[str, str]:
 def _predictions(lines: Sequence[Line], width: int | None) -> list[str]:
     if not lines:
         return ["Of fewer than three methods nothing can be said about measures."]
-    parts = [paragraph(lines)]
+    first, *points = sentences(lines)
+    parts = [first, "\n".join(f"- {point}" for point in points)] if points else [first]
     for target in TARGETS:
         shown = [line for line in lines if line["target"] == target.name and (line["measure"], line["over"]) in ON_PAGE]
         if has_intervals(shown):

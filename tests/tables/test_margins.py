@@ -122,8 +122,9 @@ def test_what_was_not_measured_or_does_not_vary_is_left_out(reading: Reading) ->
 
 def test_words_say_what_is_shown_and_no_more(reading: Reading) -> None:
     text = render_margins(reading)
-    paragraph = next(part for part in text.splitlines() if part.startswith("42 networks of 14 methods."))
-    sentences = {part.split("**")[1]: part for part in paragraph.replace(" **", "\n**").splitlines()[1:]}
+    start = text.index("42 networks of 14 methods.")
+    paragraph = text[start : text.index("\n###", start)]
+    sentences = {part.split("**")[1]: part for part in paragraph.splitlines() if "**" in part}
     assert "across methods it grows with constrained L2 (τ 1.00 [1.00, 1.00]; closer than any other)" in (
         accuracy := sentences["Test accuracy"]
     )
