@@ -107,3 +107,13 @@ def test_an_error_about_a_parameter_names_the_option_or_the_argument(
     command: str, error: ParameterError, words: str
 ) -> None:
     assert _in_options(error, typer.main.get_command(app).commands[command]) == words
+
+
+def test_what_is_unknown_is_said_before_what_is_missing(run: Run) -> None:
+    reference = Path(__file__).parents[1] / "results/reference/digits_exact"
+    code, _, err = run("plot", "costs", reference)
+    assert code == 2 and err.startswith("error: unknown figure 'costs': did you mean 'cost'?")
+    code, _, err = run("margins", reference, "--target", "accuracy")
+    assert code == 2 and err.startswith("error: --target accuracy: ")
+    code, _, err = run("leaderboard", reference / "README.md")
+    assert (code, err) == (2, f"error: {reference / 'README.md'}: is a file, no folder\n")

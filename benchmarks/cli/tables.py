@@ -119,7 +119,7 @@ def claims_command(
 def margins_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
     suite: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Default: all.")] = None,
-    target: Annotated[list[str] | None, typer.Option(metavar="METRIC", help="Default: all six.")] = None,
+    targets: Annotated[list[str] | None, typer.Option("--target", metavar="METRIC", help="Default: all six.")] = None,
     over_all: Annotated[bool, typer.Option("--over-all", help="Means over all test images too.")] = False,
     form: Annotated[
         Literal["md", "csv", "json"], typer.Option("--format", help="csv and json hold all columns.")
@@ -144,7 +144,7 @@ def margins_command(
     screen = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if screen else None
     chosen = of_suites(reading, suite) if suite else reading
-    text = render_margins(chosen, form, target or (), over_all=over_all, width=width)
+    text = render_margins(chosen, form, targets or (), over_all=over_all, width=width)
     if output is None:
         sys.stdout.write(text)
     else:
@@ -192,6 +192,8 @@ def plot_command(
         for figure in sorted(FIGURES.values(), key=lambda figure: figure.name):
             print(f"{figure.name:22} {figure.about}\n{'':22} {', '.join(figure.options)}")
         return
+    if name is not None:
+        FIGURES.find(name, "figure")  # an unknown name comes before a missing file
     if name is None or output is None:
         missing = "name a figure" if name is None else "name a file with -o"
         raise MarginbenchError(f"{missing}, as in `marginbench plot cost -o cost.svg`; --list lists the figures")

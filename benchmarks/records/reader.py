@@ -194,7 +194,7 @@ def record_paths(folders: Iterable[str | Path]) -> list[Path]:
     found: set[Path] = set()
     for folder in (Path(folder).expanduser() for folder in folders):
         if not folder.is_dir():
-            raise MarginbenchError(f"{folder}: no such folder")
+            raise MarginbenchError(f"{folder}: {'is a file, no folder' if folder.exists() else 'no such folder'}")
         runs = [folder] if folder.name == "runs" else folder.rglob("runs")
         found.update(path for run in runs for path in run.glob("*.json") if not path.name.startswith("."))
     return sorted(found)
