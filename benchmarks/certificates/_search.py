@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PILOTS = 32  # images that show the others where to begin
+PILOTS = (4, 20)  # first so many images are searched, then up to so many, then the others: each show where to begin
 FIRST = 0.7  # of the smaller of linear radius and attack distance, where the pilots begin
 NEAR = 0.8  # of the tolerance: how near to the root is enough; the rest is for the error of the root
 HALVINGS = 24  # of an interval of logarithms, down to float32
@@ -32,8 +32,8 @@ def largest_verified(margin: Margin, margin_at_zero: Tensor, linear: Tensor, upp
     bracket, or the distance to the root, is within tolerance.
 
     Certified radii are a share of the attacks' distances that varies less within a network than between networks. So
-    the first images are searched first, and the others begin at their median share. Nothing else passes from image
-    to image.
+    a few images are searched first, and the others begin at their median share. Nothing else passes from image to
+    image.
 
     Args:
         margin: (radii [b], indices [b] int64) to margins [b]; only a positive number verifies, NaN does not.
@@ -48,10 +48,10 @@ def largest_verified(margin: Margin, margin_at_zero: Tensor, linear: Tensor, upp
     first = FIRST * torch.minimum(linear, upper)
     found = torch.zeros_like(margin_at_zero)
     candidates = (margin_at_zero > 0).nonzero().squeeze(1)
-    pilots = candidates[:PILOTS]
-    for index in (pilots, candidates[PILOTS:]):
-        share = (found / scale)[pilots]
-        share = share[share > 0]  # none before the pilots
+    for begin, end in zip((0, *PILOTS), (*PILOTS, None), strict=True):
+        index, before = candidates[begin:end], candidates[:begin]
+        share = (found / scale)[before]
+        share = share[share > 0]  # none at first
         start = share.median() * scale[index] if len(share) else first[index]
 
         def of_these(radius: Tensor, rest: Tensor, index: Tensor = index) -> Tensor:

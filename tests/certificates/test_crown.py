@@ -250,5 +250,18 @@ def test_the_search_starts_from_crown_where_intervals_know_nothing() -> None:
             return 2 - slope[index] * epsilon
 
     linear = crown._linear_radius(Deep(), torch.full((3,), 2.0), "CROWN", 1.0)  # type: ignore[arg-type]
-    assert torch.allclose(linear, torch.tensor([0.05, 0.04, 0.1]), rtol=1e-2)
-    assert asked == [("CROWN-IBP", [0, 1, 2]), ("CROWN", [0, 2])]
+    assert torch.allclose(linear, torch.tensor([0.05, 0.05, 0.1]), rtol=1e-2)
+    assert asked == [("CROWN-IBP", [0, 1, 2]), ("CROWN", [0, 1, 2])]
+
+
+def test_a_few_images_tell_how_far_intervals_fall_too_fast() -> None:
+    asked: list[tuple[str, int]] = []
+
+    class InL2:
+        def margin(self, epsilon: Tensor, index: Tensor, method: str) -> Tensor:
+            asked.append((method, len(index)))
+            return 2 - (30.0 if method == "CROWN-IBP" else 3.0) * (1 + index / 100) * epsilon
+
+    linear = crown._linear_radius(InL2(), torch.full((50,), 2.0), "CROWN", 1.0)  # type: ignore[arg-type]
+    assert torch.allclose(linear, 2 / (3 * (1 + torch.arange(50) / 100)), rtol=1e-2)
+    assert asked == [("CROWN-IBP", 50), ("CROWN", crown.FEW)]

@@ -64,7 +64,7 @@ def test_the_same_network_gets_the_same_chunk_as_a_class(monkeypatch: pytest.Mon
     sizes = [bounds(one, x).footprint.image for one in (net, as_class)]
     widest = 4 * (8 * 16 * 16) ** 2  # from the windows of the first pooling back to the convolution
     assert sizes == [widest, widest]
-    assert [bounds(one, x).chunks.size for one in (net, as_class)] == [4, 4]
+    assert [bounds(one, x).chunks.size for one in (net, as_class)] == [16, 16]
     available(monkeypatch, 2.5 * widest)
     assert bounds(net, x).chunks.size == 1
 

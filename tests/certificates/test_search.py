@@ -60,7 +60,7 @@ def test_search_with_the_form_it_expects_takes_two_calls(s: float) -> None:
     root = torch.logspace(-3, 0, 100)
     found, calls = search(lambda t: 1 - s * t - (1 - s) * t ** (3.2 - 1.4 * s), root, root / s, 1.7 * root)
     assert (found >= 0.99 * root).all()
-    assert calls[:32].eq(2).all()  # the pilots
+    assert calls[: _search.PILOTS[0]].eq(2).all()
     assert calls.max() == 2
 
 
@@ -75,9 +75,11 @@ def test_search_begins_at_the_share_of_the_pilots() -> None:
     upper = 5 * root
     upper[::2] = torch.inf  # these go by the linear radius
     search(first_radii, root, 5 * root, upper)
-    others = next(t for t in begun if len(t) == 100)
-    assert torch.allclose(begun[0], torch.full((32,), 3.5))
-    assert ((others > 0.98) & (others < 1)).all()
+    first, second = _search.PILOTS
+    assert torch.allclose(begun[0], torch.full((first,), 3.5))
+    for others in (second - first, len(root) - second):
+        start = next(t for t in begun if len(t) == others)
+        assert ((start > 0.98) & (start < 1)).all()
 
 
 def test_search_at_its_limits() -> None:
