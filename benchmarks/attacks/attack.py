@@ -1,13 +1,15 @@
 """An attack as the benchmark sees it: a function that proposes points, what is true of it, and its registry."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from marginbench.benchmarks.attacks.ray import Attached, tighten
+from marginbench.benchmarks.attacks.ray import Attached, pushed, tighten
 from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
+from marginbench.benchmarks.machine.search import fast_search, is_coarse_on
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
 
@@ -29,10 +31,14 @@ class Attack(Estimator):
     def propose(self, q: Query, **settings: Any) -> Tensor:
         """The points [B, C, H, W] themselves. Gradients are those into the box, see `ray.attached`.
 
+        They are sought with `fast_search`, except by what bears another's name and is therefore computed as there.
+
         Raises:
             MarginbenchError: they are not images like those of the query, or the function wrote into these.
         """
-        found = self._ask(replace(q, net=Attached(q.net)), settings)
+        original = {**self.settings, **settings}.get("original")
+        with contextlib.nullcontext() if original else fast_search(q.net, q.x.device):
+            found = self._ask(replace(q, net=Attached(q.net)), settings)
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")
@@ -42,7 +48,10 @@ class Attack(Estimator):
         """How near the attack comes, tightened on the ray; `upper` is inf where it fails."""
         if len(q.x) == 0:  # not every network can be asked about no images
             return Answer(upper=q.x.new_zeros(0))
-        return Answer(upper=tighten(q.net, q.x, self.propose(q, **settings), q.y, q.norm)[1])
+        point = self.propose(q, **settings)
+        if is_coarse_on(q.x.device):
+            point = pushed(q.net, q.x, point, q.y)
+        return Answer(upper=tighten(q.net, q.x, point, q.y, q.norm)[1])
 
 
 ATTACKS: Registry[Attack] = Registry()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from marginbench.methods import Norm, predicted_class
 
+PUSHES = (1e-3, 4e-3, 0.016, 0.064, 0.25)  # of its length, by which a segment is prolonged
 HAIR = 2e-6  # pixels: distinct from the walls in float32, also behind a normalisation
 
 
@@ -112,6 +113,27 @@ def tighten(
     found &= is_adversarial(net, point, y)
     reached = distance(point.double() - x.double(), norm)
     return select(found, point, x), reached.masked_fill(~found, torch.inf)
+
+
+@torch.no_grad()
+def pushed(net: nn.Module, x: Tensor, candidate: Tensor, y: Tensor) -> Tensor:
+    """The candidates, or the first points a little farther on their rays that are adversarial, where they are not.
+
+    For searches in coarser arithmetic than float32, which stop on a boundary that is a hair off.
+
+    Args:
+        x, candidate: [B, C, H, W] float32 in [0, 1].
+        y: [B] int64 true labels.
+    """
+    found = inside_box(candidate, x)
+    missed = ~is_adversarial(net, found, y)
+    for share in PUSHES:
+        if not bool(missed.any()):
+            break
+        farther = x.lerp(inside_box(candidate, x), 1 + share).clamp(0, 1)
+        reached = missed & is_adversarial(net, farther, y)
+        found, missed = select(reached, farther, found), missed & ~reached
+    return found
 
 
 def inside_box(candidate: Tensor, x: Tensor) -> Tensor:

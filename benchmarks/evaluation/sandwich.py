@@ -9,7 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial as bound
 from typing import Any
@@ -36,6 +36,7 @@ from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.memory import ROWS, Chunks, rows_at_once
 from marginbench.benchmarks.machine.passes import PassCounter
+from marginbench.benchmarks.machine.search import kernels_in
 from marginbench.benchmarks.probes.scan import Probe, Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin, predicted_class
@@ -91,7 +92,7 @@ def evaluate(
         DeadlineError: it took too long.
         MarginbenchError: an attack, certificate or probe is not known, or does not return what it should.
     """
-    with _frozen(net):
+    with _frozen(net), _layout(net, data.test.device):
         attacks = configured_attacks(settings.attacks)
         certificates = configured_certificates(settings.certificates)
         index = data.test.sample(settings.points)
@@ -170,6 +171,11 @@ def _frozen(net: Net) -> Iterator[None]:
         finally:
             for parameter in free:
                 parameter.requires_grad_(True)
+
+
+def _layout(net: Net, device: torch.device) -> AbstractContextManager[None]:
+    """A block in which convolutions on CUDA lie as is fast in float32; `fast_search` has a layout of its own."""
+    return kernels_in(net, torch.contiguous_format) if device.type == "cuda" else nullcontext()
 
 
 def _unbounded(key: str, chunk: Mapping[str, Tensor]) -> Tensor:

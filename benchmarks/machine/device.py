@@ -75,17 +75,22 @@ def seconds_on(device: torch.device) -> float:
 
 
 @contextlib.contextmanager
-def no_tf32() -> Iterator[None]:
-    """A block without TF32, which by default rounds the factors of CUDA's convolutions to ten bits."""
+def tf32(allowed: bool) -> Iterator[None]:
+    """A block with or without TF32, which rounds the factors of CUDA's convolutions and products to ten bits."""
     backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
-            backend.allow_tf32 = False
+            backend.allow_tf32 = allowed
         yield
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.allow_tf32 = value
+
+
+def no_tf32() -> contextlib.AbstractContextManager[None]:
+    """A block without TF32: float32 means float32."""
+    return tf32(False)
 
 
 @contextlib.contextmanager
