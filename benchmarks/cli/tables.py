@@ -79,7 +79,8 @@ def compare_command(
 ) -> None:
     """Say in which columns two rows differ.
 
-    Paired, network by network and test point by test point: marginbench compare mma ce results/reference
+    Difference, interval and p are those of the leaderboard. This adds on how many images, of each pair of networks with
+    one seed, either is above the other: marginbench compare mma ce results/reference/digits
     """
     from marginbench.benchmarks.tables.compare import compare_rows
     from marginbench.benchmarks.tables.render_comparison import render_comparison
@@ -103,16 +104,17 @@ def claims_command(
     For each method: what is said to grow, the difference to cross-entropy, and whether it shows. A terminal has no room
     for the papers: marginbench methods KEY names them.
     """
-    from marginbench.benchmarks.records.reader import read_records
+    from marginbench.benchmarks.records.reader import read_folders
     from marginbench.benchmarks.tables.claims import claims, render_claims
     from marginbench.benchmarks.tables.terminal import show_page
 
-    records = read_records(folders, strict=strict)
-    refuse_nothing(records, folders)
+    reading = read_folders(folders, strict=strict)
+    reading.warn()
+    refuse_nothing(list(reading.records.values()), folders)
     if form == "md":
-        show_page(render_claims(records, papers=not sys.stdout.isatty()))
+        show_page(render_claims(reading, papers=not sys.stdout.isatty()))
     else:
-        sys.stdout.write(claims(records).to_csv(index=False))
+        sys.stdout.write(claims(reading).to_csv(index=False))
 
 
 @app.command("margins")

@@ -44,6 +44,10 @@ class Column:
             return "+∞" if difference > 0 else "-∞"
         return f"{self.factor * difference:+.{self.digits}f}"
 
+    def between(self, low: float, high: float) -> str:
+        """` [+0.3, +2.1]` for the interval of a difference, in the units of a page; nothing where it is NaN."""
+        return "" if math.isnan(low) else f" [{self.signed(low)}, {self.signed(high)}]"
+
     def plus_minus(self, half: float | None) -> str:
         """` ± 2.0` for half an interval, in the units of a page; nothing where it is None or NaN."""
         return "" if half is None or math.isnan(half) else f" ± {self.factor * half:.{self.digits}f}"

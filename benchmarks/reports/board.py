@@ -218,9 +218,7 @@ def _cell(column: Column, known: _Known, scale: tuple[float, float]) -> Cell:
 def _in_words(column: Column, standing: Standing) -> Iterable[str]:
     yield f"rank {standing.ranks}, group {standing.group}"
     if not math.isnan(standing.difference):
-        ends = ""
-        if not math.isnan(standing.difference_low):
-            ends = f" [{column.signed(standing.difference_low)}, {column.signed(standing.difference_high)}]"
+        ends = column.between(standing.difference_low, standing.difference_high)
         chance = "" if math.isnan(standing.p) else f", p = {standing.p:.2g}"
         yield f"{column.signed(standing.difference)}{ends} to {BASELINE}{chance}"
 

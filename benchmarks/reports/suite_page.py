@@ -68,7 +68,7 @@ def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
     except MarginbenchError:  # not a single run ended well: there is still a table of what failed
         drawable = {}
     claimed: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in findings(reading.records.values()):
+    for finding in findings(reading):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
     predicted = predictions(reading)

@@ -170,6 +170,5 @@ def _difference(board: Board, row: Row) -> Cell:
     if of is None or column is None or is_baseline(row) or math.isnan(of.difference):
         return (Span(MEASURED_NOTHING),)
     middle = Span(f"{column.signed(of.difference)}{'*' * (of.p < LEVEL)}")
-    if math.isnan(of.difference_low):
-        return (middle,)
-    return middle, Span(f" [{column.signed(of.difference_low)}, {column.signed(of.difference_high)}]", "interval")
+    interval = column.between(of.difference_low, of.difference_high)
+    return (middle, Span(interval, "interval")) if interval else (middle,)

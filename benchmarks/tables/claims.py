@@ -1,22 +1,33 @@
 """What papers claim, beside what was measured: the difference to cross-entropy, column by column.
 
-A pure function of the records, which say what each method claims. Networks of one repetition start from the same
-weights and see the same batches, so differences are taken repetition by repetition, with Student's interval over them.
+Records say what each method claims. Differences, their intervals and p are those of all tables, see `pairs`; a claim
+that may show in several columns is held to 5 % over these (Bonferroni).
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.current import current
-from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.statistics.paired import LEVEL, mean_and_interval
+from marginbench.benchmarks.records.reader import Reading
+from marginbench.benchmarks.records.record import About, Record
+from marginbench.benchmarks.statistics.paired import LEVEL
+from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS
 from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.cells import MEASURED_NOTHING
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import suite_name
+from marginbench.benchmarks.tables.pairs import (
+    ColumnPairs,
+    Difference,
+    SuiteRuns,
+    column_pairs,
+    measured_records,
+    suite_runs,
+)
 from marginbench.benchmarks.tables.text import escaped
 from marginbench.methods import NORMS, Claim
 
@@ -41,9 +52,10 @@ _CLAIMS: Mapping[Claim, _Shown] = {
     "smoothed_radius": _Shown("certified accuracy of the smoothed classifier", ("smoothed_certified_accuracy_l2",)),
 }
 LEGEND = (
-    "difference = mean over paired networks of the method minus cross-entropy, ± half of Student's 95 % interval"
-    " (97.5 % where a claim is read off two columns); yes: the interval lies above 0 in one column at least, no: below"
-    " 0 in all, open: neither. Accuracies in points of per cent, margins in pixels of [0, 1]."
+    f"difference = mean of the method minus that of cross-entropy [95 % interval], as in the leaderboard, from"
+    f" {MIN_SEEDS} networks of each on. yes: it is above 0 in one column at least, p < {LEVEL:g} ({LEVEL / 2:g} in each"
+    " where a claim is read off two), uncorrected for the number of methods; no: it is below 0 in all; open: neither."
+    " Accuracies in points of per cent, margins in pixels of [0, 1]."
 )
 
 
@@ -56,102 +68,90 @@ class Finding:
     method: str
     claim: Claim
     column: str
-    n: int  # pairs of networks
-    difference: float  # mean over the pairs
-    half: float | None  # half width of the interval
+    n: int  # networks of the method; 0 where it or the baseline was not measured
+    difference: float  # of the means; NaN where they are infinite in both, or none
+    low: float  # of its 95 % interval; NaN below three networks of either
+    high: float
+    p: float  # two-sided, uncorrected
     verdict: str  # yes, no or open: of the claim as a whole
 
 
-def claims(records: Iterable[Record]) -> "pd.DataFrame":
+def claims(reading: Reading) -> "pd.DataFrame":
     """One row per suite, method, claim and column, with the fields of `Finding`."""
     import pandas as pd
 
-    return pd.DataFrame([asdict(finding) for finding in findings(records)])
+    return pd.DataFrame([asdict(finding) for finding in findings(reading)])
 
 
 Runs = Sequence[Record]  # of one row
-Suite = dict[str, list[Record]]  # the runs of its rows
 
 
-def findings(records: Iterable[Record]) -> list[Finding]:
+def findings(reading: Reading) -> list[Finding]:
     """What the records that count say about every claim; see `records.current.current`."""
-    return [finding for suite in _suites(records) for finding in _of_suite(suite)]
-
-
-def _suites(records: Iterable[Record]) -> list[Suite]:
-    """The records that count: a row has one version, the runs of which differ in the repetition."""
-    suites: dict[str, Suite] = defaultdict(lambda: defaultdict(list))
-    for record in current(records):
-        suites[record.identity.suite][record.method].append(record)
-    return list(suites.values())
-
-
-def _of_suite(suite: Suite) -> list[Finding]:
-    baseline = suite.get(BASELINE, ())
+    counted = measured_records(reading)
+    known = {column.name: column for column in columns.measured(columns.of_probes(counted))}
     return [
         finding
-        for runs in suite.values()
-        if any(run.status == "done" for run in runs)
-        for claim in _newest(runs).about.claims
-        for finding in _findings(claim, runs, baseline)
+        for fingerprint, suite in suite_runs(reading, counted).items()
+        for finding in _of_suite(fingerprint, suite, known)
     ]
+
+
+def _of_suite(fingerprint: str, suite: SuiteRuns, known: Mapping[str, Column]) -> Iterator[Finding]:
+    claimed = {row: _newest(runs).about.claims for row, runs in suite.runs.items()}
+    wanted = {name for own in claimed.values() for claim in own for name in _CLAIMS[claim].columns}
+    pairs = {name: column_pairs(suite, known[name]) for name in wanted if name in known}
+    for row, own in claimed.items():
+        for claim in own:
+            names = _CLAIMS[claim].columns
+            differences = [_difference(pairs.get(name), row) for name in names]
+            verdict = _verdict([difference for _, difference in differences])
+            for name, (n, of) in zip(names, differences, strict=True):
+                facts = suite.runs[row][0].suite.name, fingerprint, row, claim, name
+                yield Finding(*facts, n, of.value, of.low, of.high, of.p, verdict)
+
+
+def _difference(pairs: ColumnPairs | None, row: str) -> tuple[int, Difference]:
+    """To the baseline, and of how many networks."""
+    if pairs is None:
+        return 0, Difference(math.nan)
+    own, base = (len(pairs.suite.measured(name, pairs.column.name)) for name in (row, BASELINE))
+    return own if base else 0, pairs.difference(row, BASELINE)
+
+
+def _verdict(differences: Sequence[Difference]) -> str:
+    level = LEVEL / len(differences)
+    if any(difference.value > 0 and difference.p < level for difference in differences):
+        return "yes"
+    return "no" if all(difference.value < 0 and difference.p < level for difference in differences) else "open"
 
 
 def _newest(runs: Runs) -> Record:
     return max(runs, key=lambda record: (record.finished, record.id))
 
 
-def _findings(claim: Claim, runs: Runs, baseline: Runs) -> list[Finding]:
-    names = _CLAIMS[claim].columns
-    differences = [_difference(runs, baseline, name, level=1 - LEVEL / len(names)) for name in names]
-    verdict = _verdict(differences)
-    row = runs[0]
-    return [
-        Finding(row.suite.name, row.identity.suite, row.method, claim, name, *difference, verdict)
-        for name, difference in zip(names, differences, strict=True)
-    ]
-
-
-Difference = tuple[int, float, float | None]
-
-
-def _difference(runs: Runs, baseline: Runs, name: str, level: float) -> Difference:
-    own, other = _measured(runs, name), _measured(baseline, name)
-    differences = [own[pair] - other[pair] for pair in own if pair in other]
-    return len(differences), *mean_and_interval(differences, level)
-
-
-def _measured(runs: Runs, name: str) -> dict[int, float]:
-    """By repetition: networks of one make a pair."""
-    done = [run for run in runs if run.status == "done" and name in run.metrics]
-    return {run.repetition: run.metrics[name] for run in done}
-
-
-def _verdict(differences: Sequence[Difference]) -> str:
-    if any(half is not None and mean - half > 0 for _, mean, half in differences):
-        return "yes"
-    return "no" if all(half is not None and mean + half < 0 for _, mean, half in differences) else "open"
-
-
-def render_claims(records: Iterable[Record], papers: bool = True) -> str:
+def render_claims(reading: Reading, papers: bool = True) -> str:
     """Markdown: every row of the records with family, paper and claims, and what they say about them.
 
     Args:
         papers: whether there are columns for family and paper, which are too wide for a terminal.
     """
-    records = list(records)
+    records = list(reading.records.values())
     known = {column.name: column for column in columns.measured(columns.of_probes(records))}
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in findings(records):
+    for finding in findings(reading):
         found[finding.suite_fingerprint, finding.method].append(finding)
     pages = []
-    for suite in _suites(records):
+    suites: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in current(records):
+        suites[record.identity.suite][record.method].append(record)
+    for suite in suites.values():
         rows = sorted(map(_newest, suite.values()), key=_place)
         header = ("method", "family", "paper", f"claim, and difference to {BASELINE}", "shown")
         table: list[tuple[str, ...]] = [header, ("---",) * len(header)]
         for row in rows:
             cells = _cells(found[row.identity.suite, row.method], known)
-            table += [(row.method, row.about.family, row.about.paper, *cells)]
+            table += [(row.method, *(_known(text) for text in (row.about.family, row.about.paper)), *cells)]
         if not papers:
             table = [line[:1] + line[3:] for line in table]
         # unpadded: papers have long titles
@@ -167,6 +167,10 @@ def _place(record: Record) -> tuple[bool, str, str, int, str]:
     return not about.known, about.family, record.identity.method, about.place, record.method
 
 
+def _known(text: str) -> str:
+    return MEASURED_NOTHING if text == About().paper else text
+
+
 def claim_words(claim: Claim) -> str:
     """What is said to grow, as tables say it."""
     return _CLAIMS[claim].words
@@ -178,11 +182,11 @@ def _cells(own: Sequence[Finding], known: Mapping[str, Column]) -> tuple[str, st
         shown = [finding for finding in own if finding.claim == claim]
         texts.append(f"{claim_words(claim)}: {', '.join(finding_words(finding, known) for finding in shown)}")
         verdicts.append(shown[0].verdict)
-    return "; ".join(texts) or "-", ", ".join(verdicts) or "-"
+    return "; ".join(texts) or MEASURED_NOTHING, ", ".join(verdicts) or MEASURED_NOTHING
 
 
 def finding_words(finding: Finding, known: Mapping[str, Column]) -> str:
-    """`L2 +1.2 ± 0.4`.
+    """`L2 +1.2 [+0.8, +1.6]`.
 
     Args:
         known: the columns of the tables, by name.
@@ -193,4 +197,4 @@ def finding_words(finding: Finding, known: Mapping[str, Column]) -> str:
         return "infinite in both or not a number"
     column = known[finding.column]
     norm = NORM_TEXT.get(columns.norm_of(column.name), "")
-    return f"{norm} {column.signed(finding.difference)}{column.plus_minus(finding.half)}".strip()
+    return f"{norm} {column.signed(finding.difference)}{column.between(finding.low, finding.high)}".strip()

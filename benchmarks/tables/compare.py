@@ -1,4 +1,9 @@
-"""Whether two rows of a leaderboard differ, column by column: paired by repetition and by test point."""
+"""Whether two rows of a leaderboard differ, column by column, and on how many images.
+
+Difference, interval and p are those of all tables, see `pairs`, with Holm's correction over the columns. This adds the
+images on which one row is above the other, in each pair of networks of one seed. Of fewer than three seeds that is all,
+and it speaks about these networks, not about what other seeds would give.
+"""
 
 import math
 from collections import defaultdict
@@ -11,11 +16,12 @@ import numpy as np
 
 from marginbench.benchmarks.records.current import MARKS, current, marks
 from marginbench.benchmarks.records.metrics import per_point
-from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
+from marginbench.benchmarks.records.reader import RESULTS, Reading, read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.statistics.paired import LEVEL, bootstrap, holm, mcnemar, mean_and_interval, student
+from marginbench.benchmarks.statistics.paired import LEVEL, holm, sign_test
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import canonical
+from marginbench.benchmarks.tables.pairs import ColumnPairs, column_pairs, suite_runs
 from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import suggest
 
@@ -23,73 +29,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # what arrays hold point by point, in the order of a page
-COMPARED = tuple(column.name for column in columns.paged() if column is not columns.COST)
+COMPARED = tuple(column for column in columns.paged() if column is not columns.COST)
+FEW = "too few seeds"
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One column of two rows. Shares are in [0, 1], margins in pixels of [0, 1]; NaN where nothing was measured."""
+    """One column of two rows. Shares are in [0, 1], margins in pixels of [0, 1]; NaN where nothing can be said."""
 
     column: str
-    mean_a: float  # over the common repetitions
+    mean_a: float  # over all networks of the row, as in the leaderboard
     mean_b: float
-    difference: float  # a minus b, over the points at which both are finite in all repetitions
-    low: float  # 95 % interval of the bootstrap
+    difference: float  # a minus b
+    low: float  # of its 95 % interval
     high: float
-    student_half: float  # half of Student's 95 % interval, from three repetitions on
-    p_bootstrap: float
-    p_student: float
-    p_mcnemar: tuple[float, ...]  # of each repetition; shares only
-    p: float  # what counts, see `compare_column`; NaN where there is no test
-    infinite: int  # points at which a or b is infinite in some repetition
+    p: float  # two-sided, uncorrected
+    above: tuple[int, ...]  # of each pair of networks: images on which a is above b; none where nothing was measured
+    below: tuple[int, ...]
+    p_images: tuple[float, ...]  # of the exact sign test over these images: McNemar's for shares
+    infinite: int  # images that no attack moved in some network of either row
     points: int
-
-
-def compare_column(column: str, a: np.ndarray, b: np.ndarray) -> Compared:
-    """Compare one column, a and b [n, N], repetitions by points.
-
-    p is McNemar's for a share of a single repetition, the bootstrap's for another single one. From two repetitions
-    on it is the larger one of the bootstrap's and Student's: the first knows that other test points could have been
-    drawn, the second is right about the spread of a few networks, and a difference must pass both. Infinite margins
-    have no mean that could be tested: p is NaN then, and difference and interval leave these points out. With a NaN
-    among the values, all is NaN.
-    """
-    share = a.dtype == bool
-    if not share and (np.isnan(a).any() or np.isnan(b).any()):
-        means = float(a.mean()), float(b.mean())
-        return Compared(column, *means, *(math.nan,) * 6, (), math.nan, 0, a.shape[1])
-    finite = (np.isfinite(a) & np.isfinite(b)).all(0)
-    d = a[:, finite].astype(float) - b[:, finite].astype(float)
-    low, high, p_bootstrap = bootstrap(d) if d.size else (math.nan,) * 3
-    by_repetition = [float(value) for value in d.mean(1)] if d.size else []
-    mean, half = mean_and_interval(by_repetition)
-    p_student = student(by_repetition)
-    tests = tuple(mcnemar(*pair) for pair in zip(a, b, strict=True)) if share else ()
-    if not finite.all():
-        p = math.nan
-    elif len(a) == 1:
-        p = tests[0] if share else p_bootstrap
-    else:
-        p = max(p_bootstrap, p_student)
-    return Compared(
-        column,
-        float(a.mean()),
-        float(b.mean()),
-        mean,
-        low,
-        high,
-        math.nan if half is None else half,
-        p_bootstrap,
-        p_student,
-        tests,
-        p,
-        int((~finite).sum()),
-        a.shape[1],
-    )
 
 
 def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     """Compare two rows of a leaderboard in every suite that holds both, by the records that count.
+
+    The folders make one table, as in the leaderboard: rows may stand in different ones. All rows found in them teach
+    how much luck seeds bring, so that the numbers are those of the leaderboard of the same folders.
 
     Args:
         a, b: method specs or names, as the leaderboard shows them.
@@ -98,11 +64,12 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
 
     Returns:
         one row per suite and column, with the fields of `Compared`, p after Holm's correction over the columns of that
-        suite, and the verdict: `differs`, `not shown`, `infinite` or `not measured`, also where a number is NaN.
+        suite, and the verdict: `differs`, `not shown`, `too few seeds`, `infinite` or `not measured`, also where a
+        number is NaN. `seeds` are those that both rows have.
 
     Raises:
-        MarginbenchError: no such folder, unknown row or one that does not count, no suite or repetition in common,
-            different test points, or an array file that is not the one that was written.
+        MarginbenchError: no such folder, unknown row or one that does not count, no suite in common, no run of a row
+            that ended well, different test points, or an array file that is not the one that was written.
     """
     import pandas as pd
 
@@ -120,8 +87,7 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
     if not common:
         held = " and ".join(f"{name} in {_suites(rows[name].values())}" for name in (a, b))
         raise MarginbenchError(f"no suite in common: {held}; run both with the same suite")
-    paths = {record.id: path for path, record in reading.records.items()}
-    return pd.DataFrame(line for suite in common for line in _compare(a, b, rows[a][suite], rows[b][suite], paths))
+    return pd.DataFrame(line for suite in common for line in _of_suite(a, b, rows[a][suite], rows[b][suite], reading))
 
 
 def _find(name: str, known: Collection[str], left_out: Mapping[str, str]) -> str:
@@ -141,62 +107,100 @@ def _suites(groups: Iterable[Sequence[Record]]) -> str:
     return ", ".join(f"{group[0].suite.name} ({group[0].identity.suite[:8]})" for group in groups)
 
 
-def _compare(a: str, b: str, of_a: list[Record], of_b: list[Record], paths: Mapping[str, Path]) -> list[dict[str, Any]]:
-    suite = of_a[0].suite.name
-    done = [{r.repetition: r for r in group if r.status == "done"} for group in (of_a, of_b)]
-    common = sorted(set(done[0]) & set(done[1]))
-    if not common:
-        held = " and ".join(f"{name} has {sorted(runs) or 'none'}" for name, runs in zip((a, b), done, strict=True))
-        raise MarginbenchError(f"suite {suite}: no repetition in common that ended well: {held}")
-    values: list[list[dict[str, np.ndarray]]] = []
-    for repetition in common:
-        pair = [runs[repetition] for runs in done]
-        arrays = [read_arrays(paths[record.id]) for record in pair]
-        if any(not _same(key, *arrays) for key in ("index", "label")):
-            raise MarginbenchError(f"suite {suite}, repetition {repetition}: {a} and {b} have different test points")
-        values.append([per_point(array, record.epsilon) for array, record in zip(arrays, pair, strict=True)])
-    compared = [
-        compare_column(name, *(_stacked([pair[side][name] for pair in values]) for side in (0, 1)))
-        if all(name in run for pair in values for run in pair)
-        else Compared(name, *(math.nan,) * 8, (), math.nan, 0, len(values[0][0]["clean_accuracy"]))
-        for name in COMPARED
-    ]
-    tested = [column for column in compared if not math.isnan(column.p)]
+def _of_suite(a: str, b: str, of_a: list[Record], of_b: list[Record], reading: Reading) -> list[dict[str, Any]]:
+    first = of_a[0]
+    paths = {record.id: path for path, record in reading.records.items()}
+    images_a, images_b = _images(a, of_a, paths), _images(b, of_b, paths)
+    _check_points(f"suite {first.suite.name}: {a} and {b}", [*images_a.values(), *images_b.values()])
+    suite = suite_runs(reading.where(lambda record: record.identity.suite == first.identity.suite))
+    seeds = sorted(set(images_a) & set(images_b))
+    pairs = [(images_a[seed], images_b[seed]) for seed in seeds]
+    every = [*images_a.values(), *images_b.values()]
+    table = [_column(column_pairs(suite[first.identity.suite], column), a, b, pairs, every) for column in COMPARED]
+    tested = [column for column in table if not math.isnan(column.p)]
     adjusted = dict(zip((column.column for column in tested), holm([column.p for column in tested]), strict=True))
     facts: dict[str, Any] = {
-        "suite": suite,
-        "title": of_a[0].suite.title,
-        "suite_fingerprint": of_a[0].identity.suite,
+        "suite": first.suite.name,
+        "title": first.suite.title,
+        "suite_fingerprint": first.identity.suite,
         "a": a,
         "b": b,
-        "repetitions": " ".join(map(str, common)),
+        "seeds": _joined(seeds),
         "at_epsilon": " ".join(sorted({name for record in (*of_a, *of_b) for name in record.at_epsilon})),
-        **{f"epsilon_{norm}": of_a[0].epsilon[norm] for norm in NORMS},
+        **{f"epsilon_{norm}": first.epsilon[norm] for norm in NORMS},
     }
     return [
         {
             **facts,
             **asdict(column),
-            "p_mcnemar": " ".join(f"{p:.6g}" for p in column.p_mcnemar),
+            "above": _joined(column.above),
+            "below": _joined(column.below),
+            "p_images": " ".join(f"{p:.6g}" for p in column.p_images),
             "p_holm": adjusted.get(column.column, math.nan),
             "verdict": _verdict(column, adjusted.get(column.column)),
         }
-        for column in compared
+        for column in table
     ]
 
 
-def _same(key: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
-    """The array is equal in both, or in neither."""
-    return np.array_equal(a[key], b[key]) if key in a and key in b else key not in a and key not in b
+Images = Mapping[str, np.ndarray]  # of one network, by column and `index` and `label`: [N]
 
 
-def _stacked(runs: list[np.ndarray]) -> np.ndarray:
-    """[n, N] bool or float64."""
-    values = np.stack(runs)
-    return values if values.dtype == bool else values.astype(float)
+def _images(row: str, records: Sequence[Record], paths: Mapping[str, Path]) -> dict[int, Images]:
+    """By seed, of the runs that ended well."""
+    done = [record for record in records if record.status == "done"]
+    if not done:
+        raise MarginbenchError(f"suite {records[0].suite.name}: no run of {row} ended well")
+    found = {}
+    for record in done:
+        arrays = read_arrays(paths[record.id])
+        names = {key: arrays[key] for key in ("index", "label") if key in arrays}
+        found[record.repetition] = {**names, **per_point(arrays, record.epsilon)}
+    return found
+
+
+def _check_points(what: str, networks: Sequence[Images]) -> None:
+    first = networks[0]
+    for other in networks[1:]:
+        for key in ("index", "label"):
+            if (key in first) != (key in other) or not np.array_equal(first.get(key, ()), other.get(key, ())):
+                raise MarginbenchError(f"{what} have different test points")
+
+
+def _column(
+    between: ColumnPairs, a: str, b: str, pairs: Sequence[tuple[Images, Images]], every: Sequence[Images]
+) -> Compared:
+    name = between.column.name
+    known = all(name in network for network in every)
+    counts = [_above_and_below(first[name], second[name]) for first, second in pairs] if known else []
+    difference = between.difference(a, b)
+    return Compared(
+        name,
+        between.suite.mean(a, name),
+        between.suite.mean(b, name),
+        difference.value,
+        difference.low,
+        difference.high,
+        difference.p,
+        tuple(above for above, _ in counts),
+        tuple(below for _, below in counts),
+        tuple(sign_test(*count) for count in counts),
+        int(np.any([np.isinf(network[name]) for network in every], 0).sum()) if known else 0,
+        len(every[0]["clean_accuracy"]),
+    )
+
+
+def _above_and_below(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
+    return int((a > b).sum()), int((a < b).sum())
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def _verdict(column: Compared, p_holm: float | None) -> str:
     if p_holm is not None:
         return "differs" if p_holm < LEVEL else "not shown"
-    return "infinite" if column.infinite else "not measured"
+    if math.isinf(column.mean_a) or math.isinf(column.mean_b):
+        return "infinite"
+    return "not measured" if math.isnan(column.difference) else FEW

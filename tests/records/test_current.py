@@ -11,6 +11,7 @@ import pytest
 from made import a_failure, a_record, claiming
 
 from marginbench.benchmarks.records.current import current, marks, precedence
+from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.tables.claims import claims, render_claims
 from marginbench.benchmarks.tables.compare import compare_rows
@@ -112,7 +113,7 @@ def test_rows_that_do_not_count_stand_last_and_marked_and_are_explained() -> Non
 
 def test_two_versions_of_a_suite_have_headings_that_differ() -> None:
     records = [claiming(record, "f", "p") for record in (a("ce", 1), a("ce", 2, suite="e" * 64))]
-    for text in (render(records, "md"), render_claims(records)):
+    for text in (render(records, "md"), render_claims(Reading({Path(record.id): record for record in records}, {}))):
         heads = [line.partition(":")[0] for line in text.splitlines() if line.startswith("## ")]
         assert sorted(heads) == ["## toy (eeeeeeee)", "## toy (ffffffff)"]
     assert render(records[:1], "md").startswith("## toy: ")
@@ -148,10 +149,10 @@ def test_claims_and_comparisons_use_the_same_records(tmp_path: Path) -> None:
 
     ce, mma = a("ce", 5, 0.5), claimed(a("mma", 5, 0.7))
     old = [a("ce", 1, 0.1, data=C), claimed(a("mma", 9, 0.9, failed=True, source="b")), claimed(a("svm", 1, data=C))]
-    (row,) = claims([ce, mma, *old]).to_dict("records")
-    assert row["method"] == "mma" and row["n"] == 1 and row["difference"] == pytest.approx(0.2)
     for i, record in enumerate([ce, mma, *old]):
         write_record(tmp_path / str(i) / "runs", record, {})
+    (row,) = claims(read_folders([tmp_path])).to_dict("records")
+    assert row["method"] == "mma" and row["n"] == 1 and row["difference"] == pytest.approx(0.2)
     frame = load(tmp_path)
     assert sorted(frame["mark"]) == ["", "", "other_data", "other_data", "stale"]
     with pytest.raises(MarginbenchError, match="row 'svm' does not count, it is marked other_data"):

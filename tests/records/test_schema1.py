@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from marginbench.benchmarks.records.reader import read_arrays, read_record, read_records
+from marginbench.benchmarks.records.reader import Reading, read_arrays, read_record, read_records
 from marginbench.benchmarks.records.record import About, write_record
 from marginbench.benchmarks.tables.claims import render_claims
 from marginbench.benchmarks.tables.frame import leaderboard
@@ -38,7 +38,7 @@ def test_what_it_did_not_say_stays_blank() -> None:
     record = read_record(PATH)
     assert record.about == About() and set(record.explanations.values()) == {"..."}
     assert "- unattacked: ..." in render([record], "md")
-    assert "| arcface(s=16,m=0.1) | - | - | - | - |" in render_claims([record])
+    assert "| arcface(s=16,m=0.1) | — | — | — | — |" in render_claims(Reading({PATH: record}, {}))
 
 
 def test_written_again_it_is_of_the_newest_schema(tmp_path: Path) -> None:

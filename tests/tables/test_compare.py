@@ -1,133 +1,43 @@
-"""`marginbench compare`: the statistics against other formulas, their error rates, and the table."""
+"""`marginbench compare`: one account of a difference in all tables, the images it counts, and what it refuses."""
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from made import EPSILON, a_failure, a_record, a_suite
-from scipy import stats
 from support import Run
 
 from marginbench.benchmarks.records.metrics import per_point, summarise
+from marginbench.benchmarks.records.reader import read_arrays, read_folders
 from marginbench.benchmarks.records.record import write_record
-from marginbench.benchmarks.statistics.paired import bootstrap, holm, mcnemar, student
-from marginbench.benchmarks.tables.compare import COMPARED, compare_column, compare_rows
+from marginbench.benchmarks.statistics.paired import holm, sign_test
+from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.claims import findings
+from marginbench.benchmarks.tables.compare import COMPARED, compare_rows
+from marginbench.benchmarks.tables.pairs import column_pairs, suite_runs
+from marginbench.benchmarks.tables.standing import standings
 from marginbench.methods import MarginbenchError
 
 POINTS = 120
 
 
-def test_mcnemar_is_the_exact_sign_test() -> None:
-    a, b = np.zeros(20, bool), np.zeros(20, bool)
-    a[:8], b[8:9] = True, True
-    assert mcnemar(a, b) == 2 * (1 + 9) / 2**9  # 8 against 1, counted by hand
-    assert mcnemar(a, a) == 1.0
-    stream = np.random.default_rng(1)
-    for points in (20, 50, 4000):
-        a, b = stream.random(points) < 0.6, stream.random(points) < 0.5
-        first, second = int((a & ~b).sum()), int((b & ~a).sum())
+def test_the_sign_test_is_exact() -> None:
+    assert sign_test(8, 1) == 2 * (1 + 9) / 2**9  # counted by hand
+    assert sign_test(0, 0) == 1.0
+    for first, second in ((3, 9), (12, 12), (700, 612)):
         tail = sum(math.comb(first + second, i) for i in range(min(first, second) + 1))
-        assert mcnemar(a, b) == pytest.approx(min(1.0, 2 * tail / 2 ** (first + second)), rel=1e-9)
-        assert mcnemar(a, b) == mcnemar(b, a)
+        assert sign_test(first, second) == pytest.approx(min(1.0, 2 * tail / 2 ** (first + second)), rel=1e-9)
+        assert sign_test(first, second) == sign_test(second, first)
 
 
 def test_holm_on_numbers_computed_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == [] and holm([0.04]) == [0.04]
-
-
-def test_student_is_the_paired_t_test_of_scipy() -> None:
-    a, b = [0.9, 0.8, 0.85, 0.95], [0.7, 0.75, 0.8, 0.6]
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    assert student(differences) == pytest.approx(stats.ttest_rel(a, b).pvalue)
-    assert math.isnan(student([1.0]))
-    assert student([0.0, 0.0]) == 1.0 and student([1.0, 1.0]) == 0.0
-    assert student([0.1, math.nextafter(0.1, 1)]) < 1e-9, "quietly, where the spread is rounding alone"
-
-
-def test_the_bootstrap_of_one_repetition_is_that_of_scipy() -> None:
-    d = np.random.default_rng(2).exponential(size=300) - 0.9
-    low, high, _ = bootstrap(d[None], draws=20_000)
-    found = stats.bootstrap((d,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(3))
-    assert low == pytest.approx(found.confidence_interval.low, abs=0.005)
-    assert high == pytest.approx(found.confidence_interval.high, abs=0.005)
-    assert bootstrap(d[None]) == bootstrap(d[None]), "the seed is fixed"
-
-
-def test_the_bootstrap_spreads_over_repetitions_and_points() -> None:
-    """Its variance for d = r + p, by hand: (n - 1) / n var(r) / n + (N - 1) / N var(p) / N, with sample variances."""
-    stream = np.random.default_rng(4)
-    r, p = stream.normal(size=(5, 1)), stream.normal(size=(1, 80))
-    wanted = math.sqrt(0.8 * r.var(ddof=1) / 5 + 79 / 80 * p.var(ddof=1) / 80)
-    low, high, _ = bootstrap(r + p, draws=40_000)
-    assert (high - low) / 2 == pytest.approx(1.96 * wanted, rel=0.05)
-    assert bootstrap(np.ones((3, 10))) == (1.0, 1.0, 2 / 5001)
-    assert bootstrap(np.zeros((3, 10)))[2] == 1.0
-
-
-def simulated(stream: np.random.Generator, n: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Margins of two rows: points of different difficulty, seeds of different luck, noise; a is better by `shift`."""
-    points = stream.gamma(2, 0.25, size=(1, POINTS))
-    pair = [points * np.exp(0.1 * stream.normal(size=(n, 1)) + 0.3 * stream.normal(size=(n, POINTS))) for _ in range(2)]
-    return pair[0] + shift, pair[1]
-
-
-def rates(n: int, shift: float, share: bool, trials: int = 300) -> float:
-    """How often p < 5 %. For n = 1 the seeds have no luck: it is the two networks that are compared."""
-    stream = np.random.default_rng(5)
-    hits = 0
-    for _ in range(trials):
-        a, b = simulated(stream, max(n, 2), shift)
-        if n == 1:
-            order = stream.random(a[0].shape) < 0.5  # exchangeable, point by point
-            a, b = np.where(order, a[0], b[0] + shift)[None], np.where(order, b[0], a[0] - shift)[None]
-        column = compare_column("x", a > 0.5, b > 0.5) if share else compare_column("x", a, b)
-        hits += column.p < 0.05
-    return hits / trials
-
-
-@pytest.fixture
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "__defaults__", (400, 0))
-
-
-@pytest.mark.usefixtures("few_draws")
-@pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("n", [1, 3, 5])
-def test_equal_rows_differ_in_at_most_about_five_per_cent(n: int, share: bool) -> None:
-    rate = rates(n, 0.0, share)
-    assert rate <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
-    if not share and n != 3:  # a share of few discordant points, and two tests at once, are on the safe side
-        assert rate >= 0.01
-
-
-@pytest.mark.usefixtures("few_draws")
-@pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("n", [1, 3, 5])
-def test_a_planted_difference_is_found(n: int, share: bool) -> None:
-    assert rates(n, 0.4, share, trials=60) >= 0.7
-
-
-def test_infinite_margins_are_not_averaged() -> None:
-    a, b = np.full((2, 6), 0.5), np.full((2, 6), 0.25)
-    a[0, 0] = np.inf
-    column = compare_column("margin_upper_l2", a, b)
-    assert column.mean_a == math.inf and column.mean_b == 0.25
-    assert column.difference == 0.25 and column.infinite == 1 and math.isnan(column.p)
-    column = compare_column("margin_upper_l2", np.full((1, 3), np.inf), b[:1, :3])
-    assert math.isnan(column.difference) and math.isnan(column.low) and column.infinite == 3
-
-
-def test_with_nan_nothing_is_compared() -> None:
-    a, b = np.full((3, 6), 0.5), np.full((3, 6), 0.25)
-    a[0, 0] = np.nan
-    column = compare_column("margin_upper_l2", a, b)
-    numbers = (column.mean_a, column.difference, column.low, column.high, column.student_half, column.p)
-    assert all(map(math.isnan, numbers)) and column.mean_b == 0.25 and column.infinite == 0
 
 
 def arrays_of(stream: np.random.Generator, better: float, certified: bool = True) -> dict[str, np.ndarray]:
@@ -154,6 +64,8 @@ def write(
     make = a_record if status == "done" else a_failure
     day = 2 if "source" in identity else 1
     record = make(method, repetition, identity=identity, suite=suite, finished=f"2026-01-{day:02}T00:00:00+00:00")
+    if status == "done":
+        record = replace(record, metrics=summarise(arrays, EPSILON))
     write_record(folder / "toy" / "runs", record, arrays if status == "done" else {})
 
 
@@ -188,42 +100,104 @@ def test_what_differs_and_what_does_not(run: Run, toy: Path) -> None:
     verdicts = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines[2:]}
     assert verdicts["clean %"] == "not shown" and verdicts["robust % L2 0.5"] == "differs"
     assert verdicts["margin L2, upper"] == verdicts["margin L∞, lower"] == "differs"
-    assert "Holm's correction over the 9 columns" in text and "Student" in text and "repetitions 0, 1, 2, 3, 4" in text
-    assert "McNemar's exact p of each repetition" in text
+    assert "Holm's correction over the 9 columns" in text and "of one seed (0, 1, 2, 3, 4)" in text
+    assert "exact sign test" in text and "repetition" not in text
     code, text, _ = run("compare", "twin", "ce", toy, "--format", "csv")
     table = pd.read_csv(io.StringIO(text))
     assert code == 0 and set(table["verdict"]) == {"not shown"}
     assert table["p_holm"].tolist() == pytest.approx(holm(table["p"].tolist()))
-    assert all(len(str(p).split()) == 5 for p in table["p_mcnemar"][:5])
+    assert all(len(str(cell).split()) == 5 for name in ("p_images", "above", "below") for cell in table[name])
 
 
 def test_means_are_those_of_the_leaderboard(toy: Path) -> None:
     arrays = arrays_of(np.random.default_rng(8), 0.1)
     metrics = summarise(arrays, EPSILON)
     points = per_point(arrays, EPSILON)
-    assert set(points) == set(COMPARED)
+    assert set(points) == {column.name for column in COMPARED}
     for name, values in points.items():
         assert values.mean() == pytest.approx(metrics[name], rel=1e-6)
     table = compare_rows("good", "ce", toy)
     assert (table["difference"] - (table["mean_a"] - table["mean_b"])).abs().max() < 1e-12
     back = compare_rows("ce", "good", toy)
     assert back["difference"].tolist() == pytest.approx((-table["difference"]).tolist())
-    assert back["p_student"].tolist() == pytest.approx(table["p_student"].tolist())
+    assert back["p"].tolist() == table["p"].tolist() and back["above"].tolist() == table["below"].tolist()
+    assert back["low"].tolist() == pytest.approx((-table["high"]).tolist())
+
+
+def test_images_are_counted_pair_by_pair(toy: Path) -> None:
+    line = compare_rows("good", "ce", toy).set_index("column").loc["robust_accuracy_l2"]
+    reading = read_folders([toy])
+    robust = {
+        (record.method, record.repetition): read_arrays(path)["upper_l2"] > 0.5
+        for path, record in reading.records.items()
+        if record.method in ("good", "ce") and record.identity.data == "d" * 64
+    }
+    pairs = [(robust["good", seed], robust["ce", seed]) for seed in range(5)]
+    assert line["above"] == " ".join(str((a & ~b).sum()) for a, b in pairs)
+    assert line["below"] == " ".join(str((b & ~a).sum()) for a, b in pairs)
+    first = sign_test(int((pairs[0][0] & ~pairs[0][1]).sum()), int((pairs[0][1] & ~pairs[0][0]).sum()))
+    assert float(line["p_images"].split()[0]) == pytest.approx(first, rel=1e-5)
+
+
+def test_below_three_seeds_images_are_all_that_is_said(run: Run, toy: Path) -> None:
+    table = compare_rows("arcface(m=0.1)", "ce", toy)
+    assert set(table["verdict"]) == {"too few seeds"} and set(table["seeds"]) == {"0"}
+    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None) and table["difference"].notna().all()
+    assert float(table.set_index("column").loc["margin_upper_l2", "p_images"]) < 0.001
+    code, text, _ = run("compare", "arcface(m=0.1)", "ce", toy)
+    assert code == 0 and "below 3 networks of a row nothing is said" in text and "about these networks alone" in text
+
+
+def test_rows_without_a_seed_in_common_have_no_pairs_of_networks(run: Run, toy: Path) -> None:
+    code, text, _ = run("compare", "late", "ce", toy)
+    assert code == 0 and "images: none are counted" in text and "sign test" not in text
+
+
+def test_rows_of_two_folders_are_compared_as_those_of_one(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    wanted = compare_rows("good", "ce", toy)
+    other = tmp_path_factory.mktemp("other")
+    for path, record in read_folders([toy]).records.items():
+        if record.method == "good":
+            (other / "runs").mkdir(exist_ok=True)
+            for file in (path, path.with_suffix(".npz")):
+                file.rename(other / "runs" / file.name)
+    pd.testing.assert_frame_equal(compare_rows("good", "ce", toy, other), wanted)
 
 
 def test_missing_and_infinite_columns_say_so(run: Run, toy: Path) -> None:
     code, text, _ = run("compare", "bare", "ce", toy)
-    assert code == 0 and text.count("| not measured") == 4 and "over the 5 columns" in text
-    assert "One pair of networks" in text
+    assert code == 0 and text.count("| not measured") == 4 and "the pair of networks of one seed (0)" in text
     code, text, _ = run("compare", "lost", "ce", toy)
-    assert code == 0 and text.count("| infinite") == 1 and "∞" in text and "no attack moved 2 of the points" in text
+    assert code == 0 and text.count("| infinite") == 1 and "∞" in text and "no attack moved 2 of the images" in text
+
+
+def test_one_difference_is_the_same_in_all_tables() -> None:
+    """Of the digits: compare, claims, leaderboard, and so what is made of them."""
+    folder = Path(__file__).parents[2] / "results" / "reference" / "digits"
+    reading = read_folders([folder])
+    table = compare_rows("mma", "ce", folder).set_index("column")
+    for column in ("margin_upper_l2", "margin_upper_linf"):
+        line = table.loc[column]
+        (claim,) = [one for one in findings(reading) if (one.method, one.column) == ("mma", column)]
+        of_column = {row: of[column] for (_, row), of in standings(reading, [column]).items()}
+        of = of_column["mma"]
+        numbers = (claim.difference, claim.low, claim.high)
+        assert numbers == (of.difference, of.difference_low, of.difference_high)
+        assert numbers == (line["difference"], line["low"], line["high"])
+        assert claim.p == line["p"] and of.mean == line["mean_a"] and of_column["ce"].mean == line["mean_b"]
+        (suite,) = suite_runs(reading).values()
+        known = {column.name: column for column in columns.measured()}
+        between = column_pairs(suite, known[column])
+        others = [row for row in between.rows if row != "ce"]
+        adjusted = holm([between.difference(row, "ce").p for row in others])
+        assert of.p == adjusted[others.index("mma")] and between.difference("mma", "ce").p == line["p"]
 
 
 def test_specs_are_read_in_any_form_and_stale_rows_left_out(toy: Path) -> None:
     assert set(compare_rows("arcface( m = 0.1 )", "ce", toy)["a"]) == {"arcface(m=0.1)"}
     write(toy, "ce", 0, arrays_of(np.random.default_rng(9), 9.0), source="edited")
     table = compare_rows("good", "ce", toy)
-    assert set(table["repetitions"]) == {"0"}, "of two versions the newer one counts, whole"
+    assert set(table["seeds"]) == {"0"}, "of two versions the newer one counts, whole"
 
 
 def test_without_folders_results_local_is_read(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,8 +227,7 @@ def test_two_suites_make_two_tables(run: Run, toy: Path) -> None:
         (("ce", "redrawn"), ["does not count", "other data"]),
         (("ce", "relabelled"), ["different test points"]),
         (("ce", "resampled"), ["different test points"]),
-        (("ce", "late"), ["no repetition in common", "late has [7]"]),
-        (("ce", "dead"), ["no repetition in common", "dead has none"]),
+        (("ce", "dead"), ["no run of dead ended well"]),
     ],
 )
 def test_wrong_input_gives_one_line_and_exit_code_2(

@@ -136,6 +136,6 @@ def test_every_claim_that_does_not_show_is_explained_beside_the_results() -> Non
     from marginbench.benchmarks.tables.claims import findings
 
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    for finding in findings(read_records([ROOT / "results" / "reference" / "digits"])):
+    for finding in findings(read_folders([ROOT / "results" / "reference" / "digits"])):
         if finding.claim in ("input_margin", "certified_radius", "rejection") and finding.verdict != "yes":
             assert f"`{finding.method}`" in text, f"{finding.method}: {finding.claim} {finding.verdict}"

@@ -126,10 +126,8 @@ def test_other_test_points_are_not_compared(folder: Path, caplog: pytest.LogCapt
     write(folder, "zzz", 9, 0.3, change=lambda arrays: arrays | {"index": arrays["index"] + 1})
     with caplog.at_level(logging.WARNING):
         found = standings(read_folders([folder]), [ROBUST])
-    assert [row for (_, row), of in found.items() if of[ROBUST].group is None] == [
-        row for row in ("ce", "twin", "good", "sure", "zzz") if f"row {row} is not compared" in caplog.text
-    ]
-    assert "measured on other test points" in caplog.text and "row ce is not" not in caplog.text
+    assert [row for (_, row), of in found.items() if of[ROBUST].group is None] == ["zzz"], "most rows have the others"
+    assert "row zzz is not compared" in caplog.text and "measured on other test points" in caplog.text
 
 
 def test_a_margin_that_no_attack_ends_has_no_rank(folder: Path) -> None:
