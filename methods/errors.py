@@ -92,6 +92,6 @@ def at_import(error: BaseException) -> str:
 def suggest(wrong: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'? known: a, b, x` for an error message."""
     names = sorted(known)
-    close = [name for name in names if name.startswith(wrong)] or difflib.get_close_matches(wrong, names, n=1)
+    close = [name for name in names if wrong and name.startswith(wrong)] or difflib.get_close_matches(wrong, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names) or 'none'}"

@@ -117,3 +117,42 @@ def test_what_is_unknown_is_said_before_what_is_missing(run: Run) -> None:
     assert code == 2 and err.startswith("error: --target accuracy: ")
     code, _, err = run("leaderboard", reference / "README.md")
     assert (code, err) == (2, f"error: {reference / 'README.md'}: is a file, no folder\n")
+
+
+DIGITS = Path(__file__).parents[1] / "results" / "reference" / "digits"
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        (("leaderboard", DIGITS), [".md", ".csv", ".tex", ".html", ".json", "--format"]),
+        (("margins", DIGITS), [".md", ".csv", ".json", "--format"]),
+        (("report", DIGITS), [".html"]),
+        (("plot", "cost", DIGITS), [".svg", ".pdf", ".png", ".html", ".json"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_file_name_that_says_no_format_is_refused_with_those_that_do(
+    run: Run, tmp_path: Path, words: tuple[str, ...], ends: list[str]
+) -> None:
+    code, out, err = run(*words, "-o", tmp_path / "x.docx")
+    assert code == 2 and out == "" and err.startswith("error: -o ") and err.count("\n") == 1
+    assert all(end in err for end in ends) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("hyper_parameters",),
+            "error: --option parameter: should be one in which suites or rows differ alone: known:",
+        ),
+        (("cost", "--option", "unit=days"), "error: --option unit=days: should be seconds or passes"),
+        (("cost", "--column", "costs"), "error: --column costs: no such column"),
+    ],
+)
+def test_options_of_figures_are_named_as_they_are_given(
+    run: Run, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    code, _, err = run("plot", *words[:1], DIGITS, *words[1:], "-o", tmp_path / "x.svg")
+    assert code == 2 and err.startswith(said) and "None" not in err

@@ -81,6 +81,9 @@ def _in_options(error: ParameterError, command: Any) -> str:
     """The message of an error about a parameter, in terms of the command's options."""
     names = {parameter.name: parameter for parameter in command.params}
     parameter = names.get(error.parameter)
+    if parameter is None and "option" in names:  # KEY=VALUE of a figure
+        given = error.parameter if error.value is None else f"{error.parameter}={error.value}"
+        return f"--option {given}: {error.problem}"
     if parameter is None:
         return str(error)
     name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar or parameter.name.upper()

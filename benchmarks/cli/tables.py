@@ -2,6 +2,7 @@
 
 import sys
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,9 @@ from marginbench.methods.errors import MarginbenchError, ParameterError
 @app.command("leaderboard")
 def leaderboard_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
-    by: Annotated[str, typer.Option(metavar="COLUMN", help="Orders the rows; any column of the csv.")] = DEFAULT_SORT,
+    by: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Orders the rows; any column of numbers of the csv, or method.")
+    ] = DEFAULT_SORT,
     families: Annotated[str, typer.Option(metavar="A,B", help="Families of methods. Default: all.")] = "",
     methods: Annotated[
         str, typer.Option(metavar="A,B", help="Rows, as in 'ce,arcface(m=0.4)', or methods with all their rows.")
@@ -30,7 +33,7 @@ def leaderboard_command(
         str, typer.Option(metavar="A,B", help="By their names in the csv, beside the one of --by.")
     ] = "",
     top: Annotated[
-        int | None, typer.Option(metavar="N", help=f"So many rows with the best means; {BASELINE} stays.")
+        int | None, typer.Option(metavar="N", help=f"So many rows, the best by COLUMN; {BASELINE} stays.")
     ] = None,
     form: Annotated[
         str | None,
@@ -57,7 +60,7 @@ def leaderboard_command(
     records = list(reading.records.values())
     refuse_nothing(records, folders)
     choice = Choice(by, split_specs(families), split_specs(methods), split_specs(columns), top)
-    form = form or (output.suffix.removeprefix(".") if output else "") or "md"
+    form = form or _form(output, FORMATS)
     known = where_rows_stand(reading, None if form in ("csv", "json") else [by, *choice.columns])
     if output is not None:
         write_atomically(output, render(records, form, choice, known).encode())
@@ -65,6 +68,15 @@ def leaderboard_command(
         show(records, choice, known, View(all_notes=all_notes))
     else:
         sys.stdout.write(render(records, form, choice, known))
+
+
+def _form(output: Path | None, known: Sequence[str]) -> str:
+    """The format that the name of the file says; the first one without a file, or where its name says nothing."""
+    end = output.suffix.removeprefix(".").lower() if output else ""
+    if end and end not in known:
+        ends = ", ".join(f".{form}" for form in known)
+        raise ParameterError("output", str(output), f"should end in {ends}; or name a format with --format")
+    return end or known[0]
 
 
 @app.command("compare")
@@ -124,8 +136,9 @@ def margins_command(
     targets: Annotated[list[str] | None, typer.Option("--target", metavar="METRIC", help="Default: all six.")] = None,
     over_all: Annotated[bool, typer.Option("--over-all", help="Means over all test images too.")] = False,
     form: Annotated[
-        Literal["md", "csv", "json"], typer.Option("--format", help="csv and json hold all columns.")
-    ] = "md",
+        Literal["md", "csv", "json"] | None,
+        typer.Option("--format", help="csv and json hold all columns. Default: FILE's, or md."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: print.")] = None,
     strict: Strict = False,
 ) -> None:
@@ -139,18 +152,22 @@ def margins_command(
     from marginbench.benchmarks.records.reader import read_folders
     from marginbench.benchmarks.tables.margins import of_suites
     from marginbench.benchmarks.tables.render_margins import render_margins
+    from marginbench.benchmarks.tables.terminal import show_page
 
     reading = read_folders(folders, strict=strict)
     reading.warn()
     refuse_nothing(list(reading.records.values()), folders)
+    chosen_form = form or _form(output, ("md", "csv", "json"))
     screen = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if screen else None
     chosen = of_suites(reading, suite) if suite else reading
-    text = render_margins(chosen, form, targets or (), over_all=over_all, width=width)
-    if output is None:
-        sys.stdout.write(text)
-    else:
+    text = render_margins(chosen, chosen_form, targets or (), over_all=over_all, width=width)
+    if output is not None:
         write_atomically(output, text.encode())
+    elif chosen_form == "md":
+        show_page(text)
+    else:
+        sys.stdout.write(text)
 
 
 @app.command("plot")
@@ -184,7 +201,7 @@ def plot_command(
     marginbench plot accuracy_curves results/reference/digits --picked ce,mma -o curves.pdf
     """
     from marginbench.benchmarks.figures.draw import plot
-    from marginbench.benchmarks.figures.save import save
+    from marginbench.benchmarks.figures.save import save, writer
     from marginbench.benchmarks.figures.scan import FIGURES
     from marginbench.methods.spec import split_specs
 
@@ -199,6 +216,7 @@ def plot_command(
     if name is None or output is None:
         missing = "name a figure" if name is None else "name a file with -o"
         raise MarginbenchError(f"{missing}, as in `marginbench plot cost -o cost.svg`; --list lists the figures")
+    writer(output)  # a wrong name comes before the drawing
     given = {
         "suite": suite,
         "picked": picked and split_specs(picked),
@@ -247,6 +265,8 @@ def report_command(
 
     It is one file, which opens without a network: marginbench report results/reference/digits -o report.html
     """
+    if output is not None and output.suffix.lower() not in (".html", ".htm"):
+        raise ParameterError("output", str(output), "should end in .html: browsers go by it")
     say_what_loads("report")
     from marginbench.benchmarks.reports.make import report
     from marginbench.methods.spec import split_specs

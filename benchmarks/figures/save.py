@@ -22,10 +22,19 @@ def save(chart: Any, path: str | Path) -> None:
         UnwritableError: the file cannot be written.
     """
     path = Path(path).expanduser()
-    form = path.suffix.lower()
+    write_atomically(path, writer(path)(chart))
+
+
+def writer(path: str | Path) -> "Callable[[Any], bytes]":
+    """What makes the content of a file of this name.
+
+    Raises:
+        ParameterError: the name ends in something else.
+    """
+    form = Path(path).suffix.lower()
     if form not in FORMS:
         raise ParameterError("output", str(path), f"should end in {', '.join(FORMS)}")
-    write_atomically(path, FORMS[form](chart))
+    return FORMS[form]
 
 
 def svg(chart: Any) -> str:

@@ -1,6 +1,7 @@
 """The boards of some records: of each suite the rows that were chosen, in their order, with where each stands."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Board:
     standing: Mapping[str, Standing]  # by name of the row, in the column that orders; empty where nothing can be said
     standings: Mapping[str, Mapping[str, Standing]]  # by name of the row, then column, as far as was asked
     below: int  # rows that --top has left out
+    whole: bool  # all rows of the suite are here
 
     def of(self, row: Row) -> Standing | None:
         """Where the row stands; None where that cannot be said, and for marked rows."""
@@ -54,9 +56,12 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
     counted = {record.id for record in current(records)}
     wanted = wanted_rows(choice, records)
     suites: dict[str, list[Row]] = {}
+    every: Counter[str] = Counter()
     for row in rank(records, choice.by, standings):
+        fingerprint = str(row.facts["suite_fingerprint"])
+        every[fingerprint] += 1
         if _key(row) in wanted:
-            suites.setdefault(str(row.facts["suite_fingerprint"]), []).append(row)
+            suites.setdefault(fingerprint, []).append(row)
     made = []
     for fingerprint, best_first in suites.items():
         of_suite = {method: of for (suite, method), of in standings.items() if suite == fingerprint}
@@ -76,6 +81,7 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
                 standing=standing,
                 standings=of_suite,
                 below=len(best_first) - len(rows),
+                whole=len(rows) == every[fingerprint],
             )
         )
     return made

@@ -77,10 +77,10 @@ def page_columns(board: Board) -> list[PageColumn]:
         for column in columns.PARETO
         if column.name in wanted
     ]
-    facts = [fact for fact in columns.FACTS if fact.name in wanted or (not wanted and _varies(fact, board))]
+    facts = [fact for fact in columns.FACTS if fact.name != METHOD and _is_shown(fact, board, wanted)]
     made += [PageColumn(fact.header, [(Span(str(row.facts[fact.name])),) for row in board.rows]) for fact in facts]
     doubts = [doubts_of(row) for row in board.rows]
-    if any(doubts):
+    if any(doubts) or wanted & {column.name for column in columns.TEXTS}:  # which hold the errors of runs too
         made.append(PageColumn(DOUBTS, [cell or (Span("none"),) for cell in doubts], "left"))
     return made
 
@@ -93,8 +93,11 @@ def doubts_of(row: Row) -> Cell:
     return (Span(words), *detail) if words else ()
 
 
-def _varies(fact: Column, board: Board) -> bool:
-    return fact.on_page and fact.name != METHOD and shared(board, fact.name) is None
+def _is_shown(fact: Column, board: Board, wanted: set[str]) -> bool:
+    """If it was asked for, orders the rows, or differs between them."""
+    if fact.name in wanted or fact.name == board.choice.by:
+        return True
+    return not wanted and fact.on_page and shared(board, fact.name) is None
 
 
 def shared(board: Board, fact: str) -> str | int | None:

@@ -174,6 +174,12 @@ def names(probes: Iterable[Column] = ()) -> list[str]:
     return [name for column in all_columns(probes) for name in _with_interval(column, probes)]
 
 
+def ordering(probes: Iterable[Column] = ()) -> list[str]:
+    """The names by which rows can be ordered: numbers, their intervals, and facts that differ within a suite."""
+    facts = [fact for fact in FACTS if not fact.name.startswith("suite")]
+    return [name for column in (*facts, *numbers(probes)) for name in _with_interval(column, probes)]
+
+
 def _with_interval(column: Column, probes: Iterable[Column]) -> Iterator[str]:
     yield column.name
     if column in measured(probes):

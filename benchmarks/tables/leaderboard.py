@@ -91,12 +91,15 @@ def rank(records: Iterable[Record], by: str = DEFAULT_SORT, known: Standings | N
         known: where the rows stand: it counts the rows that they are surely better than.
 
     Raises:
-        ParameterError: `by` is not a column.
+        ParameterError: `by` is no column, or one that orders nothing, such as a text.
     """
     records = distinct(records)
     probes = columns.of_probes(records)
-    if by not in (every := columns.names(probes)):
-        raise ParameterError("by", by, f"no such column: {suggest(by, columns.stems(every))}")
+    if by not in (possible := columns.ordering(probes)):
+        stems = columns.stems(possible)
+        none = f"orders no rows; what does: {', '.join(stems)}"
+        problem = none if by in columns.names(probes) else f"no such column: {suggest(by, stems)}"
+        raise ParameterError("by", by, problem)
     groups: dict[Version, list[Record]] = defaultdict(list)
     for record in records:
         groups[version(record)].append(record)

@@ -19,13 +19,13 @@ INTERVAL_WORDS = f"± half of Student's 95 % interval over seeds, from {MIN_FOR_
 
 def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
     """How to read the columns that are shown, in few words."""
-    if board.ordering is not None:
-        yield _order(board, headers)
+    yield _order(board, headers)
     n, points = (shared(board, name) for name in ("n", "points"))
     networks = "n networks (seeds)" if n is None else f"{n} network{'s (seeds)' if n != 1 else ' (seed)'}"
     images = "`points` test images" if points is None else f"{points} test images"
     interval = "" if n is not None and int(n) < MIN_FOR_INTERVAL else f" {INTERVAL_WORDS};"
-    yield f"{networks} a row, {images};{interval} bold: best mean. Radii in pixels of [0, 1]."
+    bold = f"bold: best mean{'' if board.whole else ' of the rows shown'}"
+    yield f"{networks} a row, {images};{interval} {bold}. Radii in pixels of [0, 1]."
     if any(header.startswith("margin") for header in headers):
         yield (
             "margin: [mean certified radius, mean distance of the nearest adversarial example found] over all points,"
@@ -37,12 +37,17 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
         if column.name in board.choice.wanted and column.meaning and not column.on_page:
             yield f"{column.heading(board.records[0].epsilon)}: {column.meaning}"
     if board.below:
-        yield f"{board.below} more rows are left out: the {board.choice.top} best means were asked for, and {BASELINE}."
+        by_mean = board.ordering is not None and board.ordering.name == board.choice.by
+        first = f"{board.choice.top} best means" if by_mean else f"first {board.choice.top} by {board.choice.by}"
+        yield f"{board.below} more rows are left out: the {first} were asked for, and {BASELINE}."
 
 
 def _order(board: Board, headers: Sequence[str]) -> str:
-    assert board.ordering is not None
+    if board.ordering is None:
+        return f"Ordered by {board.choice.by}."
     name = board.ordering.heading(board.records[0].epsilon)
+    if board.choice.by != board.ordering.name:
+        return f"Ordered by the 95 % interval of {name}, the narrowest first."
     if RANK not in headers:
         return f"Ordered by {name}, the best first; which differences are real is not known."
     words = [

@@ -54,7 +54,7 @@ def render_margins(
     Args:
         form: md, csv or json; csv and json hold `margins` alone, with all columns.
         targets, over_all: see `margins`.
-        width: characters that a line of a table may have; further columns are left out.
+        width: characters that a line of a table may have; further columns are left out, and named.
     """
     table = margins(reading, targets, over_all=over_all)
     if form == "csv":
@@ -141,11 +141,13 @@ def _last(value: float) -> float:
 
 
 def _fitting(header: Sequence[str], cells: Sequence[Sequence[str]], width: int | None) -> str:
-    """A table without the last columns that do not fit."""
+    """A table without the last columns that do not fit, and below it how to see them."""
     count = len(header)
     while True:
         sides: list[Side] = ["left", *["right"] * (count - 1)]  # type: ignore[list-item]
         text = pipe(header[:count], [row[:count] for row in cells], sides)
         if width is None or count <= 2 or len(text.splitlines()[0]) <= width:
-            return text
+            break
         count -= 1
+    left_out = ", ".join(header[count:])
+    return f"{text}\n\nNot shown: {left_out} (a wider terminal, -o FILE.md, or --format csv)." if left_out else text

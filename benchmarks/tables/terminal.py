@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, boards, is_baseline, where_rows_stand
 from marginbench.benchmarks.tables.cells import (
     DOUBTS,
@@ -100,7 +101,8 @@ def show_page(text: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(re.sub(r"[<*_\[\]]", r"\\\g<0>", text)))  # names and errors mean these as they are
+    # names and errors mean these as they are; two asterisks are ours
+    Console().print(Markdown(re.sub(r"[<_\[\]]|(?<!\*)\*(?!\*)", r"\\\g<0>", text)))
 
 
 def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) -> None:
@@ -117,7 +119,8 @@ def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) ->
 def _print(board: Board, console: "Console", view: View) -> None:
     places = shown_rows(board, view.asked)
     shown = [place for place in places if place is not None]
-    whole = [_brief(column, board, shown) for column in page_columns(board) if column.header != DOUBTS]
+    asked = board.choice.wanted & {column.name for column in columns.TEXTS}
+    whole = [_brief(column, board, shown) for column in page_columns(board) if asked or column.header != DOUBTS]
     fits = fitting(whole, console.width, bool(board.choice.columns))
     text_width = min(console.width, TEXT_WIDTH)
     console.print(board.title, style="bold")

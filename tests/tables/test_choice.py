@@ -97,6 +97,32 @@ def test_doubts_are_shown_whatever_was_asked_for() -> None:
     assert "FAILED 1x: RuntimeError" in render(records, "md", Choice(columns=["clean_accuracy"]))
 
 
+def test_doubts_may_be_asked_for_where_there_are_none() -> None:
+    records = [a_record("ce"), a_record("mma")]
+    lines = render(records, "md", Choice(columns=["doubts"])).splitlines()
+    assert [line.split("|")[-2].strip() for line in lines if line.startswith("| ")] == ["doubts", "none", "none"]
+    assert "doubts" not in render(records, "md", Choice(columns=["clean_accuracy"]))
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (Choice("method", top=1), ["Ordered by method.", "the first 1 by method were asked for", "of the rows shown"]),
+        (Choice("clean_accuracy", top=1), ["Ordered by clean %, the best first", "the 1 best means were asked for"]),
+        (Choice("clean_accuracy_ci95", top=1), ["95 % interval of clean %, the narrowest first", "the first 1 by"]),
+        (Choice("n", top=1), ["Ordered by n."]),
+        (Choice(methods=["mma"]), ["bold: best mean of the rows shown"]),
+        (Choice(), ["bold: best mean."]),
+    ],
+)
+def test_the_legend_says_what_orders_the_rows_and_which_are_shown(choice: Choice, words: list[str]) -> None:
+    records = [a_record(name, seed, 0.8 + 0.1 * i) for i, name in enumerate(("ce", "mma", "pmm")) for seed in range(2)]
+    text = render(records, "md", choice)
+    for word in words:
+        assert word in text
+    assert ("| n |" in " ".join(text.split())) == (choice.by == "n")
+
+
 def test_the_command_names_its_options(run: Run, tmp_path: Path) -> None:
     for record in four():
         write_record(tmp_path / "toy" / "runs", record, {})
@@ -118,7 +144,7 @@ def test_the_name_of_the_file_says_its_format(run: Run, tmp_path: Path) -> None:
     code, _, _ = run("leaderboard", tmp_path, "--format", "csv", "-o", tmp_path / "table.txt")
     assert code == 0 and (tmp_path / "table.txt").read_text().startswith("suite,")
     code, _, text = run("leaderboard", tmp_path, "-o", tmp_path / "table.xlsx")
-    assert code == 2 and text.startswith("error: --format xlsx: known: csv, html, json, md, tex")
+    assert code == 2 and text.startswith("error: -o ") and "should end in .md, .csv, .tex, .html, .json" in text
 
 
 def of_suites(records: list[Record]) -> list[Board]:

@@ -201,22 +201,20 @@ def test_a_home_folder_may_be_written_as_tilde(tmp_path: Path, monkeypatch: pyte
 
 
 FACTS = {
-    "suite": ["a", "b", "c"],
-    "suite_fingerprint": ["a", "b", "c"],
     "method": ["a", "b", "c"],
     "key": ["a", "b", "c"],
     "n": ["b", "a", "c"],
     "failed": ["a", "b", "c"],
     "points": ["b", "a", "c"],
-    "doubts": ["b", "c", "a"],
-    "error": ["a", "b", "c"],
 }
+ORDERS_NOTHING = ("suite", "suite_fingerprint", "doubts", "error")
 
 
 def test_these_are_all_columns() -> None:
-    assert FACTS.keys() == {column.name for column in (*columns.FACTS, *columns.TEXTS)}
+    facts = FACTS.keys() | {*ORDERS_NOTHING}
+    assert facts == {column.name for column in (*columns.FACTS, *columns.TEXTS)}
     others = {column.name for column in (*columns.measured(), *columns.SURELY_BETTER.values(), *columns.PARETO)}
-    assert {column.name for column in columns.all_columns()} - FACTS.keys() == others
+    assert {column.name for column in columns.all_columns()} - facts == others
 
 
 @pytest.mark.parametrize(("name", "wanted"), FACTS.items())
@@ -228,6 +226,12 @@ def test_every_fact_sorts(name: str, wanted: list[str]) -> None:
         *(a_record("b", repetition, metrics=many) for repetition in range(2)),
     ]
     assert list(leaderboard(records, name)["method"]) == wanted
+
+
+@pytest.mark.parametrize("name", [*ORDERS_NOTHING, *(column.name for column in columns.PARETO)])
+def test_a_text_orders_no_rows(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"by='{name}': orders no rows; what does: .*method.*clean_accuracy"):
+        leaderboard([a_record("ce")], by=name)
 
 
 def test_sorting_puts_the_best_first_and_failures_last() -> None:

@@ -212,11 +212,22 @@ def test_other_tables_fit_too(words: Sequence[str | Path], run: Run, in_terminal
     assert ("DeVries, Taylor" in piped) == (words[0] == "claims") and "DeVries" not in text
 
 
+def test_margins_fit_and_say_what_they_leave_out(run: Run, in_terminal: Terminal) -> None:
+    folder = DIGITS.parent / "digits_exact"
+    text = COLOUR.sub("", in_terminal(60, "margins", folder))
+    assert max(map(len, text.splitlines())) <= 60 and "|" not in text and "##" not in text and "**" not in text
+    words = " ".join(text.split())
+    assert "\n crown " in text and "above, points, networks (a wider terminal, -o FILE.md" in words
+    assert "Not shown" not in COLOUR.sub("", in_terminal(200, "margins", folder))
+    code, piped, _ = run("margins", folder)
+    assert code == 0 and "\n| crown " in piped and "| networks |" in " ".join(piped.split())
+
+
 def test_a_page_shows_signs_of_markdown_as_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    show_page("| name |\n|:-----|\n| _a_ <b>*c*</b> [d](e) |\n\n- p < 0.05 [+1, +2]\n")
+    show_page("| name |\n|:-----|\n| _a_ <b>*c*</b> [d](e) |\n\n- **p** < 0.05 [+1, +2]\n")
     text = COLOUR.sub("", capsys.readouterr().out)
     assert "_a_ <b>*c*</b> [d](e)" in text and "p < 0.05 [+1, +2]" in text
 
