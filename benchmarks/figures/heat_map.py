@@ -6,10 +6,10 @@ from typing import Any
 
 from marginbench.benchmarks.figures.layers import inline, titled
 
-FRAME_HEIGHT, CELL_HEIGHT = 62, 25  # pixels
-SHORT = "split(width < 320 ? replace(datum.label, 'generalisation ', '') : datum.label, ' ')"  # in a column
-INTERVAL = 46  # pixels: the width of a cell into which an interval fits
-SMALL, PALE = 7.5, 0.15  # font of intervals, and opacity of what is not to stand out
+FRAME_HEIGHT, CELL_HEIGHT = 62, 27  # pixels
+SHORTER = (("generalisation ", ""), ("certified", "cert."), ("accuracy", "acc."))  # in a column of a paper
+INTERVAL = 62  # pixels: the width of a cell into which an interval fits
+SMALL, PALE = 9, 0.15  # font of intervals, and opacity of what is not to stand out
 
 
 def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "") -> Any:
@@ -27,7 +27,7 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
     fits = f"width > {INTERVAL * len(targets)}"
     known = alt.Chart(inline(values)).transform_filter("isValid(datum.tau)")
     bare: dict[str, Any] = {"domain": False, "ticks": False}
-    under = alt.Axis(**bare, labelAngle=0, labelLimit=70, labelExpr=SHORT)
+    under = alt.Axis(**bare, labelAngle=0, labelLimit=70, labelExpr=_in_lines())
     at: dict[str, Any] = {
         "x": alt.X("target:N", title=None, sort=targets, axis=under),
         "y": alt.Y("measure:N", title=None, sort=measures, axis=alt.Axis(**bare)),
@@ -35,7 +35,7 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
     tooltip = ["measure:N", "target:N", *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("tau", "low", "high"))]
     scale = alt.Scale(domain=[-1, 1], domainMid=0, range="diverging", interpolate="rgb")
     tau = alt.Text("tau:Q", format="+.2f")
-    above = alt.ExprRef(f"{fits} ? -4 : 0")
+    above = alt.ExprRef(f"{fits} ? -5 : 0")
     rect = known.mark_rect().encode(**at, color=alt.Color("tau:Q", scale=scale, legend=None), tooltip=tooltip)
     sure, other = "datum.sure && !datum.pale", "!datum.sure && !datum.pale"
     small: dict[str, Any] = {
@@ -53,6 +53,14 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
         known.mark_text(**small).encode(**at, text="interval:N"),
     )
     return titled(chart, title, subtitle, height=FRAME_HEIGHT + CELL_HEIGHT * len(measures))
+
+
+def _in_lines() -> str:
+    """A word a line, and fewer letters where columns are narrow."""
+    short = "datum.label"
+    for word, shorter in SHORTER:
+        short = f"replace({short}, '{word}', '{shorter}')"
+    return f"split(width < 320 ? {short} : datum.label, ' ')"
 
 
 def _sure(cell: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics import fronts
 
 LETTER, LINE = 0.024, 0.075  # size of a letter and of a line of text, as a share of a figure in a column
+ROOM = 0.5  # share of the width of all means that is added at most, so that names fit
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ def scatter(
     """
     import altair as alt
 
-    domains = [_domain([at[side][0] for at in points.values()], quantity) for side, quantity in enumerate((x, y))]
-    named = readable({row: (points[row][0][0], points[row][1][0]) for row in front}, domains, (x, y))
+    means = {row: (of_x[0], of_y[0]) for row, (of_x, of_y) in points.items()}
+    domains = [_domain([at[side] for at in means.values()], quantity) for side, quantity in enumerate((x, y))]
+    domains[0] = _with_room({row: means[row][0] for row in front}, domains[0], x)
+    named = readable(means, front, domains, (x, y))
     values = [
         {
             "row": row,
@@ -145,22 +148,50 @@ def _within(interval: Interval, domain: tuple[float, float]) -> Interval:
     return mean, max(low, domain[0]), min(high, domain[1])
 
 
+def _share(value: float, domain: tuple[float, float], quantity: Quantity) -> float:
+    """Where a value is on its axis: 0 at the start, 1 at the end."""
+    low, high = (_place(end, quantity) for end in domain)
+    return (_place(value, quantity) - low) / (high - low)
+
+
+def _with_room(front: Mapping[str, float], domain: tuple[float, float], x: Quantity) -> tuple[float, float]:
+    """The axis with room for names on the side of the front where no point is: left where small is good."""
+    needed = [0.0]
+    for row, value in front.items():
+        before = _share(value, domain, x) if x.ascending else 1 - _share(value, domain, x)
+        length = LETTER * (len(row) + 1)
+        more = (length - before) / (1 - length) + 1e-9 if length < 1 else math.inf
+        needed += [more] if more <= ROOM else []
+    low, high = (_place(end, x) for end in domain)
+    more = max(needed) * (high - low)
+    ends = (low - more, high) if x.ascending else (low, high + more)
+    return (math.exp(ends[0]), math.exp(ends[1])) if x.logarithmic else ends
+
+
 def readable(
-    points: Mapping[str, tuple[float, float]], domains: Sequence[tuple[float, float]], axes: tuple[Quantity, Quantity]
+    points: Mapping[str, tuple[float, float]],
+    front: Sequence[str],
+    domains: Sequence[tuple[float, float]],
+    axes: tuple[Quantity, Quantity],
 ) -> dict[str, bool]:
-    """The names that fit beside their points, at the width of a column, without covering each other: to the left?"""
+    """The names of the front that fit at the width of a column, and cover neither each other nor a point: to the left?
 
-    def share(value: float, domain: tuple[float, float], quantity: Quantity) -> float:
-        low, high = (_place(end, quantity) for end in domain)
-        return (_place(value, quantity) - low) / (high - low)
-
-    boxes: dict[str, tuple[float, float, float]] = {}
+    A name stands above its point, on the side of the front where no point is if there is room, else on the other one.
+    """
+    places = {row: tuple(_share(at[side], domains[side], axes[side]) for side in (0, 1)) for row, at in points.items()}
+    boxes: list[tuple[float, float, float]] = []  # left end, length and lower edge
     sides: dict[str, bool] = {}
-    for row, at in points.items():
-        right, top = (share(at[side], domains[side], axes[side]) for side in (0, 1))
-        length = LETTER * len(row)
-        to_left = right + length > 1 if axes[0].ascending else right - length >= 0
-        left = right - length if to_left else right
-        if all(left + length < x or x + size < left or abs(top - y) > LINE for x, size, y in boxes.values()):
-            boxes[row], sides[row] = (left, length, top), to_left
+    for row in front:
+        right, top = places[row]
+        length = LETTER * (len(row) + 1)
+        others = [place for other, place in places.items() if other != row]
+        for to_left in (axes[0].ascending, not axes[0].ascending):
+            left = right - length if to_left else right
+            inside = left >= 0 and left + length <= 1
+            clear = all(not (left <= px <= left + length and top - LETTER <= py <= top + LINE) for px, py in others)
+            alone = all(left + length < x or x + size < left or abs(top - y) > LINE for x, size, y in boxes)
+            if inside and clear and alone:
+                boxes.append((left, length, top))
+                sides[row] = to_left
+                break
     return sides

@@ -1,5 +1,6 @@
 """Points, fronts and intervals of one column against another."""
 
+import math
 import random
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from figure_support import data_of, marks, texts
 
 from marginbench.benchmarks.figures.draw import plot
-from marginbench.benchmarks.figures.scatter import Quantity, pareto, readable
+from marginbench.benchmarks.figures.scatter import LETTER, Quantity, pareto, readable
 from marginbench.methods.errors import MarginbenchError, ParameterError
 
 
@@ -59,9 +60,38 @@ def test_names_of_the_front_stay_inside_and_apart() -> None:
     points = {name: (draw.uniform(1, 20), draw.uniform(0, 1)) for name in names}
     points |= {"first_of_all": (1.0, 0.5), "last_of_all": (20.0, 0.5)}
     for x in (Quantity("", ascending=True, logarithmic=True), Quantity("")):
-        sides = readable(points, ((1.0, 20.0), (0.0, 1.0)), (x, Quantity("")))
+        sides = readable(points, list(points), ((1.0, 20.0), (0.0, 1.0)), (x, Quantity("")))
         assert not sides.get("first_of_all") and sides.get("last_of_all", True)
         assert 2 <= len(sides) < len(points), "they cannot all be written"
+
+
+def test_names_cover_no_point() -> None:
+    """On the side where nothing is better; on the other one where there is no room; nowhere if that is full."""
+    domains, x = ((0.0, 1.0), (0.0, 1.0)), Quantity("", ascending=True)
+    points = {"first": (0.05, 0.2), "second": (0.5, 0.6), "third": (0.9, 0.9), "grey": (0.45, 0.95)}
+    assert readable(points, ["first", "second", "third"], domains, (x, Quantity(""))) == {
+        "first": False,
+        "second": True,
+        "third": True,
+    }
+    for place, wanted in (((0.1, 0.22), {}), ((0.1, 0.4), {"first": False})):
+        assert readable(points | {"near": place}, ["first"], domains, (x, Quantity(""))) == wanted
+    assert readable(points, ["first"], domains, (Quantity(""), Quantity(""))) == {"first": False}
+
+
+def test_the_axis_makes_room_for_names(board: Path) -> None:
+    for name, small_is_good in (("cost", True), ("accuracy_tradeoff", False)):
+        chart = plot(name, board)
+        values = data_of(chart, "x")
+        on_front = [one for one in values if one.get("front")]
+        domain = next(layer["encoding"]["x"]["scale"]["domain"] for layer in chart.to_dict()["layer"])
+        place = math.log if small_is_good else float
+        low, high = (place(end) for end in domain)
+        end = min if small_is_good else max
+        first = end(on_front, key=lambda one: one["x"])
+        share = (place(first["x"]) - low) / (high - low)
+        room = share if small_is_good else 1 - share
+        assert room >= LETTER * len(first["row"]) and first["left"] is small_is_good
 
 
 def test_cost_in_passes_needs_no_baseline_on_the_machine(board: Path) -> None:
