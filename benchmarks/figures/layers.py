@@ -47,7 +47,8 @@ def inline(values: Iterable[Mapping[str, Any]]) -> Any:
     """Data within the specification, with four significant digits, NaN and infinity as null."""
     import altair as alt
 
-    return alt.InlineData(values=[{key: plain(value) for key, value in one.items()} for one in values])
+    dealt = ({key: plain(value) for key, value in one.items()} for one in values)
+    return alt.InlineData(values=tuple(dealt))  # type: ignore[arg-type]  # lists are copied with every chart they are in
 
 
 def plain(value: Any) -> Any:

@@ -54,12 +54,12 @@ class Rows:
     @cached_property
     def table(self) -> dict[str, Row]:
         """The rows of the leaderboard, by name."""
-        return {str(row.facts["method"]): row for row in rank(self._records)}
+        return {str(row.facts["method"]): row for row in rank(self.records)}
 
     def standing(self, column: str) -> Mapping[str, Standing]:
         """Where rows stand in a column, those of which that can be said."""
         if column not in self._standing:
-            found = standings(Reading({self.paths[record.id]: record for record in self._records}, {}), [column])
+            found = standings(Reading({self.paths[record.id]: record for record in self.records}, {}), [column])
             self._standing[column] = {row: of[column] for (_, row), of in found.items() if column in of}
         return self._standing[column]
 
@@ -74,7 +74,7 @@ class Rows:
     @cached_property
     def columns(self) -> dict[str, Column]:
         """All columns that hold numbers, by name."""
-        return {column.name: column for column in columns.measured(columns.of_probes(self._records))}
+        return {column.name: column for column in columns.measured(columns.of_probes(self.records))}
 
     def column(self, name: str) -> Column:
         """A column that was measured.
@@ -108,7 +108,8 @@ class Rows:
         return [*([BASELINE] if BASELINE in self.runs else []), *best]
 
     @property
-    def _records(self) -> list[Record]:
+    def records(self) -> list[Record]:
+        """All runs."""
         return [record for runs in self.runs.values() for record in runs]
 
 
@@ -137,13 +138,15 @@ def rows_of(source: Any, suite: str | None = None, known: Standings | None = Non
 
 
 def suites_of(source: Any, known: Standings | None = None) -> list[Rows]:
-    """The rows of every suite, by name; see `rows_of`.
+    """The rows of every suite, by name; see `rows_of`. Those of several suites are returned, too.
 
     Raises:
         MarginbenchError: no such folder, or no run in it that ended well.
     """
     if isinstance(source, Rows):
         return [source]
+    if _are_rows(source):
+        return list(source)
     reading = reading_of(source)
     paths = {record.id: path for path, record in reading.records.items()}
     records = [record for record in current(reading.records.values()) if record.status == "done"]
@@ -168,12 +171,18 @@ def suites_of(source: Any, known: Standings | None = None) -> list[Rows]:
 
 
 def reading_of(source: Any) -> Reading:
-    """The records of a source that is no `Rows`.
+    """The records of a source; of rows, those that count and ended well.
 
     Raises:
         MarginbenchError: no such folder.
     """
+    if _are_rows(source):
+        return Reading({rows.paths[record.id]: record for rows in source for record in rows.records}, {})
     return source if isinstance(source, Reading) else read_folders(_folders(source))
+
+
+def _are_rows(source: Any) -> bool:
+    return isinstance(source, list) and all(isinstance(one, Rows) for one in source)
 
 
 def _folders(source: Any) -> list[str | Path]:

@@ -9,7 +9,7 @@ from marginbench.benchmarks.figures.scan import FIGURES
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.reports.panels import Panel, panel
-from marginbench.benchmarks.tables.margins import margins
+from marginbench.benchmarks.tables.margins import margins, suites_of
 from marginbench.benchmarks.tables.margins_words import sentences
 from marginbench.benchmarks.tables.tightness import tightness
 
@@ -42,7 +42,8 @@ class Prediction:
 
 def predictions(reading: Reading) -> Mapping[str, Prediction]:
     """By fingerprint of the suite."""
-    frame, ratios = margins(reading), tightness(reading)
+    networks = suites_of(reading)
+    frame, ratios = margins(networks), tightness(networks)
     log.info("report: what predicts what")
     found = {}
     for suite in {*frame["suite_fingerprint"], *ratios["suite_fingerprint"]}:

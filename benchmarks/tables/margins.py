@@ -53,10 +53,14 @@ class Paired:
     draws: dict[str, np.ndarray]  # of AXES and r2: [DRAWS] values of the bootstrap, the same samples for all measures
 
 
-def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = False) -> "pd.DataFrame":
+Networks = Sequence[Sequence[Network]]  # suite by suite, as `suites_of` gives them
+
+
+def margins(source: Reading | Networks, targets: Sequence[str] = (), *, over_all: bool = False) -> "pd.DataFrame":
     """How well each margin measure orders and predicts each target, over the records that count.
 
     Args:
+        source: records, or their networks where they have been read.
         targets: names of metrics; all of `measures.TARGETS` by default.
         over_all: the means over all test images too, which count a misclassified one as 0 and so contain the accuracy.
 
@@ -82,7 +86,7 @@ def margins(reading: Reading, targets: Sequence[str] = (), *, over_all: bool = F
         if name not in known:
             raise ParameterError("targets", name, suggest(name, known))
     lines: list[dict[str, Any]] = []
-    for networks in suites_of(reading):
+    for networks in suites_of(source):
         values = {
             measure: np.array([measure.of(network) for network in networks], dtype=float).reshape(len(networks), -1)
             for measure in MEASURES
@@ -108,11 +112,13 @@ def of_suites(reading: Reading, names: Sequence[str]) -> Reading:
     return replace(reading, records=kept)
 
 
-def suites_of(reading: Reading) -> list[list[Network]]:
+def suites_of(source: Reading | Networks) -> Networks:
     """The networks of each suite, of the records that count."""
-    paths = {record.id: path for path, record in reading.records.items()}
+    if not isinstance(source, Reading):
+        return source
+    paths = {record.id: path for path, record in source.records.items()}
     suites: dict[str, list[Network]] = defaultdict(list)
-    for record in current(reading.records.values()):
+    for record in current(source.records.values()):
         if record.status == "done":
             suites[record.identity.suite].append(Network(record, read_arrays(paths[record.id])))
     return list(suites.values())

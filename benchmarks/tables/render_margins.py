@@ -7,7 +7,7 @@ from typing import Any
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.tables.cells import Side
-from marginbench.benchmarks.tables.margins import margins
+from marginbench.benchmarks.tables.margins import margins, suites_of
 from marginbench.benchmarks.tables.margins_words import has_intervals, score, sentences, tightness_words, title
 from marginbench.benchmarks.tables.measures import MEASURES, TARGETS
 from marginbench.benchmarks.tables.text import pipe
@@ -56,13 +56,14 @@ def render_margins(
         targets, over_all: see `margins`.
         width: characters that a line of a table may have; further columns are left out, and named.
     """
-    table = margins(reading, targets, over_all=over_all)
+    networks = suites_of(reading)
+    table = margins(networks, targets, over_all=over_all)
     if form == "csv":
         return table.to_csv(index=False)
     if form == "json":
         return table.to_json(orient="records", indent=1, force_ascii=False, double_precision=15) + "\n"
     lines: list[Any] = table.to_dict("records")
-    tight: list[Any] = tightness(reading).to_dict("records")
+    tight: list[Any] = tightness(networks).to_dict("records")
     parts = []
     for fingerprint, name in _suites([*lines, *tight]).items():
         own, near = ([line for line in of if line["suite_fingerprint"] == fingerprint] for of in (lines, tight))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marginbench.benchmarks.records.reader import Reading
-from marginbench.benchmarks.tables.margins import suites_of
+from marginbench.benchmarks.tables.margins import Networks, suites_of
 from marginbench.benchmarks.tables.measures import Network, exact_margins
 from marginbench.methods import NORMS
 
@@ -27,8 +27,11 @@ TOGETHER = "(all)"  # the largest of several certificates
 Ratios = dict[tuple[str, str, str, str], list[np.ndarray]]  # by norm, what stands beside, estimator and kind
 
 
-def tightness(reading: Reading) -> "pd.DataFrame":
+def tightness(source: Reading | Networks) -> "pd.DataFrame":
     """Ratios of what estimators say to the margin, over the correct points of all networks that count.
+
+    Args:
+        source: as in `margins`.
 
     Returns:
         one row per suite, norm, estimator and what it is measured by (`beside`: `exact` over the points whose bounds
@@ -45,7 +48,7 @@ def tightness(reading: Reading) -> "pd.DataFrame":
     import pandas as pd
 
     lines = []
-    for networks in suites_of(reading):
+    for networks in suites_of(source):
         first = networks[0].record
         facts = {"suite": first.suite.name, "title": first.suite.title, "suite_fingerprint": first.identity.suite}
         lines += [{**facts, **line} for line in _of_suite(networks)]
