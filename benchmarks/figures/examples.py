@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marginbench.benchmarks.figures.figure import figure
-from marginbench.benchmarks.figures.kept import Kept, common_repetition
+from marginbench.benchmarks.figures.kept import Kept, common_seed
 from marginbench.benchmarks.figures.layers import LINE, inline, titled
 from marginbench.benchmarks.figures.rows import rows_of
 from marginbench.benchmarks.records.column import NORM_TEXT
@@ -120,7 +120,7 @@ def adversarial_examples(
         raise ParameterError("points", points, "should be 1 to 12")
     rows = rows_of(source, suite)
     kept = Kept(rows, data_dir)
-    records = common_repetition(rows, rows.picked(picked, f"robust_accuracy_{norm}"))
+    records = common_seed(rows, rows.picked(picked, f"robust_accuracy_{norm}"))
     places = typical(kept, list(records.values()), norm, points)
     found = {name: examples(kept, record, norm, places) for name, record in records.items()}
     columns = 1 + 2 * len(found)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from marginbench.benchmarks.figures.figure import figure
-from marginbench.benchmarks.figures.kept import Kept, common_repetition
+from marginbench.benchmarks.figures.kept import Kept, common_seed
 from marginbench.benchmarks.figures.layers import inline, titled
 from marginbench.benchmarks.figures.rows import rows_of
 from marginbench.benchmarks.records.column import NORM_TEXT
@@ -51,7 +51,7 @@ def feature_map(
     rows = rows_of(source, suite)
     kept = Kept(rows, data_dir)
     names = rows.picked(picked, f"robust_accuracy_{norm}")
-    records = common_repetition(rows, names)
+    records = common_seed(rows, names)
     nets = {name: kept.net(record) for name, record in records.items()}  # before any work: they may be missing
     shown = _places(rows.arrays(next(iter(records.values())))["label"])
     values, texts = [], []

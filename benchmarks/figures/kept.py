@@ -56,13 +56,25 @@ class Kept:
         """
         from marginbench.benchmarks.training.load import load_network
 
-        folder, training = self._folder(record), record.identity.training
-        if training is None or not (folder / f"{training}.safetensors").is_file():
-            raise MarginbenchError(
-                f"row {record.method}, repetition {record.repetition}: its network is not in {folder};"
-                f" `{self._command(record)}` trains it again"
-            )
-        return load_network(folder / f"{training}.json")[0]
+        if missing := self.missing([record]):
+            raise MarginbenchError(missing)
+        return load_network(self._folder(record) / f"{record.identity.training}.json")[0]
+
+    def missing(self, records: Sequence[Record]) -> str:
+        """Which networks were not kept, and the command that trains them again; nothing where all were."""
+        lost = [record for record in records if not self._is_kept(record)]
+        if not lost:
+            return ""
+        names = " and ".join(dict.fromkeys(record.method for record in lost))
+        what = (
+            f"the network of {names}, seed {lost[0].repetition}, is" if len(lost) == 1 else f"networks of {names} are"
+        )
+        again = f"`{self._command(lost)}` trains {'it' if len(lost) == 1 else 'them'} again"
+        return f"{what} not in {self._folder(lost[0])}: {again}"
+
+    def _is_kept(self, record: Record) -> bool:
+        training = record.identity.training
+        return training is not None and (self._folder(record) / f"{training}.safetensors").is_file()
 
     def images(self, record: Record, places: Sequence[int] | None = None) -> "tuple[Tensor, Tensor]":
         """Images [n, C, H, W] float32 in [0, 1] of the evaluation, and labels [n] int64.
@@ -87,17 +99,18 @@ class Kept:
         homes = [parent / FOLDER for parent in path.parents[:3]]
         return next((home for home in homes if home.is_dir()), path.parents[min(2, len(path.parents) - 1)] / FOLDER)
 
-    def _command(self, record: Record) -> str:
-        name, *changes = record.suite.name.split("+")
+    def _command(self, records: Sequence[Record]) -> str:
+        name, *changes = records[0].suite.name.split("+")
         settings = [word for change in changes for word in ("--set", change)]
-        seeds = ["--seeds", str(record.repetition + 1)]
-        out = ["--out", str(self._folder(record).parent)]
-        words = ["marginbench", "run-all", "--suite", name, *settings, "--methods", record.method, *seeds, *out]
+        methods = ["--methods", ",".join(dict.fromkeys(record.method for record in records))]
+        seeds = ["--seeds", str(max(record.repetition for record in records) + 1)]
+        out = ["--out", str(self._folder(records[0]).parent)]
+        words = ["marginbench", "run-all", "--suite", name, *settings, *methods, *seeds, *out]
         return shlex.join([*words, "--only", "train"])
 
 
-def common_repetition(rows: Rows, names: Sequence[str]) -> Mapping[str, Record]:
-    """Of each row the record of the first repetition that all have.
+def common_seed(rows: Rows, names: Sequence[str]) -> Mapping[str, Record]:
+    """Of each row the record of the first seed that all have.
 
     Raises:
         MarginbenchError: there is none.
@@ -107,5 +120,5 @@ def common_repetition(rows: Rows, names: Sequence[str]) -> Mapping[str, Record]:
     }
     common: Any = set.intersection(*(set(own) for own in runs.values()))
     if not common:
-        raise MarginbenchError(f"suite {rows.suite}: {', '.join(names)} have no repetition in common")
+        raise MarginbenchError(f"suite {rows.suite}: {', '.join(names)} have no seed in common")
     return {name: own[min(common)] for name, own in runs.items()}

@@ -10,12 +10,10 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import precedence
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.cells import p_text
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row
 from marginbench.benchmarks.tables.standing import Standing
-from marginbench.methods import NORMS
-
-LATER = {f"margin_lower_{norm}" for norm in NORMS}  # not at first: the page is wide enough
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def board(
     every = [*columns.measured(probes), *columns.SURELY_BETTER.values()]
     measured = [column for column in every if any(not math.isnan(row.mean(column.name)[0]) for row in rows)]
     on_page = {column.name for column in columns.paged(())}
-    at_first = on_page - LATER | set(columns.SURELY_BETTER)
+    at_first = on_page | set(columns.SURELY_BETTER)
     epsilon = records[0].epsilon
     cells = {column.name: _cells(column, rows, standings) for column in measured}
     headings = [
@@ -219,7 +217,7 @@ def _in_words(column: Column, standing: Standing) -> Iterable[str]:
     yield f"rank {standing.ranks}, group {standing.group}"
     if not math.isnan(standing.difference):
         ends = column.between(standing.difference_low, standing.difference_high)
-        chance = "" if math.isnan(standing.p) else f", p = {standing.p:.2g}"
+        chance = "" if math.isnan(standing.p) else f", p {'= ' * (standing.p >= 0.001)}{p_text(standing.p)}"
         yield f"{column.signed(standing.difference)}{ends} to {BASELINE}{chance}"
 
 

@@ -78,7 +78,6 @@ def report(
         MarginbenchError: no such folder, or no records in it; with `strict`, a record that cannot be read.
         ParameterError: there is no row of a name in `features`.
     """
-    from marginbench.benchmarks.reports.panels import panels
     from marginbench.benchmarks.reports.suite_page import Choice, suite_pages
 
     started = time.perf_counter()
@@ -92,8 +91,7 @@ def report(
         if name not in known:
             raise ParameterError("features", name, f"no such row: {suggest(name, known)}")
     log.info("report: %d records", len(reading.records))
-    suites = suite_pages(reading, Choice(paths, features, data_dir))
-    across = panels("suites", reading) if len(suites) > 1 else []
+    suites, across = suite_pages(reading, Choice(paths, features, data_dir))
     title = ", ".join(suite.name for suite in suites)
     page = Report(_laid_out(suites=suites, across=across, problems=list(reading.problems.values()), title=title))
     log.info("report: %.1f MB in %.1f s", page.megabytes, time.perf_counter() - started)
@@ -118,7 +116,8 @@ def _laid_out(**values: Any) -> str:
     environment.filters["json"] = lambda value: Markup(as_json(value))
     environment.filters["short"] = "{:.6g}".format
     environment.filters["ratio"] = lambda value: "∞" if math.isinf(value) else f"{value:.3g}"
-    environment.filters["bold"] = _bold
+    environment.filters["marked"] = _marked
+    environment.filters["breakable"] = _breakable
     themes = {"light": (config(), LIGHT), "dark": (config(dark=True), DARK)}
     return environment.get_template("page.html").render(
         **values,
@@ -132,11 +131,19 @@ def _laid_out(**values: Any) -> str:
     )
 
 
-def _bold(text: str) -> Any:
-    """A text in which some words are `**bold**`."""
+def _marked(text: str) -> Any:
+    """A text in which some words are `**bold**`, and others, between backticks, code."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text)))
+    return Markup(re.sub(r"`(.+?)`", r'<code class="code">\1</code>', bold))
+
+
+def _breakable(name: str) -> Any:
+    """A name that may be broken between its words."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([_(,])", r"\1<wbr>", str(escape(name))))
 
 
 def as_json(value: Any) -> str:

@@ -30,7 +30,7 @@ class Old:
 class Gaps:
     """What is missing, failed or stale."""
 
-    failed: Sequence[tuple[str, int, str]]  # row, repetition, error
+    failed: Sequence[tuple[str, int, str]]  # row, seed, error
     fewer: Sequence[tuple[str, int]]  # rows with fewer networks than others, and how many
     absent: Sequence[str]  # rows of the suite without any record
     old: Sequence[Old]

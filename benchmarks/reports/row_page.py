@@ -44,7 +44,7 @@ class Claimed:
 class Run:
     """One network."""
 
-    repetition: int
+    seed: int
     status: str
     error: str
     values: Sequence[str]
@@ -83,6 +83,11 @@ class RowPage:
     examples: Sequence[Shown]
     fronts: Sequence[tuple[str, str]]  # against what, and in which columns no row is better
 
+    @property
+    def failed(self) -> list[Run]:
+        """The runs that ended with an error."""
+        return [run for run in self.runs if run.status == "failed"]
+
 
 def row_page(
     line: Line,
@@ -116,10 +121,11 @@ def row_page(
     )
 
 
-def fronts(row: Row) -> list[tuple[str, str]]:
-    """The Pareto fronts that a row of the leaderboard is on."""
+def fronts(row: Row, headings: Sequence[Heading]) -> list[tuple[str, str]]:
+    """The Pareto fronts that a row of the leaderboard is on, and the headings of the columns in which it is."""
+    texts = {heading.name: heading.text for heading in headings}
     return [
-        (column.header, row.texts[column.name].replace(" ", ", ").replace("_", " "))
+        (column.header, ", ".join(texts.get(name, name) for name in row.texts[column.name].split()))
         for column in columns.PARETO
         if row.texts.get(column.name)
     ]

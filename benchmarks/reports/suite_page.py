@@ -50,32 +50,34 @@ class SuitePage:
     rows: Sequence[RowPage]
     panels: Sequence[Panel]
     networks: Sequence[Panel]  # figures that need kept networks
+    lost: str  # why there is none of these
     facts: Sequence[tuple[str, str]]
     settings: Sequence[tuple[str, str]]
     gaps: Gaps
     prediction: Prediction
 
 
-def suite_pages(reading: Reading, choice: Choice) -> list[SuitePage]:
-    """Every suite that was found, by name."""
+def suite_pages(reading: Reading, choice: Choice) -> tuple[list[SuitePage], list[Panel]]:
+    """Every suite that was found, by name, and the figures across suites."""
     why, known = marks(reading.records.values()), standings(reading)
     log.info("report: where rows stand")
     suites: dict[str, list[Record]] = defaultdict(list)
     for record in reading.records.values():
         suites[record.identity.suite].append(record)
-    try:
-        drawable = {rows.fingerprint: rows for rows in suites_of(reading, known)}
-    except MarginbenchError:  # not a single run ended well: there is still a table of what failed
-        drawable = {}
+    every: list[Rows] = []
+    with contextlib.suppress(MarginbenchError):  # not a single run ended well: there is still a table of what failed
+        every = suites_of(reading, known)
+    drawable = {rows.fingerprint: rows for rows in every}
     claimed: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings(reading):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
     predicted = predictions(reading)
-    return [
+    pages = [
         _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted, known)
         for suite in sorted(suites, key=lambda suite: (names[suite], suite))
     ]
+    return pages, panels("suites", every) if len(every) > 1 else []
 
 
 def _suite_page(
@@ -96,6 +98,7 @@ def _suite_page(
     ranked = rank(counted, known=known)
     table = board(ranked, runs, {row: standing for (suite, row), standing in known.items() if suite == fingerprint})
     seen = {} if drawable is None else _examples(drawable, choice)
+    lost = "" if drawable is None else Kept(drawable).missing(_looked_into(drawable, choice))
     pages = [
         row_page(
             line,
@@ -103,7 +106,7 @@ def _suite_page(
             table.headings,
             claimed.get((fingerprint, line.name), ()),
             seen.get(line.name, ()),
-            fronts(row),
+            fronts(row, table.headings),
         )
         for line, row in zip(table.lines, ranked, strict=True)
     ]
@@ -117,7 +120,8 @@ def _suite_page(
         list(notes(ranked, counted)),
         pages,
         [] if drawable is None else panels("suite", drawable),
-        [] if drawable is None else _of_networks(drawable, choice),
+        [] if drawable is None or lost else _of_networks(drawable, choice),
+        lost,
         facts(counted, choice.folders),
         settings(counted[0]),
         gaps(records, why),
@@ -137,12 +141,16 @@ def _featured(drawable: Rows, choice: Choice) -> list[str]:
     return [name for name in choice.features if name in drawable.runs]
 
 
+def _looked_into(drawable: Rows, choice: Choice) -> list[Record]:
+    return [drawable.runs[name][0] for name in _featured(drawable, choice)]
+
+
 def _examples(drawable: Rows, choice: Choice) -> dict[str, list[Shown]]:
-    """By row, in both norms; of networks that were not kept there are none, as the figures say."""
+    """By row, in both norms; of networks that were not kept there are none, as the page says."""
     kept = Kept(drawable, choice.data_dir)
     found: dict[str, list[Shown]] = defaultdict(list)
-    for name in _featured(drawable, choice):
+    for record in _looked_into(drawable, choice):
         for norm in NORMS:
             with contextlib.suppress(MarginbenchError):
-                found[name] += [Shown(norm, one) for one in examples(kept, drawable.runs[name][0], norm)]
+                found[record.method] += [Shown(norm, one) for one in examples(kept, record, norm)]
     return found

@@ -51,6 +51,13 @@ def plain(cell: Cell) -> str:
     return "".join(map(spaced, cell))
 
 
+def p_text(p: float) -> str:
+    """`0.012`, or `< 0.001`; — where there is none."""
+    if math.isnan(p):
+        return MEASURED_NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def spaced(span: Span) -> str:
     """The text of a piece; before letters stands a space."""
     return f" {span.text}" if span.role == "letters" else span.text
@@ -158,9 +165,8 @@ def _text(column: Column, row: Row, of: Standing | None) -> str:
     mean, half = row.mean(column.name)
     if of is None or not math.isfinite(mean) or math.isnan(of.low):
         return column.text(mean, half)
-    above, below = of.high - of.mean, of.mean - of.low
-    if math.isclose(above, below, rel_tol=1e-6, abs_tol=1e-12):
-        return column.text(mean, above)
+    if of.symmetric:
+        return column.text(mean, of.high - of.mean)
     return f"{column.text(mean)} [{column.text(of.low)}, {column.text(of.high)}]"
 
 

@@ -129,7 +129,7 @@ SURELY_BETTER = {
 PARETO = tuple(
     Column(
         f"pareto_{against}",
-        f"on the front, {against}",
+        f"on the front, {against.replace('_', ' ')}",
         ascending=True,
         on_page=False,
         meaning=f"Columns in which no row is at least as good {words} and better in one of the two.",

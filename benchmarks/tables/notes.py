@@ -1,5 +1,6 @@
 """The notes below a board: a short legend, then what was not measured, what its doubts mean, and where it was made."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from marginbench.benchmarks.tables.board import Board
 from marginbench.benchmarks.tables.cells import RANK, TO_BASELINE, shared
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import Row
+from marginbench.benchmarks.tables.standing import Standing
 
 COMPUTE = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")  # packages that a page names
 INTERVAL_WORDS = f"± half of Student's 95 % interval over seeds, from {MIN_FOR_INTERVAL} on"
@@ -24,6 +26,8 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
     networks = "n networks (seeds)" if n is None else f"{n} network{'s (seeds)' if n != 1 else ' (seed)'}"
     images = "`points` test images" if points is None else f"{points} test images"
     interval = "" if n is not None and int(n) < MIN_FOR_INTERVAL else f" {INTERVAL_WORDS};"
+    if interval and any(_is_skewed(board.of(row)) for row in board.rows):
+        interval += " [low, high] where it is not symmetric, as of shares near 0 and 100 % (Clopper and Pearson's);"
     bold = f"bold: best mean{'' if board.whole else ' of the rows shown'}"
     yield f"{networks} a row, {images};{interval} {bold}. Radii in pixels of [0, 1]."
     if any(header.startswith("margin") for header in headers):
@@ -40,6 +44,10 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
         by_mean = board.ordering is not None and board.ordering.name == board.choice.by
         first = f"{board.choice.top} best means" if by_mean else f"first {board.choice.top} by {board.choice.by}"
         yield f"{board.below} more rows are left out: the {first} were asked for, and {BASELINE}."
+
+
+def _is_skewed(of: Standing | None) -> bool:
+    return of is not None and not math.isnan(of.low) and not of.symmetric
 
 
 def _order(board: Board, headers: Sequence[str]) -> str:

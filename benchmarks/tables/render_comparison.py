@@ -8,7 +8,7 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.cells import MEASURED_NOTHING, Side
+from marginbench.benchmarks.tables.cells import MEASURED_NOTHING, Side, p_text
 from marginbench.benchmarks.tables.compare import FEW
 from marginbench.benchmarks.tables.notes import asked_once
 from marginbench.benchmarks.tables.text import pipe
@@ -44,7 +44,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     column = _column(line)
     means = (column.text(line[name]) for name in ("mean_a", "mean_b"))
     difference = column.signed(line["difference"]) + column.between(line["low"], line["high"])
-    return _heading(line), *means, difference, _p(line["p_holm"]), _images(line), line["verdict"]
+    return _heading(line), *means, difference, p_text(line["p_holm"]), _images(line), line["verdict"]
 
 
 def _column(line: Line) -> Column:
@@ -59,12 +59,6 @@ def _images(line: Line) -> str:
     """`+12 -3`, of all pairs of networks."""
     above, below = (sum(map(int, line[side].split())) for side in ("above", "below"))
     return f"+{above} -{below}" if line["above"] else MEASURED_NOTHING
-
-
-def _p(p: float) -> str:
-    if math.isnan(p):
-        return MEASURED_NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _notes(lines: Sequence[Line]) -> Iterator[str]:
@@ -90,7 +84,7 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
             f" {'the pair' if len(seeds) == 1 else 'all pairs'} of networks of one seed ({', '.join(seeds)})."
         )
         each = "; ".join(
-            f"{_heading(line)}: {', '.join(_p(float(p)) for p in line['p_images'].split())}"
+            f"{_heading(line)}: {', '.join(p_text(float(p)) for p in line['p_images'].split())}"
             for line in lines
             if line["p_images"]
         )

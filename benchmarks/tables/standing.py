@@ -48,6 +48,11 @@ class Standing:
     group: int | None = None  # no two rows of a group can be told apart, 1 is the best
 
     @property
+    def symmetric(self) -> bool:
+        """Whether the mean is in the middle of its interval."""
+        return math.isclose(self.high - self.mean, self.mean - self.low, rel_tol=1e-6, abs_tol=1e-12)
+
+    @property
     def ranks(self) -> str:
         """`2–14`, or one number where there is no other; nothing where ranks are not known."""
         if not self.best_rank:

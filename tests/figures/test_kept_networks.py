@@ -122,7 +122,9 @@ def test_pictures_are_enlarged_by_whole_numbers() -> None:
 @pytest.mark.parametrize("name", ["feature_map", "adversarial_examples"])
 def test_a_missing_network_is_an_error_that_says_how_to_get_it(name: str, board: Path) -> None:
     command = r"marginbench run-all --suite toy --methods ce --seeds 1 --out \S+ --only train"
-    with pytest.raises(MarginbenchError, match=rf"row ce, repetition 0: its network is not in \S+; `{command}`"):
+    with pytest.raises(
+        MarginbenchError, match=rf"the network of ce, seed 0, is not in \S+: `{command}` trains it again"
+    ):
         plot(name, board)
 
 

@@ -146,7 +146,11 @@ def test_rows_have_pages_by_link_by_keyboard_and_back(file: Path) -> None:
         await page.until(f"({opened}) === 'arcface(m=0.3)'")
         text = await page.run("document.querySelector('dialog[open]').innerText")
         assert "A paper" in text and "input margin" in text and "spec" in text
-        assert await page.run("document.querySelectorAll('dialog[open] .runs tbody tr').length") == 3
+        assert await page.run("document.querySelectorAll('dialog[open] .runs thead th').length") == 1 + 3
+        assert await page.run(
+            "(() => { const of = document.querySelector('dialog[open] .scroll:has(.runs)');"
+            " return of.scrollWidth <= of.clientWidth; })()"
+        ), "nothing is cut"
         await page.press("Escape", 27)
         await page.until(f"({opened}) === null && !location.hash.startsWith('#row')")
         await page.run("history.back()")
@@ -157,6 +161,21 @@ def test_rows_have_pages_by_link_by_keyboard_and_back(file: Path) -> None:
         await page.until(f"(({opened}) ?? '').startsWith('<b>bold')")
 
     looks(file, look)
+
+
+def test_a_telephone_shows_whole_names_and_letters(file: Path) -> None:
+    async def look(page: Page) -> None:
+        cut = f"[...{BOARD}.tBodies[0].querySelectorAll('.name')].filter((cell) => cell.scrollWidth > cell.clientWidth)"
+        assert await page.run(f"{cut}.length") == 0
+        letters = f"[...{BOARD}.tBodies[0].querySelectorAll('.rank b')]"
+        assert await page.run(f"{letters}.length") == len(ROWS)
+        assert await page.run(f"{letters}.every((one) => one.checkVisibility() && one.offsetWidth > 4)")
+        column = f"{BOARD}.querySelector('th[aria-sort]')"
+        assert await page.run(f"{column}.getBoundingClientRect().right <= innerWidth"), (
+            "what orders the rows is in view"
+        )
+
+    looks(file, look, width=390)
 
 
 def test_a_link_opens_the_page_of_a_row(file: Path) -> None:

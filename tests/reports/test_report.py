@@ -90,6 +90,32 @@ def test_what_is_missing_failed_or_stale_is_said(tmp_path: Path) -> None:
     assert "pmm: 0" in text
 
 
+def test_both_ends_of_margins_are_shown_side_by_side(page: str) -> None:
+    shown = [at["data-name"] for tag, at in Elements(page).found if tag == "th" and "data-shown" in at]
+    place = shown.index("margin_lower_l2")
+    assert shown[place : place + 4] == [f"margin_{end}_{norm}" for norm in ("l2", "linf") for end in ("lower", "upper")]
+
+
+def test_pages_of_rows_name_columns_as_the_table_does(page: str) -> None:
+    dialogs = re.findall(r"<dialog.*?</dialog>", page, re.DOTALL)
+    text = " ".join(re.sub(r"<[^>]*>", " ", dialog) for dialog in dialogs)
+    assert "on the front, clean accuracy" in text and "robust % L2 0.5" in text
+    assert not re.search(r"(robust|certified|clean)[_ ]accuracy[_ ]l(2|inf)|repetition", text)
+
+
+def test_networks_that_were_not_kept_are_one_sentence(page: str) -> None:
+    text = " ".join(re.sub(r"<(?!/?code)[^>]*>", " ", page).split())
+    (said,) = re.findall(r"From kept networks (.*?) Which", text)
+    command = (
+        r'<code class="code">marginbench run-all --suite toy --methods ce,mma --seeds 1 --out \S+ --only train</code>'
+    )
+    assert re.fullmatch(
+        rf"Maps of features and adversarial examples need networks that were kept: networks of ce and mma are not in"
+        rf" \S+: {command} trains them again\.",
+        said,
+    )
+
+
 def test_suites_stand_apart(tmp_path: Path) -> None:
     write_rows(tmp_path, ("ce", "mma"))
     write_rows(tmp_path, ("ce", "mma"), identity={"suite": "e" * 64})
