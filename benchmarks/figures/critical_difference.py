@@ -107,7 +107,7 @@ def critical_difference(source: Any, *, column: str = DEFAULT_SORT, picked: Sequ
     known = {one.name: one for one in columns.measured(columns.of_probes(reading.records.values()))}
     if column not in known:
         raise ParameterError("column", column, f"no such column: {suggest(column, known)}")
-    found = across(reading, column)
+    found = across(reading.records.values(), column)
     if found is None:
         raise MarginbenchError(f"{column}: ranks across suites take two suites or more that share two rows")
     for name in picked or ():

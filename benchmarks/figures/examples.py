@@ -102,7 +102,7 @@ def adversarial_examples(
 
     A line for each image, which all rows classify correctly; of each row the nearest adversarial example that the
     minimum-norm attacks of the suite find now, and what it changes: grey is no change. Networks are those of the first
-    repetition that all rows have.
+    seed that all rows have.
 
     Args:
         source: see `rows_of`.

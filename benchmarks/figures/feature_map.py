@@ -35,7 +35,7 @@ def feature_map(
     As figures 2 and 3 of Weinstein et al. (PMM): a map for each row, colours are classes, five of them where there are
     more than ten. The area of a point grows with the distance of its nearest adversarial example; crosses are
     misclassified. Scale and distances between clusters mean nothing in such maps. The networks are those of the first
-    repetition that all rows have; t-SNE starts from the first two principal components with a fixed seed, on at most
+    seed that all rows have; t-SNE starts from the first two principal components with a fixed seed, on at most
     500 of the evaluated images.
 
     Args:

@@ -16,7 +16,7 @@ from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
-from marginbench.methods import spec_of
+from marginbench.methods import rows, spec_of
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.live import View
@@ -165,10 +165,11 @@ def _count(number: int, what: str) -> str:
 
 
 def _suites_own_words(suite: Suite) -> str:
-    """How long a built-in suite takes, as its file says."""
+    """How long all runs of a built-in suite take, as its file says: not these ones, and not on this machine."""
     text = comment(suite.name).replace("\n", " ") if suite.name in suite_names() else ""
     found = re.search(r"[^.]*\b(minutes?|hours?)\b[^.]*\.?", text, re.IGNORECASE)
     if found is None:
         return "no estimate before the first run has ended"
     words = found[0].strip().rstrip(".")
-    return f"the whole suite: {words[0].lower()}{words[1:]}"
+    runs = _count(len(suite.methods or rows()) * suite.seeds, "run")
+    return f"the suite's {runs}: {words[0].lower()}{words[1:]}; of these, on this machine, the ETA after the first run"

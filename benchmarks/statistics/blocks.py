@@ -19,7 +19,8 @@ class Ranking:
     """R rows in B blocks, in the order in which they were given."""
 
     blocks: int
-    average_ranks: list[float]  # 1 is the best; tied rows share the mean of their ranks
+    ranks: "np.ndarray"  # [B, R] float64, 1 for the best of a block; tied rows share the mean of their ranks
+    average_ranks: list[float]  # over the blocks
     friedman_p: float  # that all rows are equal; NaN below three rows or two blocks
     p: "np.ndarray"  # [R, R] float64: Wilcoxon's signed-rank test of each pair, after Holm's correction over all
     cliques: list[list[int]]  # largest sets of rows no two of which differ, those of the best rows first
@@ -56,7 +57,8 @@ def ranking(better: "np.ndarray") -> Ranking:
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
     blocks, rows = better.shape
-    average = rankdata(-better, axis=1).mean(0)
+    ranks = rankdata(-better, axis=1)
+    average = ranks.mean(0)
     p = np.ones((rows, rows))
     i, j = np.triu_indices(rows, 1)
     p[i, j] = p[j, i] = holm([signed_rank(better[:, a] - better[:, b]) for a, b in zip(i, j, strict=True)])
@@ -70,7 +72,7 @@ def ranking(better: "np.ndarray") -> Ranking:
     if rows > 1:
         spread = math.sqrt(rows * (rows + 1) / (6 * blocks))
         critical = float(studentized_range.ppf(1 - LEVEL, rows, math.inf)) / math.sqrt(2) * spread
-    return Ranking(blocks, average.tolist(), friedman, p, found, critical)
+    return Ranking(blocks, ranks, average.tolist(), friedman, p, found, critical)
 
 
 def signed_rank(differences: "np.ndarray") -> float:

@@ -1,13 +1,14 @@
 """One column of several suites: which rows are better across them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from marginbench.benchmarks.records.current import current
-from marginbench.benchmarks.records.reader import Reading
+from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.statistics.blocks import Ranking, ranking
-from marginbench.benchmarks.statistics.paired import mean_and_interval
+from marginbench.benchmarks.statistics.letters import letters
+from marginbench.benchmarks.statistics.paired import LEVEL, mean_and_interval
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import measured_by
 from marginbench.benchmarks.tables.leaderboard import suite_name
@@ -29,12 +30,17 @@ class Across:
         return dict(zip(self.rows, self.ranking.average_ranks, strict=True))
 
     @property
+    def letters(self) -> list[str]:
+        """Of each row: rows that share one cannot be told apart."""
+        return letters((self.ranking.p < LEVEL).tolist())
+
+    @property
     def cliques(self) -> list[list[str]]:
         """The largest sets of rows that cannot be told apart."""
         return [[self.rows[row] for row in clique] for clique in self.ranking.cliques]
 
 
-def across(reading: Reading, name: str, suites: Sequence[str] | None = None) -> Across | None:
+def across(records: Iterable[Record], name: str, suites: Sequence[str] | None = None) -> Across | None:
     """Rank rows by their means over seeds, suite by suite; None where fewer than two suites share two rows.
 
     Args:
@@ -46,7 +52,7 @@ def across(reading: Reading, name: str, suites: Sequence[str] | None = None) -> 
     """
     import numpy as np
 
-    counted = [record for record in current(reading.records.values()) if record.status == "done"]
+    counted = [record for record in current(records) if record.status == "done"]
     known = {column.name: column for column in columns.measured(columns.of_probes(counted))}
     if name not in known:
         raise ParameterError("name", name, f"no such column: {suggest(name, known)}")

@@ -51,6 +51,19 @@ def plain(cell: Cell) -> str:
     return "".join(map(spaced, cell))
 
 
+def aligned(cells: Sequence[Cell]) -> list[Cell]:
+    """With numbers that end, and letters that begin, below each other; as they are where there are no letters."""
+    if not any(span.role == "letters" for cell in cells for span in cell):
+        return list(cells)
+    numbers = [tuple(span for span in cell if span.role != "letters") for cell in cells]
+    letters = ["".join(span.text for span in cell if span.role == "letters") for cell in cells]
+    width, wide = max(len(plain(number)) for number in numbers), max(map(len, letters))
+    return [
+        (Span(" " * (width - len(plain(number)))), *number, Span(f"{text:{wide}}", "letters"))
+        for number, text in zip(numbers, letters, strict=True)
+    ]
+
+
 def p_text(p: float) -> str:
     """`0.012`, or `< 0.001`; — where there is none."""
     if math.isnan(p):

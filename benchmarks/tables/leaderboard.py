@@ -70,7 +70,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
         {
             "suite": record.suite.name,
             "method": record.method,
-            "repetition": record.repetition,
+            "seed": record.repetition,
             "status": record.status,
             **record.metrics,
             **record.cost,

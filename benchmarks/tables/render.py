@@ -12,6 +12,7 @@ from marginbench.benchmarks.tables.cells import DOUBTS, PageColumn, doubts_of, p
 from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
 from marginbench.benchmarks.tables.frame import as_frame, names, values
 from marginbench.benchmarks.tables.notes import legend, notes
+from marginbench.benchmarks.tables.render_across import AcrossPage, across_page
 from marginbench.benchmarks.tables.standing import Standings
 from marginbench.benchmarks.tables.text import html_page, html_table, latex, markdown
 from marginbench.methods.errors import ParameterError, suggest
@@ -21,7 +22,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def render(records: Sequence[Record], form: str, choice: Choice = EVERYTHING, known: Standings | None = None) -> str:
-    """Render the leaderboard of the records.
+    """Render the leaderboard of the records: a board for each suite, and on pages one of ranks across them.
 
     Args:
         known: where the rows stand in the column `choice.by`, see `where_rows_stand`. Without it rows are ordered by
@@ -39,9 +40,17 @@ def render(records: Sequence[Record], form: str, choice: Choice = EVERYTHING, kn
         return _json(made, records)
     if form == "tex":
         return "\n".join(map(_latex, made))
+    together = across_page(made, records)
     if form == "html":
-        return html_page(", ".join(board.title for board in made), list(map(_html, made)))
-    return "\n".join(f"## {board.title}\n\n{_markdown(board)}" for board in made)
+        last = [html_table(together.title, together.table, together.notes)] if together else []
+        return html_page(", ".join(board.title for board in made), [*map(_html, made), *last])
+    pages = [f"## {board.title}\n\n{_markdown(board)}" for board in made]
+    return "\n".join([*pages, *([across_markdown(together)] if together else [])])
+
+
+def across_markdown(page: AcrossPage) -> str:
+    """A section of a page."""
+    return f"## {page.title}\n\n{markdown(page.table)}\n\n" + "".join(f"- {note}\n" for note in page.notes)
 
 
 def _markdown(board: Board) -> str:

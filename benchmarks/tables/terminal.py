@@ -21,6 +21,7 @@ from marginbench.benchmarks.tables.cells import (
     Cell,
     PageColumn,
     Span,
+    aligned,
     doubts_of,
     page_columns,
     plain,
@@ -29,7 +30,8 @@ from marginbench.benchmarks.tables.cells import (
 from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row
 from marginbench.benchmarks.tables.notes import legend, notes
-from marginbench.benchmarks.tables.render import render
+from marginbench.benchmarks.tables.render import across_markdown, render
+from marginbench.benchmarks.tables.render_across import across_page
 from marginbench.benchmarks.tables.standing import Standings
 
 if TYPE_CHECKING:
@@ -89,8 +91,11 @@ def show(
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)  # names and errors may hold [brackets]
-    for board in boards(records, choice, known or {}):
+    made = boards(records, choice, known or {})
+    for board in made:
         _print(board, console, view)
+    if together := across_page(made, records):
+        show_page(across_markdown(together))
 
 
 def show_page(text: str) -> None:
@@ -235,20 +240,7 @@ def _brief(column: PageColumn, board: Board, shown: Sequence[int]) -> PageColumn
     if column.header == METHOD:
         marks = [(Span(f" {MARK}"),) * bool(doubts_of(board.rows[place])) for place in shown]
         cells = [cell + mark for cell, mark in zip(cells, marks, strict=True)]
-    if any(span.role == "letters" for cell in cells for span in cell):
-        cells = _aligned(cells)
-    return replace(column, cells=cells)
-
-
-def _aligned(cells: Sequence[Cell]) -> list[Cell]:
-    """With numbers that end, and letters that begin, below each other."""
-    numbers = [tuple(span for span in cell if span.role != "letters") for cell in cells]
-    letters = ["".join(span.text for span in cell if span.role == "letters") for cell in cells]
-    width, wide = max(len(plain(number)) for number in numbers), max(map(len, letters))
-    return [
-        (Span(" " * (width - len(plain(number)))), *number, Span(f"{text:{wide}}", "letters"))
-        for number, text in zip(numbers, letters, strict=True)
-    ]
+    return replace(column, cells=aligned(cells))
 
 
 def _grid(board: Board, table: Sequence[PageColumn], places: Sequence[int | None]) -> "Table":

@@ -1,9 +1,10 @@
 """Tables as Markdown, LaTeX and HTML."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 
-from marginbench.benchmarks.tables.cells import Cell, PageColumn, Side, Span, spaced
+from marginbench.benchmarks.tables.cells import Cell, PageColumn, Side, Span, aligned, spaced
 
 LONG = 35  # rows; those of more are set small, so that some sixty fit a page
 WIDE, WIDE_SMALL = 65, 85  # characters; LaTeX scales a table of more to the width of the line
@@ -60,9 +61,13 @@ def pipe(header: Sequence[str], rows: Sequence[Sequence[str]], sides: Sequence[S
 
 
 def markdown(table: Sequence[PageColumn]) -> str:
-    """A board as a Markdown table, what is best in bold."""
-    header, sides, rows = _lines(table, lambda span: f"**{span.text}**" if span.role == "best" else spaced(span))
-    return pipe(header, rows, sides)
+    """A board as a Markdown table, what is best in bold, letters below each other."""
+    bold = [replace(column, cells=aligned([tuple(map(_bold, cell)) for cell in column.cells])) for column in table]
+    return pipe(*_lines(bold, spaced))
+
+
+def _bold(span: Span) -> Span:
+    return Span(f"**{span.text}**") if span.role == "best" else span
 
 
 def latex(table: Sequence[PageColumn], caption: str, label: str, comments: Sequence[str]) -> str:
@@ -71,7 +76,7 @@ def latex(table: Sequence[PageColumn], caption: str, label: str, comments: Seque
     Args:
         comments: for whoever edits the file; nothing of them is printed.
     """
-    header, sides, rows = _lines(table, _latex_span)
+    header, rows, sides = _lines(table, _latex_span)
     head, *body = (" & ".join(line) + r" \\" for line in ([_latex(name) for name in header], *rows))
     tabular = "\n".join(
         [
@@ -112,7 +117,7 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 
 def html_table(title: str, table: Sequence[PageColumn], notes: Sequence[str]) -> str:
     """A board as a section of a page: heading, table, notes."""
-    header, sides, rows = _lines(table, _html_span)
+    header, rows, sides = _lines(table, _html_span)
 
     def line(tag: str, cells: Sequence[str]) -> str:
         left = (f'<{tag} class="left">' if side == "left" else f"<{tag}>" for side in sides)
@@ -129,14 +134,14 @@ def html_table(title: str, table: Sequence[PageColumn], notes: Sequence[str]) ->
 
 def _lines(
     table: Sequence[PageColumn], write: Callable[[Span], str]
-) -> tuple[list[str], list[Side], list[tuple[str, ...]]]:
-    """Header, sides and rows."""
+) -> tuple[list[str], list[tuple[str, ...]], list[Side]]:
+    """Header, rows and sides."""
 
     def joined(cell: Cell) -> str:
         return "".join(map(write, cell))
 
     rows = zip(*(map(joined, column.cells) for column in table), strict=True)
-    return [column.header for column in table], [column.side for column in table], list(rows)
+    return [column.header for column in table], list(rows), [column.side for column in table]
 
 
 def _latex(text: str) -> str:

@@ -241,7 +241,10 @@ def test_what_is_said_before_the_first_run(tiny: Path, tmp_path: Path, capsys: p
     assert "1 run to do with 1 worker, 1 have a record already; about " in capsys.readouterr().err
     run_all("smoke", ["ce"], 1, "cpu", tmp_path, shard="1/1", deadline=1e-9)
     text = capsys.readouterr().err
-    assert "of which this is the share 1/1" in text and "the whole suite: about a minute" in text
+    assert (
+        "of which this is the share 1/1" in text
+        and "the suite's 6 runs: about a minute on 2 cores; of these, on this machine, the ETA after the" in text
+    )
 
 
 def test_cross_entropy_comes_first_in_every_repetition(tiny: Path, tmp_path: Path) -> None:

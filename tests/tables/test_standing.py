@@ -12,7 +12,7 @@ import pytest
 from made import EPSILON, a_record
 
 from marginbench.benchmarks.records.metrics import summarise
-from marginbench.benchmarks.records.reader import Reading, read_folders
+from marginbench.benchmarks.records.reader import Reading, read_folders, read_records
 from marginbench.benchmarks.records.record import SuiteFacts, write_record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
@@ -209,13 +209,13 @@ def test_ranks_across_suites(folder: Path) -> None:
     other = "e" * 64
     for row, (method, shift) in enumerate({"ce": 0.0, "good": 0.2, "alone": 0.1}.items()):
         write(folder, method, row, shift, identity={"suite": other})
-    found = across(read_folders([folder]), ROBUST)
+    found = across(read_records([folder]), ROBUST)
     assert found is not None and found.rows == ["good", "ce"] and found.left_out == ["alone", "sure", "twin"]
     assert found.average_ranks == {"good": 1.0, "ce": 2.0} and found.cliques == [["good", "ce"]]
     assert "all pairs of 2 rows need 6 suites" in found.ranking.power
-    assert across(read_folders([folder]), ROBUST, [other]) is None
+    assert across(read_records([folder]), ROBUST, [other]) is None
     with pytest.raises(ParameterError, match="no such column"):
-        across(read_folders([folder]), "robust")
+        across(read_records([folder]), "robust")
 
 
 def test_fronts_are_marked_among_the_rows_that_count(tmp_path: Path) -> None:
