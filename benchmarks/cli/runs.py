@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,6 +73,8 @@ def report(outcome: "RunOutcome", chosen: RunOptions) -> None:
             print(f"Records: {outcome.runs}/<id>.json and .npz")
         if outcome.report is not None:
             print(f"Report:  {outcome.report}")
+        elif outcome.files:
+            print(f"Report:  marginbench report {quote(str(outcome.runs.parent))} --open  makes it, and shows it")
     if outcome.untrained:
         print(f"{outcome.untrained} runs have no network yet in {outcome.networks}: --only train makes them")
     if outcome.elsewhere:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,6 @@ def report(
 
 def _laid_out(**values: Any) -> str:
     import jinja2
-    import vl_convert
     from markupsafe import Markup
 
     from marginbench.benchmarks.figures.theme import DARK, LIGHT, config
@@ -125,10 +125,18 @@ def _laid_out(**values: Any) -> str:
         norm_text=NORM_TEXT,
         claims_legend=LEGEND,
         version=metadata.version("marginbench"),
-        vega=Markup(in_script(vl_convert.javascript_bundle())),  # type: ignore[call-arg]  # its stub wants a snippet
+        vega=Markup(_vega()),
         styles=Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES)),
         scripts=Markup(in_script("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))),
     )
+
+
+@cache
+def _vega() -> str:
+    """The library that draws in the browser. It takes a second to put together, and `run-all --report` many."""
+    import vl_convert
+
+    return in_script(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub wants a snippet
 
 
 def _marked(text: str) -> Any:

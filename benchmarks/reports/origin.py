@@ -150,7 +150,7 @@ def _moment(iso: str) -> str:
 
 def _machine(place: Environment) -> str:
     what = place.processor if place.device == "cpu" else f"{place.device}, {place.processor}"
-    threads = f"{place.cores} cores, {place.threads} thread{'s' * (place.threads != 1)}"
+    threads = f"{place.cores} core{'s' * (place.cores != 1)}, {place.threads} thread{'s' * (place.threads != 1)}"
     return f"{what} ({threads}), {place.system}, Python {place.python}"
 
 

@@ -147,9 +147,13 @@ def _where(records: Sequence[Record]) -> str:
     dates = sorted(record.finished[:10] for record in records)
     period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     places = [record.environment for record in sorted(records, key=lambda record: record.id)]
-    machines = sorted({f"{place.device}, {place.processor}, {place.cores} cores" for place in places})
+    machines = sorted({f"{place.device}, {place.processor}, {_cores(place)}" for place in places})
     commits = ", ".join(sorted({str(place.commit) for place in places}))
     return f"{period}, {' and '.join(machines)}; {', '.join(versions(places))}; commit {commits}."
+
+
+def _cores(place: Environment) -> str:
+    return f"{place.cores} core{'s' * (place.cores != 1)}"
 
 
 def versions(places: Iterable[Environment]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from altair.utils.schemapi import debug_mode
 from figure_support import marks, specification, texts
 
 from marginbench.benchmarks.figures.draw import drawn, plot
@@ -53,10 +54,11 @@ def test_nothing_need_be_picked(name: str, board: Path) -> None:
 def test_all_figures_of_the_largest_suite_are_small() -> None:
     rows = rows_of(read_folders([REFERENCE / "digits"]))
     size = 0
-    for name in OF_A_SUITE:
-        for options in variants(FIGURES[name]):
-            chart = drawn(FIGURES[name], rows, options)
-            size += len(json.dumps(chart.to_dict(), ensure_ascii=False).encode())
+    with debug_mode(False):  # as reports draw: the other tests see that charts are valid
+        for name in OF_A_SUITE:
+            for options in variants(FIGURES[name]):
+                spec = drawn(FIGURES[name], rows, options).to_dict(validate=False)
+                size += len(json.dumps(spec, ensure_ascii=False).encode())
     assert len(rows.runs) >= 56
     assert 50_000 < size < LARGEST
 

@@ -128,7 +128,7 @@ def test_html_is_one_table_that_runs_and_loads_nothing() -> None:
 @pytest.mark.parametrize("count", [1, len(HARD)])
 @pytest.mark.parametrize("by", [DEFAULT_SORT, "margin_upper_l2", "method"])
 def test_every_format_takes_hard_rows_in_every_order(form: str, count: int, by: str) -> None:
-    known = {key: {by: of[DEFAULT_SORT]} for key, of in KNOWN.items()} if by != "doubts" else {}
+    known = {key: {by: of[DEFAULT_SORT]} for key, of in KNOWN.items()} if by != "method" else {}
     text = render(hard(count), form, Choice(by), known)
     assert len(text) > 100 and "nan" not in text.lower().replace("nan_", "")
 
