@@ -50,7 +50,7 @@ def test_it_follows_the_seeds(tiny: Path, tmp_path: Path, calls: Calls, jobs: in
 
 def test_it_is_written_where_nothing_is_left_to_do(tiny: Path, tmp_path: Path, calls: Calls, run: Run) -> None:
     words = ("run-all", "--suite", tiny, "--seeds", "1", "--out", tmp_path)
-    assert "Report:" not in run(*words)[1] and calls == []
+    assert f"Report:  marginbench report {tmp_path / 'tiny'} --open" in run(*words)[1] and calls == []
     code, out, _ = run(*words, "--report")
     assert code == 0 and calls == [(2, True)] and f"Report:  {tmp_path / 'tiny' / 'report.html'}" in out
 

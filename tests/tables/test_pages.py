@@ -54,6 +54,11 @@ def test_markdown_shows_letters_ranks_differences_and_the_best() -> None:
     assert cells["svm"] == ["—", "—", "—"] and "FAILED 1x: KeyError" in rows["svm"]
     text = render(hard(), "md", known=KNOWN)
     assert "Rows that share a letter cannot be told apart" in text and "weak_attack: Too <far>." in text
+    assert "[low, high] where it is not symmetric, as of shares near 0 and 100 % (Clopper and Pearson's)" in text
+    even = {key: value for key, value in KNOWN.items() if key[1] != "infinite"}
+    assert "not symmetric" not in render(hard(), "md", known=even)
+    letters = [line.split("|")[2].rstrip() for line in rows.values() if re.search(r" [ab]+ +\|", line)]
+    assert len({re.search(r"[ab]+$", cell).start() for cell in letters}) == 1 < len(letters), "below each other"  # type: ignore[union-attr]
     assert "which differences are real is not known" in render(hard(), "md") and "rank" not in render(hard(), "md")
 
 
