@@ -50,7 +50,7 @@ class SuitePage:
     rows: Sequence[RowPage]
     panels: Sequence[Panel]
     networks: Sequence[Panel]  # figures that need kept networks
-    lost: str  # why there is none of these
+    lost: str  # which networks were not kept
     facts: Sequence[tuple[str, str]]
     settings: Sequence[tuple[str, str]]
     gaps: Gaps
@@ -120,7 +120,7 @@ def _suite_page(
         list(notes(ranked, counted)),
         pages,
         [] if drawable is None else panels("suite", drawable),
-        [] if drawable is None or lost else _of_networks(drawable, choice),
+        [] if drawable is None else _of_networks(drawable, choice),
         lost,
         facts(counted, choice.folders),
         settings(counted[0]),
@@ -130,7 +130,8 @@ def _suite_page(
 
 
 def _of_networks(drawable: Rows, choice: Choice) -> list[Panel]:
-    names = _featured(drawable, choice)
+    kept = Kept(drawable, choice.data_dir)
+    names = [record.method for record in _looked_into(drawable, choice) if not kept.missing([record])]
     return panels("networks", drawable, picked=names, data_dir=choice.data_dir) if names else []
 
 
