@@ -48,7 +48,7 @@ def inline(values: Iterable[Mapping[str, Any]]) -> Any:
     import altair as alt
 
     dealt = ({key: plain(value) for key, value in one.items()} for one in values)
-    return alt.InlineData(values=tuple(dealt))  # type: ignore[arg-type]  # lists are copied with every chart they are in
+    return alt.InlineData(values=tuple(dealt))  # lists are copied with every chart they are in
 
 
 def plain(value: Any) -> Any:

@@ -151,11 +151,12 @@ def _images(row: str, records: Sequence[Record], paths: Mapping[str, Path]) -> d
     done = [record for record in records if record.status == "done"]
     if not done:
         raise MarginbenchError(f"suite {records[0].suite.name}: no run of {row} ended well")
-    found = {}
+    found: dict[int, Images] = {}
     for record in done:
         arrays = read_arrays(paths[record.id])
-        names = {key: arrays[key] for key in ("index", "label") if key in arrays}
-        found[record.repetition] = {**names, **per_point(arrays, record.epsilon)}
+        images: dict[str, np.ndarray] = {key: arrays[key] for key in ("index", "label") if key in arrays}
+        images.update(per_point(arrays, record.epsilon))
+        found[record.repetition] = images
     return found
 
 
