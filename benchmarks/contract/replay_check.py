@@ -1,6 +1,6 @@
 """The check that recorded steps, replayed as on a GPU, are the steps that would have been done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from marginbench.benchmarks.contract.fixtures import CheckFailedError, NotTestedError, small_data, small_suite, step
 from marginbench.benchmarks.contract.tape import Tape
 from marginbench.benchmarks.machine import seeds
-from marginbench.benchmarks.training.replay import Recorder
+from marginbench.benchmarks.training.recorder import Branch, Recorder
 from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Context, Loss, Method
 from marginbench.methods.context import Reads
@@ -36,7 +36,7 @@ def replays(method: Method) -> None:
             "it reads step or progress, which differ in every step: see Context.stage and Context.schedule"
         )
     anew = _Anew()
-    doing = _run(method, lambda _: anew)
+    doing = _run(method, lambda: anew)
     anew.ctx, changes = doing.ctx, _Changes(doing)
     done = _losses(doing, changes)
     wrong = (replayed != done).nonzero().flatten().tolist()
@@ -75,7 +75,7 @@ def _compare_with_numbers(method: Method, done: Tensor) -> None:
         )
 
 
-def _run(method: Method, recorder: Callable[[torch.Generator], Recorder] | None = None) -> Run:
+def _run(method: Method, recorder: Callable[[], Recorder] | None = None) -> Run:
     return Run(method, small_suite(epochs=20), small_data(), repetition=0, recorder=recorder)
 
 
@@ -107,7 +107,7 @@ def _round(run: Run, stream: torch.Generator) -> None:
             weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf).to(weight)))
 
 
-class _Anew:
+class _Anew(Tape):
     """A recorder that does the work each time again: what a recording must come to.
 
     Watched as a tape does: torch has other formulas for some gradients, as that of `prod`, where somebody watches.
@@ -115,16 +115,13 @@ class _Anew:
 
     ctx: Context
 
-    def watch(self, work: Callable[[], Loss]) -> tuple[Loss, str]:
-        return Tape(self.ctx.generator).watch(work)
-
-    def record(self, work: Callable[[], Loss]) -> Loss:
-        self._work, self._result = work, Loss(torch.zeros((), device=self.ctx.device))
-        return self._result
+    def record(self, branches: Sequence[Branch]) -> list[Loss]:
+        (self._branch,), self._result = branches, Loss(torch.zeros((), device=self.ctx.device))
+        return [self._result]
 
     def replay(self) -> None:
         with self.ctx.noting(Reads([])):  # tensors for the numbers of the schedule
-            self._result.total.copy_(self.watch(self._work)[0].total)
+            self._result.total.copy_(self.watch(self._branch.again)[0].total)
 
 
 class _Changes:

@@ -4,7 +4,9 @@ Every operation is kept with its arguments as they were. A replay creates new te
 created and reuses all others: numbers computed on the host stay as recorded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from marginbench.benchmarks.training.replay import CannotRecordError
+from marginbench.benchmarks.training.recorder import Branch, CannotRecordError, Side, here
 from marginbench.methods import Loss
 from marginbench.methods.blame import standing
+from marginbench.methods.errors import one_line
 
 _aten = torch.ops.aten
 _WAITS = {
@@ -35,47 +38,71 @@ _WAITS = {
 MASK = "indexing with a mask, for which gather() or torch.where() can stand"
 
 
-class Tape:
-    """Records on the CPU. See `marginbench.benchmarks.training.replay.Recorder`."""
+@dataclass(frozen=True)
+class _Track:
+    """What one branch did."""
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
-        self._calls: list[tuple[Any, Any, Any, Any]] = []
-        self._result: Loss | None = None
+    branch: Branch
+    calls: list[tuple[Any, Any, Any, Any]]
+    result: Loss
+
+
+class Tape:
+    """Records on the CPU, branch after branch. See `marginbench.benchmarks.training.recorder.Recorder`."""
+
+    def __init__(self) -> None:
+        self._tracks: list[_Track] = []
 
     def watch(self, work: Callable[[], Loss]) -> tuple[Loss, str]:
         with _Notes() as notes:
             result = work()
         return result, notes.waits[0] if notes.waits else ""
 
-    def record(self, work: Callable[[], Loss]) -> Loss:
-        states = self._generator.get_state(), torch.get_rng_state()
-        with _Notes() as notes:
-            self._result = work()
-        if notes.waits:
-            raise CannotRecordError(notes.waits[0])
-        self._generator.set_state(states[0])
-        torch.set_rng_state(states[1])
-        with torch.no_grad():
-            for tensor, before in notes.before.values():
-                tensor.copy_(before)
-        self._calls = notes.calls
-        return self._result
+    def record(self, branches: Sequence[Branch]) -> list[Loss]:
+        self._tracks = []
+        tracks = [_record(branch, number) for number, branch in enumerate(branches)]
+        self._tracks = tracks
+        return [track.result for track in tracks]
 
     def replay(self) -> None:
-        made: dict[int, Tensor] = {}
+        for track in self._tracks:
+            with torch.no_grad(), track.branch.draws:
+                _replay(track)
 
-        def now(tensor: Tensor) -> Tensor:
-            return made.get(id(tensor), tensor)
+    def sides(self) -> AbstractContextManager[Side]:
+        return nullcontext(here)
 
-        with torch.no_grad():
-            for function, args, options, old in self._calls:
-                new = function(*tree_map_only(Tensor, now, args), **tree_map_only(Tensor, now, options))
-                pairs = zip(_tensors(old), _tensors(new), strict=True)
-                made.update({id(before): after for before, after in pairs if before is not after})
-            assert self._result is not None
-            for result in (self._result.total, *self._result.parts.values()):
-                result.copy_(now(result))
+
+def _record(branch: Branch, number: int) -> _Track:
+    with branch.draws:
+        states = branch.generator.get_state(), torch.get_rng_state()
+        with _Notes() as notes:
+            try:
+                result = branch.do()
+            except Exception as error:
+                notes.waits.append(one_line(error))
+        branch.generator.set_state(states[0])
+        torch.set_rng_state(states[1])
+    with torch.no_grad():
+        for tensor, before in notes.before.values():
+            tensor.copy_(before)
+    if notes.waits:
+        raise CannotRecordError(notes.waits[0], number)
+    return _Track(branch, notes.calls, result)
+
+
+def _replay(track: _Track) -> None:
+    made: dict[int, Tensor] = {}
+
+    def now(tensor: Tensor) -> Tensor:
+        return made.get(id(tensor), tensor)
+
+    for function, args, options, old in track.calls:
+        new = function(*tree_map_only(Tensor, now, args), **tree_map_only(Tensor, now, options))
+        pairs = zip(_tensors(old), _tensors(new), strict=True)
+        made.update({id(before): after for before, after in pairs if before is not after})
+    for result in (track.result.total, *track.result.parts.values()):
+        result.copy_(now(result))
 
 
 class _Notes(TorchDispatchMode):

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -19,12 +19,20 @@ class Deadline:
 
     seconds: float | None = None
     tell: Callable[[str], None] | None = None  # is told where the run is: who stops it from outside says so
-    began: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    spent: float = 0.0  # seconds of the run before now
     stopped: bool = False  # a check found that the time was up
+
+    def __post_init__(self) -> None:
+        self._began = self.clock() - self.spent
+
+    def count(self, clock: Callable[[], float]) -> None:
+        """Count the seconds of another clock, which has just begun."""
+        self.clock, self._began = clock, clock() - self.spent
 
     @property
     def over(self) -> bool:
-        return self.seconds is not None and time.monotonic() - self.began > self.seconds
+        return self.seconds is not None and self.clock() - self._began > self.seconds
 
     def enter(self, where: str) -> None:
         """Note what begins now, as in "in epoch 3"."""

@@ -123,6 +123,7 @@ def _facts(done: Trained) -> dict[str, Any]:
             "backward": done.backward,
             "replayed": done.replayed,
             "peak_bytes": done.peak_bytes,
+            "together": done.together,
         },
         "losses": done.losses,
         "parts": done.parts,

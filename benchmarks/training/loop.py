@@ -2,20 +2,20 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from marginbench.benchmarks.data.dataset import Dataset, Split
-from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
-from marginbench.benchmarks.machine.device import seconds_on
 from marginbench.benchmarks.records.record import CurvePoint
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.blueprint import Blueprint
 from marginbench.benchmarks.training.checkpoint import Checkpoint
+from marginbench.benchmarks.training.clock import Clock, OwnClock
 from marginbench.benchmarks.training.curve import Curve
 from marginbench.benchmarks.training.log import Log
 from marginbench.benchmarks.training.run import Run
@@ -37,6 +37,7 @@ class How:
     eager: bool = False  # see `Run`
     curve_every: int | None = None  # see `Curve`
     sink: Sink | None = None  # is told of each epoch
+    clock: Clock | None = None  # counts its seconds; default: all that pass
 
 
 class DivergedError(RuntimeError):
@@ -48,12 +49,13 @@ class Trained:
     """A trained network in eval mode, with what it cost."""
 
     net: Net
-    seconds: float  # wall time of all steps
+    seconds: float  # wall time of all steps; in a group its share of that, see `Shares`
     steps: int
     forward: float  # images forward per training image seen
     backward: float
     replayed: float | None  # share of the steps that were replayed, CUDA only
-    peak_bytes: int | None  # CUDA only
+    peak_bytes: int | None  # CUDA only; in a group that of all
+    together: float  # runs that were stepped together, the mean over the steps: 1 for a run alone
     losses: list[float]  # mean loss of each epoch
     parts: dict[str, list[float | None]]  # the same of its parts, see `Log`
     curve: list[CurvePoint]
@@ -75,39 +77,55 @@ def train(
         HookError: a hook did what it must not.
     """
     how = how or How()
-    checkpoint, deadline = how.checkpoint, how.deadline
-    deadline.enter("while the network was built")
+    how.deadline.enter("while the network was built")
     run = Run(method, suite, data, repetition, eager=how.eager)
-    curve, device = Curve(data, how.curve_every), run.ctx.device
+    with run.draws, closing(training(run, data, how)) as steps:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return cast(Trained, end.value)
+            run.step()
+
+
+def training(run: Run, data: Dataset, how: How) -> Generator[None, None, Trained]:
+    """A training from its checkpoint on, which stops wherever `run.step()` is to be called, by whoever goes on with it.
+
+    Both are done in a block of `run.draws`.
+
+    Raises:
+        DivergedError, DeadlineError, HookError: as `train`.
+    """
+    method, checkpoint, deadline, device = run.method, how.checkpoint, how.deadline, run.ctx.device
+    curve, clock = Curve(data, how.curve_every), how.clock or OwnClock(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with seeds.seeded(device, suite.stream_name, "dropout", repetition), run.passes as passes:
+    with run.passes as passes:
         means, before = Log(), 0.0
         if (state := checkpoint.load()) is not None:
             before = _resume(run, means, curve, state)
-        start = seconds_on(device)
+        before -= clock.read()
         deadline.enter(f"in epoch {len(means.losses) + 1} of {run.ctx.epochs}")
         while run.ctx.step < run.ctx.steps:
-            means.add(run.step(), run.parts)
+            yield
+            means.add(run.loss, run.parts)
             epoch, position = divmod(run.ctx.step, run.steps_per_epoch)
             if position == 0:
                 if not (math.isfinite(means.end_epoch()) and _finite(run.net)):
                     raise DivergedError(f"loss or weights not finite in epoch {epoch} of {run.ctx.epochs}")
-                began = seconds_on(device)
-                if curve.due(epoch, run.ctx.epochs):
-                    curve.add(epoch, run.net, passes)
-                if how.sink is not None:
-                    how.sink.log(_metrics(run, means, curve, epoch), run.ctx.step)
-                start += seconds_on(device) - began  # it is no part of the method's cost
+                with clock.paused():  # it is no part of the method's cost
+                    if curve.due(epoch, run.ctx.epochs):
+                        curve.add(epoch, run.net, passes)
+                    if how.sink is not None:
+                        how.sink.log(_metrics(run, means, curve, epoch), run.ctx.step)
                 deadline.enter(f"in epoch {min(epoch + 1, run.ctx.epochs)} of {run.ctx.epochs}")
             if checkpoint.due or deadline.over:
-                seconds = before + seconds_on(device) - start
-                checkpoint.save(_progress(run, means, curve, seconds))
+                checkpoint.save(_progress(run, means, curve, before + clock.read()))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
-        seconds = before + seconds_on(device) - start
+        seconds = before + clock.read()
         run.optimiser.zero_grad(set_to_none=True)
         deadline.enter("while the training was finished")
-        with untouched(method.finish):
+        with clock.paused(), untouched(method.finish):
             net = method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)
         net = returned(method.finish, net, Net, "end it with `return net`")
     if run.replay is not None and run.replay.obstacle:
@@ -121,6 +139,7 @@ def train(
         backward=passes.backward / seen,
         replayed=None if run.replay is None else run.replay.replayed / run.ctx.steps,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        together=run.company / run.ctx.steps,
         losses=means.losses,
         parts=means.parts,
         curve=curve.points,

@@ -14,9 +14,11 @@ from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.upload import upload
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.blueprint import Blueprint, needs_radii, task_of
+from marginbench.benchmarks.training.group import Group
 from marginbench.benchmarks.training.optimiser import decay, lr_factor, make_optimiser, replayable
 from marginbench.benchmarks.training.pixels import pixel_statistics
-from marginbench.benchmarks.training.replay import CudaGraph, Recorder, Replay
+from marginbench.benchmarks.training.recorder import CudaGraph, Recorder
+from marginbench.benchmarks.training.replay import Replay
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import Batch, Context, Loss, Method
 from marginbench.methods.hooks import holding, returned
@@ -29,7 +31,13 @@ class Run:
 
     Args:
         eager: on CUDA, do every step instead of replaying a recorded one.
-        recorder: replaces CUDA graphs; called with the generator of the method's random numbers.
+        recorder: makes what replaces CUDA graphs.
+
+    Attributes:
+        recorder: makes what records the steps; None where they are done one by one.
+        replay: its part in a recording.
+        draws: torch's global generators, of which dropout draws.
+        company: over all steps, how many runs were stepped together.
     """
 
     def __init__(
@@ -40,7 +48,7 @@ class Run:
         repetition: int,
         *,
         eager: bool = False,
-        recorder: Callable[[torch.Generator], Recorder] | None = None,
+        recorder: Callable[[], Recorder] | None = None,
     ) -> None:
         self.method = method
         self.suite = suite
@@ -58,9 +66,12 @@ class Run:
         stream = seeds.generator(device, draws, "method", method.info.key, repetition)
         self.ctx = Context(task, epochs * self.steps_per_epoch, epochs, stream, partial(decay, suite.training))
         if device.type == "cuda" and not eager and not method.info.eager and replayable(suite.training):
-            recorder = CudaGraph
+            recorder = partial(CudaGraph, device)
+        self.recorder = recorder
         self.optimiser = make_optimiser(method, suite.training, self.net, recorder is not None)
-        self.replay = Replay(self.ctx, self.passes, self.optimiser, recorder(stream)) if recorder else None
+        self.draws = seeds.Draws(device, draws, "dropout", repetition)
+        self.replay = Replay(self.ctx, self.passes, self.optimiser, self.draws, self._do) if recorder else None
+        self._alone: Group | None = None
         self._rates = [torch.zeros((), device=device) for _ in self.optimiser.param_groups] if recorder else None
         self.order_seed = (draws, "order", repetition)
         self._augment, self._fill = suite.training.augment, mean.to(device)
@@ -70,24 +81,45 @@ class Run:
         self._order = torch.empty(0)
         self._order_epoch = -1
         self._watched = False  # this step: whether hooks leave alone what they must
-        self.parts: Mapping[str, Tensor] = {}  # of the loss, in the latest step
+        self.loss = torch.zeros(())  # of the latest step: on the device, and valid until the next one
+        self.parts: Mapping[str, Tensor] = {}  # of the loss, likewise
+        self.company = 0
         self.rate = 0.0  # the learning rate in the latest step
 
-    def step(self) -> Tensor:
+    def step(self, together: int = 1) -> Tensor:
         """One optimiser step; returns the loss, still on the device, and valid until the next step like `parts`.
 
         The first of each epoch is watched, see `untouched`; of steps that may be recorded, the very first alone.
 
+        Args:
+            together: see `end`.
+
         Raises:
             HookError: a hook did what it must not.
         """
+        with self.draws:
+            if self.replay is None or self.recorder is None:
+                return self.end(self._do(self.begin()), together)
+            if self._alone is None:
+                self._alone = Group(self.recorder())
+            outcome = self._alone.step({self.replay: self.begin()})[self.replay]
+            if isinstance(outcome, Exception):
+                raise outcome
+            return self.end(outcome, together)
+
+    def begin(self) -> Batch:
+        """The batch of the step that comes now; rates are set. `Group.step` and `end` do the rest."""
         self._set_rates()
         epoch = self._order_epoch
         batch = self._batch()
         self._watched = self._order_epoch != epoch and (self.replay is None or epoch < 0)
-        loss = self._do(batch) if self.replay is None else self.replay(self._do, batch)
+        return batch
+
+    def end(self, loss: Loss, together: int = 1) -> Tensor:
+        """The step is done, as one of so many."""
         self.ctx.step += 1
-        self.parts = loss.parts
+        self.company += together
+        self.loss, self.parts = loss.total, loss.parts
         return loss.total
 
     def _set_rates(self) -> None:
@@ -135,9 +167,10 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "tables": self.ctx.tables,
             "step": self.ctx.step,
+            "company": self.company,
             "stream": self.ctx.generator.get_state(),
             "augment": self._augment_stream.get_state(),
-            "dropout": _get_rng(self.ctx.device),
+            "dropout": self.draws.get_state(),
             "replayed": 0 if self.replay is None else self.replay.replayed,
         }
 
@@ -154,15 +187,5 @@ class Run:
         self.ctx.step = state["step"]
         self.ctx.generator.set_state(state["stream"])
         self._augment_stream.set_state(state["augment"])
-        _set_rng(self.ctx.device, state["dropout"])
-
-
-def _get_rng(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_rng(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
+        self.draws.set_state(state["dropout"])
+        self.company = state.get("company", state["step"])  # a checkpoint of an older version is of a run alone

@@ -102,11 +102,14 @@ def test_a_run_ends_at_its_deadline_and_can_go_on_from_there(tmp_path: Path) -> 
     assert same(whole, train(create("ce"), small_suite(), small_data(), 0, How(Checkpoint(path), Deadline(600))))
 
 
-def test_a_deadline_counts_from_where_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    deadline = Deadline(1000.0)
-    monkeypatch.setattr("time.monotonic", lambda: deadline.began + 1000.0)
+def test_a_deadline_counts_from_where_it_was_made() -> None:
+    now = 5.0
+    deadline = Deadline(1000.0, clock=lambda: now, spent=200.0)
+    now += 800.0
     deadline.check("here")
-    monkeypatch.setattr("time.monotonic", lambda: deadline.began + 1000.1)
+    now += 0.1
     with pytest.raises(DeadlineError, match=r"its 1000 s were over here"):
         deadline.check("here")
+    deadline.count(lambda: 7 * now)
+    deadline.check("here, by a clock that has just begun")
     Deadline().check("anywhere")

@@ -1,7 +1,7 @@
 """Recorded steps, replayed under the rules of a CUDA graph: the same training, told apart by nothing but its speed."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -15,7 +15,8 @@ from marginbench.benchmarks.suites.augment import Augment
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.loop import How, train
-from marginbench.benchmarks.training.replay import SETTLED, CannotRecordError
+from marginbench.benchmarks.training.recorder import Branch, CannotRecordError
+from marginbench.benchmarks.training.replay import SETTLED
 from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, create, cross_entropy
 
@@ -50,11 +51,10 @@ def both(
     """A training step by step and one with replays, with the loss of every step."""
     runs, losses = [], []
     for way in (None, recorder):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            run = Run(method, suite or small_suite(epochs=STEPS // 2), small_data(), 0, recorder=way)
-            with run.passes:
-                losses.append([run.step().clone() for _ in range(STEPS)])
+        run = Run(method, suite or small_suite(epochs=STEPS // 2), small_data(), 0, recorder=way)
+        run.draws.set_state(torch.Generator().manual_seed(0).get_state())
+        with run.passes:
+            losses.append([run.step().clone() for _ in range(STEPS)])
         runs.append(run)
     return runs[0], runs[1], losses[0], losses[1]
 
@@ -119,8 +119,8 @@ def test_a_checkpoint_between_replays_changes_nothing(row: str) -> None:
 class Breaks(Tape):
     """Fails at the recording, as when memory runs out."""
 
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
-        super().record(work)
+    def record(self, branches: Sequence[Branch]) -> list[Loss]:
+        super().record(branches)
         raise CannotRecordError("out of memory")
 
 
