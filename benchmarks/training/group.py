@@ -19,7 +19,6 @@ class Group:
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        self.recordings = 0
         self.recorder = recorder
         self._inside: list[Replay] = []  # the branches of the recording
         self._waited = 0  # steps in a row in which the recording did not hold
@@ -71,5 +70,4 @@ class Group:
         for run, loss in zip(ready, losses, strict=True):
             run.recorded(loss)
         self._inside = [*ready]
-        self.recordings += 1
         return True

@@ -38,6 +38,7 @@ class How:
     curve_every: int | None = None  # see `Curve`
     sink: Sink | None = None  # is told of each epoch
     clock: Clock | None = None  # counts its seconds; default: all that pass
+    compiled: bool = False  # see `Run`
 
 
 class DivergedError(RuntimeError):
@@ -78,7 +79,7 @@ def train(
     """
     how = how or How()
     how.deadline.enter("while the network was built")
-    run = Run(method, suite, data, repetition, eager=how.eager)
+    run = Run(method, suite, data, repetition, eager=how.eager, compiled=how.compiled)
     with run.draws, closing(training(run, data, how)) as steps:
         while True:
             try:
@@ -123,7 +124,7 @@ def training(run: Run, data: Dataset, how: How) -> Generator[None, None, Trained
                 checkpoint.save(_progress(run, means, curve, before + clock.read()))
                 deadline.check(f"in epoch {epoch + 1} of {run.ctx.epochs}")
         seconds = before + clock.read()
-        run.optimiser.zero_grad(set_to_none=True)
+        run.finish()
         deadline.enter("while the training was finished")
         with clock.paused(), untouched(method.finish):
             net = method.finish(run.net, one_pass(run.split, run.batch_size), run.ctx)

@@ -68,6 +68,12 @@ class Replay:
         """Whether a later step may be ready."""
         return not self.obstacle and not self.ready
 
+    @property
+    def stages(self) -> list[Callable[[], object]]:
+        """What the latest step that was done or recorded has read of the schedule, and must stay the same."""
+        reads = self._recorded.reads if self._recorded is not None else self._last
+        return [] if reads is None else [stage for stage, _ in reads.stages]
+
     def do(self, batch: Batch, recorder: Recorder) -> Loss:
         """Do the step as usual; the last one before a recording is watched."""
         with self._draws:

@@ -32,6 +32,7 @@ class Run:
     Args:
         eager: on CUDA, do every step instead of replaying a recorded one.
         recorder: makes what replaces CUDA graphs.
+        compiled: the body of the network goes through torch.compile, which rounds otherwise.
 
     Attributes:
         recorder: makes what records the steps; None where they are done one by one.
@@ -49,6 +50,7 @@ class Run:
         *,
         eager: bool = False,
         recorder: Callable[[], Recorder] | None = None,
+        compiled: bool = False,
     ) -> None:
         self.method = method
         self.suite = suite
@@ -59,6 +61,8 @@ class Run:
         mean, std = pixel_statistics(data.train)
         self.blueprint = Blueprint(method, suite.network, task, draws, repetition)
         self.net = self.blueprint.build(mean, std, device).train()
+        if compiled:  # not the module: its hooks count passes
+            vars(self.net.body)["forward"] = torch.compile(self.net.body.forward)
         self.passes = PassCounter(self.net)
         self.batch_size = min(suite.training.batch_size, len(self.split))
         self.steps_per_epoch = len(self.split) // self.batch_size
@@ -121,6 +125,11 @@ class Run:
         self.company += together
         self.loss, self.parts = loss.total, loss.parts
         return loss.total
+
+    def finish(self) -> None:
+        """No step is to come: leave the network as its class has made it, without gradients."""
+        self.optimiser.zero_grad(set_to_none=True)
+        vars(self.net.body).pop("forward", None)  # what is compiled
 
     def _set_rates(self) -> None:
         settings = self.suite.training

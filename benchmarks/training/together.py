@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.machine.deadline import DeadlineError
 from marginbench.benchmarks.machine.memory import out_of_memory
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.clock import Share, Shares
@@ -31,7 +32,7 @@ class Left:
     """A training that has left its group."""
 
     place: int  # among the entrants
-    outcome: Trained | Exception | None  # None: memory ran out beside the others; alone it can go on
+    outcome: Trained | Exception | None  # None: memory ran out beside the others, or compiled it failed: do it alone
     seconds: float  # that this group has charged it for, those before its checkpoint left out
 
 
@@ -66,7 +67,7 @@ def train_together(
             try:
                 members[place] = _enter(entrant, shares.share(place), suite, data, recorder)
             except Exception as error:  # a method may raise anything; the others must go on
-                yield Left(place, _seen(error, entrants), 0.0)
+                yield Left(place, _seen(error, entrant, entrants), 0.0)
         with shares.running():
             shares.divide({place: member.weight for place, member in members.items()})
             while members:
@@ -77,13 +78,13 @@ def train_together(
                 runs = {place: member.run for place, member in members.items() if place not in outcomes}
                 if group is None:
                     group = next((Group(run.recorder()) for run in runs.values() if run.recorder), None)
-                outcomes |= _step(runs, group)
+                outcomes |= step_together(runs, group)
                 for place, outcome in outcomes.items():
                     members.pop(place).steps.close()
                     seconds = shares.charged(place)
                     shares.divide({place: member.weight for place, member in members.items()})
                     with shares.paused():
-                        yield Left(place, _seen(outcome, entrants), seconds)
+                        yield Left(place, _seen(outcome, entrants[place], entrants), seconds)
     finally:  # interrupted, or nobody wants the rest
         for member in members.values():
             member.steps.close()
@@ -95,7 +96,8 @@ def _enter(
     how = replace(entrant.how, clock=share)
     how.deadline.count(share.glance)
     how.deadline.enter("while the network was built")
-    run = Run(entrant.method, suite, data, entrant.repetition, eager=how.eager, recorder=recorder)
+    way = {"eager": how.eager, "compiled": how.compiled}
+    run = Run(entrant.method, suite, data, entrant.repetition, **way, recorder=recorder)
     return _Member(run, training(run, data, how), share, entrant.weight)
 
 
@@ -111,7 +113,7 @@ def _go_on(member: _Member) -> Trained | Exception | None:
     return None
 
 
-def _step(runs: Mapping[int, Run], group: Group | None) -> dict[int, Exception]:
+def step_together(runs: Mapping[int, Run], group: Group | None) -> dict[int, Exception]:
     """One step of each; what those raised that failed."""
     failed: dict[int, Exception] = {}
     batches: dict[int, Batch] = {}
@@ -137,7 +139,9 @@ def _step(runs: Mapping[int, Run], group: Group | None) -> dict[int, Exception]:
     return failed
 
 
-def _seen(outcome: Trained | Exception, entrants: Sequence[Entrant]) -> Trained | Exception | None:
-    """What a training that ran alone would have come to, as far as that is known."""
-    crowded = isinstance(outcome, Exception) and len(entrants) > 1 and out_of_memory(outcome)
-    return None if crowded else outcome
+def _seen(outcome: Trained | Exception, entrant: Entrant, entrants: Sequence[Entrant]) -> Trained | Exception | None:
+    """What the training by itself would have come to, as far as that is known."""
+    if not isinstance(outcome, Exception) or isinstance(outcome, DeadlineError):
+        return outcome
+    crowded = len(entrants) > 1 and out_of_memory(outcome)
+    return None if crowded or entrant.how.compiled else outcome
