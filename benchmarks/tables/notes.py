@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
 
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.current import MARKS, current, precedence
@@ -16,6 +17,7 @@ from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.standing import Standing
 
 COMPUTE = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")  # packages that a page names
+ALIKE = 0.5  # trainings at once, on average, in which rows may differ without a word about their costs
 INTERVAL_WORDS = f"± half of Student's 95 % interval over seeds, from {MIN_FOR_INTERVAL} on"
 
 
@@ -86,6 +88,7 @@ def notes(rows: Sequence[Row], records: Sequence[Record], counted: Sequence[Reco
     yield from dict.fromkeys(note for record in counted for note in record.notes)
     yield from _about_estimators(counted, "not_applicable", "Not applicable to {methods}: {what}.")
     yield from _about_estimators(counted, "unchecked", "Could not be checked in float64, of {methods}: {what}.")
+    yield from _grouped(counted)
     yield from _solved(rows, counted)
     yield from _unattacked([row for row in rows if not row.mark])
     in_time = sorted(records, key=precedence)  # the newest words count
@@ -114,6 +117,21 @@ def _about_estimators(records: Sequence[Record], key: str, sentence: str) -> Ite
                 found[f"{name}: {entry[key]}"].append(record.method)
     for what, methods in sorted(found.items()):
         yield sentence.format(methods=", ".join(dict.fromkeys(methods)), what=what)
+
+
+def _grouped(records: Sequence[Record]) -> Iterator[str]:
+    """Where some trainings shared a device with more others than the rest did: their seconds mean something else."""
+    sizes: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if record.status == "done":
+            sizes[record.method].append(record.cost.get("together") or 1.0)
+    means = {method: fmean(found) for method, found in sizes.items()}
+    if means and max(means.values()) - min(means.values()) > ALIKE:
+        shares = ", ".join(f"{method} {mean:.3g}" for method, mean in means.items())
+        yield (
+            f"Trainings done at once on one device, of which each is charged for its share of the time: {shares}."
+            " The more there are, the less each is charged for: compare costs of rows with about the same number."
+        )
 
 
 def _solved(rows: Sequence[Row], records: Sequence[Record]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.frame import leaderboard
 from marginbench.benchmarks.tables.leaderboard import load
+from marginbench.benchmarks.tables.notes import notes
 from marginbench.benchmarks.tables.render import FORMATS, render
 from marginbench.methods.errors import ParameterError
 
@@ -54,6 +55,16 @@ def test_cost_is_relative_to_the_median_of_ce() -> None:
     times = [2.0, 2.0, 8.0]
     records = [a_record("ce", i, cost={"seconds": t}) for i, t in enumerate(times)] + [a_record("pmm", 0)]
     assert leaderboard(records).set_index("method")["cost"].to_dict() == {"ce": 2.0, "pmm": 2.5}
+
+
+def test_a_note_says_where_costs_are_of_groups_of_different_sizes() -> None:
+    def noted(**together: float | None) -> list[str]:
+        records = [a_record(row, cost={"seconds": 1.0, "together": size}) for row, size in together.items()]
+        return [note for note in notes([], records) if note.startswith("Trainings done at once")]
+
+    (note,) = noted(ce=6.0, pmm=5.95, lmt=1.0)
+    assert ": ce 6, lmt 1, pmm 5.95. " in note
+    assert noted(ce=3.0, pmm=2.9) == [] and noted(ce=1.0, pmm=None) == []
 
 
 def test_cost_is_compared_on_one_machine_only() -> None:
