@@ -18,17 +18,19 @@ from marginbench.benchmarks.training.kept import blueprint_of, unpack
 from marginbench.methods import spec_of
 
 
-def execute(cell: Cell, job: Job, data: Dataset, tell: Callable[[str], None] | None = None) -> Record | Training | None:
+def execute(
+    cell: Cell, job: Job, data: Dataset, tell: Callable[[str], None] | None = None, spent: float = 0.0
+) -> Record | Training | None:
     """Train and evaluate one cell, as far as the options want it, whatever happens to the method.
 
     Args:
-        tell: see `Deadline`.
+        tell, spent: see `Deadline`.
 
     Returns:
         The record of the evaluation, or of the training where only that is asked for; possibly another process's.
         None while another process holds the run, and where there is no network to evaluate.
     """
-    deadline = Deadline(job.options.deadline, tell)
+    deadline = Deadline(job.options.deadline, tell, spent=spent)
     with limited(job.memory), threads_of(job.threads):
         if job.options.only == "train":
             return trained(cell, job, data, deadline)

@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 
 from marginbench.benchmarks.machine.device import cores
+from marginbench.benchmarks.runs.groups import Grouping
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock, size
@@ -38,7 +39,9 @@ def forecast(work: Work) -> str:
     unknown = any(spec_of(cell.method) not in known for cell in work.todo)
     evaluation = evaluation_seconds(work.suite, work.data) if unknown else 0.0
     running = holders(work.runs) if work.runs.is_dir() else {}
+    groups: dict[str, str] = {}  # in words, by row
     rows, total = [], 0.0
+    grouping = Grouping(work.job, work.data) if work.device.type == "cuda" else None
     specs = list(dict.fromkeys(spec_of(cell.method) for cell in work.cells))
     for number, spec in enumerate(specs, 1):
         cells = [cell for cell in work.cells if spec_of(cell.method) == spec]
@@ -48,6 +51,8 @@ def forecast(work: Work) -> str:
         if todo and not before:
             log.info("[%d/%d] timing a few steps of %s", number, len(specs), spec)
             training, problem = _training_seconds(todo[0], work)
+            if grouping is not None:
+                training, groups[spec] = shared(training, todo[0], work, grouping)
             seconds, source = (training + evaluation, "a few steps") if problem is None else (0.0, problem)
         at_work = sum(cell.id in running for cell in todo)
         rows.append((spec, len(cells), len(cells) - len(todo), at_work, len(todo), clock(seconds), source))
@@ -55,8 +60,10 @@ def forecast(work: Work) -> str:
     torch.set_num_threads(threads)
     table = tabulate(rows, ("method", "runs", "done", "running", "to do", "time each", "from"), tablefmt="github")
     share = f"{workers} worker{'s' * (workers > 1)}"
+    at_once = "".join(f"{spec}: {words}.\n" for spec, words in groups.items() if words)
     return (
-        f"{table}\n\n{len(work.todo)} of {len(work.cells)} runs to do: about {clock(total / workers)} with {share},"
+        f"{table}\n\n{at_once}"
+        f"{len(work.todo)} of {len(work.cells)} runs to do: about {clock(total / workers)} with {share},"
         f" {_memory(work)} of memory each.\n{_disk(work)}\nNot known: what else this machine will be doing, and how"
         " much longer than ce's network other networks take to attack and to certify; a checkpoint shortens a run."
     )
@@ -68,6 +75,17 @@ def _training_seconds(cell: Cell, work: Work) -> tuple[float, str | None]:
         return training_seconds(cell.method, work.suite, work.data), None
     except Exception as error:  # what a method raises here it raises in the run too, which then is a failed one
         return 0.0, one_line(error)
+
+
+def shared(seconds: float, cell: Cell, work: Work, grouping: Grouping) -> tuple[float, str]:
+    """The share of a training in the seconds of its group, and what that group is, in words; empty if it is alone."""
+    place = next(place for place, one in enumerate(work.todo) if one.id == cell.id)
+    group = grouping.next([*work.todo[place:], *work.todo[:place]])
+    if len(group) == 1:
+        return seconds, ""
+    times = grouping.speedup(len(group))
+    memory = size(grouping.bytes(group))
+    return seconds / times, f"{len(group)} trainings at once, {times:.2g} times as fast as one by one, with {memory}"
 
 
 def _disk(work: Work) -> str:

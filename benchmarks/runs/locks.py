@@ -32,17 +32,21 @@ class Holder:
     repetition: int
     since: float  # seconds since the epoch; this time and the next are those of the file system
     touched: float = 0.0  # the last sign of life
+    together: int = 1  # trainings that are done at once, with this one
 
 
 @contextlib.contextmanager
-def lock(runs: Path, run_id: str, method: str, repetition: int) -> Iterator[bool]:
+def lock(runs: Path, run_id: str, method: str, repetition: int, together: int = 1) -> Iterator[bool]:
     """A block that does a run. Yields whether this process got it; if so, it holds it until the end of the block.
+
+    Args:
+        together: trainings that are done at once, with this one.
 
     Raises:
         MarginbenchError: the folder cannot be written.
     """
     path = runs / f"{run_id}.lock"
-    mine = functools.partial(Holder, socket.gethostname(), os.getpid(), method, repetition)
+    mine = functools.partial(Holder, socket.gethostname(), os.getpid(), method, repetition, together=together)
     got = _create(path, mine) or (holder(path, _now(runs)) is None and _take_over(path) and _create(path, mine))
     if not got:
         yield False

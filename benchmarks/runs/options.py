@@ -126,7 +126,8 @@ class RunOptions:
     )
     jobs: int | None = _field(
         1,
-        "Worker processes that share the cores. Default of the command: as many as are worth starting.",
+        "Runs at once: processes that share the cores; on a GPU, trainings of one process. Default of the command: as"
+        " many as are worth it.",
         int | None,
         metavar="N",
         command_default=None,
@@ -147,6 +148,9 @@ class RunOptions:
         300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
     )
     eager: bool = _field(False, "On CUDA, do every training step instead of replaying a recorded one.", bool)
+    compile: bool = _field(
+        False, "On CUDA, let torch.compile make networks faster where it pays. Numbers differ by rounding.", bool
+    )
     report: bool = _field(
         False, "Keep SUITE/report.html up to date: after each seed that all rows have ended, and at the end.", bool
     )

@@ -64,7 +64,7 @@ class Progress:
 
     def __init__(self, work: "Work", workers: int, view: "Callable[[], View] | None" = None) -> None:
         options, self._view = work.job.options, view
-        self._locks = work.job.networks if options.only == "train" else work.runs
+        self._folders = [work.job.networks] if options.only == "train" else [work.job.networks, work.runs]
         self._began = self._spoke = time.monotonic()
         self._ended = threading.Event()
         self._level, self._done, self._total = _level(options), 0, len(work.todo)
@@ -101,7 +101,8 @@ class Progress:
 
     def sign_of_life(self) -> str:
         """How long it has been, and which runs are in progress."""
-        running = sorted(holders(self._locks).values(), key=lambda who: who.since)
+        held = [who for folder in self._folders for who in holders(folder).values()]  # a training holds both, or one
+        running = sorted({(who.method, who.repetition): who for who in held}.values(), key=lambda who: who.since)
         names = [f"{who.method} seed {who.repetition} for {clock(who.touched - who.since)}" for who in running]
         if len(names) > SHOWN:
             names[SHOWN:] = [f"{len(names) - SHOWN} more"]

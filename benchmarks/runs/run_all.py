@@ -23,13 +23,14 @@ from marginbench.benchmarks.runs.choice import choose_methods, split_settings
 from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.job import Job, ended, has_network
 from marginbench.benchmarks.runs.networks import named
+from marginbench.benchmarks.runs.note import Note
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.report_file import ReportFile
 from marginbench.benchmarks.runs.watch import Watch
-from marginbench.benchmarks.runs.workers import Note, choose_jobs, run_here, run_in_workers, seen_elsewhere
+from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
 from marginbench.benchmarks.training.load import method_of

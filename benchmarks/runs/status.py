@@ -63,6 +63,8 @@ def _progress(who: Holder, checkpoint: Path | None) -> str:
     """How long a run has been in progress, all by the clock of the file system: up to its last sign of life."""
     seconds = who.touched - who.since
     text = f"{who.method} seed {who.repetition} on {who.host}, process {who.pid}, for {clock(seconds)}"
+    if who.together > 1:
+        text += f", {who.together} trainings at once"
     if checkpoint is None:
         return text
     with contextlib.suppress(FileNotFoundError):  # there is none, or the run has just ended

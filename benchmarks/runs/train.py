@@ -64,26 +64,46 @@ def discard(job: Job, training: Training) -> None:
     write_training(job.networks, replace(training, discarded=True))
 
 
-def _train(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training:
+def how_of(cell: Cell, job: Job, deadline: Deadline, sink: Sink | None) -> How:
+    """How the training of a cell is done."""
     options = job.options
     checkpoint = Checkpoint(job.networks / f"{cell.training.id}.ckpt", options.checkpoint_every)
+    return How(checkpoint, deadline, options.eager, options.curve_every, sink)
+
+
+def written(cell: Cell, job: Job, data: Dataset, how: How, outcome: Trained | Exception) -> Training:
+    """The record of a training that has ended, or has failed with what it raised; its checkpoint goes.
+
+    Raises:
+        UnwritableError: that was it, or the record cannot be written.
+    """
     error, network, facts = None, None, {}
     try:
-        with _sink(cell, job) as sink:
-            how = How(checkpoint, deadline, options.eager, options.curve_every, sink)
-            done = train(cell.method, job.suite, data, cell.repetition, how)
-        network, facts = pack(done.net), _facts(done)
+        if isinstance(outcome, Exception):
+            raise outcome
+        network, facts = pack(outcome.net), _facts(outcome)
     except UnwritableError:
         raise
     except Exception as failure:  # a method may raise anything; the others must go on
         error = reason(failure)
     training = write_training(job.networks, _training(cell, job, data, error, facts), network)
-    if not deadline.stopped:  # with more time such a training resumes; one that failed otherwise starts again
-        checkpoint.remove()
+    if not how.deadline.stopped:  # with more time such a training resumes; one that failed otherwise starts again
+        how.checkpoint.remove()
     return training
 
 
-def _sink(cell: Cell, job: Job) -> AbstractContextManager[Sink | None]:
+def _train(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training:
+    how = how_of(cell, job, deadline, None)
+    outcome: Trained | Exception
+    try:
+        with sink_of(cell, job) as sink:
+            outcome = train(cell.method, job.suite, data, cell.repetition, replace(how, sink=sink))
+    except Exception as failure:
+        outcome = failure
+    return written(cell, job, data, how, outcome)
+
+
+def sink_of(cell: Cell, job: Job) -> AbstractContextManager[Sink | None]:
     """The event files of a training: those of SUITE/ROW/SEED-ID, where the id tells settings of the suite apart."""
     if job.options.tensorboard is None:
         return nullcontext()

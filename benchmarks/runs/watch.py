@@ -62,10 +62,11 @@ class Watch:
         stages = {run_id: ("evaluate", who) for run_id, who in evaluating.items()}
         stages |= {of_training[key]: ("train", who) for key, who in training.items() if key in of_training}
         for run_id, (stage, who) in stages.items():
+            what = f"{stage}, {who.together} at once" if who.together > 1 else stage
             seconds = max(who.touched, time.time()) - who.since
             where = _short(self._where.get(run_id, ""))
             host = "" if who.host == socket.gethostname() else who.host
-            found.append((who.since, AtWork(who.method, who.repetition, stage, where, clock(seconds), host)))
+            found.append((who.since, AtWork(who.method, who.repetition, what, where, clock(seconds), host)))
         return [run for _, run in sorted(found, key=lambda pair: pair[0])]
 
 

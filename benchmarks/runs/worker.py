@@ -1,4 +1,4 @@
-"""A process that does one run after the other for this one, which can ask where it stands and kill it."""
+"""A process that does runs for this one, which can ask where it stands and kill it."""
 
 import faulthandler
 import multiprocessing
@@ -36,8 +36,9 @@ FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 class Message(NamedTuple):
     """What a worker says."""
 
-    kind: Literal["ready", "at", "record", "error"]
-    value: Any = None  # where the run is; its record, or None while another process holds it; what was raised
+    kind: Literal["ready", "begin", "at", "record", "error"]
+    value: Any = None  # ids of the runs that begin; where one is; its record, None if held elsewhere; what was raised
+    run: str = ""  # its id
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class Worker:
     """A worker process, as this process sees it."""
 
     setup: Setup
-    cell: Cell | None = None  # the run that it is at
+    cells: list[Cell] = field(default_factory=list)  # the runs that it has been given and has not ended
+    at: list[Cell] = field(default_factory=list)  # those of them that it is at
     where: str = "before it began"
-    ready: bool = False
-    since: float = field(default_factory=time.monotonic)  # when the run, or the process, began
+    ready: bool = False  # it has got ready
+    busy: bool = False  # with what it has been given
+    since: float = field(default_factory=time.monotonic)  # when what it is at, or the process, began
 
     def __post_init__(self) -> None:
         context = workers_context(self.setup.device.type)
@@ -73,10 +76,22 @@ class Worker:
             self._process.start()
         theirs.close()
 
-    def give(self, cell: Cell) -> None:
-        """Let it do a run."""
-        self.cell, self.where, self.since = cell, "before it began", time.monotonic()
-        self.link.send(order(cell))
+    def give(self, cells: Sequence[Cell]) -> None:
+        """Let it do runs."""
+        self.cells, self.busy = [*cells], True
+        self.begins([])
+        self.link.send([order(cell) for cell in cells])
+
+    def begins(self, ids: Sequence[str]) -> None:
+        """It is at these runs now."""
+        self.at = [cell for cell in self.cells if cell.id in ids]
+        self.where, self.since = "before it began", time.monotonic()
+
+    def ended(self, run_id: str) -> None:
+        """It has done this run."""
+        self.cells = [cell for cell in self.cells if cell.id != run_id]
+        self.at = [cell for cell in self.at if cell.id != run_id]
+        self.since = time.monotonic()
 
     @property
     def left(self) -> float | None:
@@ -84,10 +99,12 @@ class Worker:
         seconds = self.setup.job.options.deadline
         if not self.ready:
             limit = STARTING
-        elif self.cell is None or seconds is None:
+        elif not self.busy or seconds is None:
             return None
-        else:
-            limit = patience(seconds)
+        elif not self.at:  # it tries how many trainings it does at once
+            limit = STARTING
+        else:  # trainings at once make each other slower
+            limit = patience(len(self.at) * seconds)
         return max(0.0, self.since + limit - time.monotonic())
 
     def stands(self) -> str:
@@ -114,6 +131,8 @@ class Worker:
 
 def _serve(setup: Setup, link: Connection, stack: Path) -> None:
     """The life of a worker: get ready, then do what is asked until it is killed."""
+    if "fork" in multiprocessing.get_all_start_methods():  # then a lock has no name that it leaves when we are killed
+        multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends the workers
     threading.Thread(target=_follow_parent, daemon=True).start()
     with stack.open("w", encoding="utf-8") as file:
@@ -133,16 +152,22 @@ def _do_all(setup: Setup, link: Connection) -> None:
         return
     link.send(Message("ready"))
     while True:
-        asked: Order = link.recv()
+        asked: list[Order] = link.recv()
         try:
-            answer = Message("record", workplace.work(asked, lambda where: link.send(Message("at", where))))
+            for run_id, record in workplace.work_all(
+                asked,
+                lambda ids: link.send(Message("begin", ids)),
+                lambda run_id, where: link.send(Message("at", where, run_id)),
+            ):
+                link.send(Message("record", record, run_id))
+            answer = Message("ready")
         except Exception as error:
             answer = Message("error", error)
         link.send(answer)
 
 
 def _settle(setup: Setup) -> torch.device:
-    """Keep to the own cores, and to one GPU of those there are, or a share of its memory."""
+    """Keep to the own cores, and to the own GPU."""
     device, workers = setup.device, setup.workers
     if workers == 1:  # in the place of the process that asks: with other threads sums would round otherwise
         torch.set_num_threads(setup.threads)
@@ -152,12 +177,8 @@ def _settle(setup: Setup) -> torch.device:
         os.sched_setaffinity(0, mine)
     torch.set_num_threads(len(mine))
     if device.type == "cuda":
-        gpus = torch.cuda.device_count()
-        device = torch.device("cuda", setup.place % gpus)
+        device = torch.device("cuda", setup.place)
         torch.cuda.set_device(device)
-        sharing = -(-workers // gpus)
-        if sharing > 1:  # each process also holds half a gigabyte that does not count
-            torch.cuda.set_per_process_memory_fraction(0.9 / sharing, device)
     return device
 
 

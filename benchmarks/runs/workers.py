@@ -1,9 +1,10 @@
 """Where the cells of a plan run: in this process, or in worker processes of one machine."""
 
 import importlib.metadata
+import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -21,7 +22,9 @@ from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.registry import REGISTRIES
 from marginbench.benchmarks.runs.execute import execute, give_up
 from marginbench.benchmarks.runs.forks import forking
+from marginbench.benchmarks.runs.groups import run_in_groups
 from marginbench.benchmarks.runs.job import Job
+from marginbench.benchmarks.runs.note import Note, unheard
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.worker import STARTING, Message, Setup, Worker
 from marginbench.benchmarks.training.loop import warm_up
@@ -29,25 +32,22 @@ from marginbench.methods.errors import MarginbenchError, ParameterError
 from marginbench.methods.registry import ENTRY_POINTS
 from marginbench.methods.userfile import BUILT_IN, USER_MODULE
 
+log = logging.getLogger(__name__)
+
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
 WORTHWHILE = 4  # cells per worker below which it takes longer to start workers than they save, unless they are forks
 
-Note = Callable[[str, str], None]  # is told the id of a run, and where it is, as in "in epoch 3 of 20"
-
-
-def unheard(run_id: str, where: str) -> None:
-    """A `Note` that tells nobody."""
-
 
 def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int | None = None) -> int:
-    """The number of workers; None: as many as are worth starting, which is one where a GPU does the work.
+    """The number of worker processes: on a CPU as many as are asked for, on GPUs one for each.
 
     Args:
+        jobs: runs at once; of a GPU, trainings in a group. None: as many as are worth it. 1: this process alone.
         memory: bytes that they share; default: what is available.
     """
+    if device.type == "cuda":  # which gives processes turns: two on one card are slower than one
+        return 1 if jobs == 1 else max(1, min(torch.cuda.device_count(), cells))
     if jobs is None:
-        if device.type != "cpu":
-            return 1
         together = available() if memory is None else memory
         return max(1, min(cores(), cells // (1 if forking() else WORTHWHILE), together // MEMORY))
     return min(jobs, max(cells, 1))
@@ -56,9 +56,13 @@ def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int 
 def run_here(
     cells: Sequence[Cell], job: Job, data: Dataset, note: Note = unheard
 ) -> Iterator[Record | Training | None]:
-    """One cell after the other in this process; None for those that another process holds."""
+    """The cells in this process, one after the other or, on a GPU, in groups; None for those that another one holds."""
     keep_freed_memory()
     warm_up(job.suite, data)
+    if data.train.device.type == "cuda":
+        for _, record in run_in_groups(cells, job, data, note):
+            yield record
+        return
     for cell in cells:
         yield execute(cell, job, data, partial(note, cell.id))
 
@@ -69,8 +73,9 @@ def run_in_workers(
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
     Workers are told method and repetition by name, load data and plug-ins themselves, and write the records. Each
-    keeps to its own cores, and to its share of the memory, of a GPU too. One that hangs beyond the deadline is killed:
-    its run has failed, and another worker takes its place.
+    keeps to its own cores, to its share of the memory, and to a GPU of its own. One that hangs beyond the deadline is
+    killed: its run has failed, and another worker takes its place. If it was at a group of runs, it is not known which
+    of them hangs: they are done again by themselves.
 
     Raises:
         ParameterError: a method that other processes cannot see, or a worker was killed.
@@ -80,29 +85,45 @@ def run_in_workers(
         job = replace(job, memory=(available() if job.memory is None else job.memory) // jobs)
     files, threads = plugin_files(cells), torch.get_num_threads()
     setups = [Setup(job, files, data.train.device, place, jobs, threads) for place in range(jobs)]
-    todo, crew = deque(cells), []
+    todo = deque(bundles(cells, jobs, data.train.device))
+    crew: list[Worker] = []
+    reported: set[str] = set()
     try:
         crew = [Worker(setup) for setup in setups]
-        while todo or any(worker.cell for worker in crew):
+        while todo or any(worker.busy for worker in crew):
             for worker in [*crew]:
                 if worker.left == 0.0 and not worker.link.poll():
                     crew.remove(worker)
-                    yield from _stop(worker, job, data)
-                    crew += [Worker(worker.setup)] if todo else []
-                elif worker.ready and worker.cell is None and todo:
+                    record, setup, rest = _stop(worker, job, data)
+                    yield record
+                    todo.extendleft([rest] if rest else [])
+                    crew += [Worker(setup)] if todo else []
+                elif worker.ready and not worker.busy and todo:
                     worker.give(todo.popleft())
-            waiting = [worker for worker in crew if worker.cell is not None or not worker.ready]
+            waiting = [worker for worker in crew if worker.busy or not worker.ready]
             limits = [worker.left for worker in waiting if worker.left is not None]
             heard = wait([worker.link for worker in waiting], min(limits, default=None))
             for worker in waiting:
                 if worker.link in heard:
-                    yield from _hear(worker, jobs, note)
+                    yield from _hear(worker, jobs, note, reported)
     finally:  # interrupted: do not wait for the runs in progress
         for worker in crew:
             worker.end()
 
 
-def _hear(worker: Worker, jobs: int, note: Note) -> Iterator[Record | Training | None]:
+def bundles(cells: Sequence[Cell], workers: int, device: torch.device) -> list[list[Cell]]:
+    """What workers are given, one after the other: a cell each time, or, where a GPU does them in groups, all of them.
+
+    Each of several GPUs begins at another place of the plan, and leaves out what the others have done or hold.
+    """
+    if device.type == "cpu":
+        return [[cell] for cell in cells]
+    starts = [place * len(cells) // workers for place in range(workers)]
+    return [[*cells[start:], *cells[:start]] for start in starts if cells]
+
+
+def _hear(worker: Worker, jobs: int, note: Note, reported: set[str]) -> Iterator[Record | Training | None]:
+    """What a worker has to say: a record, if that is it, which none of them has reported before."""
     try:
         message: Message = worker.link.recv()
     except (EOFError, OSError):
@@ -112,20 +133,28 @@ def _hear(worker: Worker, jobs: int, note: Note) -> Iterator[Record | Training |
             "a worker process was killed, perhaps because memory ran out: finished runs are kept; run the same"
             " command again for the rest, with fewer workers or a smaller memory if that is short",
         ) from None
-    if message.kind == "error":
-        raise message.value
-    if message.kind == "at":
-        worker.where = message.value
-        if worker.cell is not None:
-            note(worker.cell.id, worker.where)
-        return
-    worker.ready, worker.cell = True, None
-    if message.kind == "record":
-        yield message.value
+    match message.kind:
+        case "error":
+            raise message.value
+        case "ready":
+            worker.ready, worker.busy, worker.cells, worker.at = True, False, [], []
+        case "begin":
+            worker.begins(message.value)
+        case "at":
+            worker.where = message.value
+            note(message.run, worker.where)
+        case "record":
+            worker.ended(message.run)
+            if message.run not in reported:
+                reported |= {message.run} if message.value is not None else set()
+                yield message.value
 
 
-def _stop(worker: Worker, job: Job, data: Dataset) -> Iterator[Record | Training | None]:
-    """End a worker that hangs, and record that its run has failed.
+def _stop(worker: Worker, job: Job, data: Dataset) -> tuple[Record | Training | None, Setup, list[Cell]]:
+    """End a worker that hangs, and record that its run has failed, if it is known which one.
+
+    Returns:
+        that record; how to go on, and with which runs.
 
     Raises:
         MarginbenchError: it hangs before its first run.
@@ -133,10 +162,16 @@ def _stop(worker: Worker, job: Job, data: Dataset) -> Iterator[Record | Training
     stands = worker.stands()
     worker.end()
     at = f" ({stands})" if stands else ""
-    if worker.cell is None:
+    if not worker.ready:
         raise MarginbenchError(f"a worker process cannot get ready: {STARTING:g} s were over{at}")
     seconds = job.options.deadline
-    yield give_up(worker.cell, job, data, DeadlineError(f"its {seconds:g} s were over {worker.where}, and it hung{at}"))
+    if len(worker.at) != 1:
+        log.warning("a group of runs hung%s: each is done by itself now", at)
+        options = replace(worker.setup.job.options, jobs=1)
+        return None, replace(worker.setup, job=replace(worker.setup.job, options=options)), worker.cells
+    why = DeadlineError(f"its {seconds:g} s were over {worker.where}, and it hung{at}")
+    rest = [cell for cell in worker.cells if cell.id != worker.at[0].id]
+    return give_up(worker.at[0], job, data, why), worker.setup, rest
 
 
 def seen_elsewhere(cells: Sequence[Cell]) -> bool:

@@ -1,9 +1,10 @@
 """A process that does runs of a plan. It gets ready once, and is then told one run after the other by name."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ from marginbench.benchmarks.plugins import load_installed_plugins, load_plugin
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.runs.execute import execute
+from marginbench.benchmarks.runs.groups import run_in_groups
 from marginbench.benchmarks.runs.job import Job
+from marginbench.benchmarks.runs.note import Note
 from marginbench.benchmarks.runs.plan import Cell, make_plan
 from marginbench.benchmarks.training.loop import warm_up
 from marginbench.methods import MarginbenchError, create, spec_of
@@ -45,13 +48,35 @@ class Workplace:
         Raises:
             MarginbenchError: it would be another run here.
         """
+        return execute(self._cell(order), self.job, self.data, tell)
+
+    def work_all(
+        self, orders: Sequence[Order], begin: Callable[[list[str]], None], note: Note
+    ) -> Iterator[tuple[str, Record | Training | None]]:
+        """Do runs, on a GPU in groups: their ids and records, in the order in which they end.
+
+        Args:
+            begin: is told the ids of those that are done next.
+
+        Raises:
+            MarginbenchError: as `work`.
+        """
+        cells = [self._cell(order) for order in orders]
+        if self.data.train.device.type == "cuda":
+            yield from run_in_groups(cells, self.job, self.data, note, begin)
+            return
+        for cell in cells:
+            begin([cell.id])
+            yield cell.id, execute(cell, self.job, self.data, partial(note, cell.id))
+
+    def _cell(self, order: Order) -> Cell:
         method = create(order.method)
         (cell,) = make_plan(self.job.suite, [method], [order.repetition], self.data.fingerprint)
         if cell.id != order.run_id:
             raise MarginbenchError(
                 f"a worker has other data, or another version of {order.method}, than the process that asks"
             )
-        return execute(cell, self.job, self.data, tell)
+        return cell
 
 
 def order(cell: Cell) -> Order:

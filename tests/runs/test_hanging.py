@@ -61,7 +61,7 @@ def test_what_hangs_is_killed_and_the_others_go_on(
 ) -> None:
     def left(worker: Worker) -> float:
         """The time is up as soon as it hangs."""
-        hangs = worker.cell is not None and (tmp_path / f"{worker.cell.method.info.key}.hangs").exists()
+        hangs = any((tmp_path / f"{cell.method.info.key}.hangs").exists() for cell in worker.at)
         return 0.0 if hangs else 0.1
 
     monkeypatch.setattr(Worker, "left", property(left))
@@ -113,11 +113,14 @@ def test_how_long_a_worker_may_take(tiny: Path, tmp_path: Path, monkeypatch: pyt
         job = Job(RunOptions(deadline=deadline), load_suite(str(tiny)), tmp_path, tmp_path)
         worker = Worker.__new__(Worker)  # without a process
         worker.setup = Setup(job, (), torch.device("cpu"), 0, 1, 1)
-        worker.cell, worker.ready, worker.since = None, False, now - 7.0
+        worker.cells, worker.at, worker.ready, worker.busy, worker.since = [], [], False, False, now - 7.0
         assert worker.left == STARTING - 7.0
         worker.ready = True
         assert worker.left is None, "it waits for work"
-        worker.cell = cell
+        worker.cells, worker.busy = [cell], True
+        assert worker.left == (None if deadline is None else STARTING - 7.0), "it tries how many go together"
+        worker.begins([cell.id])
+        worker.since = now - 7.0
         assert worker.left == at_work
         worker.since = now - 1e6
         assert worker.left == (None if deadline is None else 0.0)

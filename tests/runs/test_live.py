@@ -102,6 +102,8 @@ def test_who_does_what(work: Work) -> None:
     assert set(running) == {"ce", "svm"}
     assert (running["ce"].stage, running["ce"].where) == ("train", "epoch 2 of 4")
     assert (running["svm"].stage, running["svm"].repetition, running["svm"].host) == ("evaluate", 1, "")
+    with lock(work.job.networks, first.training.id, "ce", 0, together=6):
+        assert [run.stage for run in watch.running()] == ["train, 6 at once"]
 
 
 def test_the_locks_are_not_read_at_every_refresh(work: Work) -> None:

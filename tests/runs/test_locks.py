@@ -100,4 +100,5 @@ def test_who_holds_the_runs_of_a_folder_is_found_without_writing(
             found = holders(tmp_path)["run"]
             with pytest.raises(MarginbenchError, match="cannot be written"), lock(tmp_path, "run", "ce", 0):
                 pass
+        assert found.together == 1, "as also of a lock that an older version has written"
         assert 0.0 < found.since <= found.touched == (tmp_path / "run.lock").stat().st_mtime
