@@ -7,11 +7,12 @@ from typing import Any, Literal, get_args
 Norm = Literal["l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
-Need = Literal["input_grad", "second_order", "inner_attack", "index", "own_update", "pretrained", "epsilon"]
+Need = Literal["input_grad", "second_order", "inner_attack", "pixels", "index", "own_update", "pretrained", "epsilon"]
 NEEDS: Mapping[Need, str] = {
     "input_grad": "the loss differentiates with respect to the input",
     "second_order": "the loss differentiates through such a gradient",
     "inner_attack": "searches perturbations of the input, so that images depend on the network; noise does not",
+    "pixels": "the loss changes images behind the normalisation; what the hook `augment` does is known without it",
     "index": "keeps a number per training example, in `ctx.table`",
     "own_update": "replaces the optimiser step, by the hook `update`",
     "pretrained": "trains for a while with another objective first",

@@ -7,7 +7,8 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
+from marginbench.benchmarks.evaluation.evaluated import Evaluated
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import Net, Norm, NotApplicable, Radii
 

@@ -14,7 +14,7 @@ from marginbench.methods.facts import Need
 
 
 def needs_declared(method: Method) -> None:
-    """What Info.needs declares is what is observed: gradients of inputs, inner attacks, tables, own steps.
+    """What Info.needs declares is what is observed: gradients of inputs, inner attacks, changed pixels, tables, own steps.
 
     An inner attack asks the network about images that depend on it: with other weights and the same random numbers
     they are others. Noise is none, however often it is drawn.
@@ -63,12 +63,27 @@ def _images(s: Stage, observed: set[Need]) -> set[bytes]:
         if gradient.requires_grad:
             observed.add("second_order")
 
-    handle = s.net.normalise.register_forward_pre_hook(on_forward)
+    normalised: set[bytes] = set()
+
+    def on_normalised(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        normalised.update(image.numpy().tobytes() for image in output.detach().cpu())
+
+    def on_body(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given = {image.numpy().tobytes() for image in inputs[0].detach().cpu()}
+        if normalised and given - normalised:
+            observed.add("pixels")
+
+    handles = [
+        s.net.normalise.register_forward_pre_hook(on_forward),
+        s.net.normalise.register_forward_hook(on_normalised),
+        s.net.body.register_forward_pre_hook(on_body),
+    ]
     try:
         with _gradients_noted(s, observed), seeds.seeded(s.ctx.device, "contract", "dropout"):
             s.method.loss(s.net, s.method.augment(s.batch, s.ctx), s.ctx)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return images
 
 

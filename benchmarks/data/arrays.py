@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marginbench.benchmarks.data.text import Text
+
 
 @dataclass(frozen=True)
 class Arrays:
     """All images [N, C, H, W] uint8 or float32 and labels [N] int64; `levels` is the value that means 1, 1 for float32.
+
+    Sentences are int32 [N, 2, 1, L], see `data.text`, and come with `text`.
 
     Images that may not fit into memory are memory-mapped. They come with `digests`: by part, the SHA-256 of each image,
     [N, 32] uint8. Their training images are stored in the hashed order, so that splits are slices.
@@ -21,6 +25,7 @@ class Arrays:
     y_test: np.ndarray
     levels: int = 255
     digests: Mapping[str, np.ndarray] | None = None
+    text: Text | None = None
 
 
 def hashed_order(purpose: str, count: int) -> np.ndarray:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.data.arrays import Arrays, chosen, hashed_order, long_tail, take
+from marginbench.benchmarks.data.sentence_sets import find_sentences, is_text
 from marginbench.benchmarks.data.sources import find
+from marginbench.benchmarks.data.text import Text
 from marginbench.benchmarks.machine.upload import upload
 from marginbench.methods import MarginbenchError
 
@@ -24,6 +26,8 @@ VARIABLE = "MARGINBENCH_DATA"
 class Split:
     """Images [N, C, H, W] uint8 or float32 and labels [N] int64; `levels` is the value that means 1, 1 for float32.
 
+    Or sentences, [N, 2, 1, L] int32, see `data.text`.
+
     Labels are on the device. So are the images, unless the device has no room for them.
     """
 
@@ -35,10 +39,16 @@ class Split:
     def device(self) -> torch.device:
         return self.y.device
 
+    @property
+    def is_text(self) -> bool:
+        """Sentences, not images."""
+        return self.x.dtype == torch.int32
+
     def images(self, index: Tensor | slice) -> Tensor:
-        """Images as float32 in [0, 1], on the device."""
+        """Images as float32 in [0, 1], or sentences as int64, on the device."""
         x = self.x[index.to(self.x.device) if isinstance(index, Tensor) else index]
-        return upload(x, self.device).float() / self.levels
+        here = upload(x, self.device)
+        return here.long() if self.is_text else here.float() / self.levels
 
     def sample(self, points: int) -> Tensor:
         """Positions [n] int64 of a sample in which every class has its share, or of all; see `arrays.chosen`."""
@@ -68,6 +78,12 @@ class Dataset:
     test: Split
     num_classes: int
     fingerprint: str  # SHA-256 of all arrays, in their order, and of what their values mean
+    text: Text | None = None  # of sentences
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The folder that networks of these sentences start from, if any."""
+        return None if self.text is None else self.text.checkpoint
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -98,14 +114,17 @@ def load_data(
     train_size: int | None = None,
     imbalance: float | None = None,
     size: int | None = None,
+    max_length: int | None = None,
+    checkpoint: str | None = None,
 ) -> Dataset:
-    """Load a data set and split its training images.
+    """Load a data set and split its training images, or sentences.
 
     Hashing gives the training images an order that is the same on every machine: the first are the validation split,
     the next the training split. Nothing here touches the test images.
 
     Args:
         name: `digits`, a set that torchvision knows, `imagenet`, an .npz file, or an image folder; see `sources.find`.
+            Or sentences: `sentences`, or a task of GLUE; see `sentence_sets.find_sentences`.
         validation: images held out of the training set.
         folder: where the suite file is.
         data_dir: folder of data sets. Default: see `data_folder`.
@@ -115,11 +134,20 @@ def load_data(
             only classes of which the tail leaves too few for them: the first. With `train_size` they are those of that
             many images.
         size: height and width to which the images of a folder are scaled.
+        max_length: tokens of a sentence, or of a pair, with the special ones; longer ones are cut.
+        checkpoint: whose tokenizer reads sentences; see `nets.checkpoint.find_checkpoint`.
 
     Raises:
         MarginbenchError: unknown name, missing or malformed data, or a split that cannot be made.
     """
-    found = find(name, folder, data_folder(data_dir), size)
+    if is_text(name):
+        if size is not None:
+            raise MarginbenchError(f"data.size={size}: for image folders only; {name!r} are sentences")
+        found = find_sentences(name, folder, data_folder(data_dir), max_length, checkpoint)
+    elif max_length is not None:
+        raise MarginbenchError(f"data.max_length={max_length}: for sentences only; {name!r} are images")
+    else:
+        found = find(name, folder, data_folder(data_dir), size)
     labels, count = found.y_train, len(found.y_train)
     if not labels.any():
         raise MarginbenchError(f"data {name!r}: has one class alone: a margin lies between two classes or more")
@@ -140,9 +168,11 @@ def load_data(
         raise MarginbenchError(f"data: with this {reason} no training image of class {lost[0]} is left")
 
     if log.isEnabledFor(logging.WARNING) and (known := _known(found)):
-        log.warning("data %r: %d of %d test images are training images too", name, known, len(found.y_test))
+        what = "images" if found.text is None else "sentences"
+        log.warning("data %r: %d of %d test %s are training %s too", name, known, len(found.y_test), what, what)
 
-    fingerprint = hashlib.sha256(f"levels={found.levels}".encode())
+    meaning = f"levels={found.levels}" if found.text is None else f"text={found.text.sha256}"
+    fingerprint = hashlib.sha256(meaning.encode())
     splits = []
     for part, rows in (("train", kept), ("train", held_out), ("test", slice(None))):
         x, y = (take(getattr(found, f"{letter}_{part}"), rows) for letter in "xy")
@@ -151,7 +181,7 @@ def load_data(
             fingerprint.update(content.data)
         splits.append(Split(torch.from_numpy(x), torch.from_numpy(y), found.levels))
     train, valid, test = splits
-    return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest())
+    return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest(), found.text)
 
 
 def _known(found: Arrays) -> int:

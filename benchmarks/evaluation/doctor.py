@@ -12,7 +12,8 @@ from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.evaluation import layout
 from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary
-from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
+from marginbench.benchmarks.evaluation.evaluated import Evaluated
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii
 

@@ -8,15 +8,13 @@ is NaN there. Nothing here asks which method made the network.
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial as bound
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.scan import configured_attacks
@@ -26,35 +24,25 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Certify, Query
 from marginbench.benchmarks.evaluation.coarse import hardly_measurable
 from marginbench.benchmarks.evaluation.doubts import collect, explanation
+from marginbench.benchmarks.evaluation.evaluated import Evaluated, Facts, frozen, output_margins, probed
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
 from marginbench.benchmarks.evaluation.own import ask_own
 from marginbench.benchmarks.evaluation.partial import Found, Partial
 from marginbench.benchmarks.evaluation.recheck import UNCHECKED, recheck
+from marginbench.benchmarks.evaluation.sentences import evaluate_sentences
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.memory import ROWS, Chunks, rows_at_once
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.search import kernels_in
-from marginbench.benchmarks.probes.scan import Probe, Subject
+from marginbench.benchmarks.probes.scan import Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
-from marginbench.methods import NORMS, MarginbenchError, Net, Norm, logit_margin, predicted_class
-from marginbench.methods.maths.perturb import eval_mode
+from marginbench.methods import NORMS, Net, Norm, predicted_class
 
 log = logging.getLogger(__name__)
 REFERENCES = 2000  # training images that the blend attack may walk towards
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Per-point arrays [N], what each estimator cost or why it was not applicable, and the doubts."""
-
-    arrays: dict[str, np.ndarray]
-    estimators: dict[str, dict[str, Any]]
-    doubts: dict[str, str]  # name to what was seen
-    explanations: dict[str, str]  # name to what the doubt means
-    recalled: float = 0.0  # seconds that an earlier, interrupted call has spent on some of the estimators
 
 
 @no_tf32()
@@ -86,24 +74,29 @@ def evaluate(
     Each estimator draws from a stream of its own, so that neither the others nor an interruption change its numbers.
     Images are taken ROWS at a time, fewer where memory is short: each such group has its own streams.
 
+    Of sentences, which cannot be moved by a little, only what lies behind the network is measured: see
+    `sentences.evaluate_sentences`.
+
     The network is evaluated in eval mode, with frozen parameters, and afterwards is as it was.
 
     Raises:
         DeadlineError: it took too long.
         MarginbenchError: an attack, certificate or probe is not known, or does not return what it should.
     """
-    with _frozen(net), _layout(net, data.test.device):
+    if data.text is not None:
+        return evaluate_sentences(net, data, settings, *seed_parts, deadline=deadline, partial=partial)
+    with frozen(net), _layout(net, data.test.device):
         attacks = configured_attacks(settings.attacks)
         certificates = configured_certificates(settings.certificates)
         index = data.test.sample(settings.points)
         test = data.test.rows(index)
         reference = data.train.images(slice(REFERENCES))
-        facts = _Facts({}, deadline or Deadline())
+        facts = Facts({}, deadline or Deadline())
         kept = partial or Partial()
 
-        def enclose(part: slice) -> tuple[dict[str, Tensor], _Facts]:
+        def enclose(part: slice) -> tuple[dict[str, Tensor], Facts]:
             x, y = test.images(part), test.y[part]
-            cost = _Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
+            cost = Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
             names = ("attacks", *seed_parts, part.start)
             enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, names, cost, kept)
             return enclosure.of(x, y), cost
@@ -125,14 +118,7 @@ def evaluate(
         for key, probe in settings.probes.items():
             seed = seeds.derive_seed(key, *seed_parts)
             subject = Subject(net, test, data.validation, data.train, settings.epsilon, seed)
-
-            def measure(probe: Probe = probe, subject: Subject = subject) -> Found:
-                return Found(probe.measure(subject), {})
-
-            measured = facts.ask(kept, key, key, images.device, measure).arrays
-            if taken := measured.keys() & tensors.keys():
-                raise MarginbenchError(f"probe {key!r}: the array name {min(taken)!r} is taken: choose another")
-            tensors |= measured
+            tensors |= probed(key, probe, subject, tensors, facts, kept)
         evidence = Evidence(
             net,
             images,
@@ -160,19 +146,6 @@ def evaluate(
         return Evaluated(arrays, facts.estimators, found, explanations, facts.recalled)
 
 
-@contextmanager
-def _frozen(net: Net) -> Iterator[None]:
-    """A block with the network in eval mode and its parameters without gradients; afterwards it is as before."""
-    free = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    with eval_mode(net):
-        net.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in free:
-                parameter.requires_grad_(True)
-
-
 def _layout(net: Net, device: torch.device) -> AbstractContextManager[None]:
     """A block in which convolutions on CUDA lie as is fast in float32; `fast_search` has a layout of its own."""
     return kernels_in(net, torch.contiguous_format) if device.type == "cuda" else nullcontext()
@@ -186,39 +159,6 @@ def _unbounded(key: str, chunk: Mapping[str, Tensor]) -> Tensor:
     )
 
 
-@dataclass
-class _Facts:
-    estimators: dict[str, dict[str, Any]]
-    deadline: Deadline
-    recalled: float = 0.0  # seconds
-
-    def add(self, name: str, **values: Any) -> None:
-        entry = self.estimators.setdefault(name, {})
-        for key, value in values.items():
-            entry[key] = value if isinstance(value, str) else entry.get(key, 0) + value
-
-    def merge(self, other: "_Facts") -> None:
-        self.recalled += other.recalled
-        for name, values in other.estimators.items():
-            self.add(name, **values)
-
-    def ask(self, kept: Partial, name: str, where: str, device: torch.device, estimate: Callable[[], Found]) -> Found:
-        """What was found before, under the key `where`, or is found now, if there is time left; and its cost."""
-        found = kept.recall(where, device)
-        if found is not None:
-            self.recalled += found.facts.get("seconds", 0.0)
-        else:
-            self.deadline.check(f"before {name}")
-            self.deadline.enter(f"in {name}")
-            start = time.perf_counter()
-            found = estimate()
-            if "not_applicable" not in found.facts:  # a reason may be gone when the run is resumed
-                found.facts["seconds"] = time.perf_counter() - start
-                kept.keep(where, found)
-        self.add(name, **found.facts)
-        return found
-
-
 @dataclass(frozen=True)
 class _Enclosure:
     """The arrays of a chunk of images. The correct ones are asked about, in the order of the suite's tables."""
@@ -230,7 +170,7 @@ class _Enclosure:
     epsilon: Mapping[Norm, float]
     reference: Tensor
     seed_parts: tuple[str | int, ...]
-    facts: _Facts
+    facts: Facts
     kept: Partial
 
     def of(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -287,23 +227,3 @@ class _Enclosure:
         arrays = {"lower": answer.lower} | ({} if answer.upper is None else {"upper": answer.upper})
         solved = {} if answer.solved is None else {"points": len(q.x), "solved": int(answer.solved.sum())}
         return Found(arrays, solved)
-
-
-def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:
-    """Margins behind the last layer: no bound on the input margin, reported beside it.
-
-    `output_margin` = z_y - max_{j != y} z_j. `feature_margin` = (z_y - z_m) / (|w_y - w_m| |phi|_max) with the
-    runner-up m and the largest feature norm of the evaluated images (Weinstein et al., PMM, eq. 8). NaN where the
-    logits decide nothing.
-    """
-    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)  # where it is that of a NaN, so is the margin
-    margins = {"output_margin": logit_margin(logits, y)}
-    layer = net.decision_net()[-1]
-    if isinstance(layer, nn.Linear):
-        with torch.no_grad():
-            phi = net.features(x)
-            scores = layer(phi)
-            gap = (scores.gather(1, y[:, None]) - scores.gather(1, rival[:, None])).squeeze(1)
-            between = (layer.weight[y] - layer.weight[rival]).norm(dim=1)
-            margins["feature_margin"] = gap / (between * phi.norm(dim=1).max()).clamp_min(1e-30)
-    return margins

@@ -1,6 +1,7 @@
 """Builds a network with fresh weights: normalisation, a body that ends in flat features, and a linear head."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +12,33 @@ from marginbench.benchmarks.nets.outside import build_checked
 from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.methods import MarginbenchError, Net, Normalise
 
+HEAD_STD = 0.02  # of the head's initial weights behind sentences (Devlin et al., as in their code)
+
 
 def make_net(
-    chosen: str | Architecture, width: int | None, shape: Shape, num_classes: int, mean: Tensor, std: Tensor
+    chosen: str | Architecture,
+    width: int | None,
+    shape: Shape,
+    num_classes: int,
+    mean: Tensor,
+    std: Tensor,
+    checkpoint: Path | None = None,
 ) -> Net:
     """Build a network with fresh weights.
 
     Args:
         chosen: a name in `NETWORKS`, or an architecture.
         width: channels of the first convolution, or units of the hidden layers. Default: the architecture's.
-        shape: channels, height, width of the images.
-        mean, std: [C] float32 statistics of the training pixels in [0, 1].
+        shape: channels, height, width of the images; of sentences 2, 1 and their length.
+        mean, std: [C] float32 statistics of the training pixels in [0, 1]; sentences have none.
+        checkpoint: the folder from which a pretrained network starts.
 
     Raises:
         MarginbenchError: unknown name, images that are too small, or a user's network that breaks the contract.
     """
     architecture = NETWORKS.find(chosen, "network") if isinstance(chosen, str) else chosen
+    if architecture.text:
+        return _make_text_net(architecture, width, shape, num_classes, checkpoint)
     least = architecture.smallest
     if min(shape[1:]) < least:
         raise MarginbenchError(
@@ -42,6 +54,24 @@ def make_net(
     net = Net(Normalise(mean, std), body.train(), nn.Linear(features, num_classes))
     channels_last = architecture.channels_last and not any(map(corrupts_memory, net.modules()))
     return net.to(memory_format=torch.channels_last) if channels_last else net
+
+
+def _make_text_net(
+    architecture: Architecture, width: int | None, shape: Shape, num_classes: int, checkpoint: Path | None
+) -> Net:
+    if architecture.pretrained:
+        if checkpoint is None:
+            raise MarginbenchError(f"network {architecture.name!r}: no folder of a checkpoint to start from")
+        body = architecture.body(shape, checkpoint)
+    else:
+        body = architecture.body(shape, architecture.width if width is None else width)
+    assert isinstance(body, nn.Sequential)
+    with torch.no_grad():
+        features = body.eval()(torch.ones(1, *shape, dtype=torch.int64)).shape[1]
+    head = nn.Linear(features, num_classes)
+    nn.init.normal_(head.weight, std=HEAD_STD)
+    nn.init.zeros_(head.bias)
+    return Net(nn.Identity(), body.train(), head)
 
 
 def corrupts_memory(layer: nn.Module) -> bool:

@@ -34,6 +34,8 @@ class Architecture:
         width: the default, the paper's; None if the width is fixed.
         smallest: least height and width of the images.
         channels_last: memory layout of the weights: ResNet-20 trains 1.4 times as fast with it.
+        text: it reads sentences, [B, 2, 1, L] int64 as `data.text` stores them, and not images.
+        pretrained: the body is body(shape, checkpoint), made from the files of the folder `checkpoint`.
         file: the user's file that it comes from, if any; such networks are checked when they are built.
         source: SHA-256 of that file as it was executed, where it was named by its path.
     """
@@ -43,6 +45,8 @@ class Architecture:
     width: int | None
     smallest: int = 1
     channels_last: bool = False
+    text: bool = False
+    pretrained: bool = False
     file: Path | None = None
     source: str | None = None
 
@@ -51,7 +55,14 @@ NETWORKS: Registry[Architecture] = Registry()
 
 
 def network(
-    name: str, *, width: int, smallest: int = 1, channels_last: bool = False, **settings: object
+    name: str,
+    *,
+    width: int | None,
+    smallest: int = 1,
+    channels_last: bool = False,
+    text: bool = False,
+    pretrained: bool = False,
+    **settings: object,
 ) -> Callable[[Body], Body]:
     """Add a network that suites can name; see `Architecture` for its facts.
 
@@ -65,9 +76,8 @@ def network(
     def add(body: Body) -> Body:
         outside = not body.__module__.startswith(BUILT_IN)
         made = partial(body, **settings) if settings else body
-        architecture = Architecture(
-            name, made, width, smallest, channels_last, Path(inspect.getfile(body)) if outside else None
-        )
+        file = Path(inspect.getfile(body)) if outside else None
+        architecture = Architecture(name, made, width, smallest, channels_last, text, pretrained, file)
         NETWORKS.add(name, architecture, maker=body)
         return body
 

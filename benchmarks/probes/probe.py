@@ -19,7 +19,9 @@ from marginbench.methods import MarginbenchError, Norm
 class Subject:
     """What is measured."""
 
-    net: nn.Module  # images [B, C, H, W] in [0, 1] to logits [B, K], in eval mode, with frozen parameters
+    net: (
+        nn.Module
+    )  # images [B, C, H, W] in [0, 1], or sentences, to logits [B, K], in eval mode, with frozen parameters
     test: Split  # the N images of the evaluation
     held_out: Split  # images that are neither trained nor tested on
     train: Split  # the training images of the suite
@@ -41,6 +43,7 @@ class Probe(Section):
     key: ClassVar[str]  # of the section, and of the seconds in the record
     rank: ClassVar[int] = 100  # of its columns among those of other probes, the smallest first
     columns: ClassVar[tuple[Column, ...]]  # of its metrics
+    reads_sentences: ClassVar[bool] = False  # measures networks of sentences, see `data.text`, and not of images
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
         """Arrays for the record, by name: [N, ...] for the images; of any other shape for what is no such list."""

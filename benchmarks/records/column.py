@@ -1,6 +1,7 @@
 """A column: everything that is known about a number in the tables, in one place."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +26,9 @@ class Column:
     meaning: str = ""  # a sentence for the legend
 
     def heading(self, epsilon: Mapping[Norm, float]) -> str:
-        """The header, with the suite's radii."""
+        """The header, with the suite's radii, if it has any: one of sentences has none."""
+        if not epsilon:
+            return re.sub(r" ?\{.*?\}", "", self.header)
         return self.header.format(**{str(norm): radius for norm, radius in epsilon.items()})
 
     def text(self, value: float, half: float | None = None) -> str:

@@ -28,6 +28,7 @@ SHARES = (
     "unattacked_",
 )
 AMOUNTS = ("points", "margin_upper_", "margin_lower_")  # like these above, how the names of metrics begin
+INAPPLICABLE = "not applicable"  # how the error of a method begins that is not for the data of the suite
 SOME_HAVE = ("weights", "answers", "training")  # left out of the identities of those that have none
 
 
@@ -88,6 +89,11 @@ class SuiteFacts:
         evaluation = values.get("evaluation")
         epsilon = evaluation.get("epsilon") if isinstance(evaluation, Mapping) else None
         return {"name": values.get("name"), "title": values.get("title"), "epsilon": epsilon, "settings": dict(values)}
+
+
+def is_inapplicable(error: str | None) -> bool:
+    """Whether a run ended since its method is not for the data of the suite."""
+    return (error or "").startswith(INAPPLICABLE)
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -179,6 +185,11 @@ class Record:
     @property
     def epsilon(self) -> dict[Norm, float]:
         return self.suite.epsilon
+
+    @property
+    def inapplicable(self) -> bool:
+        """The method is not for these data: no failure of anything."""
+        return is_inapplicable(self.error)
 
     @property
     def at_epsilon(self) -> list[str]:

@@ -73,7 +73,7 @@ def _evaluate(cell: Cell, job: Job, data: Dataset, training: Training, deadline:
             raise TrainingFailedError(training.error)
         net = unpack(
             network_bytes(job.networks, training),
-            blueprint_of(training, cell.method, job.suite.network),
+            blueprint_of(training, cell.method, job.suite.network, data.checkpoint),
             data.train.device,
         )
         names = (cell.method.info.key, cell.repetition)

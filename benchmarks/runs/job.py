@@ -11,6 +11,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import NetworkFileError, Training, damaged, find_training, network_path
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.applicable import NotApplicableError
 from marginbench.benchmarks.training.loop import DivergedError
 from marginbench.methods import MarginbenchError
 from marginbench.methods.blame import blamed, fault
@@ -90,7 +91,7 @@ def finished(path: Path, job: Job) -> Record | None:
 
 def reason(failure: Exception) -> str:
     """Why a run failed, in one line: what was raised, and where."""
-    if isinstance(failure, TrainingFailedError | NetworkFileError):
+    if isinstance(failure, TrainingFailedError | NetworkFileError | NotApplicableError):
         return str(failure)
     if isinstance(failure, DivergedError | DeadlineError):
         return f"{type(failure).__name__.removesuffix('Error').lower()}: {failure}"

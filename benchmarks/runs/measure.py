@@ -15,9 +15,11 @@ from marginbench.benchmarks.evaluation.partial import Partial
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.files import UnwritableError
-from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.metrics import enclosed, summarise
 from marginbench.benchmarks.records.provenance import environment
 from marginbench.benchmarks.records.record import About, Identity, Record, SuiteFacts, write_record
+from marginbench.benchmarks.records.scores import SCORES, scores
 from marginbench.benchmarks.runs.job import now, reason
 from marginbench.benchmarks.runs.plan import Cell, about_of
 from marginbench.benchmarks.suites.evaluation import Evaluation
@@ -25,6 +27,10 @@ from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.curve import accuracy, seen_split
 from marginbench.methods import MarginbenchError, Net, spec_of
 
+NOT_OF_SENTENCES = (
+    "Attacks and certificates in pixels are not applicable: tokens cannot be moved by a little. Radii, robust and"
+    " certified accuracy are therefore not measured, which is another thing than 0."
+)
 Results = tuple[dict[str, Any], dict[str, np.ndarray]]  # fields of the record, per-point arrays
 
 
@@ -64,7 +70,7 @@ def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dat
         repetition=entry.identity.repetition,
         status="done" if error is None else "failed",
         error=error,
-        columns=[column for probe in suite.evaluation.probes.values() for column in probe.columns],
+        columns=_columns(suite.evaluation, data),
         notes=_notes(suite.evaluation, data),
         suite=SuiteFacts.of(settings),
         environment=environment(data.train.device),
@@ -98,7 +104,11 @@ def measure(
         net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline, partial=partial
     )
     results = {
-        "metrics": derived_metrics(evaluated.arrays, suite.evaluation, _generalisation(net, data)),
+        "metrics": derived_metrics(
+            evaluated.arrays,
+            suite.evaluation,
+            {**_generalisation(net, data), **scores(_judged_by(data), evaluated.arrays)},
+        ),
         "cost": {"evaluation_seconds": time.perf_counter() - start + evaluated.recalled},
         "estimators": evaluated.estimators,
         "doubts": evaluated.doubts,
@@ -116,7 +126,10 @@ def derived_metrics(
         MarginbenchError: a probe's name for a metric is taken.
     """
     metrics = {**summarise(arrays, evaluation.epsilon), **more}
+    sentences = not enclosed(arrays)
     for name, probe in evaluation.probes.items():
+        if probe.reads_sentences != sentences:
+            continue
         measured = probe.metrics(arrays, evaluation.epsilon)
         if taken := measured.keys() & metrics.keys():
             raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
@@ -130,10 +143,21 @@ def _generalisation(net: Net, data: Dataset) -> dict[str, float]:
     return {"train_accuracy": seen, "validation_accuracy": unseen, "generalisation_gap": seen - unseen}
 
 
+def _judged_by(data: Dataset) -> tuple[str, ...]:
+    return () if data.text is None else data.text.metrics
+
+
+def _columns(evaluation: Evaluation, data: Dataset) -> list[Column]:
+    """Those that not all tables have."""
+    of_data = [SCORES[name] for name in _judged_by(data)]
+    return [*of_data, *(column for probe in evaluation.probes.values() for column in probe.columns)]
+
+
 def _notes(evaluation: Evaluation, data: Dataset) -> list[str]:
     """Sentences below a table: what its reader must know of the points and of the probes."""
     asked, there = evaluation.points, len(data.test)
     few = f"The test split has {there} images: all were measured, although {asked} points were asked for."
-    return [few] * (there < asked) + [
-        note for probe in evaluation.probes.values() if (note := probe.note(evaluation.epsilon))
-    ]
+    notes = [note for probe in evaluation.probes.values() if (note := probe.note(evaluation.epsilon))]
+    if data.text is not None:
+        return [NOT_OF_SENTENCES, *notes]
+    return [few] * (there < asked) + notes

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.record import Record, is_inapplicable
 from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.runs.console import Step
 from marginbench.benchmarks.runs.interrupt import check_interrupted
@@ -130,7 +130,7 @@ def describe(record: Record | Training) -> str:
     """One line about a finished run."""
     head = f"{record.method:<20} seed {record.repetition}"
     if record.status == "failed":
-        return f"{head}  FAILED {record.error}"
+        return f"{head}  {'' if is_inapplicable(record.error) else 'FAILED '}{record.error}"
     if isinstance(record, Training):
         unseen = f"{record.curve[-1].validation_accuracy:.1%}" if record.curve else "?"
         return f"{head}  validation {unseen}  train {record.total_seconds:.1f} s  {size(record.size)}"

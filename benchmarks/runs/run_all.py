@@ -17,7 +17,7 @@ from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plugins import load_plugins
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
-from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.record import Record, is_inapplicable
 from marginbench.benchmarks.records.training import NETWORKS, Training, find_training
 from marginbench.benchmarks.runs.choice import choose_methods, split_settings
 from marginbench.benchmarks.runs.console import shown
@@ -239,9 +239,10 @@ def _failed(work: Work, current: Iterable[Record]) -> int:
     """How many of the runs asked for have the record of a failure."""
     if work.job.options.only == "train":
         trainings = (find_training(work.job.networks, cell.training.id) for cell in work.cells)
-        return sum(training is not None and training.status == "failed" for training in trainings)
+        ended = [training for training in trainings if training is not None and training.status == "failed"]
+        return sum(not is_inapplicable(training.error) for training in ended)
     asked = {cell.id for cell in work.cells}
-    return sum(record.status == "failed" and record.id in asked for record in current)
+    return sum(record.status == "failed" and not record.inapplicable and record.id in asked for record in current)
 
 
 def count_workers(work: Work) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from pydantic import (
+    Field,
     ModelWrapValidatorHandler,
     PositiveFloat,
     PrivateAttr,
@@ -36,13 +37,17 @@ def in_pixels(radius: float) -> str:
     return f": for {radius:g}/255 write {radius / 255:.4g}" if radius <= 255 * 255 else ""
 
 
+OF_IMAGES = ("epsilon", "attacks", "certificates")
+"""Keys without which margins of images cannot be enclosed; sentences have no use for them."""
+
+
 class Evaluation(Section):
     """A section [evaluation.KEY] for the key of a probe adds that measurement and its columns."""
 
-    epsilon: dict[Norm, PositiveFloat]
+    epsilon: dict[Norm, PositiveFloat] = Field(default_factory=dict)  # this and the tables: of images alone
     points: Count  # test images: all, or a sample in which every class has its share
-    attacks: dict[str, Settings]  # name to settings; the name of a preset stands for its table
-    certificates: dict[str, Settings]
+    attacks: dict[str, Settings] = Field(default_factory=dict)  # the name of a preset stands for its table
+    certificates: dict[str, Settings] = Field(default_factory=dict)  # name to settings
     _sections: dict[str, Settings] = PrivateAttr(default_factory=dict)  # of probes, without their classes: see `probes`
 
     @model_validator(mode="wrap")

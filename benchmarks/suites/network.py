@@ -25,6 +25,7 @@ class Network(Section):
     name: str | None = None
     file: str | None = None  # FILE.py:FUNCTION; the function is make(shape) or make(shape, width)
     width: Count | None = None  # default: the network's own
+    checkpoint: str | None = None  # of a pretrained network: a folder, or a model of the hub; it has the tokenizer too
     _sha256: str | None = PrivateAttr(None)  # of the file, as it was executed
 
     @field_validator("name")
@@ -56,6 +57,16 @@ class Network(Section):
                 self._sha256 = from_file(self.file, self.width).source
             except MarginbenchError as error:
                 raise ValueError(str(error)) from None
+        pretrained = self.name is not None and NETWORKS[self.name].pretrained
+        if pretrained and self.checkpoint is None:
+            raise ValueError(
+                f'network.checkpoint: {self.name} needs one, a folder or a model of the hub: "bert-base-uncased"'
+            )
+        if not pretrained and self.checkpoint is not None:
+            known = ", ".join(sorted(name for name, of in NETWORKS.items() if of.pretrained))
+            raise ValueError(f"network.checkpoint: of {known} alone; {self.label} starts from random weights")
+        if pretrained and self.width is not None:
+            raise ValueError(f"network.width: has no effect on {self.name}: its checkpoint has the width")
         return self
 
     @property
@@ -82,8 +93,10 @@ class Network(Section):
 
     @model_serializer(mode="wrap")
     def _versioned(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As it enters records and hashes: a file without its folder, and the SHA-256 of what is not built in."""
+        """As it enters records and hashes: files without their folders, and the SHA-256 of what is not built in."""
         values = {key: value for key, value in handler(self).items() if value is not None}
+        if self.checkpoint is not None:  # the fingerprint of the data knows its content
+            values["checkpoint"] = Path(self.checkpoint).name
         if self.file is not None:
             return {**values, "file": self.label, "sha256": self._sha256}
         source = NETWORKS.source(str(self.name))

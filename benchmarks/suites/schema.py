@@ -12,11 +12,12 @@ from typing import Any, get_args
 from pydantic import Field, ValidationError
 
 from marginbench.benchmarks.data.dataset import Dataset, load_data
+from marginbench.benchmarks.data.sentence_sets import is_text
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.plugins import load_installed_plugins
 from marginbench.benchmarks.probes.scan import PROBES
 from marginbench.benchmarks.section import Count, Section
-from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators, in_pixels
+from marginbench.benchmarks.suites.evaluation import OF_IMAGES, Evaluation, check_estimators, in_pixels
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import NORMS, MarginbenchError, Norm
@@ -34,6 +35,7 @@ class Data(Section):
     train_size: Count | None = None  # images to train on; default: all that are left
     imbalance: float | None = Field(default=None, ge=1)  # first class to last, in images: a long-tailed training split
     size: Count | None = None  # height and width of the images, for image folders only
+    max_length: Count | None = None  # tokens of a sentence or pair, of sets with a tokenizer; default: 128
 
 
 class Suite(Section):
@@ -85,7 +87,16 @@ class Suite(Section):
         Raises:
             MarginbenchError: as `load_data`, or a radius that reaches every image.
         """
-        data = load_data(**self.data.model_dump(), folder=self.folder, data_dir=data_dir)
+        network = self.network.architecture()
+        if network.text != is_text(self.data.name):
+            reads, are = ("sentences", "images")[:: 1 if network.text else -1]
+            raise MarginbenchError(
+                f"network {self.network.label!r} reads {reads}, and the data {self.data.name!r} are {are}"
+            )
+        checkpoint = self.network.checkpoint
+        data = load_data(**self.data.model_dump(), folder=self.folder, data_dir=data_dir, checkpoint=checkpoint)
+        if data.text is not None:
+            return data
         radius, widest = self.evaluation.epsilon["l2"], math.sqrt(math.prod(data.shape))
         if radius >= widest:
             raise MarginbenchError(
@@ -158,6 +169,8 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
     values = {key: value for key, value in values.items() if key not in INTERNAL}
     if isinstance(values.get("methods"), list):  # TOML knows no tuples
         values = {**values, "methods": tuple(values["methods"])}
+    for key in _missing(values):
+        problems.add(f"key 'evaluation.{key}' is missing")
     suite = None
     try:
         suite = Suite(**values, folder=folder)
@@ -175,6 +188,14 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
     problems.report()
     assert suite is not None
     return suite
+
+
+def _missing(values: Mapping[str, Any]) -> list[str]:
+    """Keys of the evaluation that a suite of images needs."""
+    data, evaluation = values.get("data"), values.get("evaluation")
+    if not (isinstance(data, Mapping) and isinstance(evaluation, Mapping)) or is_text(str(data.get("name"))):
+        return []
+    return [key for key in OF_IMAGES if key not in evaluation]
 
 
 def _estimators_of(values: Mapping[str, Any], wrong: Set[Any]) -> Evaluation | None:

@@ -27,7 +27,7 @@ class Training(Section):
     no_decay: list[Literal["vectors", "depthwise"]] | None = None  # weights that it leaves out; default: none
     optimiser: str = "adam"  # or sgd, or a class of torch.optim by its name
     optimiser_settings: Settings | None = None  # further arguments of the class
-    schedule: Literal["one_cycle", "constant", "drops"] = "one_cycle"
+    schedule: Literal["one_cycle", "constant", "drops", "linear"] = "one_cycle"
     drops: list[list[NonNegativeFloat]] | None = None  # [epoch, factor on the learning rate from then on], in order
     warm_up: PositiveFloat | None = None  # epochs in which the rate rises linearly; one_cycle has its own
     nesterov: bool | None = None  # of sgd; default: yes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.record import INAPPLICABLE
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, is_baseline
@@ -107,10 +108,13 @@ def page_columns(board: Board) -> list[PageColumn]:
 
 def doubts_of(row: Row) -> Cell:
     """Reasons to distrust the row, why it does not count, and how its runs failed; empty where all is well."""
-    failed = f"FAILED {row.facts['failed']}x" if row.facts["failed"] else ""
-    words = "; ".join(filter(None, (row.texts["doubts"], failed)))
-    detail = (Span(f": {row.texts['error']}", "error"),) if failed else ()
-    return (Span(words), *detail) if words else ()
+    error = row.texts["error"]
+    if row.facts["failed"]:
+        ended, detail = f"FAILED {row.facts['failed']}x", f": {error}"
+    else:  # the row says why there is none
+        ended, detail = INAPPLICABLE * bool(error), error.removeprefix(INAPPLICABLE)
+    words = "; ".join(filter(None, (row.texts["doubts"], ended)))
+    return (Span(words), *((Span(detail, "error"),) if ended else ())) if words else ()
 
 
 def _is_shown(fact: Column, board: Board, wanted: set[str]) -> bool:

@@ -156,7 +156,8 @@ def _with_fronts(rows: Sequence[Row]) -> list[Row]:
 
 def _row(group: Sequence[Record], metrics: Mapping[str, Mapping[str, float]], mark: str, names: Sequence[str]) -> Row:
     done = [record for record in group if record.status == "done"]
-    failed = [record for record in group if record.status == "failed"]
+    ended = [record for record in group if record.status == "failed"]
+    failed = [record for record in ended if not record.inapplicable]
     first = group[0]
     seen = Counter(doubt for record in done for doubt in record.doubts)
     doubts = [f"{name} {count}/{len(done)}" for name, count in sorted(seen.items())]
@@ -176,7 +177,7 @@ def _row(group: Sequence[Record], metrics: Mapping[str, Mapping[str, float]], ma
         means={name: mean_and_interval([run.get(name, math.nan) for run in values]) for name in names},
         texts={
             "doubts": ", ".join([*doubts, *filter(None, [mark])]),
-            "error": "; ".join(sorted({record.error or "" for record in failed})),
+            "error": "; ".join(sorted({record.error or "" for record in ended})),
         },
         mark=mark,
     )

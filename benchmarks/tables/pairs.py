@@ -23,7 +23,7 @@ from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS, Pairwise, pairwise
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import measured_by
-from marginbench.methods import NORMS, MarginbenchError
+from marginbench.methods import MarginbenchError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,11 +162,11 @@ def _points(rows: Mapping[str, Sequence[Record]], paths: Mapping[str, Path]) -> 
 
 
 def _by_column(arrays: Mapping[str, "np.ndarray"], record: Record) -> "Iterator[tuple[str, np.ndarray]]":
-    from marginbench.benchmarks.records.metrics import per_point  # imports numpy
+    from marginbench.benchmarks.records.metrics import enclosed, per_point  # imports numpy
 
     found = per_point(arrays, record.epsilon)
     yield from found.items()
-    for norm in NORMS:
+    for norm in enclosed(arrays):
         robust = found[f"robust_accuracy_{norm}"]
         yield f"unknown_{norm}", robust & ~found.get(f"certified_accuracy_{norm}", robust & False)
     for name in ("output_margin", "feature_margin"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.network import Network
+from marginbench.benchmarks.training.applicable import building
 from marginbench.benchmarks.training.untouched import untouched
 from marginbench.methods import MarginbenchError, Method, Net, Norm, Task
 from marginbench.methods.hooks import returned
@@ -25,23 +27,26 @@ class Blueprint:
     task: Task
     stream: str  # seeds the weights, together with the repetition: they are the same for every method
     repetition: int
+    checkpoint: Path | None = None  # where a pretrained network starts
 
     def build(self, mean: Tensor, std: Tensor, device: torch.device) -> Net:
         """The network with fresh weights, as the method builds it.
 
         Args:
-            mean, std: [C] float32 statistics of the training pixels in [0, 1].
+            mean, std: [C] float32 statistics of the training pixels in [0, 1]; sentences have none.
         """
+        architecture = self.network.architecture()
         with seeds.seeded(device, self.stream, "init", self.repetition):
             net = make_net(
-                self.network.architecture(),
+                architecture,
                 self.network.width,
                 self.task.input_shape,
                 self.task.num_classes,
                 mean,
                 std,
+                self.checkpoint,
             )
-            with untouched(self.method.build):
+            with building(architecture.text), untouched(self.method.build):
                 built = returned(self.method.build, self.method.build(net, self.task), Net, "end it with `return net`")
             return built.to(device)
 

@@ -1,5 +1,7 @@
 """Trained networks as files: what is written, and how the same network comes back."""
 
+from pathlib import Path
+
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -11,16 +13,17 @@ from marginbench.methods import MarginbenchError, Method, Net, spec_of
 from marginbench.methods.hooks import holding
 
 
-def blueprint_of(training: Training, method: Method, network: Network) -> Blueprint:
+def blueprint_of(training: Training, method: Method, network: Network, checkpoint: Path | None = None) -> Blueprint:
     """What the network of a training was built from.
 
     Args:
         method: with the hyper-parameters of the training.
         network: the section of its suite.
+        checkpoint: the folder that a pretrained network started from: its config.json says what there is to build.
     """
     channels, height, width = training.input_shape
     task = task_of(method, (channels, height, width), tuple(training.class_counts), training.identity.epsilon)
-    return Blueprint(method, network, task, training.identity.recipe["stream"], training.repetition)
+    return Blueprint(method, network, task, training.identity.recipe["stream"], training.repetition, checkpoint)
 
 
 def pack(net: Net) -> bytes:

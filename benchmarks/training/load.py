@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from marginbench.benchmarks.data.dataset import data_folder
+from marginbench.benchmarks.nets.checkpoint import find_checkpoint
 from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.training import NETWORKS as FOLDER
@@ -49,7 +51,8 @@ def load_network(
     training = from_toml(path) if path.suffix == ".toml" else read_training(path)
     content = network_bytes(path.parent, training, path.stem)
     section = _section(training.identity.recipe["network"], network)
-    blueprint = blueprint_of(training, method_of(training), section)
+    checkpoint = None if section.checkpoint is None else find_checkpoint(section.checkpoint, [data_folder()])
+    blueprint = blueprint_of(training, method_of(training), section, checkpoint)
     try:
         return unpack(content, blueprint, torch.device(device)), training
     except MarginbenchError as error:
@@ -104,7 +107,8 @@ def method_of(training: Training) -> Method:
 def _section(values: Mapping[str, Any], file: str | Path | None) -> Network:
     """The section `network` of the suite that a training was done with."""
     if "file" not in values:
-        section = Network(name=values["name"], width=values.get("width"))
+        known = {key: values.get(key) for key in ("width", "checkpoint")}
+        section = Network(name=values["name"], **known)
         if values.get("source") != NETWORKS.source(values["name"]):
             log.warning("network %s: the plug-in that builds it has changed since the training", values["name"])
         return section

@@ -57,6 +57,7 @@ def lr_factor(settings: Training, progress: float) -> float:
     """Factor on the learning rate, at a share `progress` of the training.
 
     `one_cycle`: rises linearly, then falls to 0 as a half cosine. `drops`: 1, then the factor of the last drop.
+    `linear`: falls to 0 in a straight line, from the end of the warm-up on.
     """
     if settings.schedule == "one_cycle":
         if progress < WARM_UP:
@@ -65,6 +66,9 @@ def lr_factor(settings: Training, progress: float) -> float:
     epoch = progress * settings.epochs
     passed = [factor for start, factor in settings.drops or () if epoch >= start - 1e-9]
     rise = 1.0 if settings.warm_up is None else min(1.0, epoch / settings.warm_up)
+    if settings.schedule == "linear" and rise == 1.0:
+        start = (settings.warm_up or 0.0) / settings.epochs
+        return (1 - progress) / (1 - start) if start < 1 else 1.0
     return (passed[-1] if passed else 1.0) * rise
 
 
@@ -75,6 +79,8 @@ def decay(settings: Training, progress: float) -> float:
     """
     if settings.schedule == "one_cycle":
         return 1.0 if progress < WARM_UP else lr_factor(settings, progress)
+    if settings.schedule == "linear":
+        return 1.0 if progress * settings.epochs < (settings.warm_up or 0.0) else lr_factor(settings, progress)
     factors = dict([(0.0, 1.0), *((drop[0], drop[1]) for drop in settings.drops or ())])
     peak = max(factors.values())
     last = max(start for start, factor in factors.items() if factor == peak)

@@ -11,11 +11,13 @@ STATISTICS = 100_000  # images that count
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel [C] of the images in [0, 1], of the first 100,000 if there are more.
 
-    Computed on the CPU in integers, or in float64 where the images are float32: the same wherever the images are.
+    Sentences have none: 0 and 1. Computed on the CPU in integers, or in float64 where the images are float32: the same wherever the images are.
     """
+    channels = split.x.shape[1]
+    if split.is_text:
+        return torch.zeros(channels), torch.ones(channels)
     if split.x.is_floating_point():
         return _float_statistics(split.x[:STATISTICS])
-    channels = split.x.shape[1]
     counts = torch.zeros(channels, 256, dtype=torch.int64)  # how often each level occurs
     for part in split.x[:STATISTICS].split(1000):
         for channel, pixels in enumerate(part.cpu().unbind(1)):

@@ -13,6 +13,7 @@ from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.upload import upload
 from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.applicable import check_applicable
 from marginbench.benchmarks.training.blueprint import Blueprint, needs_radii, task_of
 from marginbench.benchmarks.training.group import Group
 from marginbench.benchmarks.training.optimiser import decay, lr_factor, make_optimiser, replayable
@@ -20,7 +21,7 @@ from marginbench.benchmarks.training.pixels import pixel_statistics
 from marginbench.benchmarks.training.recorder import CudaGraph, Recorder
 from marginbench.benchmarks.training.replay import Replay
 from marginbench.benchmarks.training.untouched import untouched
-from marginbench.methods import Batch, Context, Loss, Method
+from marginbench.methods import Batch, Context, Loss, MarginbenchError, Method
 from marginbench.methods.hooks import holding, returned
 
 HOW = ("fused", "foreach", "capturable")  # how this machine runs an optimiser: no part of a checkpoint
@@ -52,6 +53,7 @@ class Run:
         recorder: Callable[[], Recorder] | None = None,
         compiled: bool = False,
     ) -> None:
+        check_applicable(method, data)
         self.method = method
         self.suite = suite
         self.split = data.train
@@ -59,7 +61,7 @@ class Run:
         counts = torch.bincount(data.train.y, minlength=data.num_classes).tolist()
         task = task_of(method, data.shape, tuple(counts), suite.trained_for if needs_radii(method) else None)
         mean, std = pixel_statistics(data.train)
-        self.blueprint = Blueprint(method, suite.network, task, draws, repetition)
+        self.blueprint = Blueprint(method, suite.network, task, draws, repetition, data.checkpoint)
         self.net = self.blueprint.build(mean, std, device).train()
         if compiled:  # not the module: its hooks count passes
             vars(self.net.body)["forward"] = torch.compile(self.net.body.forward)
@@ -80,6 +82,8 @@ class Run:
         self.order_seed = (draws, "order", repetition)
         self._augment, self._fill = suite.training.augment, mean.to(device)
         if self._augment is not None:
+            if data.text is not None:
+                raise MarginbenchError("training.augment: of images; sentences are taken as they are")
             self._augment.check(self.split.images(slice(2)), self._fill)
         self._augment_stream = seeds.generator("cpu", draws, "augment", repetition)  # the same for every method
         self._order = torch.empty(0)

@@ -26,6 +26,7 @@ class Cutout(Method):
         year=2017,
         claims=("accuracy", "input_margin"),
         neutral={"length": 0.0},
+        needs=frozenset({"pixels"}),
         deviations=(
             "the length is a share of the image: the paper's 16 pixels on CIFAR-10 are half of an image, 8 on CIFAR-100"
             " a quarter, 20 on SVHN five eighths",

@@ -14,7 +14,8 @@ from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation import sandwich as margins
-from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
+from marginbench.benchmarks.evaluation.evaluated import Evaluated
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import Net
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
-from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
+from marginbench.benchmarks.evaluation.evaluated import Evaluated
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.probes.clever import Clever
 from marginbench.benchmarks.probes.constrained_margin import ConstrainedMargin
 from marginbench.benchmarks.probes.linearised_margin import LinearisedMargin

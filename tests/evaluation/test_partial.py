@@ -18,8 +18,9 @@ from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import sandwich
+from marginbench.benchmarks.evaluation.evaluated import Evaluated
 from marginbench.benchmarks.evaluation.partial import Found, Partial
-from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import Net
 

@@ -13,9 +13,10 @@ from marginbench.benchmarks.certificates.crown import crown
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
+from marginbench.benchmarks.evaluation.evaluated import Evaluated
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.recheck import LEAST, recheck
-from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, Norm, NotApplicable, Radii, create

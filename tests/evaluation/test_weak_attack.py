@@ -13,8 +13,9 @@ from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import weak_attack as module
+from marginbench.benchmarks.evaluation.evaluated import Evaluated
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, sample
-from marginbench.benchmarks.evaluation.sandwich import Evaluated, evaluate
+from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Net, create

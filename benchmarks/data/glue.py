@@ -1,0 +1,171 @@
+"""The tasks of GLUE (Wang et al., ICLR 2019, arXiv 1804.07461) from TSV files in its own layout.
+
+The labels of GLUE's test files are hidden: `dev.tsv` is the test split here, as in papers. Fields are split at tabs and
+nothing else: quotation marks mean themselves. `train.tsv` of QQP has broken lines, which everybody leaves out.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from marginbench.benchmarks.data.glue_fetch import fetch
+from marginbench.benchmarks.machine.files import placeholder
+from marginbench.methods import MarginbenchError
+
+log = logging.getLogger(__name__)
+
+BROKEN = 1e-3  # share of the training lines that may be left out
+ABOVE = ("", "glue", "GLUE", "glue_data")  # folders of the data folder that may hold those of the tasks
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the files of a task are laid out."""
+
+    folder: str
+    columns: tuple[str, ...]  # of the sentence, or of both, by the header
+    label: str  # its column
+    classes: tuple[str, ...]  # class k is written so; the order is that of the hub's `nyu-mll/glue`
+    metrics: tuple[str, ...] = ()  # by which GLUE judges it beside accuracy: names in `records.scores`
+    dev: str = "dev.tsv"
+    header: tuple[str, ...] = ()  # of files that have none
+    hub: tuple[str, str] = ("", "validation")  # configuration and split there
+
+
+ENTAILMENT = ("entailment", "not_entailment")
+MNLI = ("entailment", "neutral", "contradiction")
+TASKS: Mapping[str, Task] = {
+    "cola": Task(
+        "CoLA", ("sentence",), "label", ("0", "1"), ("matthews",), header=("source", "label", "mark", "sentence")
+    ),
+    "sst2": Task("SST-2", ("sentence",), "label", ("0", "1")),
+    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1"), ("f1",)),
+    "qqp": Task("QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), ("f1",)),
+    "qnli": Task("QNLI", ("question", "sentence"), "label", ENTAILMENT),
+    "rte": Task("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
+    "wnli": Task("WNLI", ("sentence1", "sentence2"), "label", ("0", "1")),
+    "mnli": Task(
+        "MNLI",
+        ("sentence1", "sentence2"),
+        "gold_label",
+        MNLI,
+        dev="dev_matched.tsv",
+        hub=("mnli", "validation_matched"),
+    ),
+    "mnli_mm": Task(
+        "MNLI",
+        ("sentence1", "sentence2"),
+        "gold_label",
+        MNLI,
+        dev="dev_mismatched.tsv",
+        hub=("mnli", "validation_mismatched"),
+    ),
+}
+NOT_APPLICABLE: Mapping[str, str] = {
+    "stsb": "STS-B grades pairs of sentences from 0 to 5. That is a regression: there are no classes for a margin to lie"
+    " between, and its Pearson and Spearman correlations are of no classifier"
+}
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """A task as text: rows (sentence,) or (sentence, sentence) and their classes."""
+
+    name: str
+    task: Task
+    train: Sequence[tuple[str, ...]]
+    train_labels: Sequence[int]
+    test: Sequence[tuple[str, ...]]
+    test_labels: Sequence[int]
+    sha256: str  # of both files
+
+
+def read_task(name: str, data_dir: Path) -> Sentences:
+    """Read a task. Where its files are missing, they are fetched from the hub if `datasets` is there.
+
+    Raises:
+        MarginbenchError: a file is missing or malformed, with its line.
+    """
+    task = TASKS[name]
+    folder = _folder(name, task, data_dir)
+    parts, content = [], hashlib.sha256()
+    for file, broken in (("train.tsv", BROKEN), (task.dev, 0.0)):
+        path = folder / file
+        try:
+            if (problem := placeholder(path)) is not None:
+                raise MarginbenchError(f"{path}: it {problem}")
+            raw = path.read_bytes()
+            text = raw.decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MarginbenchError(f"{path}: cannot be read ({error})") from None
+        content.update(hashlib.sha256(raw).digest())
+        parts.append(_rows(path, text, task, broken))
+    (train, train_labels), (test, test_labels) = parts
+    return Sentences(name, task, train, train_labels, test, test_labels, content.hexdigest())
+
+
+def _folder(name: str, task: Task, data_dir: Path) -> Path:
+    """Where both files are."""
+    wanted = ("train.tsv", task.dev)
+    looked = [data_dir / above / task.folder for above in ABOVE]
+    for folder in looked:
+        if all((folder / file).is_file() for file in wanted):
+            return folder
+    missing = " and ".join(file for file in wanted if not (looked[0] / file).is_file())
+    config, split = task.hub
+    try:
+        fetch(looked[0], config or name, {"train.tsv": "train", task.dev: split}, partial(_lines, task))
+    except MarginbenchError as error:
+        raise MarginbenchError(
+            f"data {name!r}: no {missing} in {looked[0]}: copy GLUE's folder {task.folder} there (gluebenchmark.com/tasks;"
+            f" or on a machine with a network run the command once, with pip install 'marginbench[text]'), or set"
+            f" data_dir or MARGINBENCH_DATA to the folder that has it; {error}"
+        ) from None
+    return looked[0]
+
+
+def _rows(path: Path, text: str, task: Task, broken: float) -> tuple[list[tuple[str, ...]], list[int]]:
+    """The sentences and classes of a file."""
+    lines = text.removesuffix("\n").split("\n")  # not splitlines: sentences hold other separators of lines
+    header = task.header or tuple(lines.pop(0).rstrip("\r").split("\t"))
+    first = 1 if task.header else 2
+    needed = (*task.columns, task.label)
+    if missing := [column for column in needed if column not in header]:
+        raise MarginbenchError(
+            f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}: is it the file of GLUE's {task.folder}?"
+        )
+    places = [header.index(column) for column in needed]
+    number = {label: k for k, label in enumerate(task.classes)}
+    rows, labels, wrong = [], [], []
+    for at, line in enumerate(lines, first):
+        fields = line.rstrip("\r").split("\t")
+        if len(fields) != len(header) or fields[places[-1]] not in number:
+            wrong.append((at, line))
+            continue
+        rows.append(tuple(fields[i] for i in places[:-1]))
+        labels.append(number[fields[places[-1]]])
+    if wrong:
+        at, line = wrong[0]
+        seen = f"{path}, line {at}: not {len(header)} fields with a class of {', '.join(task.classes)}: {line[:60]!r}"
+        if len(wrong) > broken * len(lines):
+            raise MarginbenchError(f"{seen} ({len(wrong)} such lines): copy or download the file again")
+        log.warning("%s; %d such lines of %d are left out", seen, len(wrong), len(lines))
+    if len(set(labels)) < len(task.classes):
+        raise MarginbenchError(f"{path}: has not all classes {', '.join(task.classes)} in its {len(rows)} lines")
+    return rows, labels
+
+
+def _lines(task: Task, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Lines of a task's file from rows of the hub: both name sentences otherwise, and have them in one order."""
+    header = task.header or (*task.columns, task.label)
+    if not task.header:
+        yield "\t".join(header)
+    for row in rows:
+        sentences = [" ".join(str(value).split()) for key, value in row.items() if key not in ("label", "idx")]
+        known = dict(zip(task.columns, sentences, strict=True))
+        known[task.label] = task.classes[row["label"]]
+        yield "\t".join(known.get(name, "-") for name in header)

@@ -1,0 +1,92 @@
+"""Sentences to token ids, once for each checkpoint and length: the result is kept beside the data."""
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marginbench.benchmarks.data.arrays import Arrays
+from marginbench.benchmarks.data.glue import Sentences
+from marginbench.benchmarks.data.text import Text, as_tensor
+from marginbench.benchmarks.machine.files import UnwritableError, digest, write_atomically
+from marginbench.benchmarks.nets.checkpoint import INSTALL, WORDS, checkpoint_digest
+from marginbench.methods import MarginbenchError
+
+log = logging.getLogger(__name__)
+
+BLOCK = 10_000  # rows that are tokenised at once
+PARTS = ("train", "test")
+
+
+def tokenised(found: Sentences, checkpoint: Path, max_length: int, data_dir: Path) -> Arrays:
+    """The arrays of a task in the tokens of a checkpoint.
+
+    [CLS] sentence [SEP], or [CLS] first [SEP] second [SEP]. Of what is longer than `max_length` the end is cut, token by
+    token of the longer sentence of a pair. All rows are padded to the longest, at most `max_length`.
+
+    Raises:
+        MarginbenchError: transformers is not installed, or the folder holds no tokenizer that it can read.
+    """
+    meaning = checkpoint_digest(checkpoint)
+    cache = data_dir / "tokens" / f"{found.name}-{digest([found.sha256, meaning, max_length])[:16]}.npz"
+    if (kept := _read(cache)) is None:
+        tokenizer = _tokenizer(checkpoint)
+        vocabulary = len(tokenizer)
+        rows = {part: _rows(tokenizer, getattr(found, part), max_length) for part in PARTS}
+        length = max(len(ids) for part in rows.values() for ids, _ in part)
+        pad = tokenizer.pad_token_id or 0
+        kept = {part: as_tensor(rows[part], length, pad) for part in PARTS} | {"vocabulary": np.array(vocabulary)}
+        _keep(cache, kept)
+    labels = [np.array(labels, np.int64) for labels in (found.train_labels, found.test_labels)]
+    text = Text(int(kept["vocabulary"]), meaning, found.task.metrics, checkpoint)
+    return Arrays(kept["train"], labels[0], kept["test"], labels[1], levels=1, text=text)
+
+
+def _tokenizer(checkpoint: Path) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MarginbenchError(f"checkpoint {checkpoint}: its tokenizer needs transformers: {INSTALL}") from None
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        reason = " ".join(str(error).split())
+        raise MarginbenchError(f"checkpoint {checkpoint}: no tokenizer can be read from {WORDS} ({reason})") from None
+
+
+def _rows(tokenizer: Any, sentences: Sequence[tuple[str, ...]], max_length: int) -> list[tuple[list[int], list[int]]]:
+    """Token ids, and segments from 1 on."""
+    rows = []
+    for start in range(0, len(sentences), BLOCK):
+        columns = [list(column) for column in zip(*sentences[start : start + BLOCK], strict=True)]
+        out = tokenizer(*columns, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
+        rows += [
+            (ids, [1 + kind for kind in kinds])
+            for ids, kinds in zip(out["input_ids"], out["token_type_ids"], strict=True)
+        ]
+    return rows
+
+
+def _read(cache: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(cache, allow_pickle=False) as file:
+            return {key: file[key] for key in (*PARTS, "vocabulary")}
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        log.warning("%s: cannot be read (%s): made again", cache, error)
+        return None
+
+
+def _keep(cache: Path, arrays: dict[str, np.ndarray]) -> None:
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache, buffer.getvalue())
+    except (OSError, UnwritableError) as error:  # the next process tokenises again
+        log.info("token ids are not kept: %s", error)
