@@ -141,7 +141,8 @@ def suites() -> str:
     rows = []
     for name in suite_names():
         suite = load_suite(name)
-        radii = ", ".join(f"{suite.evaluation.epsilon[norm]:g} {NORM_TEXT[norm]}" for norm in reversed(NORMS))
+        epsilon = suite.evaluation.epsilon
+        radii = ", ".join(f"{epsilon[norm]:g} {NORM_TEXT[norm]}" for norm in reversed(NORMS) if norm in epsilon) or "-"
         methods = len(suite.methods) if suite.methods else "all"
         rows.append((name, suite.title, methods, suite.seeds, suite.data.name, suite.network.label, radii))
     return tabulate(rows, ("suite", "title", "rows", "seeds", "data", "network", "radii"), tablefmt="github")

@@ -14,7 +14,7 @@ from marginbench.methods.facts import Need
 
 
 def needs_declared(method: Method) -> None:
-    """What Info.needs declares is what is observed: gradients of inputs, inner attacks, changed pixels, tables, own steps.
+    """What Info.needs declares is what is observed: gradients of inputs, inner attacks, pixels, tables, own steps.
 
     An inner attack asks the network about images that depend on it: with other weights and the same random numbers
     they are others. Noise is none, however often it is drawn.

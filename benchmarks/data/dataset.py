@@ -140,14 +140,11 @@ def load_data(
     Raises:
         MarginbenchError: unknown name, missing or malformed data, or a split that cannot be made.
     """
+    home = data_folder(data_dir)
     if is_text(name):
-        if size is not None:
-            raise MarginbenchError(f"data.size={size}: for image folders only; {name!r} are sentences")
-        found = find_sentences(name, folder, data_folder(data_dir), max_length, checkpoint)
-    elif max_length is not None:
-        raise MarginbenchError(f"data.max_length={max_length}: for sentences only; {name!r} are images")
+        found = find_sentences(name, folder, home, max_length, checkpoint, size)
     else:
-        found = find(name, folder, data_folder(data_dir), size)
+        found = find(name, folder, home, size, max_length)
     labels, count = found.y_train, len(found.y_train)
     if not labels.any():
         raise MarginbenchError(f"data {name!r}: has one class alone: a margin lies between two classes or more")

@@ -36,38 +36,24 @@ class Task:
     hub: tuple[str, str] = ("", "validation")  # configuration and split there
 
 
+BINARY = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
-MNLI = ("entailment", "neutral", "contradiction")
+THREE = ("entailment", "neutral", "contradiction")
+PAIR = ("sentence1", "sentence2")
 TASKS: Mapping[str, Task] = {
-    "cola": Task(
-        "CoLA", ("sentence",), "label", ("0", "1"), ("matthews",), header=("source", "label", "mark", "sentence")
-    ),
-    "sst2": Task("SST-2", ("sentence",), "label", ("0", "1")),
-    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1"), ("f1",)),
-    "qqp": Task("QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), ("f1",)),
+    "cola": Task("CoLA", ("sentence",), "label", BINARY, ("matthews",), header=("source", "label", "mark", "sentence")),
+    "sst2": Task("SST-2", ("sentence",), "label", BINARY),
+    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", BINARY, ("f1",)),
+    "qqp": Task("QQP", ("question1", "question2"), "is_duplicate", BINARY, ("f1",)),
     "qnli": Task("QNLI", ("question", "sentence"), "label", ENTAILMENT),
-    "rte": Task("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
-    "wnli": Task("WNLI", ("sentence1", "sentence2"), "label", ("0", "1")),
-    "mnli": Task(
-        "MNLI",
-        ("sentence1", "sentence2"),
-        "gold_label",
-        MNLI,
-        dev="dev_matched.tsv",
-        hub=("mnli", "validation_matched"),
-    ),
-    "mnli_mm": Task(
-        "MNLI",
-        ("sentence1", "sentence2"),
-        "gold_label",
-        MNLI,
-        dev="dev_mismatched.tsv",
-        hub=("mnli", "validation_mismatched"),
-    ),
+    "rte": Task("RTE", PAIR, "label", ENTAILMENT),
+    "wnli": Task("WNLI", PAIR, "label", BINARY),
+    "mnli": Task("MNLI", PAIR, "gold_label", THREE, dev="dev_matched.tsv", hub=("mnli", "validation_matched")),
+    "mnli_mm": Task("MNLI", PAIR, "gold_label", THREE, dev="dev_mismatched.tsv", hub=("mnli", "validation_mismatched")),
 }
 NOT_APPLICABLE: Mapping[str, str] = {
-    "stsb": "STS-B grades pairs of sentences from 0 to 5. That is a regression: there are no classes for a margin to lie"
-    " between, and its Pearson and Spearman correlations are of no classifier"
+    "stsb": "STS-B grades pairs of sentences from 0 to 5. That is a regression: there are no classes for a margin to"
+    " lie between, and its Pearson and Spearman correlations are of no classifier"
 }
 
 
@@ -121,9 +107,9 @@ def _folder(name: str, task: Task, data_dir: Path) -> Path:
         fetch(looked[0], config or name, {"train.tsv": "train", task.dev: split}, partial(_lines, task))
     except MarginbenchError as error:
         raise MarginbenchError(
-            f"data {name!r}: no {missing} in {looked[0]}: copy GLUE's folder {task.folder} there (gluebenchmark.com/tasks;"
-            f" or on a machine with a network run the command once, with pip install 'marginbench[text]'), or set"
-            f" data_dir or MARGINBENCH_DATA to the folder that has it; {error}"
+            f"data {name!r}: no {missing} in {looked[0]}: copy GLUE's folder {task.folder} there (from"
+            " gluebenchmark.com/tasks; or where there is a network run the command once, after pip install"
+            f" 'marginbench[text]'), or set data_dir or MARGINBENCH_DATA to the folder that has it; {error}"
         ) from None
     return looked[0]
 
@@ -136,7 +122,7 @@ def _rows(path: Path, text: str, task: Task, broken: float) -> tuple[list[tuple[
     needed = (*task.columns, task.label)
     if missing := [column for column in needed if column not in header]:
         raise MarginbenchError(
-            f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}: is it the file of GLUE's {task.folder}?"
+            f"{path}, line 1: no column {missing[0]!r} among {', '.join(header)}: is it GLUE's {task.folder}?"
         )
     places = [header.index(column) for column in needed]
     number = {label: k for k, label in enumerate(task.classes)}

@@ -20,7 +20,12 @@ def is_text(name: str) -> bool:
 
 
 def find_sentences(
-    name: str, folder: Path, data_dir: Path, max_length: int | None = None, checkpoint: str | None = None
+    name: str,
+    folder: Path,
+    data_dir: Path,
+    max_length: int | None = None,
+    checkpoint: str | None = None,
+    size: int | None = None,
 ) -> Arrays:
     """Find a set of sentences by name.
 
@@ -37,6 +42,8 @@ def find_sentences(
     """
     if name in NOT_APPLICABLE:
         raise MarginbenchError(f"data {name!r}: not applicable: {NOT_APPLICABLE[name]}")
+    if size is not None:
+        raise MarginbenchError(f"data.size={size}: for image folders only; {name!r} are sentences")
     if name == BY_RULE:
         for key, value in (("data.max_length", max_length), ("network.checkpoint", checkpoint)):
             if value is not None:

@@ -38,7 +38,7 @@ PATIENCE = 30.0  # seconds without an answer after which a download has failed
 OTHER_FOLDER = "or set data_dir or MARGINBENCH_DATA to the folder that has it"
 
 
-def find(name: str, folder: Path, data_dir: Path, size: int | None = None) -> Arrays:
+def find(name: str, folder: Path, data_dir: Path, size: int | None = None, max_length: int | None = None) -> Arrays:
     """Find a data set by name.
 
     - `digits`: 8x8 images that come with scikit-learn.
@@ -52,6 +52,8 @@ def find(name: str, folder: Path, data_dir: Path, size: int | None = None) -> Ar
     Raises:
         MarginbenchError: unknown, missing or malformed; it says what was looked for where.
     """
+    if max_length is not None:
+        raise MarginbenchError(f"data.max_length={max_length}: for sentences only; {name!r} are images")
     if name == "digits":
         found = _digits()
     elif name.endswith(".npz"):

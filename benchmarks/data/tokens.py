@@ -25,7 +25,7 @@ PARTS = ("train", "test")
 def tokenised(found: Sentences, checkpoint: Path, max_length: int, data_dir: Path) -> Arrays:
     """The arrays of a task in the tokens of a checkpoint.
 
-    [CLS] sentence [SEP], or [CLS] first [SEP] second [SEP]. Of what is longer than `max_length` the end is cut, token by
+    [CLS] sentence [SEP], or [CLS] first [SEP] second [SEP]. What is longer than `max_length` loses its end, token by
     token of the longer sentence of a pair. All rows are padded to the longest, at most `max_length`.
 
     Raises:

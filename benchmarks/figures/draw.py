@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from marginbench.benchmarks.figures.rows import rows_of
 from marginbench.benchmarks.figures.scan import FIGURES, Figure
 from marginbench.benchmarks.figures.theme import COLUMN_MM, PIXELS_PER_MM, config
 from marginbench.benchmarks.records.reader import RESULTS
-from marginbench.methods import NORMS
+from marginbench.methods import NORMS, MarginbenchError
 from marginbench.methods.errors import ParameterError
 
 
@@ -37,6 +38,12 @@ def drawn(figure: Figure, source: Any, options: dict[str, Any]) -> Any:
     norm = options.get("norm", NORMS[0])
     if norm not in NORMS:
         raise ParameterError("norm", norm, f"should be {' or '.join(NORMS)}")
+    if "norm" in figure.options and figure.of != "suites":
+        source = rows_of(source, options.get("suite"))
+        if norm not in source.epsilon:
+            raise MarginbenchError(
+                f"{figure.name}: {source.suite} is of sentences, where nothing is measured in pixels"
+            )
     return figure.function(source, **options)
 
 

@@ -106,13 +106,13 @@ def _one_of(known: tuple[Any, ...]) -> Check:
 
 
 def _mapping(keys: Any, values: Any) -> Check:
-    """With Literal keys: exactly those."""
+    """With Literal keys: exactly those, or none."""
     check_value, known = _check(values), get_args(keys)
 
     def check(value: Any, key: str) -> dict[str, Any]:
         if type(value) is not dict:
             raise WrongValueError(key, f"should be an object, not {value!r:.40}")
-        if known and value.keys() != set(known):
+        if known and value and value.keys() != set(known):
             raise WrongValueError(key, f"should have the keys {', '.join(known)}, not {', '.join(value) or 'none'}")
         return {name: check_value(item, f"{key}.{name}") for name, item in value.items()}
 

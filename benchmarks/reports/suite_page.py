@@ -19,7 +19,7 @@ from marginbench.benchmarks.reports.panels import Panel, panels
 from marginbench.benchmarks.reports.predictions import Prediction, predictions
 from marginbench.benchmarks.reports.row_page import RowPage, Shown, fronts, row_page
 from marginbench.benchmarks.tables.claims import Finding, findings
-from marginbench.benchmarks.tables.leaderboard import rank, suite_name
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, ordered_by, rank, suite_name
 from marginbench.benchmarks.tables.notes import notes
 from marginbench.benchmarks.tables.standing import Standings, standings
 from marginbench.methods import NORMS, MarginbenchError
@@ -95,7 +95,7 @@ def _suite_page(
     for record in counted:
         runs[record.method].append(record)
     fingerprint = records[0].identity.suite
-    ranked = rank(counted, known=known)
+    ranked = rank(counted, ordered_by(DEFAULT_SORT, counted), known)
     table = board(ranked, runs, {row: standing for (suite, row), standing in known.items() if suite == fingerprint})
     seen = {} if drawable is None else _examples(drawable, choice)
     lost = "" if drawable is None else Kept(drawable).missing(_looked_into(drawable, choice))
@@ -151,7 +151,7 @@ def _examples(drawable: Rows, choice: Choice) -> dict[str, list[Shown]]:
     kept = Kept(drawable, choice.data_dir)
     found: dict[str, list[Shown]] = defaultdict(list)
     for record in _looked_into(drawable, choice):
-        for norm in NORMS:
+        for norm in filter(drawable.epsilon.__contains__, NORMS):
             with contextlib.suppress(MarginbenchError):
                 found[record.method] += [Shown(norm, one) for one in examples(kept, record, norm)]
     return found

@@ -15,7 +15,7 @@ from marginbench.benchmarks.runs.live import BEST, AtWork, View
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADII
 from marginbench.methods import spec_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class Best:
             {} if work.job.options.only == "train" else {record.id: record for record in before}
         )
         self._epsilon = work.suite.evaluation.epsilon
-        self._columns = VALIDATION if work.job.options.only == "train" else ACCURACIES
+        measured = ACCURACIES if self._epsilon else OF_SENTENCES
+        self._columns = VALIDATION if work.job.options.only == "train" else measured
 
     def add(self, record: Record | Training) -> None:
         self._records[record.id] = record
@@ -127,4 +128,5 @@ def _named(*names: str) -> list[Column]:
 
 NORM = columns.norm_of(DEFAULT_SORT)
 ACCURACIES = _named(DEFAULT_SORT, "clean_accuracy", f"certified_accuracy_{NORM}")  # the first one orders the rows
+OF_SENTENCES = _named(WITHOUT_RADII)
 VALIDATION = _named("validation_accuracy")

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import current
@@ -12,7 +12,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import Choice, check_columns, wanted_rows
 from marginbench.benchmarks.tables.derived import BASELINE
-from marginbench.benchmarks.tables.leaderboard import Row, rank, suite_name
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADII, Row, ordered_by, rank, suite_name
 from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 
 
@@ -63,17 +63,19 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
         if _key(row) in wanted:
             suites.setdefault(fingerprint, []).append(row)
     made = []
-    for fingerprint, best_first in suites.items():
+    for fingerprint, found in suites.items():
         of_suite = {method: of for (suite, method), of in standings.items() if suite == fingerprint}
-        standing = {method: of[choice.by] for method, of in of_suite.items() if choice.by in of}
+        own = [record for record in records if record.identity.suite == fingerprint]
+        by = ordered_by(choice.by, own)
+        best_first = found if by == choice.by else [row for row in rank(own, by, standings) if _key(row) in wanted]
+        standing = {method: of[by] for method, of in of_suite.items() if by in of}
         rows = _top(best_first, choice.top)
         names = {row.facts["method"] for row in rows}
-        own = [record for record in records if record.identity.suite == fingerprint]
         shown = [record for record in own if record.method in names]
         made.append(
             Board(
                 title=f"{suite_name(fingerprint, records)}: {own[0].suite.title}",
-                choice=choice,
+                choice=replace(choice, by=by),
                 rows=_grouped(rows, standing),
                 records=shown,
                 counted=[record for record in shown if record.id in counted],
@@ -92,7 +94,10 @@ def where_rows_stand(reading: Reading, names: Iterable[str] | None = None) -> St
     if names is None:
         return standings(reading)
     known = {column.name for column in columns.numbers(columns.of_probes(reading.records.values()))}
-    compared = [name for name in dict.fromkeys(names) if name in known]
+    asked = list(names)
+    if DEFAULT_SORT in asked and not all(record.epsilon for record in reading.records.values()):
+        asked.append(WITHOUT_RADII)
+    compared = [name for name in dict.fromkeys(asked) if name in known]
     return standings(reading, compared) if compared else {}
 
 

@@ -138,6 +138,8 @@ def _shown(board: Board, wanted: set[str]) -> Iterator[tuple[Column, ...]]:
     """Groups of columns that share one column of the page: both ends of a margin are an interval."""
     ordering = board.ordering
     usual = columns.paged(board.probes)
+    if not board.records[0].epsilon:  # of sentences: no column about pixels
+        usual = [c for c in usual if any(not math.isnan(row.mean(c.name)[0]) for row in board.rows)]
     listed = [column for column in columns.numbers(board.probes) if column.name in wanted] if wanted else usual
     shown = [column for column in listed if column != ordering]
     intervals = {column.name: _interval(column) for column in columns.MARGINS}

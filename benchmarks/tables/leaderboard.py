@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT_SORT = "robust_accuracy_l2"
+WITHOUT_RADII = "clean_accuracy"  # in its place, for sentences
 
 Mean = tuple[float, float | None]  # over seeds, and half of Student's 95 % interval from three of them on
 
@@ -112,6 +113,11 @@ def rank(records: Iterable[Record], by: str = DEFAULT_SORT, known: Standings | N
     return sorted(
         rows, key=lambda row: (*_suite(row), bool(row.mark), *_place(row, by, ascending), row.facts["method"])
     )
+
+
+def ordered_by(by: str, records: Sequence[Record]) -> str:
+    """The column that orders the rows of a suite: `by`, unless it needs a radius and the suite has none."""
+    return WITHOUT_RADII if by == DEFAULT_SORT and not records[0].epsilon else by
 
 
 def suite_name(fingerprint: str, records: Iterable[Record]) -> str:

@@ -105,6 +105,8 @@ def _measures() -> tuple[Measure, ...]:
 
 def exact_margins(network: Network, norm: str) -> np.ndarray | None:
     """[N] the margins where two bounds meet, NaN where they do not; None for less than half of the correct images."""
+    if f"upper_{norm}" not in network.arrays:  # of sentences
+        return None
     upper, lower = (network.arrays[f"{side}_{norm}"].astype(float) for side in ("upper", "lower"))
     with np.errstate(invalid="ignore"):
         found = np.where(np.isfinite(upper) & (lower >= (1 - KNOWN) * upper), upper, np.nan)

@@ -26,12 +26,14 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
     yield _order(board, headers)
     n, points = (shared(board, name) for name in ("n", "points"))
     networks = "n networks (seeds)" if n is None else f"{n} network{'s (seeds)' if n != 1 else ' (seed)'}"
-    images = "`points` test images" if points is None else f"{points} test images"
+    radii = bool(board.records[0].epsilon)
+    what = "test images" if radii else "test sentences"
+    images = f"`points` {what}" if points is None else f"{points} {what}"
     interval = "" if n is not None and int(n) < MIN_FOR_INTERVAL else f" {INTERVAL_WORDS};"
     if interval and any(_is_skewed(board.of(row)) for row in board.rows):
         interval += " [low, high] where it is not symmetric, as of shares near 0 and 100 % (Clopper and Pearson's);"
     bold = f"bold: best mean{'' if board.whole else ' of the rows shown'}"
-    yield f"{networks} a row, {images};{interval} {bold}. Radii in pixels of [0, 1]."
+    yield f"{networks} a row, {images};{interval} {bold}.{' Radii in pixels of [0, 1].' * radii}"
     if any(header.startswith("margin") for header in headers):
         yield (
             "margin: [mean certified radius, mean distance of the nearest adversarial example found] over all points,"

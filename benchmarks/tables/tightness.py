@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marginbench.benchmarks.records.metrics import enclosed
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.tables.margins import Networks, suites_of
 from marginbench.benchmarks.tables.measures import Network, exact_margins
@@ -59,7 +60,7 @@ def _of_suite(networks: Sequence[Network]) -> list[dict[str, Any]]:
     found: Ratios = defaultdict(list)
     for network in networks:
         right = network.right
-        for norm in NORMS:
+        for norm in enclosed(network.arrays):
             upper = network.arrays[f"upper_{norm}"].astype(float)
             exact = exact_margins(network, norm)
             references = {ATTACKED: upper} if exact is None else {ATTACKED: upper, EXACT: exact}

@@ -11,7 +11,8 @@ STATISTICS = 100_000  # images that count
 def pixel_statistics(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel [C] of the images in [0, 1], of the first 100,000 if there are more.
 
-    Sentences have none: 0 and 1. Computed on the CPU in integers, or in float64 where the images are float32: the same wherever the images are.
+    Computed on the CPU in integers, or in float64 where the images are float32: the same wherever the images are.
+    Sentences have none: 0 and 1.
     """
     channels = split.x.shape[1]
     if split.is_text:
