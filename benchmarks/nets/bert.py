@@ -4,6 +4,8 @@
 Devlin, Chang, Lee, Toutanova: BERT, NAACL 2019, arXiv 1810.04805. transformers is imported on use: it takes seconds.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +84,13 @@ def bert(shape: Shape, checkpoint: Path) -> nn.Sequential:
         if config.model_type != "bert" or config.max_position_embeddings < shape[2]:
             reads = f"a {config.model_type} that reads {config.max_position_embeddings} tokens"
             raise MarginbenchError(f"{checkpoint}: {reads}: a bert is needed, and data.max_length up to that")
-        model, report = transformers.BertModel.from_pretrained(
-            checkpoint, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        with _quiet(transformers):
+            model, report = transformers.BertModel.from_pretrained(
+                checkpoint, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+    except MarginbenchError:
+        raise
+    except Exception as error:  # damaged files fail in many ways
         raise MarginbenchError(f"{checkpoint}: not a checkpoint of BERT: {' '.join(str(error).split())}") from None
     if missing := [name for name in report["missing_keys"] if not name.startswith("pooler.")]:
         raise MarginbenchError(
@@ -101,6 +106,21 @@ def _body(model: Any) -> nn.Sequential:
     body = nn.Sequential(Embedding(words), Encoder(model, config.hidden_dropout_prob if dropout is None else dropout))
     model.embeddings.word_embeddings = nn.Identity()  # its weights are in the first layer, once
     return body.train()
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """A block without bars, and without a report of the weights of other heads, which a checkpoint has too."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _transformers(name: str) -> Any:

@@ -8,6 +8,9 @@ An upper bound, from a minimum-norm attack without a box: no value of an embeddi
 the function that follows the embeddings. It is no robustness to other words, since hardly any E' is the embedding of a
 sentence; and it has the unit of the embeddings, which training may rescale: hence the relative one, by ||E||_2. Padding
 takes no part, as nothing attends to it; [CLS] and [SEP] do. A misclassified sentence has margin 0.
+
+The default attack came nearest. On two networks of `text_smoke` (100 sentences) 100 of its steps gave 1.3 % longer
+distances than 300; FMN and DDN, whose first radius is the linearised distance, stayed three times as far away or more.
 """
 
 from collections.abc import Mapping
@@ -18,8 +21,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.ddn import ddn
 from marginbench.benchmarks.attacks.fmn import fmn
+from marginbench.benchmarks.attacks.pdpgd import pdpgd
 from marginbench.benchmarks.attacks.ray import tighten
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
@@ -29,7 +34,14 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.methods import MarginbenchError, Net, predicted_class
 
 WIDTH = 8.0  # of the first box, in units of the largest number in the embeddings
-WIDER, TRIES = 8.0, 4  # where a point has come to its wall, or none was found
+NEAR = 0.1  # of its width: the distance from which on walls may have been in the way
+WIDER, TRIES = 8.0, 5  # boxes, for these and where no point was found
+RADIUS = 0.01  # of the first noise where there is no gradient: too little to change a segment
+ATTACKS: Mapping[str, tuple[Attack, Mapping[str, int]]] = {
+    "pdpgd": (pdpgd, {"starts": 1}),  # other starts lie on lines to other sentences, of other lengths
+    "fmn": (fmn, {"starts": 0}),
+    "ddn": (ddn, {}),
+}
 SHARE = "Share of the correct test sentences for which no point of another class was found."
 
 
@@ -56,8 +68,8 @@ class EmbeddingL2(Probe):
     )
 
     points: PositiveInt = 500  # test sentences
-    attack: Literal["fmn", "ddn"] = "fmn"
-    steps: PositiveInt = 60  # of the attack, for each rival that it follows
+    attack: Literal["pdpgd", "fmn", "ddn"] = "pdpgd"
+    steps: PositiveInt = 100  # of the attack
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
         """embedding_l2, embedding_norm [N] float32: distance and ||E||_2; NaN for sentences that were left out.
@@ -116,13 +128,12 @@ class EmbeddingL2(Probe):
         left = torch.arange(len(y), device=y.device)
         for _ in range(TRIES):
             inside = _Inside(rest, side)
-            q = Query(inside, inside.into(embedded[left]), y[left], "l2", 1.0, embedded[:0], generator)
-            settings = {"starts": 0} if self.attack == "fmn" else {}  # lines to other sentences would mix lengths
-            proposed = {"fmn": fmn, "ddn": ddn}[self.attack].propose(q, steps=self.steps, **settings)
-            point, distance = tighten(inside, q.x, proposed, q.y, "l2")
+            q = Query(inside, inside.into(embedded[left]), y[left], "l2", RADIUS, embedded[:0], generator)
+            attack, settings = ATTACKS[self.attack]
+            proposed = attack.propose(q, steps=self.steps, **settings)
+            distance = tighten(inside, q.x, proposed, q.y, "l2")[1]
             best[left] = torch.minimum(best[left], side * distance)
-            walls = ((point[..., :-1] <= 0) | (point[..., :-1] >= 1)).flatten(1).any(1)
-            left = left[walls | distance.isinf()]
+            left = left[distance > NEAR]
             if len(left) == 0:
                 break
             side *= WIDER
