@@ -1,5 +1,6 @@
 """The command line as a function, and a suite small enough for tests: digits, two epochs, 30 points, cheap attacks."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.methods import names
 from marginbench.methods import registry as registry_module
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's packages are imported
 TINY = """
 name = "tiny"
 title = "two epochs of digits"

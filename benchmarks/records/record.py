@@ -87,7 +87,7 @@ class SuiteFacts:
     @staticmethod
     def unpack(values: Mapping[str, Any], key: str = "suite") -> dict[str, Any]:
         evaluation = values.get("evaluation")
-        epsilon = evaluation.get("epsilon", {}) if isinstance(evaluation, Mapping) else None
+        epsilon = evaluation.get("epsilon") if isinstance(evaluation, Mapping) else None
         return {"name": values.get("name"), "title": values.get("title"), "epsilon": epsilon, "settings": dict(values)}
 
 

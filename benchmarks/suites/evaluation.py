@@ -91,6 +91,8 @@ class Evaluation(Section):
     @field_validator("epsilon")
     @classmethod
     def _both_norms(cls, epsilon: dict[Norm, float]) -> dict[Norm, float]:
+        if not epsilon:  # of sentences; a suite of images needs them, see `schema.make_suite`
+            return epsilon
         if set(epsilon) != set(NORMS):
             raise ValueError(RADII)
         if (radius := epsilon["linf"]) >= 1:

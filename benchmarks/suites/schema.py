@@ -17,7 +17,7 @@ from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.plugins import load_installed_plugins
 from marginbench.benchmarks.probes.scan import PROBES
 from marginbench.benchmarks.section import Count, Section
-from marginbench.benchmarks.suites.evaluation import OF_IMAGES, Evaluation, check_estimators, in_pixels
+from marginbench.benchmarks.suites.evaluation import OF_IMAGES, RADII, Evaluation, check_estimators, in_pixels
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.training import Training
 from marginbench.methods import NORMS, MarginbenchError, Norm
@@ -169,8 +169,8 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
     values = {key: value for key, value in values.items() if key not in INTERNAL}
     if isinstance(values.get("methods"), list):  # TOML knows no tuples
         values = {**values, "methods": tuple(values["methods"])}
-    for key in _missing(values):
-        problems.add(f"key 'evaluation.{key}' is missing")
+    for problem in _missing(values):
+        problems.add(problem)
     suite = None
     try:
         suite = Suite(**values, folder=folder)
@@ -191,11 +191,12 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
 
 
 def _missing(values: Mapping[str, Any]) -> list[str]:
-    """Keys of the evaluation that a suite of images needs."""
+    """What the evaluation of a suite of images lacks, in words."""
     data, evaluation = values.get("data"), values.get("evaluation")
     if not (isinstance(data, Mapping) and isinstance(evaluation, Mapping)) or is_text(str(data.get("name"))):
         return []
-    return [key for key in OF_IMAGES if key not in evaluation]
+    empty = [f"evaluation.epsilon: {RADII}"] if evaluation.get("epsilon") == {} else []
+    return [f"key 'evaluation.{key}' is missing" for key in OF_IMAGES if key not in evaluation] + empty
 
 
 def _estimators_of(values: Mapping[str, Any], wrong: Set[Any]) -> Evaluation | None:

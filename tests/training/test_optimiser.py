@@ -219,3 +219,13 @@ def test_hooks_read_the_decay_of_the_recipe_in_recorded_steps_too() -> None:
         wanted.append(decay(settings, step / run.ctx.steps))
         assert float(run.parts["decay"]) == pytest.approx(wanted[-1])
     assert set(wanted) == {1, 0.1, 0.01} and run.replay is not None and run.replay.replayed > 8
+
+
+def test_a_linear_schedule_falls_to_zero_from_the_end_of_its_warm_up() -> None:
+    plain = training(schedule="linear")
+    assert [lr_factor(plain, progress) for progress in (0.0, 0.25, 1.0)] == pytest.approx([1.0, 0.75, 0.0])
+    assert decay(plain, 0.25) == pytest.approx(0.75)
+    warm = training(schedule="linear", epochs=10, warm_up=2.0)
+    shares = (0.0, 0.1, 0.2, 0.6, 1.0)
+    assert [lr_factor(warm, progress) for progress in shares] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+    assert [decay(warm, progress) for progress in shares] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.0])

@@ -1,0 +1,204 @@
+"""Sentences from the command line: trained, measured, in tables and reports; BERT from a checkpoint of its own."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support import Run
+from text_support import make_checkpoint, write_rte
+
+from marginbench.benchmarks.data.glue import TASKS
+from marginbench.benchmarks.figures.draw import plot
+from marginbench.benchmarks.records.reader import read_arrays, read_folders
+from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.reports.make import report
+from marginbench.benchmarks.runs.run_all import RunOutcome, run_all
+from marginbench.benchmarks.suites.derive import derive
+from marginbench.benchmarks.suites.schema import load_suite
+from marginbench.benchmarks.training.load import load_network
+from marginbench.methods import MarginbenchError
+
+ABOVE_CHANCE = 0.3  # by which accuracy is to exceed that of guessing, 0.5
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> RunOutcome:
+    """`text_smoke` as it is, with a method of pixels beside."""
+    out = tmp_path_factory.mktemp("text")
+    return run_all(
+        suite="text_smoke",
+        methods=["ce", "pmm", "mma"],
+        out=out,
+        jobs=1,
+        progress=False,
+        set={"evaluation.attacks": "quick", "evaluation.embedding_l2.points": 20},
+    )
+
+
+def done(outcome: RunOutcome) -> Iterator[Record]:
+    return (record for record in outcome.records if record.status == "done")
+
+
+def test_ce_and_pmm_beat_chance_by_a_margin(outcome: RunOutcome) -> None:
+    accuracy = {record.method: record.metrics["clean_accuracy"] for record in done(outcome)}
+    assert set(accuracy) == {"ce", "pmm"}
+    assert min(accuracy.values()) > 0.5 + ABOVE_CHANCE
+
+
+def test_margins_behind_the_network_are_measured_and_none_in_pixels(outcome: RunOutcome) -> None:
+    for record in done(outcome):
+        arrays = read_arrays(outcome.runs / f"{record.id}.json")
+        right = arrays["prediction"] == arrays["label"]
+        assert ((arrays["output_margin"] > 0) == right).all()
+        assert ((arrays["feature_margin"] > 0) == right).all()
+        assert record.metrics["embedding_l2"] > 0
+        names = [*arrays, *record.metrics]
+        assert not [name for name in names if name.startswith(("upper_", "lower_", "robust_", "margin_", "certified_"))]
+
+
+def test_attacks_on_pixels_are_not_applicable_and_the_table_says_so(outcome: RunOutcome) -> None:
+    (record, _) = done(outcome)
+    assert "sentences" in record.estimators["fmn_l2"]["not_applicable"]
+    page = (outcome.runs.parent / "leaderboard.md").read_text()
+    assert "Attacks and certificates in pixels are not applicable" in page
+    assert re.search("Not applicable to (ce, pmm|pmm, ce): fmn_linf: it is about images", page)
+    header = next(line for line in page.splitlines() if line.startswith("| method"))
+    assert "clean %" in header
+    assert "embedding margin L2" in header
+    assert "robust" not in header
+    assert "pixels of [0, 1]" not in page
+
+
+def test_a_method_of_pixels_has_a_row_with_its_reason_and_is_no_failure(outcome: RunOutcome) -> None:
+    assert outcome.failed == 0
+    with (outcome.runs.parent / "leaderboard.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert rows["mma"]["error"].startswith("not applicable to sentences: ")
+    assert (rows["mma"]["n"], rows["mma"]["failed"]) == ("0", "0")
+    assert rows["mma"]["clean_accuracy"] == ""  # and never 0
+    page = (outcome.runs.parent / "leaderboard.md").read_text()
+    assert "FAILED" not in page
+
+
+def test_the_order_is_by_accuracy_where_there_are_no_radii(outcome: RunOutcome) -> None:
+    page = (outcome.runs.parent / "leaderboard.md").read_text()
+    assert "Ordered by clean %" in page
+
+
+def test_a_report_and_figures_know_what_was_not_measured(outcome: RunOutcome) -> None:
+    folder = outcome.runs.parent
+    page = report(folder).html
+    assert "500 test sentences" in page
+    assert "in pixels" in page
+    with pytest.raises(MarginbenchError, match="nothing is measured in pixels"):
+        plot("margin_distribution", folder)
+    assert plot("feature_margins", folder) is not None
+
+
+def test_a_kept_network_reads_sentences_again(outcome: RunOutcome) -> None:
+    record = next(done(outcome))
+    training = record.identity.training
+    assert training is not None
+    net, _ = load_network(training, outcome.runs.parent.parent)
+    net.requires_grad_(False)
+    test = load_suite("text_smoke").load_data().test
+    arrays = read_arrays(outcome.runs / f"{record.id}.json")
+    features = net.features(test.images(slice(None)))
+    logits = net.head(features)
+    assert logits.argmax(1).tolist() == arrays["prediction"].tolist()
+    gaps = torch.where(test.y == 1, 1, -1) * (logits[:, 1] - logits[:, 0])
+    apart = (net.head.weight[1] - net.head.weight[0]).norm() * features.norm(dim=1).max()  # of all sentences
+    torch.testing.assert_close(torch.from_numpy(arrays["output_margin"]), gaps, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(arrays["feature_margin"]), gaps / apart, rtol=1e-4, atol=1e-5)
+
+
+def test_the_suite_of_table_two_has_the_recipe_of_the_paper() -> None:
+    suite = load_suite("pmm_table2")
+    recipe = suite.training
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (3, 32, 2e-5)
+    assert (recipe.optimiser_class.__name__, recipe.weight_decay) == ("AdamW", 0.01)
+    assert suite.network.checkpoint == "bert-base-uncased"
+    assert suite.methods is not None
+    assert suite.methods[:2] == ("ce", "pmm(alpha_start=1e-5,alpha_end=1e-5)")
+    for task in TASKS:
+        assert derive(suite, {"data.name": task}).data.name == task
+
+
+def test_a_dry_run_says_what_is_missing_and_how_to_get_it(run: Run, tmp_path: Path) -> None:
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    words = ("run-all", "--suite", "pmm_table2", "--dry-run", "--out", tmp_path / "out", "--data-dir", sets)
+    code, _, complaint = run(*words, "--set", "data.name=mrpc")
+    assert code == 2
+    assert f"no train.tsv and dev.tsv in {sets / 'MRPC'}: copy GLUE's folder MRPC there" in complaint
+    assert f"hf download bert-base-uncased --local-dir {sets / 'bert-base-uncased'}" in complaint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with RTE, MRPC and a checkpoint."""
+    folder = tmp_path_factory.mktemp("sets")
+    rte = write_rte(folder)
+    make_checkpoint(folder / "bert-base-uncased")
+    (folder / "MRPC").mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        _, *lines = (rte / name).read_text().splitlines()
+        fields = [line.split("\t") for line in lines]
+        rows = [f"{int(f[3] == 'entailment')}\t1\t2\t{f[1]}\t{f[2]}\n" for f in fields]
+        header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+        (folder / "MRPC" / name).write_text(header + "".join(rows))
+    return folder
+
+
+def fine_tuned(sets: Path, out: Path, **more: object) -> RunOutcome:
+    settings = {"data.validation": 20, "training.epochs": 1, "evaluation.embedding_l2": {"points": 4, "steps": 5}}
+    settings["training.warm_up"] = 0.1
+    return run_all(
+        suite="pmm_table2", seeds=1, out=out, data_dir=sets, jobs=1, progress=False, set={**settings, **more}
+    )
+
+
+def test_table_two_runs_from_a_checkpoint_in_the_layout_of_the_hub(sets: Path, tmp_path: Path) -> None:
+    outcome = fine_tuned(sets, tmp_path / "out", **{"data.name": "mrpc"})
+    assert outcome.failed == 0
+    records = list(done(outcome))
+    assert [record.method for record in records].count("ce") == 1
+    assert len(records) == 3
+    for record in records:
+        assert {"f1", "clean_accuracy", "embedding_l2"} <= set(record.metrics)
+        assert "matthews" not in record.metrics
+        assert record.metrics["points"] == 40
+    page = (outcome.runs.parent / "leaderboard.md").read_text()
+    assert "F1 %" in page
+    kept = json.loads(next(outcome.networks.glob("*.json")).read_text())
+    assert kept["identity"]["recipe"]["network"] == {"name": "bert", "checkpoint": "bert-base-uncased"}
+    assert not read_folders([outcome.runs]).problems
+
+
+def test_it_starts_from_the_weights_of_the_checkpoint(sets: Path, tmp_path: Path) -> None:
+    tiny = {"training.learning_rate": 1e-9, "training.weight_decay": 0.0, "training.no_decay": None}
+    outcome = fine_tuned(sets, tmp_path / "out", **tiny)
+    import safetensors.torch
+
+    weights = safetensors.torch.load_file(sets / "bert-base-uncased" / "model.safetensors")
+    trained = safetensors.torch.load_file(next(outcome.networks.glob("*.safetensors")))
+    key = "encoder.layer.1.output.dense.weight"
+    assert trained[f"body.1.model.{key}"].sub(weights[f"bert.{key}"]).abs().max() < 1e-6
+    words = weights["bert.embeddings.word_embeddings.weight"]
+    assert trained["body.0.words.weight"].sub(words).abs().max() < 1e-6
+
+
+def test_the_checkpoint_belongs_to_the_identity_of_a_run(sets: Path, tmp_path: Path) -> None:
+    suite = derive(load_suite("pmm_table2"), {"data.validation": 20})
+    first = suite.load_data(sets).fingerprint
+    other = tmp_path / "sets"
+    write_rte(other)
+    weights = make_checkpoint(other / "bert-base-uncased") / "model.safetensors"
+    assert suite.load_data(other).fingerprint == first
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert suite.load_data(other).fingerprint != first
