@@ -18,9 +18,9 @@ class Task:
     """What a method may know about the data and the evaluation before training starts.
 
     Attributes:
-        input_shape: channels, height, width of the images.
+        input_shape: channels, height, width of the images; 2, 1 and the length of sentences.
         class_counts: training examples per class.
-        epsilon: the suite's radii "l2" and "linf", in pixels of [0, 1].
+        epsilon: the suite's radii "l2" and "linf", in pixels of [0, 1]; none for sentences.
     """
 
     input_shape: tuple[int, int, int]

@@ -44,7 +44,8 @@ class Batch:
     """A batch of B training examples, which hooks do not change: `dataclasses.replace(batch, x=...)` makes another.
 
     Attributes:
-        x: [B, C, H, W] float32 images in [0, 1], on the device.
+        x: [B, C, H, W] float32 images in [0, 1], on the device; or sentences, [B, 2, 1, L] int64 token ids and
+            segments, which the network embeds.
         y: [B] int64 labels.
         index: [B] int64 positions in the training set.
         target: [B, K] float32 soft labels that `augment` has set, in the place of y in cross-entropy.

@@ -13,7 +13,7 @@ from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.suites.training import UNFIT, Training, optimisers
 from marginbench.benchmarks.training.loop import How, train
-from marginbench.benchmarks.training.optimiser import decay, make_optimiser, replayable
+from marginbench.benchmarks.training.optimiser import decay, lr_factor, make_optimiser, replayable
 from marginbench.benchmarks.training.run import Run
 from marginbench.methods import (
     Batch,
