@@ -10,7 +10,7 @@ from .estimator import Certify as Certify
 from .estimator import Query as Query
 from .evaluation.doubts import doubt as doubt
 from .evaluation.evidence import Evidence as Evidence
-from .evaluation.sandwich import Evaluated as Evaluated
+from .evaluation.evaluated import Evaluated as Evaluated
 from .evaluation.sandwich import evaluate as evaluate
 from .figures.draw import plot as plot
 from .models.evaluate import ModelOutcome as ModelOutcome

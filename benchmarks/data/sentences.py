@@ -55,4 +55,4 @@ def sentences() -> Arrays:
     x = as_tensor([(row, [1] * len(row)) for row in ids], max(map(len, ids)), number[PAD])
     y = np.array([label for _, label in chosen], np.int64)
     meaning = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()
-    return Arrays(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], levels=1, text=Text(len(WORDS), meaning))
+    return Arrays(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], levels=1, text=Text(meaning))

@@ -19,13 +19,11 @@ class Text:
     """What is to be known of a set of sentences beside its arrays.
 
     Attributes:
-        vocabulary: token ids are below this.
         sha256: of what the ids mean: of the files of the checkpoint, or of the words.
         metrics: names in `records.scores.SCORES` of what its benchmark judges it by, beside accuracy.
         checkpoint: the folder whose tokenizer made the ids and from which training starts, if any.
     """
 
-    vocabulary: int
     sha256: str
     metrics: tuple[str, ...] = ()
     checkpoint: Path | None = None

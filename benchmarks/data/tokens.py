@@ -1,5 +1,6 @@
 """Sentences to token ids, once for each checkpoint and length: the result is kept beside the data."""
 
+import json
 import logging
 import zipfile
 from collections.abc import Sequence
@@ -35,14 +36,14 @@ def tokenised(found: Sentences, checkpoint: Path, max_length: int, data_dir: Pat
     cache = data_dir / "tokens" / f"{found.name}-{digest([found.sha256, meaning, max_length])[:16]}.npz"
     if (kept := _read(cache)) is None:
         tokenizer = _tokenizer(checkpoint)
-        vocabulary = len(tokenizer)
         rows = {part: _rows(tokenizer, getattr(found, part), max_length) for part in PARTS}
         length = max(len(ids) for part in rows.values() for ids, _ in part)
         pad = tokenizer.pad_token_id or 0
-        kept = {part: as_tensor(rows[part], length, pad) for part in PARTS} | {"vocabulary": np.array(vocabulary)}
+        kept = {part: as_tensor(rows[part], length, pad) for part in PARTS}
         _keep(cache, kept)
     labels = [np.array(labels, np.int64) for labels in (found.train_labels, found.test_labels)]
-    text = Text(int(kept["vocabulary"]), meaning, found.task.metrics, checkpoint)
+    _check_words(checkpoint, max(int(kept[part][:, 0].max()) for part in PARTS))
+    text = Text(meaning, found.task.metrics, checkpoint)
     return Arrays(kept["train"], labels[0], kept["test"], labels[1], levels=1, text=text)
 
 
@@ -56,6 +57,19 @@ def _tokenizer(checkpoint: Path) -> Any:
     except Exception as error:  # damaged files fail in many ways
         reason = " ".join(str(error).split())
         raise MarginbenchError(f"checkpoint {checkpoint}: no tokenizer can be read from {WORDS} ({reason})") from None
+
+
+def _check_words(checkpoint: Path, largest: int) -> None:
+    """Complain of ids for which the network has no embedding."""
+    try:
+        words = int(json.loads((checkpoint / "config.json").read_text())["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MarginbenchError(f"{checkpoint / 'config.json'}: no vocab_size can be read ({error})") from None
+    if largest >= words:
+        raise MarginbenchError(
+            f"checkpoint {checkpoint}: its tokenizer gives the id {largest}, and its network has {words} words: are"
+            " all its files of one model?"
+        )
 
 
 def _rows(tokenizer: Any, sentences: Sequence[tuple[str, ...]], max_length: int) -> list[tuple[list[int], list[int]]]:
@@ -74,7 +88,7 @@ def _rows(tokenizer: Any, sentences: Sequence[tuple[str, ...]], max_length: int)
 def _read(cache: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(cache, allow_pickle=False) as file:
-            return {key: file[key] for key in (*PARTS, "vocabulary")}
+            return {key: file[key] for key in PARTS}
     except FileNotFoundError:
         return None
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -31,7 +31,7 @@ from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.benchmarks.nets.bert import Embedding
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
-from marginbench.methods import MarginbenchError, Net, predicted_class
+from marginbench.methods import MarginbenchError, Net, Norm, predicted_class
 
 WIDTH = 8.0  # of the first box, in units of the largest number in the embeddings
 NEAR = 0.1  # of its width: the distance from which on walls may have been in the way
@@ -103,7 +103,7 @@ class EmbeddingL2(Probe):
         out[:, index] = torch.cat(Chunks(rows_at_once(rest, first)).map(measured, len(index)), 1)
         return {"embedding_l2": out[0], "embedding_norm": out[1]}
 
-    def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[str, float]) -> dict[str, float]:
+    def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
         """The means over all sentences that were asked about, a misclassified one counting 0."""
         distance, norm = arrays["embedding_l2"], arrays["embedding_norm"]
         asked = ~np.isnan(distance)
@@ -114,7 +114,7 @@ class EmbeddingL2(Probe):
             "embedding_l2_unattacked": float(np.isinf(distance[correct]).mean()) if correct.any() else 0.0,
         }
 
-    def note(self, epsilon: Mapping[str, float]) -> str:
+    def note(self, epsilon: Mapping[Norm, float]) -> str:
         return (
             f"embedding margin = mean L2 distance to another class in the space of word embeddings, by {self.attack}"
             f" with {self.steps} steps, on up to {self.points} test sentences: an upper bound, and no robustness to"

@@ -149,3 +149,15 @@ def test_words_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(MarginbenchError, match="no tokenizer can be read"):
         load(tmp_path, folder)
     assert not (tmp_path / "tokens").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [('{"vocab_size": 5}', "its network has 5 words: are all its files of one model"), ("{}", "no vocab_size can be")],
+)
+def test_a_network_of_fewer_words_is_told(config: str, told: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "bert")
+    write_rte(tmp_path)
+    (folder / "config.json").write_text(config)
+    with pytest.raises(MarginbenchError, match=told):
+        load(tmp_path, folder)
