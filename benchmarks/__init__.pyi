@@ -9,8 +9,8 @@ from .estimator import Answer as Answer
 from .estimator import Certify as Certify
 from .estimator import Query as Query
 from .evaluation.doubts import doubt as doubt
-from .evaluation.evidence import Evidence as Evidence
 from .evaluation.evaluated import Evaluated as Evaluated
+from .evaluation.evidence import Evidence as Evidence
 from .evaluation.sandwich import evaluate as evaluate
 from .figures.draw import plot as plot
 from .models.evaluate import ModelOutcome as ModelOutcome
