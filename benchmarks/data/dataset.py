@@ -135,7 +135,7 @@ def load_data(
             many images.
         size: height and width to which the images of a folder are scaled.
         max_length: tokens of a sentence, or of a pair, with the special ones; longer ones are cut.
-        checkpoint: whose tokenizer reads sentences; see `nets.checkpoint.find_checkpoint`.
+        checkpoint: whose tokenizer reads sentences; see `checkpoint.find_checkpoint`.
 
     Raises:
         MarginbenchError: unknown name, missing or malformed data, or a split that cannot be made.

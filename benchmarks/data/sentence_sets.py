@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from marginbench.benchmarks.data.arrays import Arrays
+from marginbench.benchmarks.data.checkpoint import find_checkpoint
 from marginbench.benchmarks.data.glue import NOT_APPLICABLE, TASKS, read_task
 from marginbench.benchmarks.data.sentences import sentences
 from marginbench.benchmarks.data.tokens import tokenised
-from marginbench.benchmarks.nets.checkpoint import find_checkpoint
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import Problems
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from marginbench.benchmarks.data.arrays import Arrays
+from marginbench.benchmarks.data.checkpoint import INSTALL, WORDS, checkpoint_digest
 from marginbench.benchmarks.data.glue import Sentences
 from marginbench.benchmarks.data.text import Text, as_tensor
 from marginbench.benchmarks.machine.files import UnwritableError, digest, write_atomically
-from marginbench.benchmarks.nets.checkpoint import INSTALL, WORDS, checkpoint_digest
 from marginbench.methods import MarginbenchError
 
 log = logging.getLogger(__name__)

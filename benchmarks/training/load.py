@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from marginbench.benchmarks.data.checkpoint import find_checkpoint
 from marginbench.benchmarks.data.dataset import data_folder
-from marginbench.benchmarks.nets.checkpoint import find_checkpoint
 from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.training import NETWORKS as FOLDER

@@ -7,10 +7,10 @@ import pytest
 import torch
 from text_support import make_checkpoint, write_rte
 
+from marginbench.benchmarks.data.checkpoint import find_checkpoint
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.data.glue import TASKS, Sentences
 from marginbench.benchmarks.data.tokens import tokenised
-from marginbench.benchmarks.nets.checkpoint import find_checkpoint
 from marginbench.methods import MarginbenchError
 
 
