@@ -88,9 +88,11 @@ def tf32(allowed: bool) -> Iterator[None]:
             backend.allow_tf32 = value
 
 
-def no_tf32() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def no_tf32() -> Iterator[None]:
     """A block without TF32: float32 means float32."""
-    return tf32(False)
+    with tf32(False):
+        yield
 
 
 @contextlib.contextmanager

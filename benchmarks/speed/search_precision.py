@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from marginbench.benchmarks.attacks import attack as attacks
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.scan import ATTACKS
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.sandwich import REFERENCES
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.speed import turns
@@ -44,12 +45,8 @@ def main() -> None:
         for norm in NORMS:
             for name in (name for name in PRESETS["exhaustive"] if ATTACKS[name].gradient):
                 query = replace(classifier.query(x[index], y[index], norm, STREAM, name, norm), reference=reference)
-                upper = []
-                for coarse in (False, True):
-                    query.generator.manual_seed(0)
-                    with searching(coarse, data.train.device):
-                        upper.append(ATTACKS[name](query).upper)
-                rows.append((spec, norm, name, *differences(*upper, suite.evaluation.epsilon[norm])))
+                plain, coarse = (distances(name, query, coarse) for coarse in (False, True))
+                rows.append((spec, norm, name, *differences(plain, coarse, suite.evaluation.epsilon[norm])))
     headers = (
         "method",
         "norm",
@@ -63,6 +60,15 @@ def main() -> None:
     )
     print(turns.table(rows, headers, ("", "", "", ".1f", ".1f", ".4f", ".4f", ".1%", ".1%")))
     print(f"\nsuite {suite.name}, {turns.where(data, 'correct points of the validation split only')}")
+
+
+def distances(name: str, query: Query, coarse: bool) -> Tensor:
+    """[B], what an attack finds with either arithmetic and the same random numbers."""
+    query.generator.manual_seed(0)
+    with searching(coarse, query.x.device):
+        upper = ATTACKS[name](query).upper
+    assert upper is not None
+    return upper
 
 
 def differences(plain: Tensor, coarse: Tensor, epsilon: float) -> Iterator[float]:
