@@ -39,5 +39,8 @@ from .tables.leaderboard import load as load
 from .tables.margins import margins as margins
 from .tables.tightness import tightness as tightness
 from .training.load import load_network as load_network
+from .tuning.options import TuneOptions as TuneOptions
+from .tuning.tune import TuneOutcome as TuneOutcome
+from .tuning.tune import tune as tune
 
 __version__: str

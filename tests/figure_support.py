@@ -13,6 +13,7 @@ from made import EPSILON, a_record, a_suite
 from marginbench.benchmarks.figures.save import svg
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.record import CurvePoint, write_record
+from marginbench.benchmarks.records.tuning import Tuning
 
 POINTS = 40
 STRENGTH = {"ce": 0.5, "mma": 1.0, "pgd_at": 0.9, "mixup": 0.6, "arcface(m=0.3)": 0.4}  # of the margins of a row
@@ -44,6 +45,7 @@ def write_row(
     first: int = 0,
     epochs: tuple[int, ...] = (1, 2, 4),
     identity: Mapping[str, Any] | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """The runs of a row, from the repetition `first` up to `seeds`, with arrays, learning curves and costs."""
     facts = a_suite() if suite is None else type(a_suite()).of(suite)
@@ -53,7 +55,8 @@ def write_row(
         metrics = {**summarise(arrays, EPSILON), "validation_accuracy": 0.85, "train_accuracy": 0.95}
         cost = {"seconds": 10 * strength, "forward": 1.0 + 10 * strength, "backward": 1.0, "steps": 100}
         more: dict[str, Any] = {"metrics": metrics, "cost": cost, "curve": curve, "losses": [2.0, 1.0], "suite": facts}
-        record = a_record(row, seed, identity={"fields": {}, **(identity or {})}, **more)
+        of = {"fields": {}, "tuning": tuning and tuning.id, **(identity or {})}
+        record = a_record(row, seed, identity=of, tuning=tuning, **more)
         write_record(folder / facts.name / "runs", record, arrays)
 
 

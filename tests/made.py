@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from marginbench.benchmarks.records.record import About, Environment, Identity, Record, SuiteFacts
+from marginbench.benchmarks.records.tuning import Trial, Tuning
 from marginbench.benchmarks.tables.standing import Standing
 
 EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}
@@ -45,6 +46,52 @@ def a_record(
         "finished": "2026-01-01T00:00:00+00:00",
     }
     return Record(**{**values, **changes})
+
+
+def a_tuning(row: str, chosen: int = 2, robust: bool = False, **changes: Any) -> Tuning:
+    """Four trials, the third of which is the best and the last of which failed."""
+    accuracies = ((0.8, 0.2), (0.7, 0.5), (0.9, 0.4))
+    history = [
+        Trial(
+            number=number,
+            method=f"{row}(x={number})" if number else row,
+            status="done",
+            value=clean,
+            clean_accuracy=clean,
+            robust_accuracy=attacked if robust else None,
+            seconds=30.0,
+            passes=1000.0,
+            finished="2026-01-01T00:00:00+00:00",
+        )
+        for number, (clean, attacked) in enumerate(accuracies)
+    ]
+    failed = {"status": "failed", "value": None, "clean_accuracy": None, "robust_accuracy": None, "error": "diverged"}
+    history.append(replace(history[1], number=3, method=f"{row}(x=3)", **failed))  # type: ignore[arg-type]
+    values: dict[str, Any] = {
+        "row": row,
+        "method": history[chosen].method,
+        "chosen": chosen,
+        "suite": "toy",
+        "trained_by": "r" * 64,
+        "data": "d" * 64,
+        "revision": 1,
+        "objective": "pareto" if robust else "validation_accuracy",
+        "rule": "the best",
+        "norm": "linf" if robust else None,
+        "floor": 0.75 if robust else None,
+        "sampler": "random",
+        "seed": 0,
+        "repetition": 10_000,
+        "trials": 4,
+        "distinct": 4,
+        "failed": 1,
+        "seconds": 120.0,
+        "passes": 4000.0,
+        "date": "2026-01-01T00:00:00+00:00",
+        "importance": {"x": 0.9, "training.learning_rate": 0.1},
+        "history": history,
+    }
+    return Tuning(**{**values, **changes})
 
 
 def a_failure(method: str, repetition: int = 0, **changes: Any) -> Record:

@@ -40,9 +40,10 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(0) from None
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, InterruptedBySignal) else signal.SIGINT
-            kept = ": finished runs are kept; run the same command again for the rest"
+            what = {"run-all": "runs", "tune": "trials"}.get(str(ctx.invoked_subcommand))
+            kept = f": finished {what} are kept; run the same command again for the rest"
             ended = "terminated" if number == signal.SIGTERM else "interrupted"
-            print(f"{ended}{kept if ctx.invoked_subcommand == 'run-all' else ''}", file=sys.stderr)
+            print(f"{ended}{kept if what else ''}", file=sys.stderr)
             raise typer.Exit(128 + number) from None
 
 

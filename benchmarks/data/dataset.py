@@ -116,6 +116,7 @@ def load_data(
     size: int | None = None,
     max_length: int | None = None,
     checkpoint: str | None = None,
+    evaluate: str | None = None,
 ) -> Dataset:
     """Load a data set and split its training images, or sentences.
 
@@ -136,6 +137,8 @@ def load_data(
         size: height and width to which the images of a folder are scaled.
         max_length: tokens of a sentence, or of a pair, with the special ones; longer ones are cut.
         checkpoint: whose tokenizer reads sentences; see `checkpoint.find_checkpoint`.
+        evaluate: "validation" puts the validation images in the place of the test images, which are then neither looked
+            at nor part of the fingerprint. Default: the test images.
 
     Raises:
         MarginbenchError: unknown name, missing or malformed data, or a split that cannot be made.
@@ -164,20 +167,22 @@ def load_data(
         reason = "train_size, imbalance or validation"
         raise MarginbenchError(f"data: with this {reason} no training image of class {lost[0]} is left")
 
-    if log.isEnabledFor(logging.WARNING) and (known := _known(found)):
+    held = evaluate == "validation"
+    if not held and log.isEnabledFor(logging.WARNING) and (known := _known(found)):
         what = "images" if found.text is None else "sentences"
         log.warning("data %r: %d of %d test %s are training %s too", name, known, len(found.y_test), what, what)
 
     meaning = f"levels={found.levels}" if found.text is None else f"text={found.text.sha256}"
     fingerprint = hashlib.sha256(meaning.encode())
     splits = []
-    for part, rows in (("train", kept), ("train", held_out), ("test", slice(None))):
+    parts = [("train", kept), ("train", held_out), *([] if held else [("test", slice(None))])]
+    for part, rows in parts:
         x, y = (take(getattr(found, f"{letter}_{part}"), rows) for letter in "xy")
         for array, content in ((x, take(found.digests[part], rows) if found.digests else x), (y, y)):
             fingerprint.update(f"{array.dtype}{array.shape}".encode())
             fingerprint.update(content.data)
         splits.append(Split(torch.from_numpy(x), torch.from_numpy(y), found.levels))
-    train, valid, test = splits
+    train, valid, test = [*splits, splits[1]][:3]
     return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest(), found.text)
 
 

@@ -54,6 +54,7 @@ def evaluate(
     *seed_parts: str | int,
     deadline: Deadline | None = None,
     partial: Partial | None = None,
+    examine: bool = True,
 ) -> Evaluated:
     """Enclose the margin of each of `settings.points` test images, in L2 and L-infinity.
 
@@ -70,6 +71,7 @@ def evaluate(
         seed_parts: what the randomness of the attacks is seeded from.
         deadline: asked before each estimator.
         partial: what each estimator finds is kept there, and taken from there if this evaluation was interrupted.
+        examine: collect doubts, which takes longer than a few cheap attacks do.
 
     Each estimator draws from a stream of its own, so that neither the others nor an interruption change its numbers.
     Images are taken ROWS at a time, fewer where memory is short: each such group has its own streams.
@@ -130,20 +132,26 @@ def evaluate(
             data.num_classes,
             certify,
         )
-        facts.deadline.check("before doubts")
-        facts.deadline.enter("in doubts")
-        start = time.perf_counter()
-        for key, seen in recheck(evidence).items():
-            facts.add(key, **seen)
-        if (reason := hardly_measurable(evidence)) is not None:
-            facts.add(gradient_mismatch.__name__, **{UNCHECKED: reason})
-        found = collect(evidence)
-        facts.add("doubts", seconds=time.perf_counter() - start)
+        found = _examined(evidence, facts) if examine else {}
         arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
         if facts.recalled:
             log.info("taken from an evaluation that was interrupted: %.1f s of work", facts.recalled)
         explanations = {name: explanation(name) for name in found}
         return Evaluated(arrays, facts.estimators, found, explanations, facts.recalled)
+
+
+def _examined(evidence: Evidence, facts: Facts) -> dict[str, str]:
+    """The doubts, each with what was seen."""
+    facts.deadline.check("before doubts")
+    facts.deadline.enter("in doubts")
+    start = time.perf_counter()
+    for key, seen in recheck(evidence).items():
+        facts.add(key, **seen)
+    if (reason := hardly_measurable(evidence)) is not None:
+        facts.add(gradient_mismatch.__name__, **{UNCHECKED: reason})
+    found = collect(evidence)
+    facts.add("doubts", seconds=time.perf_counter() - start)
+    return found
 
 
 def _layout(net: Net, device: torch.device) -> AbstractContextManager[None]:

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
 
-Of = Literal["suite", "suites", "networks"]
-"""The records of one suite, those of all suites, or the kept networks of one suite as well."""
+Of = Literal["suite", "suites", "networks", "tuning"]
+"""The records of one suite, those of all suites, the kept networks of one suite as well, or its tuned rows."""
 
 
 @dataclass(frozen=True)

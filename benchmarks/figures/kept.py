@@ -102,7 +102,10 @@ class Kept:
     def _command(self, records: Sequence[Record]) -> str:
         name, *changes = records[0].suite.name.split("+")
         settings = [word for change in changes for word in ("--set", change)]
-        methods = ["--methods", ",".join(dict.fromkeys(record.method for record in records))]
+        tuned = any(record.tuning is not None for record in records)
+        settings += ["--tuned", "DIR"] if tuned else []  # where `tune` has put its settings
+        names = (record.method if record.tuning is None else record.tuning.row for record in records)
+        methods = ["--methods", ",".join(dict.fromkeys(names))]
         seeds = ["--seeds", str(max(record.repetition for record in records) + 1)]
         out = ["--out", str(self._folder(records[0]).parent)]
         words = ["marginbench", "run-all", "--suite", name, *settings, *methods, *seeds, *out]

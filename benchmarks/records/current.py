@@ -31,7 +31,8 @@ def distinct(records: Iterable[Record]) -> list[Record]:
 def version(record: Record) -> Version:
     """What the records of one row of a table share: all but the repetition."""
     of = record.identity
-    what = (digest(of.fields), of.source or "", of.weights or "", of.answers or "", of.data)
+    tuned = of.tuning and digest([of.recipe, of.tuning])
+    what = (digest(of.fields), of.source or "", of.weights or "", of.answers or "", of.data, tuned or "")
     return record.suite.name, of.suite, record.method, f"{of.schema:06d}", f"{of.revision:06d}", *what
 
 
@@ -43,7 +44,7 @@ def current(records: Iterable[Record]) -> list[Record]:
        of identities.
     3. Of every row, the newest revision of its method.
     4. Of these, one data fingerprint for the whole suite, that of the first record by `precedence`.
-    5. Of these, in every row one version of fields, source, weights and answers, that of the first record by
+    5. Of these, in every row one version of fields, recipe, source, weights and answers, that of the first record by
        `precedence`.
 
     All others keep their place in the tables, below these and marked, but enter no comparison, claim or baseline.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from marginbench.benchmarks.machine.files import digest, write_atomically
 from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.records.typed import WrongValueError
 from marginbench.methods import Claim, Norm
 
@@ -29,7 +30,7 @@ SHARES = (
 )
 AMOUNTS = ("points", "margin_upper_", "margin_lower_")  # like these above, how the names of metrics begin
 INAPPLICABLE = "not applicable"  # how the error of a method begins that is not for the data of the suite
-SOME_HAVE = ("weights", "answers", "training")  # left out of the identities of those that have none
+SOME_HAVE = ("weights", "answers", "training", "recipe", "tuning")  # left out of the identities of those that have none
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Identity:
     weights: str | None = None  # fingerprint, of a model that was not trained here
     answers: str | None = None  # hash of what such a model answers on the evaluated images
     training: str | None = None  # id of the training whose network is evaluated
+    recipe: dict[str, Any] | None = None  # by dotted key, what this row changes of the suite's recipe
+    tuning: str | None = None  # id of the tuning that chose the setting
     schema: int = IDENTITY_SCHEMA
 
     @property
@@ -164,6 +167,7 @@ class Record:
     method: str  # canonical spec, or the name of a model
     about: About = About()
     repetition: int
+    tuning: Tuning | None = None  # how the setting was chosen, of a row that is tuned
     status: Literal["done", "failed"]
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)  # NaN and infinities have other names in JSON
@@ -214,8 +218,11 @@ class Record:
 
     def pack(self) -> dict[str, Any]:
         """The record as its JSON object."""
+        values = asdict(self)
+        if self.tuning is None:
+            del values["tuning"]
         return {
-            **asdict(self),
+            **values,
             "metrics": {name: _IN_JSON.get(str(value), value) for name, value in self.metrics.items()},
             "identity": self.identity.pack(),
             "suite": self.suite.pack(),

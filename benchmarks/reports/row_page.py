@@ -8,7 +8,8 @@ from typing import Any
 from marginbench.benchmarks.figures.examples import Example
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import precedence
-from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.record import Record, dotted
+from marginbench.benchmarks.records.tuning import in_a_sentence
 from marginbench.benchmarks.reports.board import Heading, Line
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.claims import Finding, claim_words, finding_words
@@ -75,6 +76,7 @@ class RowPage:
     revision: int
     plugin: str  # hash of its file, where it is not built in
     parameters: Sequence[Parameter]
+    tuned: str  # how they were chosen, of a tuned row
     deviations: Sequence[str]
     claims: Sequence[Claimed]
     headings: Sequence[Heading]  # of the values of runs
@@ -110,7 +112,11 @@ def row_page(
         of.method,
         of.revision,
         of.source or "",
-        [_parameter(name, value, known.get("fields", {}).get(name)) for name, value in of.fields.items()],
+        [
+            *(_parameter(name, value, known.get("fields", {}).get(name)) for name, value in of.fields.items()),
+            *(_of_recipe(name, value, newest) for name, value in (of.recipe or {}).items()),
+        ],
+        "" if newest.tuning is None else in_a_sentence(newest.tuning),
         known.get("deviations", ()),
         _claims(findings, shown),
         headings,
@@ -146,6 +152,12 @@ def _parameter(name: str, value: Any, field: Mapping[str, Any] | None) -> Parame
     if field is None:
         return Parameter(name, _text(value))
     return Parameter(name, _text(value), _text(field["default"]), field["unit"], field["doc"], field["source"])
+
+
+def _of_recipe(key: str, value: Any, record: Record) -> Parameter:
+    """What the row changes of the suite's recipe."""
+    default = _text(dotted(record.suite.settings).get(key))
+    return Parameter(key, _text(value), default, "-", "of the recipe", "default: the suite's")
 
 
 def _text(value: Any) -> str:

@@ -119,7 +119,7 @@ def _suite_page(
         table,
         list(notes(ranked, counted)),
         pages,
-        [] if drawable is None else panels("suite", drawable),
+        [] if drawable is None else [*panels("suite", drawable), *_of_tuning(drawable)],
         [] if drawable is None else _of_networks(drawable, choice),
         lost,
         facts(counted, choice.folders),
@@ -127,6 +127,12 @@ def _suite_page(
         gaps(records, why),
         predicted.get(fingerprint, Prediction()),
     )
+
+
+def _of_tuning(drawable: Rows) -> list[Panel]:
+    """None where no row is tuned."""
+    tuned = any(runs[0].tuning is not None for runs in drawable.runs.values())
+    return [panel for panel in panels("tuning", drawable) if panel.variants] if tuned else []
 
 
 def _of_networks(drawable: Rows, choice: Choice) -> list[Panel]:

@@ -15,7 +15,6 @@ from marginbench.benchmarks.runs.measure import Results, entry_of, measure, reco
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.train import discard, failed, trained
 from marginbench.benchmarks.training.kept import blueprint_of, unpack
-from marginbench.methods import spec_of
 
 
 def execute(
@@ -59,7 +58,7 @@ def give_up(cell: Cell, job: Job, data: Dataset, why: DeadlineError) -> Record |
 
 def _once(cell: Cell, job: Job, do: Callable[[], Record | None]) -> Record | None:
     """The record of a cell, made now unless there is one; None while another process holds the run."""
-    with lock(job.runs, cell.id, spec_of(cell.method), cell.repetition) as got:
+    with lock(job.runs, cell.id, cell.row.name, cell.repetition) as got:
         if not got:
             return None
         return finished(job.runs / f"{cell.id}.json", job) or do()

@@ -15,7 +15,6 @@ from marginbench.benchmarks.runs.progress import clock, size
 from marginbench.benchmarks.runs.run_all import Work, count_workers
 from marginbench.benchmarks.runs.timing import evaluation_seconds, training_seconds
 from marginbench.benchmarks.training.run import Run
-from marginbench.methods import spec_of
 from marginbench.methods.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -36,16 +35,16 @@ def forecast(work: Work) -> str:
     if work.job.options.scheduler is None:
         torch.set_num_threads(max(1, cores() // workers))
     known = {record.method for record in work.known}
-    unknown = any(spec_of(cell.method) not in known for cell in work.todo)
+    unknown = any(cell.row.name not in known for cell in work.todo)
     evaluation = evaluation_seconds(work.suite, work.data) if unknown else 0.0
     running = holders(work.runs) if work.runs.is_dir() else {}
     groups: dict[str, str] = {}  # in words, by row
     rows, total = [], 0.0
     grouping = Grouping(work.job, work.data) if work.device.type == "cuda" else None
-    specs = list(dict.fromkeys(spec_of(cell.method) for cell in work.cells))
+    specs = list(dict.fromkeys(cell.row.name for cell in work.cells))
     for number, spec in enumerate(specs, 1):
-        cells = [cell for cell in work.cells if spec_of(cell.method) == spec]
-        todo = [cell for cell in work.todo if spec_of(cell.method) == spec]
+        cells = [cell for cell in work.cells if cell.row.name == spec]
+        todo = [cell for cell in work.todo if cell.row.name == spec]
         before = [record for record in work.known if record.method == spec]
         seconds, source = (fmean(run.total_seconds for run in before), "records") if before else (0.0, "-")
         if todo and not before:
@@ -72,7 +71,7 @@ def forecast(work: Work) -> str:
 def _training_seconds(cell: Cell, work: Work) -> tuple[float, str | None]:
     """Seconds of one training, or why there is none."""
     try:
-        return training_seconds(cell.method, work.suite, work.data), None
+        return training_seconds(cell.method, cell.row.suite(work.suite), work.data), None
     except Exception as error:  # what a method raises here it raises in the run too, which then is a failed one
         return 0.0, one_line(error)
 

@@ -36,11 +36,13 @@ class Grouping:
         self._seconds: dict[int, float] | None = None
 
     def next(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The first of the cells, with those whose trainings are done together with its own."""
+        """The first of the cells, with those whose trainings are done together with its own: by the suite's recipe."""
         options = self._job.options
         if options.jobs == 1 or options.eager or options.only == "evaluate" or not self._left(cells[0]):
             return [cells[0]]
-        left = [cell for cell in cells if self._left(cell)]
+        if cells[0].row.recipe:
+            return [cells[0]]
+        left = [cell for cell in cells if not cell.row.recipe and self._left(cell)]
         if len(left) == 1:
             return left
         methods = {spec_of(cell.method): cell.method for cell in left}
@@ -119,9 +121,7 @@ def _train(cells: Sequence[Cell], grouping: Grouping, job: Job, data: Dataset, n
         held: list[_Held] = []
         for cell in cells:
             block = stack.enter_context(ExitStack())
-            got = block.enter_context(
-                lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition, len(cells))
-            )
+            got = block.enter_context(lock(job.networks, cell.training.id, cell.row.name, cell.repetition, len(cells)))
             if got and ended(cell.training.id, job) is None:
                 sink = block.enter_context(sink_of(cell, job))
                 how = how_of(cell, job, Deadline(job.options.deadline, partial(note, cell.id)), sink)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.data.dataset import Dataset
@@ -20,12 +21,13 @@ from marginbench.benchmarks.records.metrics import enclosed, summarise
 from marginbench.benchmarks.records.provenance import environment
 from marginbench.benchmarks.records.record import About, Identity, Record, SuiteFacts, write_record
 from marginbench.benchmarks.records.scores import SCORES, scores
+from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.runs.job import now, reason
 from marginbench.benchmarks.runs.plan import Cell, about_of
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.curve import accuracy, seen_split
-from marginbench.methods import MarginbenchError, Net, spec_of
+from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable
 
 NOT_OF_SENTENCES = (
     "Attacks and certificates in pixels are not applicable: tokens cannot be moved by a little. Radii, robust and"
@@ -41,10 +43,11 @@ class Entry:
     identity: Identity  # the record's id is its hash
     row: str  # name of its row in the tables
     about: About  # what the tables say of it
+    tuning: Tuning | None = None
 
 
 def entry_of(cell: Cell) -> Entry:
-    return Entry(cell.identity, spec_of(cell.method), about_of(cell.method))
+    return Entry(cell.identity, cell.row.name, about_of(cell.row), cell.row.tuning)
 
 
 def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dataset, folder: Path) -> Record:
@@ -67,6 +70,7 @@ def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dat
         identity=entry.identity,
         method=entry.row,
         about=entry.about,
+        tuning=entry.tuning,
         repetition=entry.identity.repetition,
         status="done" if error is None else "failed",
         error=error,
@@ -99,9 +103,17 @@ def measure(
         deadline: what training and evaluation may take.
         partial: see `evaluate`.
     """
-    start = time.perf_counter()
+    start, settings = time.perf_counter(), suite.evaluation
+    choosing = suite.data.evaluate is not None  # a network among many, of which few will enter a table
     evaluated = evaluate(
-        net, certify, data, suite.evaluation, suite.stream_name, key, repetition, deadline=deadline, partial=partial
+        net,
+        _certify_nothing if choosing and not settings.certificates else certify,
+        data,
+        settings,
+        *(suite.stream_name, key, repetition),
+        deadline=deadline,
+        partial=partial,
+        examine=not choosing,
     )
     results = {
         "metrics": derived_metrics(
@@ -115,6 +127,10 @@ def measure(
         "explanations": evaluated.explanations,
     }
     return results, evaluated.arrays
+
+
+def _certify_nothing(net: Net, x: Tensor, norm: Norm) -> NotApplicable:
+    return NotApplicable("no certificate was asked for")
 
 
 def derived_metrics(

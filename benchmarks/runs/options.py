@@ -40,6 +40,7 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
     "out": (str | Path, "a text or a path"),
     "data_dir": (str | Path | None, "a text or a path"),
     "tensorboard": (str | Path | None, "a text or a path"),
+    "tuned": (str | Path | None, "a text or a path"),
     "seeds": (Integral | None, "a whole number"),
     "curve_every": (Integral | None, "a whole number"),
     "jobs": (Integral | None, "a whole number"),
@@ -150,6 +151,12 @@ class RunOptions:
     eager: bool = _field(False, "On CUDA, do every training step instead of replaying a recorded one.", bool)
     compile: bool = _field(
         False, "On CUDA, let torch.compile make networks faster where it pays. Numbers differ by rounding.", bool
+    )
+    tuned: str | Path | None = _field(
+        None,
+        "Beside each row its tuned one, with the settings that `marginbench tune` has put below this folder.",
+        Path | None,
+        metavar="DIR",
     )
     report: bool = _field(
         False, "Keep SUITE/report.html up to date: after each seed that all rows have ended, and at the end.", bool

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from marginbench.benchmarks.machine.files import digest, write_atomically
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.methods import spec_of
 
 PLANS = "plans"
 
@@ -17,14 +16,14 @@ PLANS = "plans"
 class Planned(NamedTuple):
     """A run of a plan."""
 
-    method: str  # spec
+    method: str  # name of its row
     repetition: int
     training: str  # id
 
 
 def write_plan(folder: Path, suite: Suite, cells: Iterable[Cell]) -> None:
     """Note in a suite's folder what is to be done. Each plan has its own file: several processes may be at work."""
-    todo = {cell.id: [spec_of(cell.method), cell.repetition, cell.training.id] for cell in cells}
+    todo = {cell.id: [cell.row.name, cell.repetition, cell.training.id] for cell in cells}
     content = {"suite": suite.fingerprint, "cells": todo}
     path = folder / PLANS / f"{digest(content)[:12]}.json"
     path.parent.mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
-from marginbench.methods import rows, spec_of
+from marginbench.methods import rows
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.live import View
@@ -36,15 +36,22 @@ class Eta:
     """
 
     def __init__(self, cells: Sequence[Cell], workers: int, before: Iterable[Record | Training] = ()) -> None:
-        self._left = [spec_of(cell.method) for cell in cells]
+        self._left = [cell.row.name for cell in cells]
+        self._cells = cells
         self._times: defaultdict[str, list[float]] = defaultdict(list)
         self._workers = workers
         for record in before:
             self._times[record.method].append(record.total_seconds)
 
     def finished(self, record: Record | Training) -> None:
-        self._times[record.method].append(record.total_seconds)
-        self._left.remove(record.method)
+        name = record.method if isinstance(record, Record) else self._row_of(record)
+        self._times[name].append(record.total_seconds)
+        self._left.remove(name)
+
+    def _row_of(self, training: Training) -> str:
+        """Two rows may have the same training: one of which a training is left."""
+        rows = [cell.row.name for cell in self._cells if cell.training.id == training.id]
+        return next(name for name in rows if name in self._left)
 
     def seconds(self) -> float | None:
         """None as long as no run is known."""

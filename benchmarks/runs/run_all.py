@@ -29,6 +29,7 @@ from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.report_file import ReportFile
+from marginbench.benchmarks.runs.tuned import beside, tuned_rows
 from marginbench.benchmarks.runs.watch import Watch
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
@@ -115,6 +116,7 @@ def prepare(options: RunOptions) -> Work:
         of_suite, of_methods = split_settings(options.set)
         suite = derive(evaluated_by(load_suite(str(options.suite)), options.evaluation), of_suite)
         methods = choose_methods(options.methods, suite, of_methods)
+        tuned = [] if options.tuned is None else tuned_rows(options.tuned, suite, methods)
     seeds = options.seeds or suite.seeds
     if seeds > MOST_SEEDS:
         raise ParameterError("seeds", seeds, f"must be at most {MOST_SEEDS}")
@@ -123,10 +125,10 @@ def prepare(options: RunOptions) -> Work:
     if options.tensorboard is not None and not has_tensorboard():
         raise ParameterError("tensorboard", str(options.tensorboard), f"needs a package: {INSTALL}")
     device = resolve_device(options.device)
-    announce(options, suite, len(methods), len(repetitions))
+    announce(options, suite, len(methods) + len(tuned), len(repetitions))
     data_dir = data_folder(options.data_dir)
     data = suite.load_data(data_dir).to(device)
-    cells = take_shard(make_plan(suite, methods, repetitions, data.fingerprint), options.shard)
+    cells = take_shard(make_plan(suite, beside(methods, tuned), repetitions, data.fingerprint), options.shard)
     folder = Path(options.out).expanduser() / suite.name
     events = None if options.tensorboard is None else Path(options.tensorboard).expanduser().absolute()
     told = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir, tensorboard=events)

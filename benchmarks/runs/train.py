@@ -39,7 +39,7 @@ def trained(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training
     if job.options.only == "evaluate":
         return None
     job.networks.mkdir(parents=True, exist_ok=True)
-    with lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition) as got:
+    with lock(job.networks, cell.training.id, cell.row.name, cell.repetition) as got:
         if not got:
             return None
         # another process may have just ended it
@@ -52,7 +52,7 @@ def failed(cell: Cell, job: Job, data: Dataset, why: Exception) -> Training | No
     Returns:
         The record that it had just written itself, if it had; None while another process holds it.
     """
-    with lock(job.networks, cell.training.id, spec_of(cell.method), cell.repetition) as got:
+    with lock(job.networks, cell.training.id, cell.row.name, cell.repetition) as got:
         if not got:
             return None
         return ended(cell.training.id, job) or write_training(job.networks, _training(cell, job, data, reason(why), {}))
@@ -97,7 +97,7 @@ def _train(cell: Cell, job: Job, data: Dataset, deadline: Deadline) -> Training:
     outcome: Trained | Exception
     try:
         with sink_of(cell, job) as sink:
-            outcome = train(cell.method, job.suite, data, cell.repetition, replace(how, sink=sink))
+            outcome = train(cell.method, cell.row.suite(job.suite), data, cell.repetition, replace(how, sink=sink))
     except Exception as failure:
         outcome = failure
     return written(cell, job, data, how, outcome)
@@ -110,17 +110,18 @@ def sink_of(cell: Cell, job: Job) -> AbstractContextManager[Sink | None]:
     if not has_tensorboard():  # the process that asked has it; this one is on another machine
         log.warning("nothing is written for TensorBoard here: %s", INSTALL)
         return nullcontext()
-    row = re.sub(r"[^\w.,()=+-]", "_", spec_of(cell.method))
+    row = re.sub(r"[^\w.,()=+-]", "_", cell.row.name)
     folder = Path(job.options.tensorboard, job.suite.stream_name, row, f"seed{cell.repetition}-{cell.training.id[:8]}")
     return TensorBoard(folder)
 
 
 def _training(cell: Cell, job: Job, data: Dataset, error: str | None, facts: Mapping[str, Any]) -> Training:
+    changes = cell.row.suite(job.suite).changes
     return Training(
         id=cell.training.id,
         identity=cell.training,
         suite=job.suite.stream_name,
-        changes={key: value for key, value in job.suite.changes.items() if not key.startswith("evaluation.")},
+        changes={key: value for key, value in changes.items() if not key.startswith("evaluation.")},
         method=spec_of(cell.method),
         repetition=cell.repetition,
         status="done" if error is None else "failed",

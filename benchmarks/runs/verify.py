@@ -22,7 +22,7 @@ from marginbench.benchmarks.runs.agreement import Spread, Verdict, contradiction
 from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.measure import derived_metrics
 from marginbench.benchmarks.runs.options import VERIFIED, RunOptions
-from marginbench.benchmarks.runs.plan import Cell, make_plan
+from marginbench.benchmarks.runs.plan import Cell, Row, make_plan
 from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers
 from marginbench.benchmarks.suites.remake import remake
 from marginbench.benchmarks.suites.schema import Suite
@@ -177,11 +177,11 @@ def _case(record: Record, path: Path, counting: Iterable[Record], folder: Path) 
     """The case of a record, or why it cannot agree whatever a run would give."""
     try:
         suite = remake(record.suite.settings, folder)
-        method = recreate(record.method, record.identity.source)
+        row = _row(record)
         device = resolve_device("cpu" if record.environment.device == "cpu" else "auto")
     except MarginbenchError as error:
         return Verdict("no", str(error))
-    (cell,) = make_plan(suite, [method], [record.repetition], record.identity.data)
+    (cell,) = make_plan(suite, [row], [record.repetition], record.identity.data)
     was, here = vars(record.identity), vars(cell.identity)
     if record.identity.training is None:  # from before networks were kept
         was = {**was, "training": here["training"]}
@@ -192,6 +192,16 @@ def _case(record: Record, path: Path, counting: Iterable[Record], folder: Path) 
         return Verdict("no", wrong)
     of_suite = [other for other in counting if other.identity.suite == record.identity.suite]
     return _Case(record, path, suite, spread_around(record, of_suite), device)
+
+
+def _row(record: Record) -> Row:
+    """The row of a record.
+
+    Raises:
+        MarginbenchError: its method is not registered.
+    """
+    spec = record.method if record.tuning is None else record.tuning.method
+    return Row(recreate(spec, record.identity.source), record.identity.recipe or {}, record.tuning)
 
 
 def _again(
@@ -215,7 +225,7 @@ def _group(group: Sequence[_Case], runs: Path, question: Question) -> Iterator[t
         if case.record.identity.data != data.fingerprint:
             yield case, Verdict("no", f"the data are others: {data.fingerprint[:12]} here"), []
             continue
-        (cell,) = make_plan(case.suite, [create(case.record.method)], [case.record.repetition], data.fingerprint)
+        (cell,) = make_plan(case.suite, [_row(case.record)], [case.record.repetition], data.fingerprint)
         waiting[cell.id] = case
         cells.append(cell)
     runs.mkdir()

@@ -16,7 +16,6 @@ from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADII
-from marginbench.methods import spec_of
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.run_all import Work
@@ -74,7 +73,7 @@ class Best:
     """The means of the rows over the seeds that are done: no table, for which seeds are missing, but a first look."""
 
     def __init__(self, work: "Work") -> None:
-        self._seeds = Counter(spec_of(cell.method) for cell in work.cells)
+        self._seeds = Counter(cell.row.name for cell in work.cells)
         left = {cell.id for cell in work.todo}
         before = (work.records[cell.id] for cell in work.cells if cell.id in work.records and cell.id not in left)
         self._records: dict[str, Record | Training] = (

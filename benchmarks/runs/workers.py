@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -54,21 +54,29 @@ def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int 
 
 
 def run_here(
-    cells: Sequence[Cell], job: Job, data: Dataset, note: Note = unheard
+    cells: Sequence[Cell] | deque[Cell], job: Job, data: Dataset, note: Note = unheard
 ) -> Iterator[Record | Training | None]:
-    """The cells in this process, one after the other or, on a GPU, in groups; None for those that another one holds."""
+    """The cells in this process, one after the other or, on a GPU, in groups; None for those that another one holds.
+
+    Args:
+        cells: a deque may be added to between two records, and is emptied.
+    """
     keep_freed_memory()
     warm_up(job.suite, data)
-    if data.train.device.type == "cuda":
-        for _, record in run_in_groups(cells, job, data, note):
-            yield record
-        return
-    for cell in cells:
+    todo = cells if isinstance(cells, deque) else deque(cells)
+    while todo:
+        if data.train.device.type == "cuda":
+            now = [*todo]
+            todo.clear()
+            for _, record in run_in_groups(now, job, data, note):
+                yield record
+            continue
+        cell = todo.popleft()
         yield execute(cell, job, data, partial(note, cell.id))
 
 
 def run_in_workers(
-    cells: Sequence[Cell], job: Job, data: Dataset, jobs: int, note: Note = unheard
+    cells: Sequence[Cell] | deque[Cell], job: Job, data: Dataset, jobs: int, note: Note = unheard
 ) -> Iterator[Record | Training | None]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
@@ -76,6 +84,9 @@ def run_in_workers(
     keeps to its own cores, to its share of the memory, and to a GPU of its own. One that hangs beyond the deadline is
     killed: its run has failed, and another worker takes its place. If it was at a group of runs, it is not known which
     of them hangs: they are done again by themselves.
+
+    Args:
+        cells: a deque may be added to between two records, with further cells of the methods in it, and is emptied.
 
     Raises:
         ParameterError: a method that other processes cannot see, or a worker was killed.
@@ -85,12 +96,16 @@ def run_in_workers(
         job = replace(job, memory=(available() if job.memory is None else job.memory) // jobs)
     files, threads = plugin_files(cells), torch.get_num_threads()
     setups = [Setup(job, files, data.train.device, place, jobs, threads) for place in range(jobs)]
-    todo = deque(bundles(cells, jobs, data.train.device))
+    more = cells if isinstance(cells, deque) else deque[Cell]()
+    todo = deque(bundles([*cells], jobs, data.train.device))
+    more.clear()
     crew: list[Worker] = []
     reported: set[str] = set()
     try:
         crew = [Worker(setup) for setup in setups]
-        while todo or any(worker.busy for worker in crew):
+        while todo or more or any(worker.busy for worker in crew):
+            todo.extend([cell] for cell in more)
+            more.clear()
             for worker in [*crew]:
                 if worker.left == 0.0 and not worker.link.poll():
                     crew.remove(worker)
@@ -184,7 +199,7 @@ def seen_elsewhere(cells: Sequence[Cell]) -> bool:
     return known and not any(registry.added_by("__main__") for registry in REGISTRIES)
 
 
-def plugin_files(cells: Sequence[Cell]) -> tuple[Path, ...]:
+def plugin_files(cells: Iterable[Cell]) -> tuple[Path, ...]:
     """The files that another process must load to know what the suite and the cells name.
 
     Raises:

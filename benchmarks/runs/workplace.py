@@ -1,11 +1,12 @@
 """A process that does runs of a plan. It gets ready once, and is then told one run after the other by name."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +15,12 @@ from marginbench.benchmarks.machine.device import keep_freed_memory
 from marginbench.benchmarks.plugins import load_installed_plugins, load_plugin
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import Training
+from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.runs.execute import execute
 from marginbench.benchmarks.runs.groups import run_in_groups
 from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.note import Note
-from marginbench.benchmarks.runs.plan import Cell, make_plan
+from marginbench.benchmarks.runs.plan import Cell, Row, make_plan
 from marginbench.benchmarks.training.loop import warm_up
 from marginbench.methods import MarginbenchError, create, spec_of
 
@@ -30,6 +32,8 @@ class Order:
     run_id: str
     method: str  # spec
     repetition: int
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ class Workplace:
             yield cell.id, execute(cell, self.job, self.data, partial(note, cell.id))
 
     def _cell(self, order: Order) -> Cell:
-        method = create(order.method)
-        (cell,) = make_plan(self.job.suite, [method], [order.repetition], self.data.fingerprint)
+        row = Row(create(order.method), order.recipe, order.tuning)
+        (cell,) = make_plan(self.job.suite, [row], [order.repetition], self.data.fingerprint)
         if cell.id != order.run_id:
             raise MarginbenchError(
                 f"a worker has other data, or another version of {order.method}, than the process that asks"
@@ -80,7 +84,7 @@ class Workplace:
 
 
 def order(cell: Cell) -> Order:
-    return Order(cell.id, spec_of(cell.method), cell.repetition)
+    return Order(cell.id, spec_of(cell.method), cell.repetition, cell.row.recipe, cell.row.tuning)
 
 
 def get_ready(job: Job, plugins: Iterable[Path], device: torch.device, data_dir: Path) -> Workplace:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 from importlib import resources
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
@@ -36,6 +36,7 @@ class Data(Section):
     imbalance: float | None = Field(default=None, ge=1)  # first class to last, in images: a long-tailed training split
     size: Count | None = None  # height and width of the images, for image folders only
     max_length: Count | None = None  # tokens of a sentence or pair, of sets with a tokenizer; default: 128
+    evaluate: Literal["validation"] | None = None  # for choices: on these, and without doubts; default: the test split
 
 
 class Suite(Section):
@@ -70,6 +71,7 @@ class Suite(Section):
         """The sections that a training depends on, with the names that its draws are seeded from."""
         sections = self.model_dump(mode="json", include={"data", "network", "training"}, exclude_none=True)
         sections["training"].pop("epsilon", None)  # of the methods that need it: see `trained_for`
+        sections["data"].pop("evaluate", None)  # of the evaluation
         return {**sections, "stream": self.stream_name}
 
     @property

@@ -14,6 +14,7 @@ from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import About, Record
+from marginbench.benchmarks.records.tuning import TUNED
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS
 from marginbench.benchmarks.tables import columns
@@ -57,6 +58,8 @@ LEGEND = (
     " where a claim is read off two), uncorrected for the number of methods; no: it is below 0 in all; open: neither."
     " Accuracies in points of per cent, margins in pixels of [0, 1]."
 )
+
+OF_TUNED = "Tuned rows are compared with cross-entropy that was tuned like them, where that is there."
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,13 @@ def _of_suite(fingerprint: str, suite: SuiteRuns, known: Mapping[str, Column]) -
 
 
 def _difference(pairs: ColumnPairs | None, row: str) -> tuple[int, Difference]:
-    """To the baseline, and of how many networks."""
+    """To the baseline, and of how many networks. That of a tuned row is tuned too, with the same budget, if it can."""
     if pairs is None:
         return 0, Difference(math.nan)
-    own, base = (len(pairs.suite.measured(name, pairs.column.name)) for name in (row, BASELINE))
-    return own if base else 0, pairs.difference(row, BASELINE)
+    runs, tuned = pairs.suite.runs, f"{BASELINE}{TUNED}"
+    baseline = tuned if runs[row][0].tuning is not None and tuned in runs else BASELINE
+    own, base = (len(pairs.suite.measured(name, pairs.column.name)) for name in (row, baseline))
+    return own if base else 0, pairs.difference(row, baseline)
 
 
 def _verdict(differences: Sequence[Difference]) -> str:
@@ -157,7 +162,8 @@ def render_claims(reading: Reading, papers: bool = True) -> str:
         # unpadded: papers have long titles
         text = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in table)
         name = suite_name(rows[0].identity.suite, records)
-        pages.append(f"## {name}: what is claimed, and what was measured\n\n{text}\n\n- {LEGEND}\n")
+        legend = f"{LEGEND} {OF_TUNED}" if any(row.tuning for row in rows) else LEGEND
+        pages.append(f"## {name}: what is claimed, and what was measured\n\n{text}\n\n- {legend}\n")
     return "\n".join(pages)
 
 

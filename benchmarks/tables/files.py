@@ -10,13 +10,14 @@ from marginbench.benchmarks.tables.claims import render_claims
 from marginbench.benchmarks.tables.frame import ranked_frame
 from marginbench.benchmarks.tables.render import FORMATS, render
 from marginbench.benchmarks.tables.standing import Standings
+from marginbench.benchmarks.tables.tuning import tuning_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def contents(reading: Reading) -> dict[str, str]:
-    """Name to content: leaderboard.{md,csv,tex,json} and claims.md."""
+    """Name to content: leaderboard.{md,csv,tex,json} and claims.md, and tuning.{md,csv} where rows are tuned."""
     return _contents(reading, where_rows_stand(reading))
 
 
@@ -24,7 +25,7 @@ def _contents(reading: Reading, known: Standings) -> dict[str, str]:
     records = list(reading.records.values())
     forms = [form for form in FORMATS if form != "html"]  # for browsers there is the report
     made = {f"leaderboard.{form}": render(records, form, known=known) for form in forms}
-    return {**made, "claims.md": render_claims(reading)}
+    return {**made, "claims.md": render_claims(reading), **tuning_files(reading)}
 
 
 def write_tables(reading: Reading, folder: Path) -> tuple["pd.DataFrame", list[Path]]:

@@ -21,6 +21,7 @@ from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Me
 from marginbench.methods.errors import ParameterError
 
 GIVEN: dict[str, tuple[tuple[str, ...], Any]] = {
+    "compile": (("--compile",), True),
     "suite": (("--suite", "mnist"), "mnist"),
     "methods": (("--methods", "ce,arcface(s=8,m=0.1)"), ["ce", "arcface(s=8,m=0.1)"]),
     "seeds": (("--seeds", "2"), 2),
@@ -42,6 +43,7 @@ GIVEN: dict[str, tuple[tuple[str, ...], Any]] = {
     "eager": (("--eager",), True),
     "report": (("--report",), True),
     "tensorboard": (("--tensorboard", "events"), Path("events")),
+    "tuned": (("--tuned", "events"), Path("events")),
     "plugin": (("--plugin", "a.py", "--plugin", "b.py"), [Path("a.py"), Path("b.py")]),
     "progress": (("--no-progress",), False),
 }

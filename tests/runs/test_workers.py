@@ -15,7 +15,7 @@ from marginbench.benchmarks.machine import budget
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs.job import Job
-from marginbench.benchmarks.runs.plan import Cell, make_plan
+from marginbench.benchmarks.runs.plan import Cell, Row, make_plan
 from marginbench.benchmarks.runs.progress import Eta
 from marginbench.benchmarks.runs.worker import Setup, share_of
 from marginbench.benchmarks.runs.workers import MEMORY, choose_jobs, plugin_files, run_in_workers
@@ -162,7 +162,7 @@ def test_the_time_left_is_known_from_earlier_records() -> None:
         cost = {"seconds": seconds, "evaluation_seconds": 1.0}
         return a_record(method, cost=cost)
 
-    cells = [Cell(create(spec), 1, {}, "suite") for spec in ("ce", "mma", "roll")]
+    cells = [Cell(Row(create(spec)), 1, {}, "suite") for spec in ("ce", "mma", "roll")]
     assert Eta(cells, 2).seconds() is None
     eta = Eta(cells, 2, [record("mma", 99.0)])
     eta.finished(record("ce", 9.0))

@@ -1,0 +1,151 @@
+"""How a setting was chosen: what `marginbench tune` writes for each row, and what the records of tuned rows carry."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from marginbench.benchmarks.machine.files import digest, write_atomically
+from marginbench.benchmarks.records.typed import WrongValueError, build
+from marginbench.methods import MarginbenchError, Norm
+
+TUNED = "+tuned"  # ends the name of a tuned row
+SETTINGS = "settings"  # name of the folder
+Objective = Literal["validation_accuracy", "robust_accuracy", "pareto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial: a setting, and what it gave on the validation images."""
+
+    number: int  # 0 is the default of the row
+    method: str  # spec
+    recipe: dict[str, Any] = field(default_factory=dict)  # what it changes of the suite's recipe, by dotted key
+    status: Literal["done", "failed"]  # a diverged training has failed
+    value: float | None = None  # of the objective, the larger the better; none where there are two
+    clean_accuracy: float | None = None
+    robust_accuracy: float | None = None
+    seconds: float = 0.0  # of training and evaluation; 0 for a setting that an earlier trial had
+    passes: float = 0.0  # forward and backward through the network, each over a batch, of the training
+    repeats: int | None = None  # the number of that earlier trial
+    error: str | None = None
+    finished: str  # UTC, ISO 8601
+
+    @property
+    def setting(self) -> str:
+        return in_words(self.method, self.recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """The chosen setting of a row, with its provenance. All is about validation images."""
+
+    row: str  # what was tuned; its default is trial 0
+    method: str  # spec of the choice
+    recipe: dict[str, Any] = field(default_factory=dict)  # what it changes of the suite's recipe, by dotted key
+    chosen: int  # number of the trial
+    suite: str
+    trained_by: str  # digest of the suite's recipe
+    data: str  # fingerprint of training and validation images
+    revision: int  # of the method
+    source: str | None = None  # hash of its file, of a plug-in
+    objective: Objective
+    rule: str  # how the choice was made, in words
+    norm: Norm | None = None  # of the robust accuracy
+    epsilon: float | None = None  # its radius, in pixels of [0, 1]
+    floor: float | None = None  # clean accuracy that was asked for
+    sampler: str
+    seed: int  # of the sampler
+    repetition: int  # seed of the trainings, which no row of a table has
+    trials: int
+    distinct: int  # settings among the trials
+    failed: int  # trials
+    seconds: float  # of all trainings and evaluations
+    passes: float  # forward and backward through the network, each over a batch, of all trainings
+    date: str  # of the last trial; UTC, ISO 8601
+    versions: dict[str, str] = field(default_factory=dict)
+    space: dict[str, str] = field(default_factory=dict)  # what was searched, in words
+    importance: dict[str, float] = field(default_factory=dict)  # share of the variance of the value, by fANOVA
+    history: list[Trial] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits, of all but what other versions of the libraries may say of the same trials."""
+        values = asdict(self)
+        return digest({key: value for key, value in values.items() if key not in ("versions", "importance")})
+
+    @property
+    def name(self) -> str:
+        """Of its row in tables."""
+        return f"{self.row}{TUNED}"
+
+    @property
+    def keeps_default(self) -> bool:
+        """The choice is the default: the tuned row is the same as the other one."""
+        return self.history[self.chosen].setting == self.history[0].setting
+
+    @property
+    def budget(self) -> tuple[int, str, str, bool]:
+        """What rows must have in common to be compared; last, whether the recipe was tuned."""
+        return self.trials, self.objective, self.sampler, any(key.startswith("training.") for key in self.space)
+
+
+def in_a_sentence(tuning: Tuning) -> str:
+    """Where a setting comes from: `Trial 7 of 20 by validation accuracy ...`."""
+    what = f"Trial {tuning.chosen} of {tuning.trials} by {tuning.objective.replace('_', ' ')} on validation images"
+    how = f"{tuning.sampler}, seed {tuning.seed}, {tuning.date.partition('T')[0]}"
+    cost = f"{tuning.passes:.0f} passes, {tuning.seconds:.0f} s"
+    return f"{what} ({how}): {tuning.rule}. {tuning.distinct} distinct settings, {tuning.failed} failed; {cost}."
+
+
+HEAD = """\
+# The setting of {row} that {trials} trials on the validation images of suite {suite} gave.
+# Run it with fresh seeds beside the paper's default: marginbench run-all --suite {suite} --tuned DIR
+"""
+
+
+def write_setting(path: Path, tuning: Tuning) -> None:
+    """Write one setting as TOML.
+
+    Raises:
+        UnwritableError: the folder cannot be written.
+    """
+    import tomli_w
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = HEAD.format(row=tuning.row, trials=tuning.trials, suite=tuning.suite)
+    write_atomically(path, f"{head}{tomli_w.dumps(_without_none(asdict(tuning)))}".encode())
+
+
+def read_setting(path: Path) -> Tuning:
+    """Read one setting.
+
+    Raises:
+        MarginbenchError: it is no file that `tune` wrote.
+    """
+    try:
+        return build(Tuning, tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise MarginbenchError(f"setting {path}: {error.strerror}") from None
+    except (ValueError, WrongValueError) as error:
+        raise MarginbenchError(f"setting {path}: {error}: let `marginbench tune` write it again") from None
+
+
+def setting_paths(folder: Path) -> list[Path]:
+    """The files of all settings below a folder, sorted."""
+    homes: Iterable[Path] = [folder] if folder.name == SETTINGS else folder.rglob(SETTINGS)
+    return sorted(path for home in homes for path in home.glob("*.toml"))
+
+
+def in_words(method: str, recipe: Mapping[str, Any]) -> str:
+    """A setting in one text: `arcface(m=0.2)+training.learning_rate=0.003`."""
+    return "+".join([method, *(f"{key}={recipe[key]:g}" for key in sorted(recipe))])
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,62 @@
+"""From the trials of a row to its setting, with its provenance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from marginbench.benchmarks.records.tuning import Trial, Tuning
+from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.tuning.judge import Judge, choose
+from marginbench.benchmarks.tuning.options import TuneOptions
+from marginbench.benchmarks.tuning.study import Protocol, Study, describe_sampler
+
+
+@dataclass(frozen=True)
+class About:
+    """What the settings of all rows of a call have in common."""
+
+    options: TuneOptions
+    suite: Suite
+    judge: Judge
+    repetition: int
+
+
+def setting_of(study: Study, protocol: Protocol, about: About) -> Tuning:
+    """The choice among the first trials of a study, as many as were asked for.
+
+    Raises:
+        MarginbenchError: all trials failed.
+    """
+    options, judge = about.options, about.judge
+    trials: Sequence[Trial] = study.ended[: options.trials]
+    chosen, rule = choose(trials, judge, options.pick)
+    robust = options.objective != "validation_accuracy"
+    return Tuning(
+        row=protocol.row,
+        method=chosen.method,
+        recipe=chosen.recipe,
+        chosen=chosen.number,
+        suite=about.suite.name,
+        trained_by=protocol.trained_by,
+        data=protocol.data,
+        revision=protocol.revision,
+        source=protocol.source,
+        objective=options.objective,
+        rule=rule,
+        norm=options.norm if robust else None,
+        epsilon=about.suite.evaluation.epsilon[options.norm] if robust else None,
+        floor=judge.floor if robust else None,
+        sampler=describe_sampler(options.sampler),
+        seed=options.seed,
+        repetition=about.repetition,
+        trials=len(trials),
+        distinct=len({trial.setting for trial in trials}),
+        failed=sum(trial.status == "failed" for trial in trials),
+        seconds=round(sum(trial.seconds for trial in trials), 3),
+        passes=sum(trial.passes for trial in trials),
+        date=max(trial.finished for trial in trials),
+        versions={name: metadata.version(name) for name in ("marginbench", "optuna", "torch")},
+        space=dict(protocol.space),
+        importance=study.importance(options.trials),
+        history=list(trials),
+    )

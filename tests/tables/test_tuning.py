@@ -1,0 +1,112 @@
+"""Defaults and tuned rows beside each other: the gains, their tests, and what they cost."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from figure_support import write_row
+from made import a_tuning, claiming
+
+from marginbench.benchmarks.records.reader import Reading, read_folders
+from marginbench.benchmarks.records.tuning import Tuning
+from marginbench.benchmarks.tables.claims import OF_TUNED, findings, render_claims
+from marginbench.benchmarks.tables.files import contents
+from marginbench.benchmarks.tables.tuning import Gains, gains, tuning_files
+
+ROBUST = "robust_accuracy_l2"
+
+
+def write(folder: Path, row: str, strength: float, tuned: float, seeds: int = 3, **changes: Any) -> Tuning:
+    tuning = a_tuning(row, **changes)
+    write_row(folder, row, strength, seeds)
+    write_row(folder, tuning.name, tuned, seeds, tuning=tuning)
+    return tuning
+
+
+def found(folder: Path) -> Gains:
+    (made,) = gains(read_folders([folder]))
+    return made
+
+
+def test_a_gain_is_that_of_the_means_with_an_interval_and_a_test(tmp_path: Path) -> None:
+    write(tmp_path, "ce", 0.5, 0.5, chosen=0)
+    write(tmp_path, "mma", 0.5, 5.0)
+    made = found(tmp_path)
+    records = read_folders([tmp_path]).records.values()
+    values = {row: [r.metrics[ROBUST] for r in records if r.method == row] for row in ("mma", "mma+tuned")}
+    means = {row: sum(own) / 3 for row, own in values.items()}
+    gain = made.gains[ROBUST]["mma"]
+    assert (gain.default, gain.tuned) == pytest.approx((means["mma"], means["mma+tuned"]))
+    assert gain.difference == pytest.approx(gain.tuned - gain.default) and gain.difference > 0.2
+    assert 0 < gain.low < gain.difference < gain.high and gain.p < 0.05
+    kept = made.gains[ROBUST]["ce"]
+    assert (kept.difference, kept.low, kept.high, kept.p) == (0, 0, 0, 1)  # the same networks
+    assert made.ahead[ROBUST] == [0, 1]
+
+
+def test_the_page_says_what_was_gained_and_what_it_cost(tmp_path: Path) -> None:
+    write(tmp_path, "ce", 0.5, 0.5, chosen=0)
+    write(tmp_path, "mma", 0.5, 5.0)
+    files = contents(read_folders([tmp_path]))
+    page = files["tuning.md"]
+    ce, mma = (next(line for line in page.splitlines() if line.startswith(f"| {row} ")) for row in ("ce", "mma"))
+    assert "| the default " in ce and "→" not in ce
+    assert " → " in mma and "]*" in mma and "mma(x=2)" in mma and "4 (4)" in mma and "4000" in mma and "2.0 min" in mma
+    assert "tuning made 1 of 2 rows better and 0 worse; 0 rows beat ce by default, 1 do with ce tuned like them" in page
+    assert "4 trials a row by validation accuracy, random, seed 0" in page
+    lines = list(csv.DictReader(io.StringIO(files["tuning.csv"])))
+    line = next(line for line in lines if (line["row"], line["column"]) == ("mma", ROBUST))
+    assert float(line["gain"]) == pytest.approx(float(line["tuned"]) - float(line["default"]), abs=1e-5)
+    assert (line["trials"], line["failed"], line["setting"], line["tuned_rank"]) == ("4", "1", "mma(x=2)", "1")
+    assert "| mma+tuned" in files["leaderboard.md"]
+
+
+def test_below_three_seeds_there_are_means_alone(tmp_path: Path) -> None:
+    write(tmp_path, "mma", 0.5, 5.0, seeds=1)
+    gain = found(tmp_path).gains[ROBUST]["mma"]
+    assert gain.difference == pytest.approx(gain.tuned - gain.default) and math.isnan(gain.p)
+    mma = next(line for line in tuning_files(read_folders([tmp_path]))["tuning.md"].splitlines() if "| mma " in line)
+    assert " → " in mma and "[" not in mma
+
+
+def test_rows_of_an_earlier_tuning_do_not_count(tmp_path: Path) -> None:
+    write(tmp_path, "mma", 0.5, 5.0)
+    newer = a_tuning("mma", chosen=1)
+    write_row(tmp_path, newer.name, 0.6, tuning=newer, identity={"fields": {"x": 1}})
+    made = found(tmp_path)
+    assert len(made.tunings) == 1 and made.gains[ROBUST]["mma"].difference == pytest.approx(
+        gain_of(tmp_path, made.tunings["mma"])
+    )
+
+
+def gain_of(folder: Path, tuning: Tuning) -> float:
+    records = read_folders([folder]).records.values()
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    of_tuned = [record.metrics[ROBUST] for record in records if record.tuning == tuning]
+    return mean(of_tuned) - mean([record.metrics[ROBUST] for record in records if record.method == "mma"])
+
+
+def test_where_nothing_is_tuned_there_is_no_page(tmp_path: Path) -> None:
+    write_row(tmp_path, "ce", 0.5)
+    assert tuning_files(read_folders([tmp_path])) == {} and gains(read_folders([tmp_path])) == []
+    write_row(tmp_path, "mma+tuned", 0.5, tuning=a_tuning("mma"))  # without its default
+    assert tuning_files(read_folders([tmp_path])) == {}
+
+
+def test_claims_of_tuned_rows_are_measured_against_tuned_cross_entropy(tmp_path: Path) -> None:
+    for row, strength in (("ce", 0.5), ("ce+tuned", 5.0), ("mma", 1.0), ("mma+tuned", 1.0)):
+        tuning = a_tuning(row.removesuffix("+tuned")) if row.endswith("+tuned") else None
+        write_row(tmp_path, row, strength, tuning=tuning)
+    found = read_folders([tmp_path])
+    paths = {path: claiming(record, "f", "p", "input_margin") for path, record in found.records.items()}
+    reading = Reading(paths, {})
+    seen = {one.method: one.difference for one in findings(reading) if one.column == "margin_upper_l2"}
+    assert seen["mma"] > 0 > seen["mma+tuned"]
+    assert OF_TUNED in render_claims(reading)
+    assert OF_TUNED not in render_claims(reading.where(lambda record: record.tuning is None))

@@ -1,0 +1,267 @@
+"""Tuning from end to end: equal budgets, the same trials however they were done, and no test image."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import MARGINBENCH, Start, wait_for
+from support import Run
+
+from marginbench.benchmarks.data import dataset
+from marginbench.benchmarks.data.sources import find
+from marginbench.benchmarks.records.reader import read_record
+from marginbench.benchmarks.records.training import read_training
+from marginbench.benchmarks.records.tuning import Tuning, read_setting, setting_paths
+from marginbench.benchmarks.runs.options import RunOptions
+from marginbench.benchmarks.suites.schema import MOST_SEEDS
+from marginbench.benchmarks.tuning.options import TuneOptions
+from marginbench.benchmarks.tuning.tune import TuneOutcome, tune
+from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError
+
+METHODS = ["ce", "arcface"]
+ARCFACE = {"trials": 3, "methods": ["arcface"]}
+
+
+def tuned(suite: Path, out: Path, jobs: int = 1, run: dict[str, Any] | None = None, **options: Any) -> TuneOutcome:
+    of_run = RunOptions(suite=str(suite), out=out, jobs=jobs, device="cpu", progress=False, **(run or {}))
+    return tune(TuneOptions(**{"methods": METHODS, "trials": 3, "run": of_run, **options}))
+
+
+def what(tuning: Tuning) -> Any:
+    """All of a setting but times: what must be the same whoever did it."""
+    history = [replace(trial, seconds=0.0, finished="") for trial in tuning.history]
+    return replace(tuning, seconds=0.0, date="", history=history)
+
+
+def test_every_row_has_exactly_its_trials_with_two_processes(tiny: Path, tmp_path: Path) -> None:
+    alone, two = tuned(tiny, tmp_path / "a"), tuned(tiny, tmp_path / "b", jobs=2)
+    assert alone.trials == two.trials == 6
+    assert sorted(map(str, map(what, alone.settings))) == sorted(map(str, map(what, two.settings)))
+    for tuning in two.settings:
+        assert [trial.number for trial in tuning.history] == [0, 1, 2] and tuning.trials == 3
+        assert tuning.history[0].method == tuning.row  # the published default
+        assert tuning.history[tuning.chosen].value == max(trial.value or 0 for trial in tuning.history)
+    ce = next(tuning for tuning in two.settings if tuning.row == "ce")
+    assert (ce.distinct, ce.history[2].repeats, ce.history[2].seconds) == (1, 0, 0.0)  # nothing to search: trained once
+
+
+def test_a_trial_is_a_training_with_its_record_and_a_seed_of_its_own(tiny: Path, tmp_path: Path) -> None:
+    (tuning,) = tuned(tiny, tmp_path, seed=2, recipe=True, **ARCFACE).settings
+    folder = tmp_path / "tiny" / "tuning"
+    trainings = [read_training(path) for path in (folder / "networks").glob("*.json")]
+    records = [read_record(path) for path in (folder / "validation_accuracy+recipe+seed=2" / "trials").glob("*.json")]
+    assert len(trainings) == len(records) == tuning.distinct == 3
+    assert {training.repetition for training in trainings} == {MOST_SEEDS + 2} == {tuning.repetition}
+    assert {record.identity.training for record in records} == {training.id for training in trainings}
+    rates = {training.identity.recipe["training"]["learning_rate"] for training in trainings}
+    of_trials = {trial.recipe.get("training.learning_rate", 1e-2) for trial in tuning.history}
+    assert rates == of_trials and len(rates) == 3  # the recipe is part of what a training is
+    accuracies = sorted(record.metrics["clean_accuracy"] for record in records)
+    assert accuracies == sorted(trial.clean_accuracy or 0.0 for trial in tuning.history)
+    for record in records:
+        assert record.metrics["clean_accuracy"] == pytest.approx(record.metrics["validation_accuracy"])
+
+
+@pytest.mark.parametrize("objective", ["validation_accuracy", "robust_accuracy"])
+def test_no_test_image_is_touched(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
+    before = tuned(tiny, tmp_path / "a", objective=objective, **ARCFACE)
+
+    class Untouchable(np.ndarray):
+        """Whatever is done with it."""
+
+        def _refuse(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError("a test image is looked at")
+
+        __array_ufunc__ = __array_function__ = __getitem__ = tobytes = _refuse
+
+    def without_test(*arguments: Any) -> Any:
+        found = find(*arguments)
+        return replace(found, x_test=found.x_test.view(Untouchable), y_test=found.y_test.view(Untouchable))
+
+    monkeypatch.setattr(dataset, "find", without_test)
+    after = tuned(tiny, tmp_path / "b", objective=objective, **ARCFACE)
+    assert [what(tuning) for tuning in after.settings] == [what(tuning) for tuning in before.settings]
+    with pytest.raises(AssertionError, match="a test image is looked at"):
+        dataset.load_data("digits", 200, tmp_path)  # the stand-in does complain
+
+
+def test_one_that_was_killed_goes_on(tiny: Path, tmp_path: Path, start: Start) -> None:
+    words = ["tune", "--suite", tiny, "--methods", "arcface", "--trials", "6", "--jobs", "2"]
+    process = start(MARGINBENCH, *words, "--out", tmp_path / "a")
+    trials = tmp_path / "a" / "tiny" / "tuning" / "validation_accuracy" / "trials"
+    wait_for(lambda: len(list(trials.glob("*.json"))) >= 2, process)
+    process.kill_group()
+    done = {path.name: path.read_bytes() for path in trials.glob("*.json")}
+    rest = tuned(tiny, tmp_path / "a", trials=6, methods=["arcface"])
+    assert all((trials / name).read_bytes() == content for name, content in done.items())  # no trial twice
+    whole = tuned(tiny, tmp_path / "b", trials=6, methods=["arcface"])
+    assert whole.trials == 6 and rest.trials < 6
+    assert what(rest.settings[0]) == what(whole.settings[0])
+    more = tuned(tiny, tmp_path / "a", trials=7, methods=["arcface"])
+    assert more.trials == 1 and more.settings[0].history[:6] == rest.settings[0].history
+    fewer = tuned(tiny, tmp_path / "a", trials=6, methods=["arcface"])  # of a longer study the first ones count
+    assert (fewer.trials, fewer.settings) == (0, rest.settings)
+
+
+def test_a_trial_that_diverges_counts(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "fragile.py"
+    file.write_text(FRAGILE)
+    outcome = tuned(tiny, tmp_path / "out", methods=[str(file)], trials=10, jobs=2)
+    (tuning,) = outcome.settings
+    assert tuning.trials == 10 and 0 < tuning.failed < 10
+    for trial in tuning.history:
+        assert (trial.status == "failed") == (trial.number > 0 and "not finite" in str(trial.error))
+    assert tuning.history[tuning.chosen].status == "done" and tuning.source is not None
+
+
+FRAGILE = '''
+from marginbench.methods import Info, Loss, Method, cross_entropy, param
+
+
+class Fragile(Method):
+    """Cross-entropy that diverges for every weight but its default."""
+
+    info = Info(
+        key="fragile", title="Fragile", family="output_margin", paper="none", section="1", year=2026, revision=1,
+        neutral={"weight": 0.5},
+    )
+    weight: float = param(0.5, "factor", unit="1", source="none", search=(0.5, 1.0), ge=0)
+
+    def loss(self, net, batch, ctx):
+        loss = cross_entropy(net(batch.x), batch)
+        return Loss(loss if self.weight == 0.5 else loss * float("inf"))
+'''
+
+
+def test_rows_that_another_process_holds_are_left_to_it(tiny: Path, tmp_path: Path) -> None:
+    from marginbench.benchmarks.tuning.work import prepare
+
+    options = TuneOptions(methods=METHODS, trials=2, run=RunOptions(suite=str(tiny), out=tmp_path, progress=False))
+    with prepare(options).lock("arcface") as got:
+        assert got
+        outcome = tune(options)
+    assert (outcome.elsewhere, [tuning.row for tuning in outcome.settings]) == (["arcface"], ["ce"])
+    assert tune(options).elsewhere == []
+
+
+def test_machines_share_the_rows_and_are_merged(tiny: Path, tmp_path: Path, run: Run) -> None:
+    for share in ("1/2", "2/2"):
+        tuned(tiny, tmp_path / share[0], run={"shard": share})
+    joined = tuned(tiny, tmp_path / "1", merge=[tmp_path / "2"])
+    assert joined.trials == 0 and {tuning.row for tuning in joined.settings} == set(METHODS)
+    assert [what(one) for one in joined.settings] == [what(one) for one in tuned(tiny, tmp_path / "whole").settings]
+    names = [sorted(p.name for p in (tmp_path / o / "tiny/tuning/networks").glob("*")) for o in ("1", "whole")]
+    assert names[0] == names[1]
+    longer = tuned(tiny, tmp_path / "2", trials=4)
+    assert tuned(tiny, tmp_path / "1", trials=4, merge=[tmp_path / "2"]).settings == longer.settings
+    code, _, err = run("tune", "--suite", tiny, "--merge", tmp_path / "none", "--out", tmp_path / "1")
+    assert code == 2 and err.startswith(f"error: --merge {tmp_path / 'none'}: has no tuning with these options")
+
+
+def test_tunings_by_other_objectives_share_trainings_and_have_folders_of_their_own(tiny: Path, tmp_path: Path) -> None:
+    tuned(tiny, tmp_path, **ARCFACE)
+    networks = tmp_path / "tiny" / "tuning" / "networks"
+    before = {path.name for path in networks.glob("*.json")}
+    robust = tuned(tiny, tmp_path, objective="robust_accuracy", norm="l2", **ARCFACE)
+    (tuning,) = robust.settings
+    assert before < {path.name for path in networks.glob("*.json")}  # the default of ce, for the floor
+    assert (tuning.norm, tuning.epsilon) == ("l2", 0.25) and tuning.floor is not None
+    front = tuned(tiny, tmp_path, objective="pareto", pick="knee", **ARCFACE)
+    assert front.settings[0].history[0].value is None and "nearest" in front.settings[0].rule
+    again = tuned(tiny, tmp_path, objective="pareto", pick="clean", **ARCFACE)
+    assert again.trials == 0 and again.folder == front.folder  # the same trials, another choice
+    folders = {path.parent.parent.name for path in setting_paths(tmp_path)}
+    assert folders == {"validation_accuracy", "robust_accuracy+l2", "pareto+linf"}
+
+
+def test_the_setting_is_a_file_that_says_where_it_comes_from(tiny: Path, tmp_path: Path) -> None:
+    outcome = tuned(tiny, tmp_path, **ARCFACE)
+    (file,) = outcome.files
+    assert read_setting(file) == outcome.settings[0]
+    text = file.read_text()
+    for line in ('row = "arcface"', 'suite = "tiny"', "trials = 3", "seed = 0", 'objective = "validation_accuracy"'):
+        assert line in text
+    assert "marginbench run-all --suite tiny --tuned DIR" in text
+    file.write_text(text.replace("trials = 3", 'trials = "3"'))
+    with pytest.raises(MarginbenchError, match=r"arcface.toml: key 'trials': should be a whole number.*tune"):
+        read_setting(file)
+
+
+def test_default_and_tuned_rows_stand_beside_each_other(tiny: Path, tmp_path: Path, run: Run) -> None:
+    common = ["--suite", tiny, "--methods", "arcface", "--out", tmp_path, "--jobs", "1"]
+    code, out, err = run("tune", *common, "--trials", "4", "--recipe")
+    assert code == 0, err
+    folder = tmp_path / "tiny" / "tuning" / "validation_accuracy+recipe"
+    assert f"marginbench run-all --suite tiny --tuned {folder}" in out and "| arcface |" in out
+    assert "[4/4] " in err and "ETA 0 s" in err
+    code, _, err = run("run-all", *common, "--tuned", tmp_path)
+    assert code == 0, err
+    records = [read_record(path) for path in (tmp_path / "tiny" / "runs").glob("*.json")]
+    assert sorted(record.method for record in records) == ["arcface", "arcface+tuned"]
+    settings = {tuning.name: tuning for tuning in map(read_setting, setting_paths(tmp_path))}
+    for record in records:
+        assert record.repetition == 0  # a seed that tuning, with those from 10,000 on, has not seen
+        if record.method in settings:
+            tuning = settings[record.method]
+            assert record.tuning == tuning and (record.identity.recipe or {}) == tuning.recipe
+            training = read_training(tmp_path / "networks" / f"{record.identity.training}.json")
+            rate = training.identity.recipe["training"]["learning_rate"]
+            assert (training.method, rate) == (tuning.method, tuning.recipe.get("training.learning_rate", 1e-2))
+        else:
+            assert record.tuning is None and "tuning" not in json.loads(
+                (tmp_path / "tiny" / "runs" / f"{record.id}.json").read_text()
+            )
+    page = (tmp_path / "tiny" / "tuning.md").read_text()
+    assert "| arcface " in page and " → " in page and "4 trials a row by validation accuracy" in page
+    board = (tmp_path / "tiny" / "leaderboard.md").read_text()
+    assert "| arcface+tuned" in board and "stale" not in board
+    code, out, err = run("run-all", *common, "--tuned", folder)
+    assert code == 0 and "0 runs done, 2 had a record already" in out
+
+
+def test_wrong_tunings_are_refused_with_their_remedy(tiny: Path, tmp_path: Path, run: Run) -> None:
+    def refusal(*words: str | Path) -> str:
+        code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out", "--jobs", "1", *words)
+        assert code == 2
+        return err.splitlines()[-1]
+
+    assert refusal("--tuned", tmp_path / "no").endswith("no such folder; `marginbench tune` makes one")
+    (tmp_path / "empty").mkdir()
+    assert "no setting for suite tiny: `marginbench tune`" in refusal("--tuned", tmp_path / "empty")
+    tuned(tiny, tmp_path / "t", **{**ARCFACE, "methods": ["ce"]})
+    assert "marginbench tune --methods 'arcface'" in refusal("--tuned", tmp_path / "t", "--methods", "ce,arcface")
+    tuned(tiny, tmp_path / "t", **{**ARCFACE, "trials": 2})
+    assert "unequal budgets: ce with 3 trials" in refusal("--tuned", tmp_path / "t", "--methods", "ce,arcface")
+    tuned(tiny, tmp_path / "t", objective="pareto", **ARCFACE)
+    assert "holds several tunings of suite tiny: name one of" in refusal("--tuned", tmp_path / "t")
+    (file,) = [path for path in setting_paths(tmp_path / "t/tiny/tuning/validation_accuracy") if path.stem == "ce"]
+    text = file.read_text()
+    folder = file.parent.parent
+    file.write_text(text.replace("\nrevision = ", "\nrevision = 9"))
+    assert "tuned with another version of the method" in refusal("--tuned", folder, "--methods", "ce")
+    file.write_text(text)
+    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 3"))
+    assert "tuned with another version of suite tiny" in refusal("--tuned", folder, "--methods", "ce")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"trials": 0}, "trials"),
+        ({"trials": True}, "trials"),
+        ({"seed": -1}, "seed"),
+        ({"floor": 1.5}, "floor"),
+        ({"objective": "accuracy"}, "objective"),
+        ({"sampler": "grid"}, "sampler"),
+        ({"pick": "best"}, "pick"),
+        ({"norm": "l1"}, "norm"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ParameterError) as error:
+        TuneOptions(**options)
+    assert error.value.parameter == problem
