@@ -25,6 +25,7 @@ from marginbench.benchmarks.runs.job import Job, ended, has_network
 from marginbench.benchmarks.runs.networks import named
 from marginbench.benchmarks.runs.note import Note
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
+from marginbench.benchmarks.runs.order import in_order
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
@@ -138,7 +139,7 @@ def prepare(options: RunOptions) -> Work:
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
     todo = [cell for cell in cells if _is_left(cell, job, records, {path.stem for path in reading.problems})]
-    return Work(job, data, device, folder, cells, todo, records)
+    return Work(job, data, device, folder, cells, in_order(todo), records)
 
 
 def _is_left(cell: Cell, job: Job, records: Mapping[str, Record], unreadable: Set[str]) -> bool:

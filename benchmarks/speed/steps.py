@@ -11,9 +11,9 @@ import statistics
 from functools import partial
 
 from marginbench.benchmarks.machine.device import resolve_device
+from marginbench.benchmarks.machine.flops import Flops
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.speed import turns
-from marginbench.benchmarks.speed.flops import Flops
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.training.run import Run
 from marginbench.methods import create, spec_of

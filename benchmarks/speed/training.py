@@ -19,10 +19,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.machine.device import resolve_device, seconds_on
+from marginbench.benchmarks.machine.flops import Flops
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
 from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.benchmarks.speed import turns
-from marginbench.benchmarks.speed.flops import Flops
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.suites.training import Training
