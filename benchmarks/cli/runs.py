@@ -27,7 +27,8 @@ def run_all_command(
     """Train, evaluate and rank methods.
 
     Finished runs are not repeated: stop at any time, and run the same command again for the rest. Several commands, on
-    one machine or many, may share the output folder. Exit code 1 if runs failed.
+    one machine or many, may share the output folder. With --stop-after the command ends by itself, in time for a limit
+    such as that of Slurm. Exit code 1 if runs failed.
     """
     from marginbench.benchmarks.runs.forks import load_early
 
@@ -77,6 +78,11 @@ def report(outcome: "RunOutcome", chosen: RunOptions) -> None:
             print(f"Report:  marginbench report {quote(str(outcome.runs.parent))} --open  makes it, and shows it")
     if outcome.untrained:
         print(f"{outcome.untrained} runs have no network yet in {outcome.networks}: --only train makes them")
+    if outcome.left:
+        print(
+            f"{outcome.left} run{'s are' if outcome.left != 1 else ' is'} left after {chosen.stop_after}: the same"
+            " command goes on from here."
+        )
     if outcome.elsewhere:
         print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
     if outcome.failed:

@@ -5,6 +5,7 @@ finished is lost with the driver; for the others the driver writes what they sen
 """
 
 import contextlib
+import itertools
 import logging
 import pickle
 import secrets
@@ -32,13 +33,15 @@ from marginbench.benchmarks.records.training import (
 )
 from marginbench.benchmarks.runs.job import Job, ended, finished, has_network
 from marginbench.benchmarks.runs.plan import Cell
-from marginbench.benchmarks.runs.workers import plugin_files
+from marginbench.benchmarks.runs.workers import Chosen, plugin_files
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
 from marginbench.methods.errors import ParameterError
 
 log = logging.getLogger(__name__)
 TIMEOUT = 15  # seconds to find the scheduler
 PAUSE = 0.2  # seconds between two looks at what is finished
+LEAVING = 60.0  # seconds beyond the end of a call in which workers may stop: between two steps or estimators
+GONE = (OSError, ValueError, TypeError)  # what a scheduler that has gone raises
 LOOKS = 10  # at that, between two looks at who is there
 
 
@@ -52,7 +55,7 @@ class _Kept(NamedTuple):
 class _Done(NamedTuple):
     """What a worker has done; only a worker that does not see the output folder sends more than the record."""
 
-    record: Record | Training
+    record: Record | Training | None  # None where the time of the call was up
     arrays: dict[str, np.ndarray] | None = None
     network: _Kept | None = None
 
@@ -67,12 +70,15 @@ class _Parcel(NamedTuple):
     network: _Kept | None  # that the driver has already
 
 
-def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Record | Training | None]:
+def on_cluster(
+    cells: Sequence[Cell], job: Job, scheduler: str, chosen: Chosen | None = None
+) -> Iterator[Record | Training | None]:
     """The records of all cells in the order in which they end; None for one whose workers were killed by it.
 
     Args:
         job: each worker resolves its `device` itself.
         scheduler: address such as tcp://host:8786, or the file that `dask scheduler --scheduler-file` writes.
+        chosen: gives out those that are done, each when a worker is free. Default: all at once.
 
     Raises:
         MarginbenchError: no such cluster, workers of several threads, a worker with other data or another version,
@@ -89,12 +95,8 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
     with _connected(scheduler) as client, _token(job.runs) as token:
         from distributed import KilledWorker
 
-        pending = {}
-        for cell in cells:
-            told = order(cell)
-            key = f"{told.method}-{told.run_id}"
-            parcel = _Parcel(told, packed, plugins, token, _kept(job.networks, cell.training.id))
-            pending[client.submit(_work, parcel, key=key, pure=False)] = told
+        pending: dict[Any, Order] = {}
+        todo, more = iter(cells) if chosen is None else itertools.chain.from_iterable(chosen), True
         gone = ParameterError(
             "scheduler",
             scheduler,
@@ -102,7 +104,17 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
         )
         there: bool | None = None
         looks = 0
-        while pending:
+        while more or pending:
+            room = len(cells) if chosen is None else max(0, _count(client) - len(pending))
+            for cell in (given := list(itertools.islice(todo, room))):
+                told = order(cell)
+                key = f"{told.method}-{told.run_id}"
+                parcel = _Parcel(told, packed, plugins, token, _kept(job.networks, cell.training.id))
+                pending[client.submit(_work, parcel, key=key, pure=False)] = told
+            more = more and len(given) == room and chosen is not None and not job.over()
+            if job.over(LEAVING):
+                log.warning("%d runs do not stop: they are left to their workers", len(pending))
+                return
             if looks % LOOKS == 0:
                 there = _report_workers(client, scheduler, there)
             looks += 1
@@ -127,11 +139,11 @@ def on_cluster(cells: Sequence[Cell], job: Job, scheduler: str) -> Iterator[Reco
                 yield _keep(done, job)
 
 
-def _keep(done: _Done, job: Job) -> Record | Training:
+def _keep(done: _Done, job: Job) -> Record | Training | None:
     """Write what a worker has sent; what another process has written meanwhile stays."""
     if done.network is not None and ended(done.network.training.id, job) is None:
         write_training(job.networks, *done.network)
-    if done.arrays is None or isinstance(done.record, Training):
+    if done.arrays is None or not isinstance(done.record, Record):
         return done.record
     kept = finished(job.runs / f"{done.record.id}.json", job)
     if kept is None:
@@ -151,7 +163,7 @@ def _report_workers(client: Any, scheduler: str, before: bool | None) -> bool:
     """Whether the cluster has workers now; said where it has none, and where that has changed."""
     try:
         count = len(_workers(client))
-    except (OSError, ValueError, TypeError):  # the scheduler has gone: noticed elsewhere
+    except GONE:  # noticed elsewhere
         return bool(before)
     if not count and before is not False:
         log.warning(
@@ -215,6 +227,13 @@ def _connected(scheduler: str) -> Iterator[Any]:
         client.close(timeout=10 * PAUSE)
 
 
+def _count(client: Any) -> int:
+    try:
+        return len(_workers(client))
+    except GONE:
+        return 0
+
+
 def _workers(client: Any) -> list[dict[str, Any]]:
     return list(client.scheduler_info(n_workers=-1)["workers"].values())
 
@@ -233,9 +252,9 @@ def _work(parcel: _Parcel) -> _Done:
     networks = place.job.networks
     if not shared and parcel.network is not None:
         write_training(networks, *parcel.network)
-    while (record := place.work(parcel.order)) is None:  # a worker that died may have left its lock
+    while (record := place.work(parcel.order)) is None and not place.job.over():  # one that died may have left its lock
         time.sleep(10 * PAUSE)
-    if shared:
+    if shared or record is None:
         return _Done(record)
     if isinstance(record, Training):
         return _Done(record, network=_kept(networks, record.id))

@@ -1,11 +1,12 @@
 """One cell: a training and an evaluation, each done unless there is a record of it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.evaluation.partial import Partial
 from marginbench.benchmarks.machine.budget import limited
-from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError
+from marginbench.benchmarks.machine.deadline import Deadline, DeadlineError, SlotOverError, alarm
 from marginbench.benchmarks.machine.device import threads_of
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import Training, network_bytes
@@ -27,10 +28,13 @@ def execute(
 
     Returns:
         The record of the evaluation, or of the training where only that is asked for; possibly another process's.
-        None while another process holds the run, and where there is no network to evaluate.
+        None while another process holds the run, where there is no network to evaluate, and where the time of the call
+        was up before the end: a checkpoint and what the evaluation has found are kept.
     """
-    deadline = Deadline(job.options.deadline, tell, spent=spent)
-    with limited(job.memory), threads_of(job.threads):
+    if job.over():
+        return None
+    deadline = Deadline(job.options.deadline, tell, spent=spent, until=job.until)
+    with limited(job.memory), threads_of(job.threads), suppress(SlotOverError):
         if job.options.only == "train":
             return trained(cell, job, data, deadline)
 
@@ -39,6 +43,7 @@ def execute(
             return None if training is None else _evaluate(cell, job, data, training, deadline)
 
         return _once(cell, job, both)
+    return None
 
 
 def give_up(cell: Cell, job: Job, data: Dataset, why: DeadlineError) -> Record | Training | None:
@@ -76,7 +81,8 @@ def _evaluate(cell: Cell, job: Job, data: Dataset, training: Training, deadline:
             data.train.device,
         )
         names = (cell.method.info.key, cell.repetition)
-        results, arrays = measure(net, cell.method.certify, data, job.suite, *names, deadline, partial)
+        with alarm(deadline.left, SlotOverError()):  # an estimator does not look at the clock
+            results, arrays = measure(net, cell.method.certify, data, job.suite, *names, deadline, partial)
         facts = {name: getattr(training, name) for name in ("losses", "parts", "curve")}
         facts["trained"] = training.environment
         return {**results, **facts, "cost": {**training.cost, **results["cost"]}}, arrays

@@ -1,23 +1,18 @@
 """What a plan will take: time and memory, from the runs that have a record, or from a few steps of each method."""
 
-import logging
 import resource
 import sys
 from statistics import fmean
 
 import torch
 
-from marginbench.benchmarks.machine.device import cores
+from marginbench.benchmarks.runs.estimates import Estimate, Estimates
 from marginbench.benchmarks.runs.groups import Grouping
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock, size
-from marginbench.benchmarks.runs.run_all import Work, count_workers
-from marginbench.benchmarks.runs.timing import evaluation_seconds, training_seconds
+from marginbench.benchmarks.runs.run_all import Work, count_workers, threads_each
 from marginbench.benchmarks.training.run import Run
-from marginbench.methods.errors import one_line
-
-log = logging.getLogger(__name__)
 
 
 def forecast(work: Work) -> str:
@@ -31,32 +26,25 @@ def forecast(work: Work) -> str:
     from tabulate import tabulate
 
     workers = count_workers(work)
-    threads = torch.get_num_threads()
-    if work.job.options.scheduler is None:
-        torch.set_num_threads(max(1, cores() // workers))
-    known = {record.method for record in work.known}
-    unknown = any(cell.row.name not in known for cell in work.todo)
-    evaluation = evaluation_seconds(work.suite, work.data) if unknown else 0.0
+    estimates = Estimates(work, threads_each(work, workers))
     running = holders(work.runs) if work.runs.is_dir() else {}
     groups: dict[str, str] = {}  # in words, by row
     rows, total = [], 0.0
     grouping = Grouping(work.job, work.data) if work.device.type == "cuda" else None
     specs = list(dict.fromkeys(cell.row.name for cell in work.cells))
-    for number, spec in enumerate(specs, 1):
+    for spec in specs:
         cells = [cell for cell in work.cells if cell.row.name == spec]
         todo = [cell for cell in work.todo if cell.row.name == spec]
-        before = [record for record in work.known if record.method == spec]
-        seconds, source = (fmean(run.total_seconds for run in before), "records") if before else (0.0, "-")
-        if todo and not before:
-            log.info("[%d/%d] timing a few steps of %s", number, len(specs), spec)
-            training, problem = _training_seconds(todo[0], work)
-            if grouping is not None:
-                training, groups[spec] = shared(training, todo[0], work, grouping)
-            seconds, source = (training + evaluation, "a few steps") if problem is None else (0.0, problem)
+        each = [estimates.of(cell) for cell in todo]  # some may have their network already
+        if grouping is not None and each and each[0].training:
+            together, groups[spec] = shared(each[0].training, todo[0], work, grouping)
+            saved = each[0].training - together
+            each = [one._replace(seconds=one.seconds - saved * (one.training > 0)) for one in each]
+        before = [record.total_seconds for record in work.known if record.method == spec]
+        seconds, source, _ = max(each, default=Estimate(fmean(before), "records") if before else Estimate(0.0, "-"))
         at_work = sum(cell.id in running for cell in todo)
         rows.append((spec, len(cells), len(cells) - len(todo), at_work, len(todo), clock(seconds), source))
-        total += seconds * len(todo)
-    torch.set_num_threads(threads)
+        total += sum(one.seconds for one in each)
     table = tabulate(rows, ("method", "runs", "done", "running", "to do", "time each", "from"), tablefmt="github")
     share = f"{workers} worker{'s' * (workers > 1)}"
     at_once = "".join(f"{spec}: {words}.\n" for spec, words in groups.items() if words)
@@ -66,14 +54,6 @@ def forecast(work: Work) -> str:
         f" {_memory(work)} of memory each.\n{_disk(work)}\nNot known: what else this machine will be doing, and how"
         " much longer than ce's network other networks take to attack and to certify; a checkpoint shortens a run."
     )
-
-
-def _training_seconds(cell: Cell, work: Work) -> tuple[float, str | None]:
-    """Seconds of one training, or why there is none."""
-    try:
-        return training_seconds(cell.method, cell.row.suite(work.suite), work.data), None
-    except Exception as error:  # what a method raises here it raises in the run too, which then is a failed one
-        return 0.0, one_line(error)
 
 
 def shared(seconds: float, cell: Cell, work: Work, grouping: Grouping) -> tuple[float, str]:

@@ -1,7 +1,7 @@
 """Where a GPU does the runs of a plan: several trainings at once, and their evaluations one after the other."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -86,22 +86,29 @@ class Grouping:
 
 
 def run_in_groups(
-    cells: Sequence[Cell], job: Job, data: Dataset, note: Note, begin: Callable[[list[str]], None] = lambda _: None
+    bundles: Iterable[Sequence[Cell]],
+    job: Job,
+    data: Dataset,
+    note: Note,
+    begin: Callable[[list[str]], None] = lambda _: None,
 ) -> Iterator[tuple[str, Record | Training | None]]:
     """The ids and records of all cells, group by group; None for those that another process holds.
 
     Args:
+        bundles: cells that may go together, one bundle after the other; asked for when those before are done.
         begin: is told the ids of each group.
     """
-    grouping, left = Grouping(job, data), list(cells)
-    while left:
-        chosen = grouping.next(left)
-        taken = [cell.id for cell in chosen]
-        left = [cell for cell in left if cell.id not in taken]
-        begin(taken)
-        spent = _train(chosen, grouping, job, data, note) if len(chosen) > 1 else {}
-        for cell in chosen:
-            yield cell.id, execute(cell, job, data, partial(note, cell.id), spent.get(cell.id, 0.0))
+    grouping = Grouping(job, data)
+    for bundle in bundles:
+        left = list(bundle)
+        while left and not job.over():
+            chosen = grouping.next(left)
+            taken = [cell.id for cell in chosen]
+            left = [cell for cell in left if cell.id not in taken]
+            begin(taken)
+            spent = _train(chosen, grouping, job, data, note) if len(chosen) > 1 else {}
+            for cell in chosen:
+                yield cell.id, execute(cell, job, data, partial(note, cell.id), spent.get(cell.id, 0.0))
 
 
 class _Held(NamedTuple):
@@ -124,7 +131,7 @@ def _train(cells: Sequence[Cell], grouping: Grouping, job: Job, data: Dataset, n
             got = block.enter_context(lock(job.networks, cell.training.id, cell.row.name, cell.repetition, len(cells)))
             if got and ended(cell.training.id, job) is None:
                 sink = block.enter_context(sink_of(cell, job))
-                how = how_of(cell, job, Deadline(job.options.deadline, partial(note, cell.id)), sink)
+                how = how_of(cell, job, Deadline(job.options.deadline, partial(note, cell.id), until=job.until), sink)
                 known = grouping.known(cell)
                 how = replace(how, compiled=known.compiled)
                 held.append(_Held(cell, block, Entrant(cell.method, cell.repetition, how, known.seconds)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from marginbench.benchmarks.machine import deadline
 from marginbench.benchmarks.machine.deadline import DeadlineError
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.record import Record
@@ -37,7 +38,12 @@ class Job:
     networks: Path  # folder of the trainings
     memory: int | None = None  # bytes that the process of a run plans with; default: what is available
     threads: int | None = None  # of torch, during a run; default: what the process has
+    until: float | None = None  # when runs stop at the latest, on the clock of `Deadline`
     began: str = field(default_factory=now)  # UTC; what others finished later is not repeated
+
+    def over(self, patience: float = 0.0) -> bool:
+        """The time of the call was up so many seconds ago."""
+        return self.until is not None and deadline.now() >= self.until + patience
 
     def repeats(self, record: Record) -> bool:
         """Whether an evaluation that has a record is done again; with `only="train"` none is."""

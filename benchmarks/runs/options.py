@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from marginbench.benchmarks.machine.budget import parse_size
+from marginbench.benchmarks.machine.deadline import parse_duration
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.methods.errors import ParameterError
 
@@ -45,6 +46,7 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
     "curve_every": (Integral | None, "a whole number"),
     "jobs": (Integral | None, "a whole number"),
     "deadline": (Real | None, "a number of seconds"),
+    "stop_after": (str | Real | None, "a time such as 9m, or a number of seconds"),
     "checkpoint_every": (Real, "a number of seconds"),
     "shard": (str | None, "a text"),
     "scheduler": (str | None, "a text"),
@@ -145,6 +147,13 @@ class RunOptions:
         float | None,
         metavar="SECONDS",
     )
+    stop_after: str | float | None = _field(
+        None,
+        "Stop in order after this time, as in 9m, 2h or 1h30m: begin nothing that will not be done by then, and keep"
+        " what is under way. The same call goes on.",
+        str | None,
+        metavar="TIME",
+    )
     checkpoint_every: float = _field(
         300.0, "Time between checkpoints, from which an interrupted run resumes.", float, metavar="SECONDS"
     )
@@ -188,14 +197,20 @@ class RunOptions:
                 raise ParameterError(name, value, f"must be at least {smallest}")
         if self.only == "train" and (wrong := [name for name in _OF_EVALUATIONS if getattr(self, name)]):
             raise ParameterError(wrong[0], True, f"needs an evaluation, {_OF_EVALUATIONS[wrong[0]]}")
-        if self.memory is not None:
-            parse_size(self.memory)
+        _check_quantities(self.memory, self.stop_after)
         if self.deadline is not None and not self.deadline > 0:
             raise ParameterError("deadline", self.deadline, "must be above 0; leave it out for no limit")
         choice = {"device": get_args(Device), "redo": get_args(Redo), "only": (None, *get_args(Stage))}
         for name, choices in choice.items():
             if getattr(self, name) not in choices:
                 raise ParameterError(name, getattr(self, name), f"must be one of {', '.join(map(str, choices))}")
+
+
+def _check_quantities(memory: str | int | None, stop_after: str | float | None) -> None:
+    if memory is not None:
+        parse_size(memory)
+    if stop_after is not None:
+        parse_duration(stop_after)
 
 
 def options() -> dict[str, Option]:

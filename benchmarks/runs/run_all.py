@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from marginbench.benchmarks.certificates.scan import install_advice
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
 from marginbench.benchmarks.machine.budget import parse_size
-from marginbench.benchmarks.machine.deadline import alarm, patience
-from marginbench.benchmarks.machine.device import resolve_device
+from marginbench.benchmarks.machine.deadline import DeadlineError, alarm, now, parse_duration, patience
+from marginbench.benchmarks.machine.device import cores, resolve_device
 from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.plugins import load_plugins
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
@@ -21,6 +21,7 @@ from marginbench.benchmarks.records.record import Record, is_inapplicable
 from marginbench.benchmarks.records.training import NETWORKS, Training, find_training
 from marginbench.benchmarks.runs.choice import choose_methods, split_settings
 from marginbench.benchmarks.runs.console import shown
+from marginbench.benchmarks.runs.estimates import Estimates
 from marginbench.benchmarks.runs.job import Job, ended, has_network
 from marginbench.benchmarks.runs.networks import named
 from marginbench.benchmarks.runs.note import Note
@@ -30,9 +31,10 @@ from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.report_file import ReportFile
+from marginbench.benchmarks.runs.slot import Slot, held_elsewhere
 from marginbench.benchmarks.runs.tuned import beside, tuned_rows
 from marginbench.benchmarks.runs.watch import Watch
-from marginbench.benchmarks.runs.workers import choose_jobs, run_here, run_in_workers, seen_elsewhere
+from marginbench.benchmarks.runs.workers import Chosen, choose_jobs, run_here, run_in_workers, seen_elsewhere
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
 from marginbench.benchmarks.training.load import method_of
@@ -64,6 +66,7 @@ class RunOutcome:
     resumed: int  # runs that had a record already
     untrained: int  # runs left out because they have no network yet, with `only="evaluate"`
     elsewhere: int  # runs that another process holds
+    left: int  # runs that wait for the next call, with `stop_after`
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,9 @@ def prepare(options: RunOptions) -> Work:
     Raises:
         MarginbenchError: wrong input.
     """
+    until = None if options.stop_after is None else now() + parse_duration(options.stop_after)
     patient = None if options.deadline is None else patience(options.deadline)
-    with alarm(patient, "while plug-ins were imported"):
+    with alarm(patient, DeadlineError(f"{patient:g} s were over while plug-ins were imported" if patient else "")):
         load_plugins(options.plugin)
         of_suite, of_methods = split_settings(options.set)
         suite = derive(evaluated_by(load_suite(str(options.suite)), options.evaluation), of_suite)
@@ -134,7 +138,7 @@ def prepare(options: RunOptions) -> Work:
     events = None if options.tensorboard is None else Path(options.tensorboard).expanduser().absolute()
     told = replace(options, methods=[spec_of(method) for method in methods], data_dir=data_dir, tensorboard=events)
     memory = None if options.memory is None else parse_size(options.memory)
-    job = Job(told, suite, folder / "runs", Path(options.out).expanduser() / NETWORKS, memory)
+    job = Job(told, suite, folder / "runs", Path(options.out).expanduser() / NETWORKS, memory, until=until)
     reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
@@ -218,12 +222,15 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     workers = count_workers(work)
     ended = []
     report = ReportFile(work) if options.report else None
+    slot = _slot(work, workers)
     if work.todo:
         watch = Watch(work)
         with Progress(work, workers, watch.view) as progress:
-            for record in _records(options, work, workers, watch.note):
+            for record in _records(work, workers, watch.note, None if slot is None else slot.bundles()):
                 if record is not None:
                     ended.append(record)
+                    if slot is not None:
+                        slot.finished(record)
                     watch.finished(record)
                     progress.finished(record)
                     if report is not None:
@@ -233,8 +240,9 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     asked = {cell.id for cell in work.cells}
     rows = dict.fromkeys(record.method for record in current if record.id in asked)
     untrained = len(work.untrained)
-    resumed, left = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(ended)
-    done = len(ended), _failed(work, current), resumed, untrained, left
+    resumed, others = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(ended)
+    elsewhere = others if slot is None else min(others, held_elsewhere(work))
+    done = len(ended), _failed(work, current), resumed, untrained, elsewhere, others - elsewhere
     return RunOutcome(table, current, list(rows), files, work.runs, work.job.networks, written, *done)
 
 
@@ -262,15 +270,28 @@ def count_workers(work: Work) -> int:
     return max(1, min(cluster.count_workers(options.scheduler), len(work.todo)))  # more may come
 
 
-def _records(options: RunOptions, work: Work, workers: int, note: Note) -> Iterable[Record | Training | None]:
-    """Do the runs, in this process or others."""
+def _slot(work: Work, workers: int) -> Slot | None:
+    """What chooses the runs of a call that is to stop at some time."""
+    if work.job.until is None or not work.todo:
+        return None
+    return Slot(work, Estimates(work, threads_each(work, workers)), work.job.until)
+
+
+def threads_each(work: Work, workers: int) -> int | None:
+    """Threads of torch that each of the workers has on this machine; None: those that this process has."""
+    return max(1, cores() // workers) if work.job.options.scheduler is None and workers > 1 else None
+
+
+def _records(work: Work, workers: int, note: Note, chosen: Chosen | None) -> Iterable[Record | Training | None]:
+    """Do the runs, in this process or others: those that are `chosen`, or all."""
+    options = work.job.options
     if options.scheduler is None and workers == 1 and not _watched(options, work):
-        return run_here(work.todo, work.job, work.data, note)
+        return run_here(work.todo, work.job, work.data, note, chosen)
     if options.scheduler is None:
-        return run_in_workers(work.todo, work.job, work.data, workers, note)
+        return run_in_workers(work.todo, work.job, work.data, workers, note, chosen)
     from marginbench.benchmarks.runs.cluster import on_cluster
 
-    return on_cluster(work.todo, work.job, options.scheduler)
+    return on_cluster(work.todo, work.job, options.scheduler, chosen)
 
 
 def _watched(options: RunOptions, work: Work) -> bool:

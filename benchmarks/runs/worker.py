@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from marginbench.benchmarks.data.dataset import data_folder
-from marginbench.benchmarks.machine.deadline import patience
+from marginbench.benchmarks.machine.deadline import now, patience
 from marginbench.benchmarks.machine.device import CORES
 from marginbench.benchmarks.runs.forks import deaf, workers_context
 from marginbench.benchmarks.runs.job import Job
@@ -29,6 +29,7 @@ from marginbench.benchmarks.runs.workplace import Order, get_ready, order
 from marginbench.methods.errors import MarginbenchError, one_line
 
 STARTING = 600.0  # seconds to import, and to load data and kernels
+LEAVING = 20.0  # seconds beyond the end of a call in which a worker may stop by itself
 ANSWERING = 2.0  # seconds to say where it stands
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
@@ -96,16 +97,16 @@ class Worker:
     @property
     def left(self) -> float | None:
         """Seconds until it is taken to hang; None: any time is right."""
-        seconds = self.setup.job.options.deadline
+        seconds, until = self.setup.job.options.deadline, self.setup.job.until
+        limits = [] if until is None else [until + LEAVING - now()]
         if not self.ready:
-            limit = STARTING
-        elif not self.busy or seconds is None:
+            limits.append(self.since + STARTING - time.monotonic())
+        elif not self.busy:
             return None
-        elif not self.at:  # it tries how many trainings it does at once
-            limit = STARTING
-        else:  # trainings at once make each other slower
-            limit = patience(len(self.at) * seconds)
-        return max(0.0, self.since + limit - time.monotonic())
+        elif seconds is not None:  # before its first run it tries how many trainings it does at once
+            patient = patience(len(self.at) * seconds) if self.at else STARTING  # at once they make each other slower
+            limits.append(self.since + patient - time.monotonic())
+        return max(0.0, min(limits)) if limits else None
 
     def stands(self) -> str:
         """Where it hangs, as in `my_margin.py, line 12, in loss`; an empty text if it does not answer."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from marginbench.methods.userfile import BUILT_IN, USER_MODULE
 log = logging.getLogger(__name__)
 
 MEMORY = 2 * 2**30  # bytes that a worker may come to need on small suites
+Chosen = Iterator[list[Cell]]  # runs that may be begun at a time, see `Slot`
 WORTHWHILE = 4  # cells per worker below which it takes longer to start workers than they save, unless they are forks
 
 
@@ -54,21 +56,38 @@ def choose_jobs(jobs: int | None, cells: int, device: torch.device, memory: int 
 
 
 def run_here(
-    cells: Sequence[Cell] | deque[Cell], job: Job, data: Dataset, note: Note = unheard
+    cells: Sequence[Cell] | deque[Cell],
+    job: Job,
+    data: Dataset,
+    note: Note = unheard,
+    chosen: Chosen | None = None,
 ) -> Iterator[Record | Training | None]:
-    """The cells in this process, one after the other or, on a GPU, in groups; None for those that another one holds.
+    """The cells in this process, one after the other or, on a GPU, in groups.
 
     Args:
         cells: a deque may be added to between two records, and is emptied.
+        chosen: see `run_in_workers`.
+
+    Returns:
+        None for those that another process holds, or for which there was no time.
     """
     keep_freed_memory()
     warm_up(job.suite, data)
+    on_gpu = data.train.device.type == "cuda"
+    if chosen is not None and on_gpu:
+        for _, record in run_in_groups(chosen, job, data, note):
+            yield record
+        return
+    if chosen is not None:
+        for cell in chain.from_iterable(chosen):
+            yield execute(cell, job, data, partial(note, cell.id))
+        return
     todo = cells if isinstance(cells, deque) else deque(cells)
     while todo:
-        if data.train.device.type == "cuda":
+        if on_gpu:
             now = [*todo]
             todo.clear()
-            for _, record in run_in_groups(now, job, data, note):
+            for _, record in run_in_groups([now], job, data, note):
                 yield record
             continue
         cell = todo.popleft()
@@ -76,7 +95,12 @@ def run_here(
 
 
 def run_in_workers(
-    cells: Sequence[Cell] | deque[Cell], job: Job, data: Dataset, jobs: int, note: Note = unheard
+    cells: Sequence[Cell] | deque[Cell],
+    job: Job,
+    data: Dataset,
+    jobs: int,
+    note: Note = unheard,
+    chosen: Chosen | None = None,
 ) -> Iterator[Record | Training | None]:
     """The records of all cells in the order in which they end, from `jobs` processes that share the cores.
 
@@ -87,6 +111,7 @@ def run_in_workers(
 
     Args:
         cells: a deque may be added to between two records, with further cells of the methods in it, and is emptied.
+        chosen: gives out those that are done whenever a worker is free. Default: all in their order.
 
     Raises:
         ParameterError: a method that other processes cannot see, or a worker was killed.
@@ -96,28 +121,36 @@ def run_in_workers(
         job = replace(job, memory=(available() if job.memory is None else job.memory) // jobs)
     files, threads = plugin_files(cells), torch.get_num_threads()
     setups = [Setup(job, files, data.train.device, place, jobs, threads) for place in range(jobs)]
-    more = cells if isinstance(cells, deque) else deque[Cell]()
-    todo = deque(bundles([*cells], jobs, data.train.device))
-    more.clear()
+    added = cells if isinstance(cells, deque) else deque[Cell]()
+    todo = deque(bundles([*cells], jobs, data.train.device) if chosen is None else [])
+    added.clear()
+    choosing = chosen is not None
     crew: list[Worker] = []
     reported: set[str] = set()
     try:
         crew = [Worker(setup) for setup in setups]
-        while todo or more or any(worker.busy for worker in crew):
-            todo.extend([cell] for cell in more)
-            more.clear()
+        while todo or added or choosing or any(worker.busy for worker in crew):
+            todo.extend([cell] for cell in added)
+            added.clear()
             for worker in [*crew]:
                 if worker.left == 0.0 and not worker.link.poll():
                     crew.remove(worker)
                     record, setup, rest = _stop(worker, job, data)
                     yield record
                     todo.extendleft([rest] if rest else [])
-                    crew += [Worker(setup)] if todo else []
-                elif worker.ready and not worker.busy and todo:
-                    worker.give(todo.popleft())
+                    crew += [Worker(setup)] if todo or choosing else []
+                elif worker.ready and not worker.busy and (todo or choosing):
+                    bundle = todo.popleft() if todo else next(chosen or iter(()), None)
+                    if bundle is None:
+                        choosing = False
+                    else:
+                        worker.give(bundle)
+            if job.over():
+                choosing = False
+                todo.clear()
             waiting = [worker for worker in crew if worker.busy or not worker.ready]
             limits = [worker.left for worker in waiting if worker.left is not None]
-            heard = wait([worker.link for worker in waiting], min(limits, default=None))
+            heard = wait([worker.link for worker in waiting], min(limits, default=None)) if waiting else []
             for worker in waiting:
                 if worker.link in heard:
                     yield from _hear(worker, jobs, note, reported)
@@ -168,12 +201,17 @@ def _hear(worker: Worker, jobs: int, note: Note, reported: set[str]) -> Iterator
 def _stop(worker: Worker, job: Job, data: Dataset) -> tuple[Record | Training | None, Setup, list[Cell]]:
     """End a worker that hangs, and record that its run has failed, if it is known which one.
 
+    Beyond the end of the call there is no such record: what it was at is left for another one.
+
     Returns:
         that record; how to go on, and with which runs.
 
     Raises:
         MarginbenchError: it hangs before its first run.
     """
+    if job.over():
+        worker.end()
+        return None, worker.setup, []
     stands = worker.stands()
     worker.end()
     at = f" ({stands})" if stands else ""

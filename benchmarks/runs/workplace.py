@@ -67,7 +67,7 @@ class Workplace:
         """
         cells = [self._cell(order) for order in orders]
         if self.data.train.device.type == "cuda":
-            yield from run_in_groups(cells, self.job, self.data, note, begin)
+            yield from run_in_groups([cells], self.job, self.data, note, begin)
             return
         for cell in cells:
             begin([cell.id])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.machine.deadline import DeadlineError
+from marginbench.benchmarks.machine.deadline import DeadlineError, SlotOverError
 from marginbench.benchmarks.machine.memory import out_of_memory
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.clock import Share, Shares
@@ -32,8 +32,12 @@ class Left:
     """A training that has left its group."""
 
     place: int  # among the entrants
-    outcome: Trained | Exception | None  # None: memory ran out beside the others, or compiled it failed: do it alone
+    outcome: Trained | Exception | None  # None: no time, no memory beside the others, or compiled it failed
     seconds: float  # that this group has charged it for, those before its checkpoint left out
+
+
+class _StoppedError(Exception):
+    """The time of the whole call is up."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def _go_on(member: _Member) -> Trained | Exception | None:
             next(member.steps)
     except StopIteration as end:
         return cast(Trained, end.value)
+    except SlotOverError:  # each of the others keeps a checkpoint as well
+        return _StoppedError()
     except Exception as error:
         return error
     return None
@@ -143,5 +149,7 @@ def _seen(outcome: Trained | Exception, entrant: Entrant, entrants: Sequence[Ent
     """What the training by itself would have come to, as far as that is known."""
     if not isinstance(outcome, Exception) or isinstance(outcome, DeadlineError):
         return outcome
+    if isinstance(outcome, _StoppedError):
+        return None
     crowded = len(entrants) > 1 and out_of_memory(outcome)
     return None if crowded or entrant.how.compiled else outcome

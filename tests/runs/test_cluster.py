@@ -199,8 +199,8 @@ def test_the_forecast_counts_the_workers_of_the_cluster(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "count_workers", lambda scheduler: 2 if scheduler == "there" else 0)
-    monkeypatch.setattr("marginbench.benchmarks.runs.forecast.evaluation_seconds", lambda *_: 0.0)
-    monkeypatch.setattr("marginbench.benchmarks.runs.forecast.training_seconds", lambda *_: 100.0)
+    monkeypatch.setattr("marginbench.benchmarks.runs.estimates.evaluation_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("marginbench.benchmarks.runs.estimates.training_seconds", lambda *_: 100.0)
     work = prepare(str(tiny), METHODS, 1, "cpu", tmp_path, scheduler="there", jobs=1)
     assert "4 of 4 runs to do: about 3:20 with 2 workers" in forecast(work)
 
@@ -219,3 +219,16 @@ def test_what_is_wrong_with_a_cluster_is_said(
     wait_for(lambda: "Registered to" in hand.err, hand)
     with pytest.raises(MarginbenchError, match="several threads: start workers with `dask worker --nthreads 1`"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", scheduler=str(path))
+
+
+def test_a_cluster_stops_in_time_too(tiny: Path, tmp_path: Path, start: Start) -> None:
+    """First the slot is over before the first run; then it holds all of them."""
+    _, path = scheduler(start, tmp_path)
+    hands = [worker(start, path, "--name", name) for name in ("a", "b")]
+    for hand in hands:
+        wait_for(lambda hand=hand: "Registered to" in hand.err, hand)  # type: ignore[misc]
+    out = tmp_path / "out"
+    outcome = run_all(str(tiny), METHODS, 1, "cpu", out, scheduler=str(path), stop_after=0.001)
+    assert (outcome.repeated, outcome.left, outcome.elsewhere) == (0, 4, 0)
+    outcome = run_all(str(tiny), METHODS, 1, "cpu", out, scheduler=str(path), stop_after=3600)
+    assert (outcome.repeated, outcome.left, outcome.failed) == (4, 0, 0)

@@ -59,7 +59,7 @@ class Plan:
         def note(run_id: str, where: str) -> None:
             self.told.append((names[run_id], where))
 
-        found = run_in_groups(cells or self.cells, self.job, self.data, note, begun.append)
+        found = run_in_groups([cells or self.cells], self.job, self.data, note, begun.append)
         records = {names[run_id]: record for run_id, record in found if record is not None}
         return records, [[names[run_id] for run_id in group] for group in begun]
 

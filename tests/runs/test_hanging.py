@@ -145,7 +145,7 @@ def test_an_import_that_hangs_is_interrupted(tiny: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("marginbench.benchmarks.runs.run_all.patience", lambda seconds: seconds)
     with pytest.raises(MarginbenchError, match=r"slow\.py, line 3: DeadlineError: 1 s were over while plug-ins were"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", plugin=[path], deadline=1.0)
-    with alarm(0.01, "here"), pytest.raises(DeadlineError, match=r"0\.01 s were over here"):
+    with alarm(0.01, DeadlineError("enough")), pytest.raises(DeadlineError, match="enough"):
         time.sleep(1e6)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 

@@ -153,6 +153,22 @@ def test_one_whose_time_is_up_leaves_with_a_checkpoint_and_goes_on_later(tmp_pat
         same(found[place].outcome, alone(members[place]))
 
 
+def test_a_group_whose_call_is_to_stop_leaves_a_checkpoint_of_each(tmp_path: Path) -> None:
+    """Twin: were the first one that stops to end the group, the others would lose what they have."""
+    names = ("ce", "pmm", "arcface")
+
+    def members(until: float | None) -> list[Entrant]:
+        hows = [How(Checkpoint(tmp_path / f"{name}.ckpt"), Deadline(until=until)) for name in names]
+        return entrants(*names, how=hows)
+
+    left = together(members(until=0.0))
+    assert {place: one.outcome for place, one in left.items()} == dict.fromkeys(range(3))
+    assert all((tmp_path / f"{name}.ckpt").is_file() for name in names)
+    left = together(members(until=None))
+    for place, entrant in enumerate(entrants(*names)):
+        same(left[place].outcome, alone(entrant))
+
+
 def test_an_interrupted_group_goes_on_from_the_checkpoints_of_each(tmp_path: Path) -> None:
     def how(every: float = 300.0) -> list[How]:
         return [How(Checkpoint(tmp_path / f"{place}.ckpt", every)) for place in range(2)]
