@@ -24,6 +24,7 @@ class Step:
     what: str  # does it, as in "2 workers"
     view: "Callable[[], View] | None" = None  # what else there is to see; asked again and again, from another thread
     last: bool = False  # no further ones follow
+    table: "Callable[[int], str] | None" = None  # of the rows so far, for a width in characters; empty if there is none
 
 
 class Lines(logging.Handler):

@@ -63,9 +63,14 @@ class Screen(Lines):
             super().emit(record)
             return
         if text := message(record) if step is None else step.text:
-            self._live.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+            self._print(text)
+        if step is not None and step.table is not None and (table := step.table(self._live.console.width)):
+            self._print(table)
         if step is not None and step.last:
             self.end()
+
+    def _print(self, text: str) -> None:
+        self._live.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _show(self, step: Step) -> None:
         if self._picture is not None:

@@ -89,12 +89,17 @@ class Progress:
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    def finished(self, record: Record | Training) -> None:
+    def finished(self, record: Record | Training, table: Callable[[int], str] | None = None) -> None:
+        """A run has ended.
+
+        Args:
+            table: what a terminal shows with it, see `Step`.
+        """
         self._done += 1
         self._eta.finished(record)
         text = describe(record)
         check_interrupted()
-        self._say(f"[{self._done}/{self._total}] {text}  ETA {self._clock()}", text)
+        self._say(f"[{self._done}/{self._total}] {text}  ETA {self._clock()}", text, table=table)
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
@@ -116,9 +121,9 @@ class Progress:
         at_work = f"in progress: {', '.join(names)}" if names else "no run in progress is seen from here"
         return f"[{self._done}/{self._total}] after {clock(time.monotonic() - self._began)}: {at_work}"
 
-    def _say(self, line: str, text: str, last: bool = False) -> None:
+    def _say(self, line: str, text: str, last: bool = False, table: Callable[[int], str] | None = None) -> None:
         self._spoke = time.monotonic()
-        step = Step(text, self._done, self._total, self._clock(), self._who, self._view, last)
+        step = Step(text, self._done, self._total, self._clock(), self._who, self._view, last, table)
         log.log(self._level, "%s", line, extra={"step": step})
 
     def _clock(self) -> str:

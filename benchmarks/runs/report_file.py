@@ -1,13 +1,10 @@
 """The report of a suite, written anew while its runs are done, as seeds become complete."""
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marginbench.benchmarks.records.record import Record
-from marginbench.benchmarks.records.training import Training
 from marginbench.methods.errors import one_line
 
 if TYPE_CHECKING:
@@ -27,19 +24,12 @@ class ReportFile:
     def __init__(self, work: "Work") -> None:
         self.path = work.folder / NAME
         self._folder, self._data_dir = work.folder, work.job.options.data_dir
-        self._left = Counter(cell.repetition for cell in work.todo)
-
-    def finished(self, record: Record | Training) -> None:
-        """Write it if all rows have ended this seed, and others are left: at the end it is written anyway."""
-        self._left[record.repetition] -= 1
-        if self._left[record.repetition] == 0 and self._left.total() > 0:
-            self.write(features=[])  # maps of features take longer, and can wait for the end
 
     def write(self, features: Sequence[str] | None = None) -> Path | None:
         """Write it now.
 
         Args:
-            features: rows whose features are shown, see `report`.
+            features: rows whose features are shown, see `report`; their maps take longer, and can wait for the end.
 
         Returns:
             Its path; None where that failed.

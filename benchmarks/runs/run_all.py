@@ -31,6 +31,7 @@ from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress, announce
 from marginbench.benchmarks.runs.report_file import ReportFile
+from marginbench.benchmarks.runs.rounds import Rounds
 from marginbench.benchmarks.runs.slot import Slot, held_elsewhere
 from marginbench.benchmarks.runs.tuned import beside, tuned_rows
 from marginbench.benchmarks.runs.watch import Watch
@@ -224,7 +225,7 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     report = ReportFile(work) if options.report else None
     slot = _slot(work, workers)
     if work.todo:
-        watch = Watch(work)
+        watch, rounds = Watch(work), Rounds(work.todo)
         with Progress(work, workers, watch.view) as progress:
             for record in _records(work, workers, watch.note, None if slot is None else slot.bundles()):
                 if record is not None:
@@ -232,9 +233,10 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
                     if slot is not None:
                         slot.finished(record)
                     watch.finished(record)
-                    progress.finished(record)
-                    if report is not None:
-                        report.finished(record)
+                    completed = rounds.completed(record)
+                    progress.finished(record, watch.table if completed and options.only != "train" else None)
+                    if completed and report is not None:
+                        report.write(features=[])
     table, files, current = _tables(work)
     written = None if report is None or not current else report.write()
     asked = {cell.id for cell in work.cells}

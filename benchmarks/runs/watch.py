@@ -1,5 +1,6 @@
 """What there is to see while the runs of a call are done: who does what, and the best rows so far."""
 
+import logging
 import math
 import socket
 import threading
@@ -9,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.records.reader import read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.runs.live import BEST, AtWork, View
@@ -16,10 +18,12 @@ from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADII
+from marginbench.methods.errors import one_line
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.run_all import Work
 
+log = logging.getLogger(__name__)
 LOOKS = 1.0  # seconds between two looks at the locks: other machines may share the folder
 
 
@@ -51,6 +55,17 @@ class Watch:
                 self._looked, self._running = time.monotonic(), self.running()
             title, header, rows = self._best.table()
             return View(self._running, title, header, rows)
+
+    def table(self, width: int) -> str:
+        """The leaderboard as it is now, for a terminal; an empty text where that fails, for the runs go on."""
+        from marginbench.benchmarks.tables.terminal import text_after
+
+        try:
+            current = read_folders([self._work.runs]).where(self._work.suits)
+            return text_after(list(current.records.values()), self._work.runs, width)
+        except Exception as error:  # it shows what is kept elsewhere
+            log.warning("no table is shown: %s", one_line(error))
+            return ""
 
     def running(self) -> list[AtWork]:
         """All runs in progress, the oldest first."""

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -117,8 +118,25 @@ def show_after(records: Sequence[Record], runs: Path, asked: Collection[str]) ->
         runs: folder of the records.
         asked: rows that are always shown.
     """
+    show(records, EVERYTHING, *_of_run(records, runs, asked))
+
+
+def text_after(records: Sequence[Record], runs: Path, width: int) -> str:
+    """What a terminal of this width shows between the runs of a command."""
+    from rich.console import Console
+
+    known, view = _of_run(records, runs, ())
+    console = Console(file=StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for board in boards(records, EVERYTHING, known):
+            _print(board, console, view)
+    return captured.get().rstrip()
+
+
+def _of_run(records: Sequence[Record], runs: Path, asked: Collection[str]) -> tuple[Standings, View]:
+    """How rows stand in the column that orders them, and how much is shown of them."""
     known = where_rows_stand(Reading({runs / f"{record.id}.json": record for record in records}, {}), [DEFAULT_SORT])
-    show(records, EVERYTHING, known, View(asked, command=f"marginbench leaderboard {quote(str(runs.parent))}"))
+    return known, View(asked, command=f"marginbench leaderboard {quote(str(runs.parent))}")
 
 
 def _print(board: Board, console: "Console", view: View) -> None:

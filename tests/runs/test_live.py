@@ -16,7 +16,7 @@ from rich.console import Console
 
 from marginbench.benchmarks import run_all
 from marginbench.benchmarks.records.training import read_training
-from marginbench.benchmarks.runs.console import LOGGER, Step
+from marginbench.benchmarks.runs.console import LOGGER, Lines, Step
 from marginbench.benchmarks.runs.live import BEST, AtWork, Screen, View, _Picture, shares
 from marginbench.benchmarks.runs.locks import lock
 from marginbench.benchmarks.runs.run_all import Work, prepare
@@ -156,6 +156,36 @@ def test_messages_stand_above_the_picture(capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().err
     assert "run 0 [ended]" in text and "as a line" not in text and text.endswith("warning: later\n")
     screen.end()  # nothing is left to end
+
+
+def test_a_table_stands_above_the_picture_and_between_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    logger, widths = logging.getLogger(f"{LOGGER}.test"), list[int]()
+
+    def table(width: int) -> str:
+        widths.append(width)
+        return "the table [so far]"
+
+    step = Step("run 0", 1, 2, "?", "1 worker", lambda: view(1, 1), last=True, table=table)
+    record = logger.makeRecord(logger.name, logging.INFO, "", 0, "as a line", (), None, extra={"step": step})
+    Screen().emit(record)
+    text = capsys.readouterr().err
+    assert text.index("run 0") < text.index("the table [so far]") < text.rindex("1/2") and len(widths) == 1
+    Lines().emit(record)
+    assert capsys.readouterr().err == "as a line\n" and len(widths) == 1
+
+
+def test_the_table_between_two_repetitions(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_all(str(tiny), device="cpu", out=tmp_path, seeds=1)
+    work = prepare(str(tiny), device="cpu", out=tmp_path, seeds=2)
+    text = Watch(work).table(70)
+    assert "arcface(s=16,m=0.1)" in text and "\033" not in text
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 70
+
+    def fail(*_: object) -> str:
+        raise ValueError("what is shown is kept elsewhere")
+
+    monkeypatch.setattr("marginbench.benchmarks.tables.terminal.text_after", fail)
+    assert Watch(work).table(70) == "", "the runs go on"
 
 
 @pytest.fixture
