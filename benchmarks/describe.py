@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from marginbench.benchmarks.records.column import NORM_TEXT
-from marginbench.benchmarks.suites.schema import comment, load_suite, read_suite, suite_names
+from marginbench.benchmarks.suites.schema import WHICH, comment, load_suite, read_suite, suite_names
 from marginbench.methods import NORMS, get, names
 
 _LIMITS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
@@ -143,7 +143,7 @@ def suites() -> str:
         suite = load_suite(name)
         epsilon = suite.evaluation.epsilon
         radii = ", ".join(f"{epsilon[norm]:g} {NORM_TEXT[norm]}" for norm in reversed(NORMS) if norm in epsilon) or "-"
-        methods = len(suite.methods) if suite.methods else "all"
+        methods = len(suite.methods) if suite.methods else f"all but {len(suite.without)}" if suite.without else "all"
         rows.append((name, suite.title, methods, suite.seeds, suite.data.name, suite.network.label, radii))
     return tabulate(rows, ("suite", "title", "rows", "seeds", "data", "network", "radii"), tablefmt="github")
 
@@ -168,9 +168,10 @@ def one_suite(name: str) -> str:
         MarginbenchError: unknown suite.
     """
     suite = load_suite(name)
-    settings = suite.model_dump(mode="json", exclude={"name", "title", "methods", "seeds"}, exclude_none=True)
+    settings = suite.model_dump(mode="json", exclude={"name", "title", *WHICH}, exclude_none=True)
     lines = [f"{suite.name}: {suite.title}", "", comment(name), ""]
-    lines += [f"Rows: {', '.join(suite.methods) if suite.methods else 'every method'}; seeds: {suite.seeds}"]
+    every = f"every method but {', '.join(suite.without)}" if suite.without else "every method"
+    lines += [f"Rows: {', '.join(suite.methods) if suite.methods else every}; seeds: {suite.seeds}"]
     for section, values in settings.items():
         lines += ["", f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     return "\n".join(lines)

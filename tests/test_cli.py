@@ -19,7 +19,6 @@ from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
 from marginbench.benchmarks.tables.leaderboard import load
-from marginbench.methods import rows
 
 
 def test_run_all_writes_records_and_tables_and_resumes(run: Run, tiny: Path, tmp_path: Path) -> None:
@@ -200,7 +199,7 @@ def test_bars_on_a_terminal(tiny: Path, tmp_path: Path, start: Start) -> None:
 def test_every_suite_names_methods_and_a_network_that_exist(name: str) -> None:
     suite = load_suite(name)
     assert (suite.name == name and "# Source: " in f"# {comment(name)}".replace("\n", "\n# ")) or name == "smoke"
-    assert len(choose_methods(None, suite, ())) == len(suite.methods or rows())
+    assert len(choose_methods(None, suite, ())) == len(suite.rows)
 
 
 def test_suites_are_listed_and_explained(run: Run) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from marginbench.benchmarks.records.current import MARKS
 from marginbench.benchmarks.records.record import Environment, Record, dotted
-from marginbench.benchmarks.suites.schema import load_suite, suite_names
+from marginbench.benchmarks.suites.schema import WHICH, load_suite, suite_names
 from marginbench.benchmarks.tables.notes import versions
-from marginbench.methods import MarginbenchError, rows
+from marginbench.methods import MarginbenchError
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def command(of: Mapping[str, Any], counted: Sequence[Record]) -> str:
     seeds = max(record.repetition for record in counted) + 1
     if base in suite_names():
         suite = load_suite(base)
-        defaults = dotted(suite.model_dump(mode="json", exclude={"name", "title", "methods", "seeds"}))
+        defaults = dotted(suite.model_dump(mode="json", exclude={"name", "title", *WHICH}))
         given = dotted({key: value for key, value in of.items() if key not in ("name", "title")})
         for key in sorted({*defaults, *given}):
             if defaults.get(key) != given.get(key):
                 words += ["--set", f"{key}={_text(given.get(key))}"]
-        if set(methods) == set(suite.methods or rows()):
+        if set(methods) == set(suite.rows):
             methods = []
     words += ["--methods", ",".join(methods)] if methods else []
     return shlex.join([*words, "--seeds", str(seeds)])
@@ -126,7 +126,7 @@ def _absent(records: Sequence[Record]) -> list[str]:
     if name not in suite_names():
         return []
     try:
-        wanted = load_suite(name).methods or rows()
+        wanted = load_suite(name).rows
     except MarginbenchError:
         return []
     seen = {record.method for record in records}

@@ -7,7 +7,7 @@ from typing import Any
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.suites.derive import SECTIONS
 from marginbench.benchmarks.suites.schema import Suite
-from marginbench.methods import MarginbenchError, Method, create, register, rows, spec_of
+from marginbench.methods import MarginbenchError, Method, create, register, spec_of
 from marginbench.methods.errors import ParameterError, Problems, suggest
 from marginbench.methods.spec import configure, parse_value, read_settings
 
@@ -43,7 +43,7 @@ def choose_methods(
     """
     problems = Problems()
     chosen: list[Method] = []
-    for given in methods or suite.methods or rows():
+    for given in methods or suite.rows:
         with problems.collected():
             chosen += _methods(given)
     problems.report()

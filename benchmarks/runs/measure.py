@@ -25,7 +25,7 @@ from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.runs.job import now, reason
 from marginbench.benchmarks.runs.plan import Cell, about_of
 from marginbench.benchmarks.suites.evaluation import Evaluation
-from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.suites.schema import WHICH, Suite
 from marginbench.benchmarks.training.curve import accuracy, seen_split
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable
 
@@ -64,7 +64,7 @@ def record_run(run: Callable[[], Results], entry: Entry, suite: Suite, data: Dat
     except Exception as failure:  # a method may raise anything; the others must go on
         results, arrays = {}, {}
         error = reason(failure)
-    settings = suite.model_dump(mode="json", exclude={"methods", "seeds"})
+    settings = suite.model_dump(mode="json", exclude=WHICH)
     record = Record(
         id=entry.identity.id,
         identity=entry.identity,

@@ -16,7 +16,6 @@ from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
-from marginbench.methods import rows
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.live import View
@@ -184,5 +183,5 @@ def _suites_own_words(suite: Suite) -> str:
     if found is None:
         return "no estimate before the first run has ended"
     words = found[0].strip().rstrip(".")
-    runs = _count(len(suite.methods or rows()) * suite.seeds, "run")
+    runs = _count(len(suite.rows) * suite.seeds, "run")
     return f"the suite's {runs}: {words[0].lower()}{words[1:]}; of these, on this machine, the ETA after the first run"

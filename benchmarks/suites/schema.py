@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from marginbench.benchmarks.data.dataset import Dataset, load_data
 from marginbench.benchmarks.data.sentence_sets import is_text
@@ -20,11 +20,12 @@ from marginbench.benchmarks.section import Count, Section
 from marginbench.benchmarks.suites.evaluation import OF_IMAGES, RADII, Evaluation, check_estimators, in_pixels
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.suites.training import Training
-from marginbench.methods import NORMS, MarginbenchError, Norm
+from marginbench.methods import NORMS, MarginbenchError, Norm, rows
 from marginbench.methods.errors import Problems, suggest
 
 MOST_SEEDS = 10_000  # of one method: more are a slip
 INTERNAL = ("folder", "base", "changes")  # fields that are no keys of a file
+WHICH = {"methods", "without", "seeds"}  # keys that say which runs there are, and not what they are
 
 
 class Data(Section):
@@ -40,11 +41,12 @@ class Data(Section):
 
 
 class Suite(Section):
-    """A whole file. All of it but `title`, `methods` and `seeds` enters the hash of a run."""
+    """A whole file. All of it but `title`, `methods`, `without` and `seeds` enters the hash of a run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     title: str
     methods: tuple[str, ...] | None = Field(default=None, min_length=1)  # default: all registered
+    without: tuple[str, ...] | None = Field(default=None, min_length=1)  # rows of all registered that are left out
     seeds: int = Field(gt=0, le=MOST_SEEDS)
     data: Data
     network: Network
@@ -55,6 +57,26 @@ class Suite(Section):
     changes: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     @property
+    def rows(self) -> tuple[str, ...]:
+        """Specs of what is compared unless a call names methods.
+
+        Raises:
+            MarginbenchError: there is no such row to leave out.
+        """
+        if self.methods is not None:
+            return self.methods
+        every, without = rows(), self.without or ()
+        if unknown := [name for name in without if name not in every]:
+            raise MarginbenchError(f"suite {self.name}: without: no row {unknown[0]!r}: {suggest(unknown[0], every)}")
+        return tuple(name for name in every if name not in without)
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "Suite":
+        if self.methods is not None and self.without is not None:
+            raise ValueError("without: leaves rows out of all there are; with methods = [...] leave them out there")
+        return self
+
+    @property
     def stream_name(self) -> str:
         """Seeds the random streams: a derived suite shares initial weights and draws with its base, paired with it."""
         return self.name if self.base is None else self.base.name
@@ -62,7 +84,7 @@ class Suite(Section):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what a run depends on."""
-        values = self.model_dump(mode="json", exclude={"title", "methods", "seeds"}, exclude_none=True)
+        values = self.model_dump(mode="json", exclude={"title", *WHICH}, exclude_none=True)
         sources = self.evaluation.sources()
         return digest({**values, "sources": sources} if sources else values)
 
@@ -169,8 +191,9 @@ def make_suite(values: dict[str, Any], folder: Path, where: str) -> Suite:
     for key in sorted(set(INTERNAL) & set(values)):
         problems.add(_unknown((key,)))
     values = {key: value for key, value in values.items() if key not in INTERNAL}
-    if isinstance(values.get("methods"), list):  # TOML knows no tuples
-        values = {**values, "methods": tuple(values["methods"])}
+    for key in ("methods", "without"):
+        if isinstance(values.get(key), list):  # TOML knows no tuples
+            values = {**values, key: tuple(values[key])}
     for problem in _missing(values):
         problems.add(problem)
     suite = None

@@ -9,14 +9,14 @@ import pytest
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.remake import remake
-from marginbench.benchmarks.suites.schema import Suite, load_suite, suite_names
+from marginbench.benchmarks.suites.schema import WHICH, Suite, load_suite, suite_names
 from marginbench.methods import MarginbenchError
 
 DOORS = Path(__file__).parents[1] / "doors"
 
 
 def recorded(suite: Suite) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(suite.model_dump(mode="json", exclude={"methods", "seeds"}))))
+    return dict(json.loads(json.dumps(suite.model_dump(mode="json", exclude=WHICH))))
 
 
 def same(a: Suite, b: Suite) -> bool:

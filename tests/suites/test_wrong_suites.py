@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from data_support import arrays, save
 
+from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.methods import MarginbenchError
+from marginbench.methods import MarginbenchError, rows, spec_of
 from marginbench.methods.errors import SHOWN, Problems
 
 
@@ -95,6 +96,25 @@ def test_all_that_is_wrong_is_told_at_once(tiny: Path) -> None:
     assert head == f"suite {tiny}: 6 problems:" and all(line.startswith("- ") for line in lines)
     for words in ("training.epoch': did you mean 'epochs'", "seeds=0", "l2=nan", "deepfool.step", "blent", "crowm"):
         assert sum(words in line for line in lines) == 1, words
+
+
+def test_rows_that_are_left_out(tiny: Path) -> None:
+    """A suite of all methods may leave some out, so that a new one is in it; a list says itself what it holds."""
+    whole = tiny.read_text()
+    text = whole.replace('methods = ["ce", "arcface(m=0.1,s=16)"]', 'without = ["mmr", "roll"]')
+    tiny.write_text(text)
+    suite = load_suite(str(tiny))
+    assert set(rows()) - set(suite.rows) == {"mmr", "roll"} and len(suite.rows) == len(rows()) - 2
+    assert [spec_of(method) for method in choose_methods(None, suite)] == list(suite.rows)
+    assert [spec_of(method) for method in choose_methods(["mmr"], suite)] == ["mmr"], "who names it gets it"
+    tiny.write_text(whole)
+    assert load_suite(str(tiny)).fingerprint == suite.fingerprint, "which runs there are is no part of what they are"
+    tiny.write_text(text.replace("roll", "rol"))
+    with pytest.raises(MarginbenchError, match="without: no row 'rol': did you mean 'roll'"):
+        choose_methods(None, load_suite(str(tiny)))
+    tiny.write_text(text.replace("without", 'methods = ["ce"]\nwithout'))
+    with pytest.raises(MarginbenchError, match="leave them out there"):
+        load_suite(str(tiny))
 
 
 def test_a_wrong_table_of_attacks_hides_no_wrong_certificate(tiny: Path) -> None:
