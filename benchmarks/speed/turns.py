@@ -63,6 +63,9 @@ def parse(doc: str | None, **options: Any) -> argparse.Namespace:
         kind = option.type or type(option.default)
         shown = option.help if option.default is None else f"{option.help} (default: {option.default})"
         flag = f"--{key.replace('_', '-')}"
+        if option.default is False:
+            parser.add_argument(flag, action="store_true", help=option.help)
+            continue
         parser.add_argument(flag, default=option.default, help=shown, type=kind, choices=option.choices)
     return parser.parse_args()
 
