@@ -197,7 +197,9 @@ class RunOptions:
                 raise ParameterError(name, value, f"must be at least {smallest}")
         if self.only == "train" and (wrong := [name for name in _OF_EVALUATIONS if getattr(self, name)]):
             raise ParameterError(wrong[0], True, f"needs an evaluation, {_OF_EVALUATIONS[wrong[0]]}")
-        _check_quantities(self.memory, self.stop_after)
+        if self.memory is not None:
+            parse_size(self.memory)
+        _check_slot(self.stop_after, self.redo)
         if self.deadline is not None and not self.deadline > 0:
             raise ParameterError("deadline", self.deadline, "must be above 0; leave it out for no limit")
         choice = {"device": get_args(Device), "redo": get_args(Redo), "only": (None, *get_args(Stage))}
@@ -206,11 +208,13 @@ class RunOptions:
                 raise ParameterError(name, getattr(self, name), f"must be one of {', '.join(map(str, choices))}")
 
 
-def _check_quantities(memory: str | int | None, stop_after: str | float | None) -> None:
-    if memory is not None:
-        parse_size(memory)
-    if stop_after is not None:
-        parse_duration(stop_after)
+def _check_slot(stop_after: str | float | None, redo: Redo) -> None:
+    if stop_after is None:
+        return
+    parse_duration(stop_after)
+    if redo == "everything":
+        problem = "does not go with repeating everything, which every call would begin anew: choose another folder"
+        raise ParameterError("stop_after", stop_after, problem)
 
 
 def options() -> dict[str, Option]:

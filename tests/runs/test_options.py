@@ -112,6 +112,7 @@ WRONG = [
     ({"plugin": {"a.py": 1}}, "must be a list"),
     ({"deadline": -1.0}, "deadline=-1.0: must be above 0"),
     ({"stop_after": "soon"}, "stop_after='soon': must be a time such as 30s, 9m, 2h or 1h30m"),
+    ({"stop_after": "9m", "redo": "everything"}, "stop_after='9m': does not go with repeating everything"),
     ({"stop_after": 0}, "stop_after=0: must be above 0; leave it out for no limit"),
     ({"deadline": 0}, "deadline=0: must be above 0; leave it out for no limit"),
     ({"deadline": float("nan")}, "deadline=nan: must be above 0"),
