@@ -128,7 +128,7 @@ def pass_rows(of: Subject) -> list[tuple[object, ...]]:
     ways: dict[str, Callable[[int], None]] = {}
     for arithmetic, inside in arithmetics.items():
         for layout, form in (("channels last", torch.channels_last), ("contiguous", torch.contiguous_format)):
-            laid_out = deepcopy(net).to(memory_format=form)  # type: ignore[call-overload]
+            laid_out = deepcopy(net).to(memory_format=form)
             images = x.to(memory_format=form)
             ways[f"{arithmetic}, {layout}"] = partial(_passes, laid_out, images, y, inside)
     count = max(1, of.steps // 20)
