@@ -37,12 +37,11 @@ def operations(method: Method) -> int:
     """
     if not type(method).__module__.startswith(BUILT_IN):
         return 0
-    suite, data = _small()
-    device = data.train.device
+    (suite, data), flops = _small(), Flops()
     try:
-        with seeded(device, "order"):
+        with seeded(data.train.device, "order"):
             run = Run(method, suite, data, 0)
-            with Flops() as flops:
+            with flops:
                 for stage in STAGES:
                     run.ctx.step = int(stage * run.ctx.steps)
                     run.step()
