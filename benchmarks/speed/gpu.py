@@ -1,7 +1,8 @@
 """What one GPU makes of this benchmark: the figures that are worth knowing before a long run, in five minutes.
 
-A training step by network, done as it comes and recorded; one forward and backward pass of an attack by precision and
-layout; the seconds of an evaluation by part. Each part says what it is. Without a CUDA device the script says so and
+A training step by network, done as it comes and recorded, and of several trainings at once, whose networks are held
+against those of the same trainings alone; one forward and backward pass of an attack by precision and layout; the
+seconds of an evaluation by part. Each part says what it is. Without a CUDA device the script says so and
 ends with exit code 2; `--device cpu --small` runs every part at a size whose figures mean nothing.
 """
 
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,13 +25,16 @@ from marginbench.benchmarks.machine.device import no_tf32, resolve_device
 from marginbench.benchmarks.speed import turns
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import Suite, load_suite
-from marginbench.benchmarks.training.loop import train
+from marginbench.benchmarks.training.loop import How, Trained, train
 from marginbench.benchmarks.training.replay import SETTLED
 from marginbench.benchmarks.training.run import Run
+from marginbench.benchmarks.training.together import Entrant, train_together
 from marginbench.methods import Net, create
 from marginbench.methods.errors import ParameterError
 
 IMAGES = 1000  # in one pass of an attack
+EPOCHS = (1, 6)  # of two trainings, whose difference has no recording in it
+TOGETHER = ("ce", "pmm", "arcface")  # that are trained in one group and alone
 TRIAL = {"training.epochs": 4, "data.train_size": 20_000}  # of the network that is evaluated
 SMALL = {
     "network.width": 4,
@@ -50,6 +54,7 @@ class Subject:
     networks: Sequence[str]
     steps: int  # in a turn
     rounds: int
+    sizes: Sequence[int]  # of groups
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +74,7 @@ def main() -> None:
     words = turns.parse(
         __doc__,
         networks=turns.Option("resnet20,resnet44,wrn_28_10", "whose steps are timed"),
+        groups=turns.Option("1,3,6,8", "trainings in a group"),
         steps=60,
         rounds=5,
         device="cuda",
@@ -83,7 +89,8 @@ def main() -> None:
     suite = derive(load_suite("digits"), SMALL) if words.small else load_suite("cifar10")
     networks = ["cnn"] if words.small else words.networks.split(",")
     size = (2, 1) if words.small else (words.steps, words.rounds)
-    subject = Subject(suite, suite.load_data(data_folder(words.data_dir)).to(device), networks, *size)
+    groups = [1, 2] if words.small else [int(text) for text in words.groups.split(",")]
+    subject = Subject(suite, suite.load_data(data_folder(words.data_dir)).to(device), networks, *size, groups)
     print(turns.where(subject.data, f"batch {suite.training.batch_size}", suite.training.precision))
     for part in PARTS:
         table = turns.table(part.rows(subject), part.headers, part.formats)
@@ -111,6 +118,57 @@ def _steps(run: Run, count: int) -> None:
     run.ctx.step = 0  # the schedule stands still
     for _ in range(count):
         run.step()
+
+
+def group_rows(of: Subject) -> list[tuple[object, ...]]:
+    """Steps of several trainings of ce at once, seeds of one row: what all are charged for, over all steps."""
+    rows: list[tuple[object, ...]] = []
+    for name in of.networks:
+        first: float | None = None
+        for size in of.sizes:
+            if of.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(of.device)
+            taken = []
+            for epochs in EPOCHS:
+                suite, data = _short(of, name, epochs)
+                lefts = train_together([Entrant(create("ce"), seed, How()) for seed in range(size)], suite, data)
+                taken.append(sum(_sound(left.outcome).seconds for left in lefts))
+            seconds = (taken[1] - taken[0]) / (size * of.steps * (EPOCHS[1] - EPOCHS[0]))
+            first = first or seconds
+            peak = torch.cuda.max_memory_allocated(of.device) / 2**20 if of.device.type == "cuda" else None
+            rows.append((name, size, 1e3 * seconds, of.suite.training.batch_size / seconds, first / seconds, peak))
+    return rows
+
+
+def agreement_rows(of: Subject) -> list[tuple[object, ...]]:
+    """The same trainings in a group and alone."""
+    suite, data = _short(of, of.networks[0], 1)
+    entrants = [Entrant(create(spec), 0, How()) for spec in TOGETHER]
+    rows: list[tuple[object, ...]] = []
+    for left in sorted(train_together(entrants, suite, data), key=lambda left: left.place):
+        alone, together = train(entrants[left.place].method, suite, data, 0), _sound(left.outcome)
+        pairs = zip(alone.net.state_dict().values(), together.net.state_dict().values(), strict=True)
+        off = max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+        rows.append((TOGETHER[left.place], of.steps, alone.losses[-1], together.losses[-1], off))
+    return rows
+
+
+def _short(of: Subject, network: str, epochs: int) -> tuple[Suite, Dataset]:
+    """As many steps in an epoch as in a turn."""
+    suite = derive(of.suite, {"network.name": network, "training.epochs": epochs})
+    images, count = of.data.train, suite.training.batch_size * of.steps
+    return suite, replace(of.data, train=replace(images, x=images.x[:count], y=images.y[:count]))
+
+
+def _sound(outcome: Trained | Exception | None) -> Trained:
+    """What a training came to.
+
+    Raises:
+        RuntimeError: it failed, or memory ran out.
+    """
+    if isinstance(outcome, Trained):
+        return outcome
+    raise outcome or RuntimeError("memory ran out: give smaller --groups")
 
 
 def pass_rows(of: Subject) -> list[tuple[object, ...]]:
@@ -183,6 +241,18 @@ PARTS = (
         ("network", "way", "ms", "images/s", "MiB at most"),
         ("", "", ".2f", ",.0f", ",.0f"),
         step_rows,
+    ),
+    Part(
+        "Several trainings of ce at once",
+        ("network", "trainings", "ms of a step of each", "images/s", "times one alone", "MiB at most"),
+        ("", "", ".2f", ",.0f", ".2f", ",.0f"),
+        group_rows,
+    ),
+    Part(
+        "The same trainings in a group and alone",
+        ("method", "steps", "loss alone", "loss in the group", "largest difference of a weight"),
+        ("", "", ".9g", ".9g", ".1g"),
+        agreement_rows,
     ),
     Part(
         f"One forward and backward pass of {IMAGES} images", ("arithmetic", "layout", "ms"), ("", "", ".1f"), pass_rows
