@@ -88,9 +88,10 @@ def main() -> None:
         raise SystemExit(2) from None
     suite = derive(load_suite("digits"), SMALL) if words.small else load_suite("cifar10")
     networks = ["cnn"] if words.small else words.networks.split(",")
-    size = (2, 1) if words.small else (words.steps, words.rounds)
+    steps, rounds = (2, 1) if words.small else (words.steps, words.rounds)
     groups = [1, 2] if words.small else [int(text) for text in words.groups.split(",")]
-    subject = Subject(suite, suite.load_data(data_folder(words.data_dir)).to(device), networks, *size, groups)
+    data = suite.load_data(data_folder(words.data_dir)).to(device)
+    subject = Subject(suite, data, networks, steps, rounds, groups)
     print(turns.where(subject.data, f"batch {suite.training.batch_size}", suite.training.precision))
     for part in PARTS:
         table = turns.table(part.rows(subject), part.headers, part.formats)
