@@ -79,4 +79,4 @@ def test_help_teaches(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_every_script_is_found() -> None:
-    assert len(SCRIPTS) == 9 and "turns" not in SCRIPTS
+    assert len(SCRIPTS) == 11 and "turns" not in SCRIPTS
