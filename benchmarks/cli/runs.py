@@ -35,7 +35,8 @@ def run_all_command(
     if chosen.jobs != 1 and chosen.device != "cuda" and not chosen.scheduler and not dry_run:
         load_early()
     say_what_loads(f"suite {chosen.suite}, into {chosen.out}")
-    from marginbench.benchmarks.runs.run_all import prepare, run_all
+    from marginbench.benchmarks.runs.run_all import run_all
+    from marginbench.benchmarks.runs.work import prepare
 
     if dry_run:
         from marginbench.benchmarks.runs.forecast import forecast

@@ -17,7 +17,7 @@ from marginbench.benchmarks.runs.timing import evaluation_seconds, training_seco
 from marginbench.methods.errors import one_line
 
 if TYPE_CHECKING:
-    from marginbench.benchmarks.runs.run_all import Work
+    from marginbench.benchmarks.runs.work import Work
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from marginbench.benchmarks.runs.groups import Grouping
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock, size
-from marginbench.benchmarks.runs.run_all import Work, count_workers, threads_each
+from marginbench.benchmarks.runs.work import Work, count_workers, threads_each
 from marginbench.benchmarks.training.run import Run
 
 

@@ -19,7 +19,7 @@ from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.live import View
-    from marginbench.benchmarks.runs.run_all import Work
+    from marginbench.benchmarks.runs.work import Work
 
 log = logging.getLogger(__name__)
 

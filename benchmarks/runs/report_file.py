@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from marginbench.methods.errors import one_line
 
 if TYPE_CHECKING:
-    from marginbench.benchmarks.runs.run_all import Work
+    from marginbench.benchmarks.runs.work import Work
 
 log = logging.getLogger(__name__)
 NAME = "report.html"

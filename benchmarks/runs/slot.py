@@ -15,7 +15,7 @@ from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock
 
 if TYPE_CHECKING:
-    from marginbench.benchmarks.runs.run_all import Work
+    from marginbench.benchmarks.runs.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +33,20 @@ class Slot:
 
     def __init__(self, work: Work, estimates: Estimates, until: float) -> None:
         self._work, self._estimates, self._until = work, estimates, until
-        self._length = until - now()
+        self._length = max(0.0, until - now())
 
     def bundles(self) -> Iterator[list[Cell]]:
         """Runs that are begun at a time, chosen when they are asked for.
 
         On a GPU, where trainings may go together, those with which there is time for all of them one after the other.
         """
-        todo = list(self._work.todo)
+        todo, begun = list(self._work.todo), False
         while todo and now() < self._until and (cell := self._next(todo)) is not None:
             bundle = self._with(cell, todo) if self._work.device.type == "cuda" else [cell]
-            todo = [left for left in todo if left not in bundle]
+            todo, begun = [left for left in todo if left not in bundle], True
             yield bundle
+        if todo and not begun:
+            log.warning("no run was begun: set-up has left %s of the time; give --stop-after more", clock(self._length))
 
     def finished(self, record: Record | Training) -> None:
         """A run has ended: better estimates."""

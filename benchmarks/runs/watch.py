@@ -21,7 +21,7 @@ from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADI
 from marginbench.methods.errors import one_line
 
 if TYPE_CHECKING:
-    from marginbench.benchmarks.runs.run_all import Work
+    from marginbench.benchmarks.runs.work import Work
 
 log = logging.getLogger(__name__)
 LOOKS = 1.0  # seconds between two looks at the locks: other machines may share the folder

@@ -71,7 +71,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     original = schema.read_suite
     monkeypatch.setattr(schema, "read_suite", small)
-    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.choose_jobs", lambda *_: 1)
+    monkeypatch.setattr("marginbench.benchmarks.runs.work.choose_jobs", lambda *_: 1)
     (tmp_path / "net.py").write_text(NET, encoding="utf-8")
     torch.save(nn.Linear(64, 10).state_dict(prefix="1."), tmp_path / "net.pt")
     (tmp_path / "results").mkdir()

@@ -15,7 +15,7 @@ from marginbench.benchmarks.runs import cluster
 from marginbench.benchmarks.runs.forecast import forecast
 from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.options import RunOptions
-from marginbench.benchmarks.runs.run_all import prepare
+from marginbench.benchmarks.runs.work import prepare
 from marginbench.benchmarks.runs.workplace import Order
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError

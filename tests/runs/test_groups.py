@@ -18,7 +18,7 @@ from marginbench.benchmarks.runs.groups import Grouping, run_in_groups
 from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.locks import holders, lock
 from marginbench.benchmarks.runs.plan import Cell, make_plan
-from marginbench.benchmarks.runs.run_all import Work
+from marginbench.benchmarks.runs.work import Work
 from marginbench.benchmarks.runs.workers import bundles
 from marginbench.benchmarks.runs.workplace import Workplace, order
 from marginbench.benchmarks.suites.schema import load_suite

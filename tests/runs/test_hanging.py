@@ -142,7 +142,7 @@ def test_a_worker_that_hangs_before_its_first_run_is_no_run_that_failed(
 def test_an_import_that_hangs_is_interrupted(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "slow.py"
     path.write_text("import time\n\ntime.sleep(1e6)\n")
-    monkeypatch.setattr("marginbench.benchmarks.runs.run_all.patience", lambda seconds: seconds)
+    monkeypatch.setattr("marginbench.benchmarks.runs.work.patience", lambda seconds: seconds)
     with pytest.raises(MarginbenchError, match=r"slow\.py, line 3: DeadlineError: 1 s were over while plug-ins were"):
         run_all(str(tiny), ["ce"], 1, "cpu", tmp_path / "out", plugin=[path], deadline=1.0)
     with alarm(0.01, DeadlineError("enough")), pytest.raises(DeadlineError, match="enough"):

@@ -19,8 +19,8 @@ from marginbench.benchmarks.records.training import read_training
 from marginbench.benchmarks.runs.console import LOGGER, Lines, Step
 from marginbench.benchmarks.runs.live import BEST, AtWork, Screen, View, _Picture, shares
 from marginbench.benchmarks.runs.locks import lock
-from marginbench.benchmarks.runs.run_all import Work, prepare
 from marginbench.benchmarks.runs.watch import Watch
+from marginbench.benchmarks.runs.work import Work, prepare
 
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 Terminal = Callable[..., tuple[Program, Callable[[], bytes]]]

@@ -16,7 +16,7 @@ from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.runs import forks
 from marginbench.benchmarks.runs.choice import split_settings
 from marginbench.benchmarks.runs.options import options
-from marginbench.benchmarks.runs.run_all import prepare
+from marginbench.benchmarks.runs.work import prepare
 from marginbench.methods import Batch, Context, Info, Loss, MarginbenchError, Method, Net, cross_entropy
 from marginbench.methods.errors import ParameterError
 

@@ -10,7 +10,7 @@ from processes import wait_for
 from marginbench.benchmarks.runs import cluster, progress
 from marginbench.benchmarks.runs.locks import lock
 from marginbench.benchmarks.runs.progress import Progress
-from marginbench.benchmarks.runs.run_all import prepare
+from marginbench.benchmarks.runs.work import prepare
 
 
 @pytest.fixture

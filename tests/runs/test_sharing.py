@@ -21,7 +21,7 @@ from marginbench.benchmarks.runs.options import Redo
 from marginbench.benchmarks.runs.plan import make_plan, take_shard
 from marginbench.benchmarks.runs.plan_files import read_plans
 from marginbench.benchmarks.runs.progress import clock
-from marginbench.benchmarks.runs.run_all import prepare
+from marginbench.benchmarks.runs.work import prepare
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.benchmarks.training.run import Run as TrainingRun

@@ -13,11 +13,11 @@ from marginbench.benchmarks.machine import deadline
 from marginbench.benchmarks.machine.deadline import Deadline, SlotOverError, alarm, parse_duration
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.runs import estimates, slot
-from marginbench.benchmarks.runs import run_all as module
+from marginbench.benchmarks.runs import work as module
 from marginbench.benchmarks.runs.estimates import Estimates
 from marginbench.benchmarks.runs.locks import lock
-from marginbench.benchmarks.runs.run_all import Work, prepare
 from marginbench.benchmarks.runs.slot import Slot, held_elsewhere
+from marginbench.benchmarks.runs.work import Work, prepare
 from marginbench.benchmarks.training.run import Run as Training
 from marginbench.methods import Method, spec_of
 from marginbench.methods.errors import ParameterError
@@ -222,7 +222,8 @@ def test_what_others_hold_is_not_left(tiny: Path, tmp_path: Path, clock: Clock) 
 def test_the_command_says_what_is_left(tiny: Path, tmp_path: Path, run: Run, words: tuple[str, ...]) -> None:
     """A slot that is over before the first run."""
     call = ("run-all", "--suite", tiny, "--out", tmp_path, "--seeds", "4", *(words or ("--jobs", "1")))
-    code, out, _ = run(*call, "--stop-after", "0.001s")
+    code, out, err = run(*call, "--stop-after", "0.001s")
+    assert words or "no run was begun: set-up has left 0 s of the time; give --stop-after more" in err
     count = 4 if "--shard" in words else 8
     assert code == 0 and f"{count} runs are left after 0.001s: the same command goes on from here." in out
     assert run("run-all", "--suite", tiny, "--out", tmp_path, "--stop-after", "9 minutes")[0] == 2

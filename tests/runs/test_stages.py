@@ -15,7 +15,7 @@ from marginbench.benchmarks.records.training import SEAL, read_training
 from marginbench.benchmarks.runs import train as stage
 from marginbench.benchmarks.runs.execute import give_up
 from marginbench.benchmarks.runs.plan import make_plan
-from marginbench.benchmarks.runs.run_all import prepare
+from marginbench.benchmarks.runs.work import prepare
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.methods import MarginbenchError, create
 
