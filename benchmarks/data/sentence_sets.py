@@ -51,7 +51,7 @@ def find_sentences(
         return sentences()
     if checkpoint is None:
         raise MarginbenchError(f"data {name!r}: needs the tokenizer of a checkpoint: network.name=bert has one")
-    problems = Problems("not all files are there")
+    problems = Problems("not all files can be read")
     with problems.collected():
         task = read_task(name, data_dir)
     with problems.collected():

@@ -116,7 +116,8 @@ def _of_suite(a: str, b: str, of_a: list[Record], of_b: list[Record], reading: R
     seeds = sorted(set(images_a) & set(images_b))
     pairs = [(images_a[seed], images_b[seed]) for seed in seeds]
     every = [*images_a.values(), *images_b.values()]
-    table = [_column(column_pairs(suite[first.identity.suite], column), a, b, pairs, every) for column in COMPARED]
+    asked = [column for column in COMPARED if any(column.name in record.metrics for record in (*of_a, *of_b))]
+    table = [_column(column_pairs(suite[first.identity.suite], column), a, b, pairs, every) for column in asked]
     tested = [column for column in table if not math.isnan(column.p)]
     adjusted = dict(zip((column.column for column in tested), holm([column.p for column in tested]), strict=True))
     facts: dict[str, Any] = {
@@ -127,7 +128,7 @@ def _of_suite(a: str, b: str, of_a: list[Record], of_b: list[Record], reading: R
         "b": b,
         "seeds": _joined(seeds),
         "at_epsilon": " ".join(sorted({name for record in (*of_a, *of_b) for name in record.at_epsilon})),
-        **{f"epsilon_{norm}": first.epsilon[norm] for norm in NORMS},
+        **{f"epsilon_{norm}": first.epsilon.get(norm, math.nan) for norm in NORMS},  # none of sentences
     }
     return [
         {

@@ -7,7 +7,7 @@ from typing import Any
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.tables.cells import Side
-from marginbench.benchmarks.tables.margins import margins, suites_of
+from marginbench.benchmarks.tables.margins import METHODS, margins, suites_of
 from marginbench.benchmarks.tables.margins_words import has_intervals, score, sentences, tightness_words, title
 from marginbench.benchmarks.tables.measures import MEASURES, TARGETS
 from marginbench.benchmarks.tables.text import pipe
@@ -46,6 +46,9 @@ NOTES = (
 )
 
 
+TOO_FEW = f"Nothing can be said: fewer than {METHODS} methods, or no margins that were measured."
+
+
 def render_margins(
     reading: Reading, form: str = "md", targets: Sequence[str] = (), *, over_all: bool = False, width: int | None = None
 ) -> str:
@@ -68,6 +71,9 @@ def render_margins(
     for fingerprint, name in _suites([*lines, *tight]).items():
         own, near = ([line for line in of if line["suite_fingerprint"] == fingerprint] for of in (lines, tight))
         parts.append(f"## {name}\n\n" + "\n\n".join([*_predictions(own, width), *_tightness(near, width)]))
+    told = {line["suite_fingerprint"] for line in (*lines, *tight)}
+    firsts = [of_suite[0].record for of_suite in networks]
+    parts += [f"## {first.suite.name}\n\n{TOO_FEW}" for first in firsts if first.identity.suite not in told]
     notes = "\n".join(f"- {note}" for note in NOTES)
     return "\n\n".join([*parts, f"### How to read this\n\n{notes}\n"])
 

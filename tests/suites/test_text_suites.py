@@ -89,6 +89,14 @@ def test_the_order_is_by_accuracy_where_there_are_no_radii(outcome: RunOutcome) 
     assert "Ordered by clean %" in page
 
 
+def test_two_rows_are_compared_by_what_was_measured(outcome: RunOutcome, run: Run) -> None:
+    code, out, err = run("compare", "pmm", "ce", outcome.runs.parent)
+    assert code == 0, err
+    assert "| clean %" in out and "robust" not in out
+    code, out, err = run("margins", outcome.runs.parent)
+    assert code == 0 and "Nothing can be said: fewer than 3 methods" in out, err
+
+
 def test_a_report_and_figures_know_what_was_not_measured(outcome: RunOutcome) -> None:
     folder = outcome.runs.parent
     page = report(folder).html
