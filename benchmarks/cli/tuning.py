@@ -113,5 +113,5 @@ def tune_command(
     from marginbench.benchmarks.tuning.words import summary
 
     outcome = tune(chosen)
-    print(summary(outcome))
+    print(summary(outcome, chosen))
     raise typer.Exit(1 if outcome.hopeless else 0)

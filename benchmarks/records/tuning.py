@@ -101,7 +101,7 @@ def in_a_sentence(tuning: Tuning) -> str:
 
 HEAD = """\
 # The setting of {row} that {trials} trials on the validation images of suite {suite} gave.
-# Run it with fresh seeds beside the paper's default: marginbench run-all --suite {suite} --tuned DIR
+# Run it with fresh seeds beside the paper's default: run-all with the --suite and --set of the tuning, and --tuned DIR.
 """
 
 

@@ -1,11 +1,15 @@
 """What a tuning found, as text for a terminal."""
 
+import shlex
+
 from marginbench.benchmarks.records.tuning import Trial, Tuning, in_words
+from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.progress import clock
+from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.benchmarks.tuning.tune import TuneOutcome
 
 
-def summary(outcome: TuneOutcome) -> str:
+def summary(outcome: TuneOutcome, options: TuneOptions) -> str:
     """The settings as a table, where they are, and how they are run."""
     from tabulate import tabulate
 
@@ -19,12 +23,19 @@ def summary(outcome: TuneOutcome) -> str:
             f"Tuned by other processes: {', '.join(outcome.elsewhere)}. Run the command again when they ended."
         )
     if outcome.settings:
-        suite = outcome.settings[0].suite
         lines += [
             f"Settings: {outcome.files[0].parent}/ROW.toml",
-            f"Run them beside the defaults: marginbench run-all --suite {suite} --tuned {outcome.folder}",
+            f"Run them beside the defaults: {_command(outcome, options.run)}",
         ]
     return "\n".join(lines)
+
+
+def _command(outcome: TuneOutcome, run: RunOptions) -> str:
+    words = ["marginbench", "run-all", "--suite", str(run.suite)]
+    for setting in run.set:
+        words += ["--set", setting]
+    words += ["--methods", ",".join(tuning.row for tuning in outcome.settings)]
+    return shlex.join([*words, "--out", str(run.out), "--tuned", str(outcome.folder)])
 
 
 def _row(tuning: Tuning) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.training import read_training
 from marginbench.benchmarks.records.tuning import Tuning, read_setting, setting_paths
 from marginbench.benchmarks.runs.options import RunOptions
+from marginbench.benchmarks.runs.run_all import run_all
 from marginbench.benchmarks.suites.schema import MOST_SEEDS
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.benchmarks.tuning.tune import TuneOutcome, tune
@@ -23,7 +24,7 @@ from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError
 
 METHODS = ["ce", "arcface"]
-ARCFACE = {"trials": 3, "methods": ["arcface"]}
+ARCFACE: dict[str, Any] = {"trials": 3, "methods": ["arcface"]}
 
 
 def tuned(suite: Path, out: Path, jobs: int = 1, run: dict[str, Any] | None = None, **options: Any) -> TuneOutcome:
@@ -185,7 +186,7 @@ def test_the_setting_is_a_file_that_says_where_it_comes_from(tiny: Path, tmp_pat
     text = file.read_text()
     for line in ('row = "arcface"', 'suite = "tiny"', "trials = 3", "seed = 0", 'objective = "validation_accuracy"'):
         assert line in text
-    assert "marginbench run-all --suite tiny --tuned DIR" in text
+    assert "run-all with the --suite and --set of the tuning, and --tuned DIR" in text
     file.write_text(text.replace("trials = 3", 'trials = "3"'))
     with pytest.raises(MarginbenchError, match=r"arcface.toml: key 'trials': should be a whole number.*tune"):
         read_setting(file)
@@ -196,7 +197,8 @@ def test_default_and_tuned_rows_stand_beside_each_other(tiny: Path, tmp_path: Pa
     code, out, err = run("tune", *common, "--trials", "4", "--recipe")
     assert code == 0, err
     folder = tmp_path / "tiny" / "tuning" / "validation_accuracy+recipe"
-    assert f"marginbench run-all --suite tiny --tuned {folder}" in out and "| arcface |" in out
+    again = f"marginbench run-all --suite {tiny} --methods arcface --out {tmp_path} --tuned {folder}"
+    assert again in out and "| arcface |" in out
     assert "[4/4] " in err and "ETA 0 s" in err
     code, _, err = run("run-all", *common, "--tuned", tmp_path)
     assert code == 0, err
@@ -221,6 +223,16 @@ def test_default_and_tuned_rows_stand_beside_each_other(tiny: Path, tmp_path: Pa
     assert "| arcface+tuned" in board and "stale" not in board
     code, out, err = run("run-all", *common, "--tuned", folder)
     assert code == 0 and "0 runs done, 2 had a record already" in out
+
+
+def test_rows_of_one_training_wait_for_each_other(tiny: Path, tmp_path: Path) -> None:
+    """Where the default was chosen: with two workers, one row's turn comes while the other trains its network."""
+    tuned(tiny, tmp_path, **ARCFACE | {"trials": 1})
+    outcome = run_all(str(tiny), ["arcface"], 2, "cpu", tmp_path, jobs=2, tuned=tmp_path)
+    assert (outcome.repeated, outcome.elsewhere, outcome.left) == (4, 0, 0)
+    rows = dict(iter(outcome.table.groupby("method")))
+    assert set(rows) == {"arcface", "arcface+tuned"}
+    assert rows["arcface"]["clean_accuracy"].item() == rows["arcface+tuned"]["clean_accuracy"].item()
 
 
 def test_wrong_tunings_are_refused_with_their_remedy(tiny: Path, tmp_path: Path, run: Run) -> None:
