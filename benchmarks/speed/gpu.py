@@ -34,7 +34,7 @@ from marginbench.methods.errors import ParameterError
 
 IMAGES = 1000  # in one pass of an attack
 EPOCHS = (1, 6)  # of two trainings, whose difference has no recording in it
-TOGETHER = ("ce", "pmm", "arcface")  # that are trained in one group and alone
+TOGETHER = 3  # rows of the headline suite that are trained in one group and alone
 TRIAL = {"training.epochs": 4, "data.train_size": 20_000}  # of the network that is evaluated
 SMALL = {
     "network.width": 4,
@@ -144,13 +144,14 @@ def group_rows(of: Subject) -> list[tuple[object, ...]]:
 def agreement_rows(of: Subject) -> list[tuple[object, ...]]:
     """The same trainings in a group and alone."""
     suite, data = _short(of, of.networks[0], 1)
-    entrants = [Entrant(create(spec), 0, How()) for spec in TOGETHER]
+    specs = (load_suite("cifar10_headline").methods or ())[:TOGETHER]
+    entrants = [Entrant(create(spec), 0, How()) for spec in specs]
     rows: list[tuple[object, ...]] = []
     for left in sorted(train_together(entrants, suite, data), key=lambda left: left.place):
         alone, together = train(entrants[left.place].method, suite, data, 0), _sound(left.outcome)
         pairs = zip(alone.net.state_dict().values(), together.net.state_dict().values(), strict=True)
         off = max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
-        rows.append((TOGETHER[left.place], of.steps, alone.losses[-1], together.losses[-1], off))
+        rows.append((specs[left.place], of.steps, alone.losses[-1], together.losses[-1], off))
     return rows
 
 
