@@ -79,14 +79,15 @@ def test_limits_that_something_reaches_stay(name: str) -> None:
 
 @pytest.mark.parametrize("certificate", ["crown", "ibp", "lipschitz", "milp"])
 def test_radii_are_those_without_the_limit(certificate: str) -> None:
-    x = images()
+    slow = certificate == "milp"
+    x, settings = images()[: 2 if slow else None], {"time_limit": 600.0} if slow else {}  # whatever else is running
     for norm in NORMS:
         found = []
         for limit in (lambda x: x, USELESS["clamp"], USELESS["bytes"]):
             net = behind(limit)
             q = a_query(nn.Sequential(*simplified(net, x)), x, net(x).argmax(1), norm)
-            found.append(CERTIFICATES[certificate](q).lower)
-        if certificate == "milp" and norm == "l2":
+            found.append(CERTIFICATES[certificate](q, **settings).lower)
+        if slow and norm == "l2":
             assert found == [None] * 3
             continue
         plain, *limited = (radius for radius in found if radius is not None)
