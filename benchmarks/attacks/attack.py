@@ -31,27 +31,25 @@ class Attack(Estimator):
     def propose(self, q: Query, **settings: Any) -> Tensor:
         """The points [B, C, H, W] themselves. Gradients are those into the box, see `ray.attached`.
 
-        They are sought with `fast_search`, except by what bears another's name and is therefore computed as there.
+        They are sought with `fast_search`, and those that stop short in its arithmetic are pushed on; except by what
+        bears another's name and is therefore computed as there.
 
         Raises:
             MarginbenchError: they are not images like those of the query, or the function wrote into these.
         """
-        original = {**self.settings, **settings}.get("original")
-        with contextlib.nullcontext() if original else fast_search(q.net, q.x.device):
+        coarse = is_coarse_on(q.x.device) and not {**self.settings, **settings}.get("original")
+        with fast_search(q.net, q.x.device) if coarse else contextlib.nullcontext():
             found = self._ask(replace(q, net=Attached(q.net)), settings)
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")
-        return found
+        return pushed(q.net, q.x, found, q.y) if coarse else found
 
     def __call__(self, q: Query, **settings: Any) -> Answer:
         """How near the attack comes, tightened on the ray; `upper` is inf where it fails."""
         if len(q.x) == 0:  # not every network can be asked about no images
             return Answer(upper=q.x.new_zeros(0))
-        point = self.propose(q, **settings)
-        if is_coarse_on(q.x.device):
-            point = pushed(q.net, q.x, point, q.y)
-        return Answer(upper=tighten(q.net, q.x, point, q.y, q.norm)[1])
+        return Answer(upper=tighten(q.net, q.x, self.propose(q, **settings), q.y, q.norm)[1])
 
 
 ATTACKS: Registry[Attack] = Registry()

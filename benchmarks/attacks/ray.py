@@ -125,12 +125,12 @@ def pushed(net: nn.Module, x: Tensor, candidate: Tensor, y: Tensor) -> Tensor:
         x, candidate: [B, C, H, W] float32 in [0, 1].
         y: [B] int64 true labels.
     """
-    found = inside_box(candidate, x)
+    found = candidate = inside_box(candidate, x)
     missed = ~is_adversarial(net, found, y)
     for share in PUSHES:
         if not bool(missed.any()):
             break
-        farther = x.lerp(inside_box(candidate, x), 1 + share).clamp(0, 1)
+        farther = x.lerp(candidate, 1 + share).clamp(0, 1)
         reached = missed & is_adversarial(net, farther, y)
         found, missed = select(reached, farther, found), missed & ~reached
     return found
