@@ -38,9 +38,8 @@ class Grouping:
     def next(self, cells: Sequence[Cell]) -> list[Cell]:
         """The first of the cells, with those whose trainings are done together with its own: by the suite's recipe."""
         options = self._job.options
-        if options.jobs == 1 or options.eager or options.only == "evaluate" or not self._left(cells[0]):
-            return [cells[0]]
-        if cells[0].row.recipe:
+        singly = options.jobs == 1 or options.eager or options.only == "evaluate"
+        if singly or cells[0].row.recipe or not self._left(cells[0]):
             return [cells[0]]
         left = [cell for cell in cells if not cell.row.recipe and self._left(cell)]
         if len(left) == 1:

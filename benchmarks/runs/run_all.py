@@ -16,7 +16,7 @@ from marginbench.benchmarks.records.record import Record, is_inapplicable
 from marginbench.benchmarks.records.training import Training, find_training
 from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.estimates import Estimates
-from marginbench.benchmarks.runs.job import ended as has_ended
+from marginbench.benchmarks.runs.job import ended
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.networks import named
 from marginbench.benchmarks.runs.note import Note
@@ -117,7 +117,7 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     ensure_writable(work.job.networks)
     write_plan(work.folder, work.suite, work.cells)
     workers = count_workers(work)
-    ended = []
+    done: list[Record | Training] = []
     report = ReportFile(work) if options.report else None
     slot = _slot(work, workers)
     if work.todo:
@@ -125,7 +125,7 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
         with Progress(work, workers, watch.view) as progress:
             for record in _all_records(work, workers, watch.note, None if slot is None else slot.bundles()):
                 if record is not None:
-                    ended.append(record)
+                    done.append(record)
                     if slot is not None:
                         slot.finished(record)
                     watch.finished(record)
@@ -138,18 +138,18 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     asked = {cell.id for cell in work.cells}
     rows = dict.fromkeys(record.method for record in current if record.id in asked)
     untrained = len(work.untrained)
-    resumed, others = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(ended)
+    resumed, others = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(done)
     elsewhere = others if slot is None else min(others, held_elsewhere(work))
-    done = len(ended), _failed(work, current), resumed, untrained, elsewhere, others - elsewhere
-    return RunOutcome(table, current, list(rows), files, work.runs, work.job.networks, written, *done)
+    counts = len(done), _failed(work, current), resumed, untrained, elsewhere, others - elsewhere
+    return RunOutcome(table, current, list(rows), files, work.runs, work.job.networks, written, *counts)
 
 
 def _failed(work: Work, current: Iterable[Record]) -> int:
     """How many of the runs asked for have the record of a failure."""
     if work.job.options.only == "train":
         trainings = (find_training(work.job.networks, cell.training.id) for cell in work.cells)
-        ended = [training for training in trainings if training is not None and training.status == "failed"]
-        return sum(not is_inapplicable(training.error) for training in ended)
+        failed = [training for training in trainings if training is not None and training.status == "failed"]
+        return sum(not is_inapplicable(training.error) for training in failed)
     asked = {cell.id for cell in work.cells}
     return sum(record.status == "failed" and not record.inapplicable and record.id in asked for record in current)
 
@@ -183,7 +183,7 @@ def _all_records(work: Work, workers: int, note: Note, chosen: Chosen | None) ->
     if work.job.options.only == "train" or work.job.until is not None:
         return
     done |= {*holders(work.runs)}
-    waiting = [cell for cell in work.todo if cell.id not in done and has_ended(cell.training.id, work.job) is not None]
+    waiting = [cell for cell in work.todo if cell.id not in done and ended(cell.training.id, work.job) is not None]
     if waiting:
         yield from _records(replace(work, todo=waiting), min(workers, len(waiting)), note, None)
 

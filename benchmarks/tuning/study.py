@@ -135,10 +135,9 @@ def _open(path: Path, protocol: Protocol) -> optuna.Study:
     path.parent.mkdir(parents=True, exist_ok=True)
     _mend(path)
     try:
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
         directions = ["maximize"] * protocol.directions
         study = optuna.create_study(
-            storage=storage, study_name=protocol.row, directions=directions, load_if_exists=True
+            storage=_storage(path), study_name=protocol.row, directions=directions, load_if_exists=True
         )
     except (ValueError, KeyError, OSError) as error:
         raise _unreadable(path, error) from None
@@ -160,12 +159,15 @@ def ended_in(path: Path) -> int:
     Raises:
         MarginbenchError: it cannot be read.
     """
-    optuna = loaded_optuna()
     try:
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-        return max((len(study.get_trials(deepcopy=False)) for study in _studies(storage)), default=0)
+        return max((len(study.get_trials(deepcopy=False)) for study in _studies(_storage(path))), default=0)
     except (ValueError, KeyError, OSError) as error:
         raise _unreadable(path, error) from None
+
+
+def _storage(path: Path) -> Any:
+    optuna = loaded_optuna()
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
 
 
 def _studies(storage: Any) -> list[optuna.Study]:

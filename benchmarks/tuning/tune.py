@@ -11,13 +11,14 @@ from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.plan import Row
 from marginbench.benchmarks.runs.workers import choose_jobs, plugin_files, run_here, run_in_workers
+from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tuning.judge import Judge
 from marginbench.benchmarks.tuning.merge import merge
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.benchmarks.tuning.progress import TrialProgress
 from marginbench.benchmarks.tuning.queue import PAUSE, Queue
 from marginbench.benchmarks.tuning.study import loaded_optuna
-from marginbench.benchmarks.tuning.work import BASELINE, Work, prepare
+from marginbench.benchmarks.tuning.work import Work, prepare
 from marginbench.methods import MarginbenchError, create, spec_of
 
 log = logging.getLogger(__name__)

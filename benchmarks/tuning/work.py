@@ -18,12 +18,12 @@ from marginbench.benchmarks.runs.locks import lock
 from marginbench.benchmarks.runs.plan import Cell, Row, make_plan, take_shard
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
+from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tuning.judge import judged_on
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.methods import Method, spec_of
 
 TUNING, TRIALS, STUDIES, LOCKS = "tuning", "trials", "studies", "locks"  # names of folders; trials are no `runs`
-BASELINE = "ce"  # whose clean accuracy is the measure of the floor
 
 
 @dataclass(frozen=True)
