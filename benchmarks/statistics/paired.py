@@ -72,11 +72,12 @@ def holm(p: Sequence[float]) -> list[float]:
     """Holm's adjusted p values: max over j <= i of min(1, (m - j + 1) p_(j)), with p_(1) <= ... <= p_(m).
 
     Rejecting those below 5 % keeps the chance of any false rejection at 5 %, however the tests depend on each other
-    (Holm, Scandinavian Journal of Statistics 6, 1979).
+    (Holm, Scandinavian Journal of Statistics 6, 1979). NaN, where nothing was tested, stays NaN and does not count.
     """
-    adjusted = [0.0] * len(p)
+    tested = [index for index, value in enumerate(p) if not math.isnan(value)]
+    adjusted = [math.nan] * len(p)
     largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+    for rank, index in enumerate(sorted(tested, key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p[index]))
         adjusted[index] = largest
     return adjusted

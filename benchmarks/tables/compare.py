@@ -118,8 +118,7 @@ def _of_suite(a: str, b: str, of_a: list[Record], of_b: list[Record], reading: R
     every = [*images_a.values(), *images_b.values()]
     asked = [column for column in COMPARED if any(column.name in record.metrics for record in (*of_a, *of_b))]
     table = [_column(column_pairs(suite[first.identity.suite], column), a, b, pairs, every) for column in asked]
-    tested = [column for column in table if not math.isnan(column.p)]
-    adjusted = dict(zip((column.column for column in tested), holm([column.p for column in tested]), strict=True))
+    adjusted = holm([column.p for column in table])
     facts: dict[str, Any] = {
         "suite": first.suite.name,
         "title": first.suite.title,
@@ -137,10 +136,10 @@ def _of_suite(a: str, b: str, of_a: list[Record], of_b: list[Record], reading: R
             "above": _joined(column.above),
             "below": _joined(column.below),
             "p_images": " ".join(f"{p:.6g}" for p in column.p_images),
-            "p_holm": adjusted.get(column.column, math.nan),
-            "verdict": _verdict(column, adjusted.get(column.column)),
+            "p_holm": p,
+            "verdict": _verdict(column, p),
         }
-        for column in table
+        for column, p in zip(table, adjusted, strict=True)
     ]
 
 
@@ -200,8 +199,8 @@ def _joined(numbers: Iterable[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _verdict(column: Compared, p_holm: float | None) -> str:
-    if p_holm is not None:
+def _verdict(column: Compared, p_holm: float) -> str:
+    if not math.isnan(p_holm):
         return "differs" if p_holm < LEVEL else "not shown"
     if math.isinf(column.mean_a) or math.isinf(column.mean_b):
         return "infinite"

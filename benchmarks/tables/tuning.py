@@ -85,16 +85,14 @@ def _gain_of(between: ColumnPairs, tuning: Tuning) -> Gain:
 
 def _corrected(of_rows: Mapping[str, Gain]) -> dict[str, Gain]:
     """With Holm's correction over the rows that have a test."""
-    tested = [row for row, gain in of_rows.items() if not math.isnan(gain.p)]
-    adjusted = dict(zip(tested, holm([of_rows[row].p for row in tested]), strict=True))
-    return {row: replace(gain, p=adjusted.get(row, gain.p)) for row, gain in of_rows.items()}
+    adjusted = holm([gain.p for gain in of_rows.values()])
+    return {row: replace(gain, p=p) for (row, gain), p in zip(of_rows.items(), adjusted, strict=True)}
 
 
 def _beat(between: ColumnPairs, rows: Iterable[str], end: str) -> int:
     """How many rows are better than the baseline, all of them tuned or none, after Holm's correction over the rows."""
     found = [between.difference(f"{row}{end}", f"{BASELINE}{end}") for row in rows if row != BASELINE]
-    tested = [of for of in found if not math.isnan(of.p)]
-    return sum(of.value > 0 and p < LEVEL for of, p in zip(tested, holm([of.p for of in tested]), strict=True))
+    return sum(of.value > 0 and p < LEVEL for of, p in zip(found, holm([of.p for of in found]), strict=True))
 
 
 def tuning_files(reading: Reading) -> dict[str, str]:
