@@ -14,12 +14,11 @@ from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import About, Record
-from marginbench.benchmarks.records.tuning import TUNED
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.cells import MEASURED_NOTHING
-from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.derived import BASELINE, OF_TUNED
 from marginbench.benchmarks.tables.leaderboard import suite_name
 from marginbench.benchmarks.tables.pairs import (
     ColumnPairs,
@@ -58,8 +57,6 @@ LEGEND = (
     " where a claim is read off two), uncorrected for the number of methods; no: it is below 0 in all; open: neither."
     " Accuracies in points of per cent, margins in pixels of [0, 1]."
 )
-
-OF_TUNED = "Tuned rows are compared with cross-entropy that was tuned like them, where that is there."
 
 
 @dataclass(frozen=True)
@@ -115,11 +112,10 @@ def _of_suite(fingerprint: str, suite: SuiteRuns, known: Mapping[str, Column]) -
 
 
 def _difference(pairs: ColumnPairs | None, row: str) -> tuple[int, Difference]:
-    """To the baseline, and of how many networks. That of a tuned row is tuned too, with the same budget, if it can."""
+    """To the baseline, and of how many networks."""
     if pairs is None:
         return 0, Difference(math.nan)
-    runs, tuned = pairs.suite.runs, f"{BASELINE}{TUNED}"
-    baseline = tuned if runs[row][0].tuning is not None and tuned in runs else BASELINE
+    baseline = pairs.suite.baseline_of(row)
     own, base = (len(pairs.suite.measured(name, pairs.column.name)) for name in (row, baseline))
     return own if base else 0, pairs.difference(row, baseline)
 

@@ -10,6 +10,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.methods import NORMS
 
 BASELINE = "ce"  # costs are relative to its costs, differences are to it
+OF_TUNED = "Tuned rows are compared with cross-entropy that was tuned like them, where that is there."
 
 Place = tuple[str | int, ...]
 

@@ -12,7 +12,7 @@ from marginbench.benchmarks.statistics.paired import LEVEL, MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board
 from marginbench.benchmarks.tables.cells import RANK, TO_BASELINE, shared
-from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.derived import BASELINE, OF_TUNED
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.standing import Standing
 
@@ -87,6 +87,8 @@ def notes(rows: Sequence[Row], records: Sequence[Record], counted: Sequence[Reco
         yield "Measured by the rules of an older marginbench: the changelog says which numbers mean something else now."
     if names := sorted({name for record in counted for name in record.at_epsilon}):
         yield asked_once(names)
+    if any(record.tuning for record in counted):
+        yield OF_TUNED
     yield from dict.fromkeys(note for record in counted for note in record.notes)
     yield from _about_estimators(counted, "not_applicable", "Not applicable to {methods}: {what}.")
     yield from _about_estimators(counted, "unchecked", "Could not be checked in float64, of {methods}: {what}.")

@@ -19,10 +19,11 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading, arrays_of
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.tuning import TUNED
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS, Pairwise, pairwise
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.derived import measured_by
+from marginbench.benchmarks.tables.derived import BASELINE, measured_by
 from marginbench.methods import MarginbenchError
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ class SuiteRuns:
     def mean(self, row: str, column: str) -> float:
         """Over the networks; NaN without one."""
         return mean_and_interval(self.values(row, column))[0]
+
+    def baseline_of(self, row: str) -> str:
+        """The row it is compared with. That of a tuned row is tuned too, with the same budget, if it can."""
+        tuned = f"{BASELINE}{TUNED}"
+        of_tuned = self.runs[row][0].tuning is not None and row != tuned and tuned in self.runs
+        return tuned if of_tuned else BASELINE
 
     def comparable(self, row: str, column: str) -> bool:
         """Whether the row has finite numbers of three seeds, and arrays where these are compared."""

@@ -108,7 +108,7 @@ def _alone(between: ColumnPairs, row: str) -> Standing:
     values = suite.values(row, column.name)
     low, high = interval(values, _images(suite.runs[row][0], column))
     mean = suite.mean(row, column.name)
-    to_baseline = between.difference(row, BASELINE)
+    to_baseline = between.difference(row, suite.baseline_of(row))
     if row == BASELINE or not math.isfinite(to_baseline.value):
         return Standing(mean, low, high, len(values))
     return Standing(mean, low, high, len(values), to_baseline.value, to_baseline.low, to_baseline.high)
@@ -142,7 +142,8 @@ def _among(between: ColumnPairs, alone: Mapping[str, Standing]) -> dict[str, Sta
     }
     if BASELINE in order:
         others = [row for row in order if row != BASELINE]
-        for row, p in zip(others, holm([between.difference(row, BASELINE).p for row in others]), strict=True):
+        tests = [between.difference(row, between.suite.baseline_of(row)).p for row in others]
+        for row, p in zip(others, holm(tests), strict=True):
             out[row] = replace(out[row], p=p)
     return out
 

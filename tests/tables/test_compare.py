@@ -38,6 +38,7 @@ def test_holm_on_numbers_computed_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == [] and holm([0.04]) == [0.04]
+    assert holm([0.01, math.nan, 0.04]) == pytest.approx([0.02, math.nan, 0.04], nan_ok=True)
 
 
 def arrays_of(stream: np.random.Generator, better: float, certified: bool = True) -> dict[str, np.ndarray]:

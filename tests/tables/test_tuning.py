@@ -14,6 +14,7 @@ from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.tables.claims import OF_TUNED, findings, render_claims
 from marginbench.benchmarks.tables.files import contents
+from marginbench.benchmarks.tables.standing import standings
 from marginbench.benchmarks.tables.tuning import Gains, gains, tuning_files
 
 ROBUST = "robust_accuracy_l2"
@@ -108,5 +109,11 @@ def test_claims_of_tuned_rows_are_measured_against_tuned_cross_entropy(tmp_path:
     reading = Reading(paths, {})
     seen = {one.method: one.difference for one in findings(reading) if one.column == "margin_upper_l2"}
     assert seen["mma"] > 0 > seen["mma+tuned"]
+    of = standings(reading, ["margin_upper_l2"])
+    (suite,) = {suite for suite, _ in of}
+    to_baseline = {row: of[suite, row]["margin_upper_l2"].difference for row in ("mma", "mma+tuned", "ce+tuned")}
+    assert to_baseline["mma"] == seen["mma"] and to_baseline["mma+tuned"] == seen["mma+tuned"]
+    assert to_baseline["ce+tuned"] > 0  # to that with the paper's defaults
+    assert OF_TUNED in contents(reading)["leaderboard.md"]
     assert OF_TUNED in render_claims(reading)
     assert OF_TUNED not in render_claims(reading.where(lambda record: record.tuning is None))
