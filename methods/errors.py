@@ -80,6 +80,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def all_lines(error: BaseException) -> str:
+    """Return `ValueError: all of its text`, of libraries that give the reason on a later line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def at_import(error: BaseException) -> str:
     """The same with the line that raised it: ` (my_module.py, line 12)`, of a module that cannot be imported."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]

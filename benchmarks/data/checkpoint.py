@@ -6,6 +6,7 @@ from pathlib import Path
 
 from marginbench.benchmarks.machine.files import placeholder
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import one_line
 
 NEEDED = ("config.json", "model.safetensors")
 WORDS = ("vocab.txt", "tokenizer.json")  # either tells the words of token ids
@@ -50,8 +51,8 @@ def _from_hub(name: str, looked: Iterable[Path]) -> Path:
         except OSError:
             return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:  # of the hub, of the network, of the disk
-        first = str(error).splitlines()[0]
-        raise MarginbenchError(f"checkpoint {name!r}: {remedy}, and copy it; the hub gave none ({first})") from None
+        gave = f"the hub gave none ({one_line(error)})"
+        raise MarginbenchError(f"checkpoint {name!r}: {remedy}, and copy it; {gave}") from None
 
 
 def checkpoint_digest(folder: Path) -> str:

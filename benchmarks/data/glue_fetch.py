@@ -8,6 +8,7 @@ from typing import Any
 
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,6 @@ def fetch(
         content = {name: datasets.load_dataset(HUB, config, split=split) for name, split in files.items()}
         folder.mkdir(parents=True, exist_ok=True)
     except Exception as error:  # of the hub, of the network, of the disk
-        raise MarginbenchError(f"fetching it failed ({str(error).splitlines()[0]})") from None
+        raise MarginbenchError(f"fetching it failed ({one_line(error)})") from None
     for name, rows in content.items():
         write_atomically(folder / name, "".join(f"{line}\n" for line in lines(rows)).encode())

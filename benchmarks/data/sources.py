@@ -17,7 +17,7 @@ from marginbench.benchmarks.data.folders import read_folder
 from marginbench.benchmarks.data.plain import read_plainly
 from marginbench.benchmarks.machine.files import placeholder
 from marginbench.methods import MarginbenchError
-from marginbench.methods.errors import Problems, suggest
+from marginbench.methods.errors import Problems, all_lines, suggest
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +107,9 @@ def _read_npz(path: Path) -> Arrays:
                 try:
                     arrays[key] = file[key]
                 except DAMAGED as error:
-                    problems.add(f"{key} cannot be read ({_all_lines(error)})")
+                    problems.add(f"{key} cannot be read ({all_lines(error)})")
     except (*DAMAGED, AttributeError) as error:
-        raise MarginbenchError(f"{path}: not a readable .npz file ({_all_lines(error)})") from None
+        raise MarginbenchError(f"{path}: not a readable .npz file ({all_lines(error)})") from None
     problems.report()
     return read_plainly(str(path), arrays)
 
@@ -120,7 +120,7 @@ def _torchvision(name: str, data_dir: Path) -> Arrays:
     except Exception as error:  # damaged files fail in many ways
         if "download=True" not in str(error):  # what torchvision says where files are missing
             raise MarginbenchError(
-                f"data {name!r}: torchvision cannot read its files in {data_dir} ({_all_lines(error)}); delete them to"
+                f"data {name!r}: torchvision cannot read its files in {data_dir} ({all_lines(error)}); delete them to"
                 " download them again"
             ) from None
         arrays = _download(name, data_dir)
@@ -154,7 +154,7 @@ def _download(name: str, data_dir: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # downloads fail in many ways, too
         raise MarginbenchError(
             f"data {name!r}: no {data_dir / name}.npz (arrays {', '.join(KEYS)}), no files of torchvision's"
-            f" {TORCHVISION[name]} in {data_dir}, and downloading them failed ({_all_lines(error)}); put one of the two"
+            f" {TORCHVISION[name]} in {data_dir}, and downloading them failed ({all_lines(error)}); put one of the two"
             f" there, {OTHER_FOLDER}"
         ) from None
     finally:
@@ -177,8 +177,3 @@ def _image_folder(name: str, folder: Path, data_dir: Path) -> Path:
         f"data.name {name!r}: no {data_dir / name}.npz, and no image folder {folder / name / 'train'} or"
         f" {data_dir / name / 'train'}; {suggest(name, NAMES)}; or give an .npz file"
     )
-
-
-def _all_lines(error: Exception) -> str:
-    """As one: torchvision gives the reason on a later line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -16,6 +16,7 @@ from marginbench.benchmarks.data.glue import Sentences
 from marginbench.benchmarks.data.text import Text, as_tensor
 from marginbench.benchmarks.machine.files import UnwritableError, digest, write_atomically
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import all_lines
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ def _tokenizer(checkpoint: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     except Exception as error:  # damaged files fail in many ways
-        reason = " ".join(str(error).split())
-        raise MarginbenchError(f"checkpoint {checkpoint}: no tokenizer can be read from {WORDS} ({reason})") from None
+        read = f"no tokenizer can be read from {WORDS} ({all_lines(error)})"
+        raise MarginbenchError(f"checkpoint {checkpoint}: {read}") from None
 
 
 def _check_words(checkpoint: Path, largest: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.network import network
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import all_lines
 
 TINY_VOCABULARY = 64  # of `bert_tiny`
 
@@ -91,7 +92,7 @@ def bert(shape: Shape, checkpoint: Path) -> nn.Sequential:
     except MarginbenchError:
         raise
     except Exception as error:  # damaged files fail in many ways
-        raise MarginbenchError(f"{checkpoint}: not a checkpoint of BERT: {' '.join(str(error).split())}") from None
+        raise MarginbenchError(f"{checkpoint}: not a checkpoint of BERT: {all_lines(error)}") from None
     if missing := [name for name in report["missing_keys"] if not name.startswith("pooler.")]:
         raise MarginbenchError(
             f"{checkpoint}: model.safetensors lacks {len(missing)} weights of BERT: {missing[0]} ..."

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from text_support import write_rte
 
+from marginbench.benchmarks.data.checkpoint import find_checkpoint
 from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.data.glue import TASKS, read_task
 from marginbench.methods import MarginbenchError
@@ -180,3 +181,16 @@ def test_where_there_is_a_network_files_are_fetched_once(tmp_path: Path, monkeyp
         assert list(found.test) == [("A b c.", "D."), ("E.", "F."), ("G.", "H.")]
         assert list(found.test_labels) == [2, 0, 1]
     assert asked == [("nyu-mll/glue", "mnli", "train"), ("nyu-mll/glue", "mnli", "validation_mismatched")]
+
+
+def test_a_hub_that_fails_without_a_word_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fail)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(MarginbenchError, match=r"fetching it failed \(ConnectionError\)"):
+        read_task("rte", tmp_path)
+    with pytest.raises(MarginbenchError, match=r"the hub gave none \(ConnectionError\)"):
+        find_checkpoint("bert-base-uncased", [tmp_path])
