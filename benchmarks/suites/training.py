@@ -58,6 +58,8 @@ class Training(Section):
             raise ValueError(f"weight_decay: {self.optimiser} has none")
         if self.no_decay is not None and not self.weight_decay:
             raise ValueError("no_decay: weight_decay is 0, so that there is nothing to leave out")
+        if self.optimiser in OURS and not self.optimiser_settings:
+            return self  # nothing can be wrong, and to make the first optimiser takes torch a second
         try:
             self.optimiser_class([nn.Parameter(torch.zeros(1, 1))], **self.optimiser_arguments)
         except (TypeError, ValueError) as error:
