@@ -14,7 +14,7 @@ from marginbench.benchmarks.figures.layers import (
     NOT_PICKED,
     inline,
     kinds_of_line,
-    picked_parameter,
+    layered,
     row_colour,
 )
 
@@ -87,11 +87,11 @@ def bands(
     layers = [
         whole.transform_filter(NOT_PICKED)
         .mark_line(style="other", strokeWidth=0.6, opacity=0.7)
-        .encode(x=x, y=y, detail="row:N", tooltip="row:N")
+        .encode(x=x, y=y, detail=alt.Detail("row:N"), tooltip=alt.Tooltip("row:N"))
     ]
     if axes.lower is not None:
         known = mine.transform_filter("isValid(datum.lower)").transform_calculate(kind=f"'{axes.lower}'")
-        layers.append(known.mark_area(opacity=0.18).encode(x=x, y=y, y2="lower:Q", color=colour))
+        layers.append(known.mark_area(opacity=0.18).encode(x=x, y=y, y2=alt.Y2("lower:Q"), color=colour))
         lower = known.mark_line(strokeWidth=1.4)
         layers.append(lower.encode(x=x, y=alt.Y("lower:Q", title=axes.y), color=colour, strokeDash=dash))
     upper = mine.transform_calculate(kind=f"'{axes.upper}'").mark_line(strokeWidth=1.6)
@@ -105,8 +105,10 @@ def bands(
     layers.append(mine.mark_point(opacity=0, size=40, filled=True).encode(x=x, y=y, color=colour, tooltip=tooltip))
     if mark is not None:
         ruler = alt.Chart(inline([{"x": mark, "text": f"ε = {mark:g}" if mark else ""}]))
-        layers.append(ruler.mark_rule(style="ruler").encode(x="x:Q"))
+        layers.append(ruler.mark_rule(style="ruler").encode(x=alt.X("x:Q")))
         layers.append(
-            ruler.mark_text(style="soft_label", align="left", baseline="top", dx=3, y=2).encode(x="x:Q", text="text:N")
+            ruler.mark_text(style="soft_label", align="left", baseline="top", dx=3, y=2).encode(
+                x=alt.X("x:Q"), text=alt.Text("text:N")
+            )
         )
-    return alt.layer(*layers).add_params(picked_parameter(picked))
+    return layered(layers, picked)

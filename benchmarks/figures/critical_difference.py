@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from marginbench.benchmarks.figures.figure import figure
-from marginbench.benchmarks.figures.layers import inline, picked_parameter, row_colour, titled
+from marginbench.benchmarks.figures.layers import inline, layered, row_colour, titled
 from marginbench.benchmarks.figures.rows import reading_of
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
@@ -58,12 +58,12 @@ def diagram(
     )
     y = alt.Y("y:Q", axis=None, scale=y_scale)
     data = alt.Chart(inline(lines))
-    tooltip = ["row:N", alt.Tooltip("rank:Q", title="average rank", format=".2f")]
+    tooltip = [alt.Tooltip("row:N"), alt.Tooltip("rank:Q", title="average rank", format=".2f")]
     style: dict[str, Any] = {"style": "soft", "strokeWidth": 0.8}
     sides = [
         data.transform_filter("datum.left" if left else "!datum.left")
         .mark_text(style="label", align="left" if left else "right", baseline="bottom", dy=-1)
-        .encode(x=alt.X("end:Q"), y=y, text="row:N", tooltip=tooltip)
+        .encode(x=alt.X("end:Q"), y=y, text=alt.Text("row:N"), tooltip=tooltip)
         for left in (True, False)
     ]
     clique_bars = alt.Chart(
@@ -72,14 +72,14 @@ def diagram(
     dots = data.mark_point(filled=True, size=26, opacity=1).encode(
         x=x, y=alt.Y("top:Q", axis=None, scale=y_scale), color=row_colour("circle"), tooltip=tooltip
     )
-    chart = alt.layer(
-        data.mark_rule(**style).encode(x=x, y=alt.Y("top:Q", axis=None, scale=y_scale), y2="y:Q"),
-        data.mark_rule(**style).encode(x=x, x2="end:Q", y=y),
-        clique_bars.mark_rule(style="ink", strokeWidth=3).encode(x=alt.X("low:Q"), x2="high:Q", y=y),
+    layers = [
+        data.mark_rule(**style).encode(x=x, y=alt.Y("top:Q", axis=None, scale=y_scale), y2=alt.Y2("y:Q")),
+        data.mark_rule(**style).encode(x=x, x2=alt.X2("end:Q"), y=y),
+        clique_bars.mark_rule(style="ink", strokeWidth=3).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y),
         dots.transform_filter("indexof(picked, datum.row) >= 0"),
         *sides,
-    ).add_params(picked_parameter(picked))
-    return titled(chart, title, subtitle, height=height + FRAME_HEIGHT)
+    ]
+    return titled(layered(layers, picked), title, subtitle, height=height + FRAME_HEIGHT)
 
 
 def _ticks(worst: int) -> list[int]:

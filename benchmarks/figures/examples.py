@@ -12,7 +12,7 @@ import numpy as np
 
 from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.kept import Kept, common_seed
-from marginbench.benchmarks.figures.layers import LINE, inline, titled
+from marginbench.benchmarks.figures.layers import LINE, inline, layered, titled
 from marginbench.benchmarks.figures.rows import rows_of
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.record import Record
@@ -151,11 +151,19 @@ def _chart(found: dict[str, list[Example]], norm: Norm) -> Any:
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[0.4, lines + 0.75], nice=False))
     side = alt.ExprRef(f"0.94 * min(width / {columns}, height / {lines + 0.35} - {LINE})")
     under = alt.ExprRef(f"0.47 * min(width / {columns}, height / {lines + 0.35} - {LINE}) + 2")
-    tooltip = ["row:N", "class:N", alt.Tooltip("distance:Q", title=f"distance, {NORM_TEXT[norm]}", format=".3~g")]
-    return alt.layer(
-        data.mark_image(width=side, height=side).encode(x=x, y=y, url="url:N", tooltip=tooltip),
-        data.mark_text(style="soft_label", baseline="top", dy=under, fontSize=9).encode(x=x, y=y, text="text:N"),
-        alt.Chart(inline(heads)).mark_text(style="label", baseline="top", y=0).encode(x=x, text="text:N"),
+    tooltip = [
+        alt.Tooltip("row:N"),
+        alt.Tooltip("class:N"),
+        alt.Tooltip("distance:Q", title=f"distance, {NORM_TEXT[norm]}", format=".3~g"),
+    ]
+    return layered(
+        [
+            data.mark_image(width=side, height=side).encode(x=x, y=y, url=alt.Url("url:N"), tooltip=tooltip),
+            data.mark_text(style="soft_label", baseline="top", dy=under, fontSize=9).encode(
+                x=x, y=y, text=alt.Text("text:N")
+            ),
+            alt.Chart(inline(heads)).mark_text(style="label", baseline="top", y=0).encode(x=x, text=alt.Text("text:N")),
+        ]
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.kept import Kept, common_seed
-from marginbench.benchmarks.figures.layers import inline, titled
+from marginbench.benchmarks.figures.layers import inline, layered, titled
 from marginbench.benchmarks.figures.rows import rows_of
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.methods import Norm
@@ -133,17 +133,23 @@ def _chart(values: Sequence[dict[str, Any]], texts: Sequence[dict[str, Any]], no
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.02, top + 0.12]))
     classes = sorted({one["class"] for one in texts if "class" in one})
     colour = alt.Color("class:N", scale=alt.Scale(domain=classes), legend=None)
-    tooltip = ["row:N", "class:N", alt.Tooltip("margin:Q", title=f"distance, {norm}", format=".3~g")]
+    tooltip = [
+        alt.Tooltip("row:N"),
+        alt.Tooltip("class:N"),
+        alt.Tooltip("margin:Q", title=f"distance, {norm}", format=".3~g"),
+    ]
     size = alt.Size("margin:Q", scale=alt.Scale(range=[3, 60]), legend=None)
     at: dict[str, Any] = {"x": x, "y": y}
     right_ones = points.transform_filter("datum.wrong == 0").mark_point(filled=True, opacity=0.65, stroke=None)
     cross: dict[str, Any] = {"shape": "cross", "filled": True, "angle": 45, "size": 36, "opacity": 1}
-    names = words.transform_filter("isValid(datum['class'])").encode(**at, text="class:N")
-    heads = words.transform_filter("isValid(datum.text)").encode(**at, text="text:N")
-    return alt.layer(
-        right_ones.encode(**at, color=colour, size=size, tooltip=tooltip),
-        points.transform_filter("datum.wrong == 1").mark_point(**cross).encode(**at, color=colour, tooltip=tooltip),
-        names.mark_text(style="halo", fontWeight="bold"),
-        names.mark_text(style="label", fontWeight="bold"),
-        heads.mark_text(style="label", align="left", baseline="bottom", dy=-4),
+    names = words.transform_filter("isValid(datum['class'])").encode(**at, text=alt.Text("class:N"))
+    heads = words.transform_filter("isValid(datum.text)").encode(**at, text=alt.Text("text:N"))
+    return layered(
+        [
+            right_ones.encode(**at, color=colour, size=size, tooltip=tooltip),
+            points.transform_filter("datum.wrong == 1").mark_point(**cross).encode(**at, color=colour, tooltip=tooltip),
+            names.mark_text(style="halo", fontWeight="bold"),
+            names.mark_text(style="label", fontWeight="bold"),
+            heads.mark_text(style="label", align="left", baseline="bottom", dy=-4),
+        ]
     )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marginbench.benchmarks.figures.layers import inline, titled
+from marginbench.benchmarks.figures.layers import inline, layered, titled
 
 FRAME_HEIGHT, CELL_HEIGHT = 62, 27  # pixels
 SHORTER = (("generalisation ", ""), ("certified", "cert."), ("accuracy", "acc."))  # in a column of a paper
@@ -32,7 +32,11 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
         "x": alt.X("target:N", title=None, sort=targets, axis=under),
         "y": alt.Y("measure:N", title=None, sort=measures, axis=alt.Axis(**bare)),
     }
-    tooltip = ["measure:N", "target:N", *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("tau", "low", "high"))]
+    tooltip = [
+        alt.Tooltip("measure:N"),
+        alt.Tooltip("target:N"),
+        *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("tau", "low", "high")),
+    ]
     scale = alt.Scale(domain=[-1, 1], domainMid=0, range="diverging", interpolate="rgb")
     tau = alt.Text("tau:Q", format="+.2f")
     above = alt.ExprRef(f"{fits} ? -5 : 0")
@@ -44,15 +48,15 @@ def heat_map(cells: Sequence[Mapping[str, Any]], title: str, subtitle: str = "")
         "dy": 6,
         "opacity": alt.ExprRef(f"{fits} ? 1 : 0"),
     }
-    chart = alt.layer(
+    layers = [
         rect.transform_filter("!datum.pale"),
         rect.transform_filter("datum.pale").mark_rect(opacity=PALE),
         known.transform_filter(sure).mark_text(style="label", fontWeight="bold", dy=above).encode(**at, text=tau),
         known.transform_filter(other).mark_text(style="label", dy=above).encode(**at, text=tau),
         known.transform_filter("datum.pale").mark_text(style="soft_label", dy=above).encode(**at, text=tau),
-        known.mark_text(**small).encode(**at, text="interval:N"),
-    )
-    return titled(chart, title, subtitle, height=FRAME_HEIGHT + CELL_HEIGHT * len(measures))
+        known.mark_text(**small).encode(**at, text=alt.Text("interval:N")),
+    ]
+    return titled(layered(layers), title, subtitle, height=FRAME_HEIGHT + CELL_HEIGHT * len(measures))
 
 
 def _in_lines() -> str:

@@ -12,7 +12,7 @@ from marginbench.benchmarks.figures.layers import (
     NOT_PICKED,
     inline,
     kinds_of_line,
-    picked_parameter,
+    layered,
     row_colour,
     titled,
 )
@@ -83,8 +83,8 @@ def hyper_parameters(
             raise ParameterError("picked", name, f"no such row: {suggest(name, series)}")
     ordered = sorted({variant.value for variant in variants}, key=_order)
     baseline = _baseline(variants, column)
-    chart = _chart(values, [_text(value) for value in ordered], quantity, parameter, baseline)
-    return titled(chart.add_params(picked_parameter(picked or series[:8])), f"{quantity.title} against {parameter}")
+    layers = _layers(values, [_text(value) for value in ordered], quantity, parameter, baseline)
+    return titled(layered(layers, picked or series[:8]), f"{quantity.title} against {parameter}")
 
 
 def families(suites: Sequence[Rows]) -> dict[str, list[Variant]]:
@@ -153,9 +153,9 @@ def _baseline(variants: Sequence[Variant], column: str) -> float | None:
     return table[BASELINE].mean(column)[0] if of_method and BASELINE in table else None
 
 
-def _chart(
+def _layers(
     values: Sequence[dict[str, Any]], order: Sequence[str], quantity: Quantity, parameter: str, baseline: float | None
-) -> Any:
+) -> list[Any]:
     import altair as alt
 
     data = alt.Chart(inline(values))
@@ -165,16 +165,16 @@ def _chart(
     kinds = list(dict.fromkeys(str(value["images"]) for value in values))
     dash = kinds_of_line("images", kinds, "bottom-left")
     value = alt.Tooltip("mean:Q", title=quantity.title, format=quantity.format)
-    tooltip = ["row:N", alt.Tooltip("value:N", title=parameter), value, "images:N"]
+    tooltip = [alt.Tooltip("row:N"), alt.Tooltip("value:N", title=parameter), value, alt.Tooltip("images:N")]
     mine = data.transform_filter(IS_PICKED)
     low, colour = alt.Y("low:Q", title=quantity.title), row_colour()
     layers = [
         data.transform_filter(NOT_PICKED)
         .mark_line(style="other", strokeWidth=0.8)
-        .encode(x=x, y=y, detail=["row:N", "images:N"], tooltip=tooltip),
+        .encode(x=x, y=y, detail=[alt.Detail("row:N"), alt.Detail("images:N")], tooltip=tooltip),
         mine.transform_filter(f"isValid(datum.low) && datum.images == '{kinds[0]}'")
         .mark_rule(opacity=0.6)
-        .encode(x=x, y=low, y2="high:Q", color=colour),
+        .encode(x=x, y=low, y2=alt.Y2("high:Q"), color=colour),
         mine.mark_line(strokeWidth=1.6).encode(x=x, y=y, color=colour, strokeDash=dash),
         mine.mark_point(filled=True, size=30, opacity=1).encode(x=x, y=y, color=colour, tooltip=tooltip),
     ]
@@ -182,5 +182,5 @@ def _chart(
         ruler = alt.Chart(inline([{"mean": baseline, "text": BASELINE}]))
         layers.append(ruler.mark_rule(style="ruler").encode(y=alt.Y("mean:Q", title=quantity.title)))
         text = ruler.mark_text(style="soft_label", align="right", baseline="bottom", x=alt.ExprRef("width"), dx=-2)
-        layers.append(text.encode(y="mean:Q", text="text:N"))
-    return alt.layer(*layers)
+        layers.append(text.encode(y=alt.Y("mean:Q"), text=alt.Text("text:N")))
+    return layers

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from marginbench.benchmarks.figures.figure import figure
-from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour, titled
+from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, layered, row_colour, titled
 from marginbench.benchmarks.figures.rows import Rows, rows_of
 from marginbench.benchmarks.figures.scatter import Quantity
 from marginbench.benchmarks.tables.derived import BASELINE
@@ -93,18 +93,18 @@ def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence
     lettered = any("letters" in one for one in shown)
     x = alt.X("mean:Q", title=quantity.title, scale=alt.Scale(domain=_domain(shown, lettered), nice=False), axis=axis)
     tooltip = [
-        "row:N",
+        alt.Tooltip("row:N"),
         alt.Tooltip("mean:Q", title="mean", format=quantity.format),
         alt.Tooltip("low:Q", title="95 %, from", format=quantity.format),
         alt.Tooltip("high:Q", title="95 %, to", format=quantity.format),
         alt.Tooltip("n:Q", title="networks"),
     ]
     if lettered:
-        tooltip += ["letters:N", alt.Tooltip("ranks:N", title="rank, 95 %")]
+        tooltip += [alt.Tooltip("letters:N"), alt.Tooltip("ranks:N", title="rank, 95 %")]
         tooltip.append(alt.Tooltip("difference:Q", title=f"minus {BASELINE}", format=f"+{quantity.format}"))
     colour = row_colour("circle")
     dots: dict[str, Any] = {"x": x, "y": y, "tooltip": tooltip}
-    ends: dict[str, Any] = {"x": alt.X("low:Q", title=quantity.title), "x2": "high:Q", "y": y}
+    ends: dict[str, Any] = {"x": alt.X("low:Q", title=quantity.title), "x2": alt.X2("high:Q"), "y": y}
     others, mine = data.transform_filter(NOT_PICKED), data.transform_filter(IS_PICKED)
     known = "isValid(datum.low)"
     layers = [
@@ -119,8 +119,10 @@ def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence
     if lettered:
         end = alt.X("end:Q", title=quantity.title)
         text = data.transform_calculate(end="isValid(datum.high) ? datum.high : datum.mean")
-        layers.append(text.mark_text(style="soft_label", align="left", dx=5).encode(x=end, y=y, text="letters:N"))
-    return alt.layer(*layers).add_params(picked_parameter(picked))
+        layers.append(
+            text.mark_text(style="soft_label", align="left", dx=5).encode(x=end, y=y, text=alt.Text("letters:N"))
+        )
+    return layered(layers, picked)
 
 
 def _domain(shown: Sequence[dict[str, Any]], lettered: bool) -> list[float]:

@@ -1,6 +1,7 @@
 """What figures share: rows that are picked stand out, all others are grey, whatever a reader picks later.
 
-The parameter `picked` of a chart is a list of names of rows; a page may set it. Data have a field `row`.
+The parameter `picked` of a chart is a list of names of rows; a page may set it. Data have a field `row`. Channels are
+written as `alt.Text("row:N")`: of a bare string Altair finds the class by hashing its whole schema.
 """
 
 import textwrap
@@ -15,11 +16,15 @@ DIGITS = 4  # significant, of numbers in a specification
 TITLE, SUBTITLE, LINE = 47, 60, 13  # letters in a line that is as wide as a column, and its height in pixels
 
 
-def picked_parameter(names: Sequence[str]) -> Any:
-    """The parameter `picked`."""
+def layered(layers: Sequence[Any], picked: Sequence[str] | None = None) -> Any:
+    """Layers as one chart, with the parameter `picked` if there are rows to pick from.
+
+    In one go, since every step that follows copies all layers.
+    """
     import altair as alt
 
-    return alt.param("picked", value=list(names))
+    parameters: Any = alt.Undefined if picked is None else [alt.param("picked", value=list(picked)).param]
+    return alt.LayerChart(layer=list(layers), params=parameters)
 
 
 def row_colour(symbol: str = "stroke", **more: Any) -> Any:
@@ -68,11 +73,12 @@ def plain(value: Any) -> Any:
 
 
 def titled(chart: Any, text: str, subtitle: str = "", height: int = 190) -> Any:
-    """With a title, in lines that fit a column, and the height that its axes and titles fit into."""
+    """Give a chart a title, in lines that fit a column, and the height that its axes and titles fit into."""
     import altair as alt
 
     head, small = (textwrap.wrap(words, letters) for words, letters in ((text, TITLE), (subtitle, SUBTITLE)))
     title = alt.TitleParams(head, subtitle=small or alt.Undefined)
     told = f"{text}. {subtitle}".strip()  # by screen readers
     tall = height + LINE * (len(head) - 1 + len(small))
-    return chart.properties(title=title, description=told, height=tall)
+    chart.title, chart.description, chart.height = title, told, tall  # properties() copies all layers
+    return chart

@@ -11,7 +11,7 @@ from marginbench.benchmarks.figures.layers import (
     NOT_PICKED,
     inline,
     kinds_of_line,
-    picked_parameter,
+    layered,
     row_colour,
     titled,
 )
@@ -101,17 +101,17 @@ def _chart(values: Sequence[dict[str, Any]], quantity: str, picked: Sequence[str
     dash = kinds_of_line("images", kinds, "top-right")
     mine = whole.transform_filter(IS_PICKED)
     tooltip = [
-        "row:N",
-        "epoch:Q",
-        "images:N",
+        alt.Tooltip("row:N"),
+        alt.Tooltip("epoch:Q"),
+        alt.Tooltip("images:N"),
         alt.Tooltip("value:Q", title=quantity, format=".1%" if form == "~%" else ".3~g"),
     ]
     layers = [
         whole.transform_filter(NOT_PICKED)
         .transform_filter(f"datum.images === '{kinds[0]}'")
         .mark_line(style="other", strokeWidth=0.6, opacity=0.7)
-        .encode(x=x, y=y, detail="row:N", tooltip="row:N"),
+        .encode(x=x, y=y, detail=alt.Detail("row:N"), tooltip=alt.Tooltip("row:N")),
         mine.mark_line(strokeWidth=1.6).encode(x=x, y=y, color=row_colour(), strokeDash=dash),
         mine.mark_point(filled=True, size=16, opacity=1).encode(x=x, y=y, color=row_colour(), tooltip=tooltip),
     ]
-    return alt.layer(*layers).add_params(picked_parameter(picked))
+    return layered(layers, picked)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, picked_parameter, row_colour
+from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, layered, row_colour
 from marginbench.benchmarks.figures.rows import Interval
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics import fronts
@@ -82,16 +82,16 @@ def scatter(
     at_x = alt.X("x:Q", title=x.title, scale=_scale(domains[0], x), axis=_axis(x))
     at_y = alt.Y("y:Q", title=y.title, scale=_scale(domains[1], y), axis=_axis(y))
     tooltip = [
-        "row:N",
+        alt.Tooltip("row:N"),
         alt.Tooltip("x:Q", title=x.title, format=x.format),
         alt.Tooltip("y:Q", title=y.title, format=y.format),
     ]
     best, mine = data.transform_filter("datum.front"), data.transform_filter(IS_PICKED)
     colour = row_colour("circle")
-    names = best.transform_filter("isValid(datum.name)").encode(x=at_x, y=at_y, text="name:N")
+    names = best.transform_filter("isValid(datum.name)").encode(x=at_x, y=at_y, text=alt.Text("name:N"))
     layers = [
         best.mark_line(style="ruler", interpolate="step-after" if x.ascending else "step-before").encode(
-            x=at_x, y=at_y, order="x:Q"
+            x=at_x, y=at_y, order=alt.Order("x:Q")
         ),
         *(
             names.transform_filter("datum.left" if left else "!datum.left").mark_text(
@@ -105,14 +105,14 @@ def scatter(
         .encode(x=at_x, y=at_y, tooltip=tooltip),
         mine.transform_filter("isValid(datum.x1)")
         .mark_rule(opacity=0.6)
-        .encode(x=alt.X("x1:Q", title=x.title), x2="x2:Q", y=at_y, color=colour),
+        .encode(x=alt.X("x1:Q", title=x.title), x2=alt.X2("x2:Q"), y=at_y, color=colour),
         mine.transform_filter("isValid(datum.y1)")
         .mark_rule(opacity=0.6)
-        .encode(x=at_x, y=alt.Y("y1:Q", title=y.title), y2="y2:Q", color=colour),
+        .encode(x=at_x, y=alt.Y("y1:Q", title=y.title), y2=alt.Y2("y2:Q"), color=colour),
         best.mark_point(style="ink", size=30, strokeWidth=0.8, filled=False).encode(x=at_x, y=at_y, tooltip=tooltip),
         mine.mark_point(size=44, filled=True, opacity=1).encode(x=at_x, y=at_y, color=colour, tooltip=tooltip),
     ]
-    return alt.layer(*layers).add_params(picked_parameter(picked))
+    return layered(layers, picked)
 
 
 def _scale(domain: tuple[float, float], quantity: Quantity) -> Any:

@@ -9,7 +9,7 @@ from marginbench.benchmarks.figures.layers import (
     IS_PICKED,
     NOT_PICKED,
     inline,
-    picked_parameter,
+    layered,
     row_colour,
     titled,
 )
@@ -42,8 +42,7 @@ def tuning_history(source: Any, *, suite: str | None = None, picked: Sequence[st
     rows, tunings = _tuned(source, suite)
     values = [point for tuning in tunings for point in _history(tuning)]
     chosen = _picked(rows, tunings, picked)
-    chart = _steps(values, tunings[0]).add_params(picked_parameter(chosen))
-    return titled(chart, f"{rows.suite}: tuning, trial by trial")
+    return titled(layered(_steps(values, tunings[0]), chosen), f"{rows.suite}: tuning, trial by trial")
 
 
 @figure("tuning")
@@ -71,7 +70,7 @@ def tuning_importance(source: Any, *, suite: str | None = None, picked: Sequence
     shown = [tuning.name for tuning in tunings if tuning.importance]
     chosen = [name for name in _picked(rows, tunings, picked) if name in shown or picked is not None]
     return titled(
-        _bars(values, shown).add_params(picked_parameter(chosen)),
+        layered(_bars(values, shown), chosen),
         f"{rows.suite}: what mattered in tuning",
         "Shares of the variance of the trials, by fANOVA.",
         height=BAR * len(shown) + FRAME,
@@ -103,7 +102,7 @@ def tuning_front(source: Any, *, suite: str | None = None, picked: Sequence[str]
     radius = rows.heading(f"robust_accuracy_{norm}").partition("% ")[2]
     robust = Quantity(f"robust accuracy {radius}, validation", percent=True)
     chosen = _picked(rows, tunings, picked)
-    chart = _fronts(values, robust, tunings[0].floor).add_params(picked_parameter(chosen))
+    chart = layered(_fronts(values, robust, tunings[0].floor), chosen)
     return titled(chart, f"{rows.suite}: what tuning had to choose from", height=212)
 
 
@@ -143,7 +142,7 @@ def _history(tuning: Tuning) -> Iterator[dict[str, Any]]:
         yield {"row": tuning.name, "trial": trial.number, "setting": trial.setting, "value": value, **known}
 
 
-def _steps(values: Sequence[dict[str, Any]], tuning: Tuning) -> Any:
+def _steps(values: Sequence[dict[str, Any]], tuning: Tuning) -> list[Any]:
     import altair as alt
 
     what = "validation accuracy" if tuning.objective == "validation_accuracy" else "robust accuracy, validation"
@@ -152,20 +151,25 @@ def _steps(values: Sequence[dict[str, Any]], tuning: Tuning) -> Any:
     y = alt.Y("best:Q", title=what, axis=alt.Axis(format="~%"), scale=alt.Scale(zero=False))
     own = alt.Y("value:Q", title=what)
     mine = data.transform_filter(IS_PICKED)
-    tooltip = ["row:N", "trial:Q", "setting:N", alt.Tooltip("value:Q", title=what, format=".1%")]
+    tooltip = [
+        alt.Tooltip("row:N"),
+        alt.Tooltip("trial:Q"),
+        alt.Tooltip("setting:N"),
+        alt.Tooltip("value:Q", title=what, format=".1%"),
+    ]
     known = "isValid(datum.best)"
-    return alt.layer(
+    return [
         data.transform_filter(NOT_PICKED)
         .transform_filter(known)
         .mark_line(style="other", strokeWidth=0.6, interpolate="step-after")
-        .encode(x=x, y=y, detail="row:N", tooltip="row:N"),
+        .encode(x=x, y=y, detail=alt.Detail("row:N"), tooltip=alt.Tooltip("row:N")),
         mine.transform_filter(known)
         .mark_line(strokeWidth=1.6, interpolate="step-after")
         .encode(x=x, y=y, color=row_colour()),
         mine.transform_filter("isValid(datum.value)")
         .mark_point(filled=True, size=18, opacity=0.8)
         .encode(x=x, y=own, color=row_colour(), tooltip=tooltip),
-    )
+    ]
 
 
 def _importance(tuning: Tuning) -> Iterator[dict[str, Any]]:
@@ -178,26 +182,30 @@ def _importance(tuning: Tuning) -> Iterator[dict[str, Any]]:
         start += share
 
 
-def _bars(values: Sequence[dict[str, Any]], shown: Sequence[str]) -> Any:
+def _bars(values: Sequence[dict[str, Any]], shown: Sequence[str]) -> list[Any]:
     import altair as alt
 
     data = alt.Chart(inline(values))
     x = alt.X("start:Q", title="share of the variance", axis=alt.Axis(format="~%"), scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("row:N", title=None, sort=list(shown))
-    tooltip = ["row:N", alt.Tooltip("name:N", title="hyper-parameter"), alt.Tooltip("share:Q", format=".0%")]
+    tooltip = [
+        alt.Tooltip("row:N"),
+        alt.Tooltip("name:N", title="hyper-parameter"),
+        alt.Tooltip("share:Q", format=".0%"),
+    ]
     half: dict[str, Any] = {"strokeWidth": 1.0, "height": {"band": 0.8}}
     opacity = alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.15, 0.85]), legend=None)
-    return alt.layer(
+    return [
         data.transform_filter(NOT_PICKED)
         .mark_bar(style="other", **half)
-        .encode(x=x, x2="end:Q", y=y, tooltip=tooltip, fillOpacity=opacity),
+        .encode(x=x, x2=alt.X2("end:Q"), y=y, tooltip=tooltip, fillOpacity=opacity),
         data.transform_filter(IS_PICKED)
         .mark_bar(**half)
-        .encode(x=x, x2="end:Q", y=y, color=row_colour("square"), tooltip=tooltip, fillOpacity=opacity),
+        .encode(x=x, x2=alt.X2("end:Q"), y=y, color=row_colour("square"), tooltip=tooltip, fillOpacity=opacity),
         data.transform_filter("isValid(datum.text)")
         .mark_text(style="label", align="left", baseline="middle", dx=3)
-        .encode(x=x, y=y, text="text:N"),
-    )
+        .encode(x=x, y=y, text=alt.Text("text:N")),
+    ]
 
 
 def _front(tuning: Tuning) -> Iterator[dict[str, Any]]:
@@ -214,19 +222,23 @@ def _front(tuning: Tuning) -> Iterator[dict[str, Any]]:
         yield {**of, **best, **({"chosen": True} if of["setting"] == chosen.setting else {})}
 
 
-def _fronts(values: Sequence[dict[str, Any]], robust: Quantity, floor: float | None) -> Any:
+def _fronts(values: Sequence[dict[str, Any]], robust: Quantity, floor: float | None) -> list[Any]:
     import altair as alt
 
     data = alt.Chart(inline(values))
     x = alt.X("clean:Q", title=CLEAN.title, axis=alt.Axis(format="~%"), scale=alt.Scale(zero=False))
     y = alt.Y("robust:Q", title=robust.title, axis=alt.Axis(format="~%"))
-    tooltip = ["row:N", "setting:N", *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("clean", "robust"))]
+    tooltip = [
+        alt.Tooltip("row:N"),
+        alt.Tooltip("setting:N"),
+        *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("clean", "robust")),
+    ]
     best, mine = data.transform_filter("datum.front"), data.transform_filter(IS_PICKED)
     order = alt.Order("clean:Q")
     layers = [
         best.transform_filter(NOT_PICKED)
         .mark_line(style="other", strokeWidth=0.6, interpolate="step-before")
-        .encode(x=x, y=y, detail="row:N", order=order, tooltip="row:N"),
+        .encode(x=x, y=y, detail=alt.Detail("row:N"), order=order, tooltip=alt.Tooltip("row:N")),
         mine.transform_filter("datum.front")
         .mark_line(strokeWidth=1.2, interpolate="step-before")
         .encode(x=x, y=y, color=row_colour(), order=order),
@@ -238,4 +250,4 @@ def _fronts(values: Sequence[dict[str, Any]], robust: Quantity, floor: float | N
     if floor is not None:
         ruler = alt.Chart(inline([{"floor": floor}]))
         layers.insert(0, ruler.mark_rule(style="ruler").encode(x=alt.X("floor:Q", title=CLEAN.title)))
-    return alt.layer(*layers)
+    return layers

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from altair.utils import schemapi
 from altair.utils.schemapi import debug_mode
 from figure_support import marks, specification, texts
 
@@ -33,6 +34,17 @@ def test_picked_rows_alone_have_colours(name: str, board: Path) -> None:
     assert specification(chart)["params"] == [{"name": "picked", "value": ["pgd_at", "mixup"]}]
     assert colours(chart) == set(LIGHT[:2])
     assert {"pgd_at", "mixup"} <= set(texts(chart))
+
+
+@pytest.mark.parametrize("name", OF_A_SUITE)
+def test_channels_name_their_class(name: str, board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a bare string Altair finds the class by hashing its whole schema, hundreds of times a report."""
+
+    def found(self: object, *arguments: Any, **more: Any) -> Any:
+        raise AssertionError(f"a channel is a bare string: {arguments}")
+
+    monkeypatch.setattr(schemapi._FromDict, "__init__", found)
+    assert drawn(FIGURES[name], board, {}).to_dict(validate=False)["layer"]
 
 
 @pytest.mark.parametrize("name", OF_A_SUITE)
