@@ -49,7 +49,7 @@ def predictors(source: Any, *, suite: str | None = None, score: Literal["across"
 def _frame(source: Any) -> "pd.DataFrame":
     from marginbench.benchmarks.tables.margins import margins
 
-    return margins(reading_of(source))
+    return margins(reading_of(source), information=False)
 
 
 def _of_suite(frame: "pd.DataFrame", suite: str | None) -> "pd.DataFrame":

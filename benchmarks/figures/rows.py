@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import current
-from marginbench.benchmarks.records.reader import Reading, read_arrays, read_folders
+from marginbench.benchmarks.records.reader import Reading, arrays_of, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import BASELINE
@@ -45,10 +45,10 @@ class Rows:
         """The per-point arrays of a record.
 
         Raises:
-            MarginbenchError: see `read_arrays`.
+            MarginbenchError: see `arrays_of`.
         """
         if record.id not in self._arrays:
-            self._arrays[record.id] = read_arrays(self.paths[record.id])
+            self._arrays[record.id] = dict(arrays_of(self.paths[record.id], record))
         return self._arrays[record.id]
 
     @cached_property

@@ -7,9 +7,8 @@ from typing import Any
 
 from marginbench.benchmarks.figures.scan import FIGURES
 from marginbench.benchmarks.records.column import NORM_TEXT
-from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.reports.panels import Panel, panel
-from marginbench.benchmarks.tables.margins import margins, suites_of
+from marginbench.benchmarks.tables.margins import Networks, margins
 from marginbench.benchmarks.tables.margins_words import sentences
 from marginbench.benchmarks.tables.tightness import tightness
 
@@ -40,10 +39,9 @@ class Prediction:
     near: Sequence[Near] = ()
 
 
-def predictions(reading: Reading) -> Mapping[str, Prediction]:
+def predictions(networks: Networks) -> Mapping[str, Prediction]:
     """By fingerprint of the suite."""
-    networks = suites_of(reading)
-    frame, ratios = margins(networks), tightness(networks)
+    frame, ratios = margins(networks, information=False), tightness(networks)
     log.info("report: what predicts what")
     found = {}
     for suite in {*frame["suite_fingerprint"], *ratios["suite_fingerprint"]}:

@@ -20,7 +20,9 @@ from marginbench.benchmarks.reports.predictions import Prediction, predictions
 from marginbench.benchmarks.reports.row_page import RowPage, Shown, fronts, row_page
 from marginbench.benchmarks.tables.claims import Finding, findings
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, ordered_by, rank, suite_name
+from marginbench.benchmarks.tables.measures import Network
 from marginbench.benchmarks.tables.notes import notes
+from marginbench.benchmarks.tables.pairs import suite_runs
 from marginbench.benchmarks.tables.standing import Standings, standings
 from marginbench.methods import NORMS, MarginbenchError
 
@@ -59,7 +61,8 @@ class SuitePage:
 
 def suite_pages(reading: Reading, choice: Choice) -> tuple[list[SuitePage], list[Panel]]:
     """Every suite that was found, by name, and the figures across suites."""
-    why, known = marks(reading.records.values()), standings(reading)
+    why, compared = marks(reading.records.values()), suite_runs(reading)
+    known = standings(compared)
     log.info("report: where rows stand")
     suites: dict[str, list[Record]] = defaultdict(list)
     for record in reading.records.values():
@@ -69,10 +72,10 @@ def suite_pages(reading: Reading, choice: Choice) -> tuple[list[SuitePage], list
         every = suites_of(reading, known)
     drawable = {rows.fingerprint: rows for rows in every}
     claimed: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in findings(reading):
+    for finding in findings(compared):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
-    predicted = predictions(reading)
+    predicted = predictions([[Network(one, rows.arrays(one)) for one in rows.records] for rows in every])
     pages = [
         _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted, known)
         for suite in sorted(suites, key=lambda suite: (names[suite], suite))

@@ -24,8 +24,8 @@ from marginbench.benchmarks.tables.pairs import (
     ColumnPairs,
     Difference,
     SuiteRuns,
+    Suites,
     column_pairs,
-    measured_records,
     suite_runs,
 )
 from marginbench.benchmarks.tables.text import escaped
@@ -86,15 +86,12 @@ def claims(reading: Reading) -> "pd.DataFrame":
 Runs = Sequence[Record]  # of one row
 
 
-def findings(reading: Reading) -> list[Finding]:
+def findings(source: Reading | Suites) -> list[Finding]:
     """What the records that count say about every claim; see `records.current.current`."""
-    counted = measured_records(reading)
+    suites = suite_runs(source)
+    counted = [record for suite in suites.values() for record in suite.records]
     known = {column.name: column for column in columns.measured(columns.of_probes(counted))}
-    return [
-        finding
-        for fingerprint, suite in suite_runs(reading, counted).items()
-        for finding in _of_suite(fingerprint, suite, known)
-    ]
+    return [finding for fingerprint, suite in suites.items() for finding in _of_suite(fingerprint, suite, known)]
 
 
 def _of_suite(fingerprint: str, suite: SuiteRuns, known: Mapping[str, Column]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marginbench.benchmarks.records.current import current
-from marginbench.benchmarks.records.reader import Reading, read_arrays
+from marginbench.benchmarks.records.reader import Reading, arrays_of
 from marginbench.benchmarks.statistics.association import (
     across,
     chance_across,
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 METHODS = 3  # of a suite, at least
 DRAWS = 1000
 INFORMATION_DRAWS = 50
+NOTHING = (math.nan, math.nan, math.nan)
 FACTS = ("suite", "title", "suite_fingerprint", "target", "measure", "over", "shares", "networks", "methods")
 SCORES = ("tau", "across", "within", "granulated", "information", "r2")
 AXES = ("across", "within")
+Score = tuple[float, float, float]  # value, and its 95 % interval
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Paired:
     shares: str  # see `Target.shares`
     networks: int
     methods: int
-    scores: dict[str, tuple[float, float, float]]  # of SCORES: value, and its 95 % interval
+    scores: dict[str, Score]  # of SCORES without `information`
+    information: Callable[[], Score]  # computed if it is asked for
     chance: dict[str, Callable[[], float]]  # of AXES and r2: p of shuffled values, computed where it matters
     draws: dict[str, np.ndarray]  # of AXES and r2: [DRAWS] values of the bootstrap, the same samples for all measures
 
@@ -56,13 +59,17 @@ class Paired:
 Networks = Sequence[Sequence[Network]]  # suite by suite, as `suites_of` gives them
 
 
-def margins(source: Reading | Networks, targets: Sequence[str] = (), *, over_all: bool = False) -> "pd.DataFrame":
+def margins(
+    source: Reading | Networks, targets: Sequence[str] = (), *, over_all: bool = False, information: bool = True
+) -> "pd.DataFrame":
     """How well each margin measure orders and predicts each target, over the records that count.
 
     Args:
         source: records, or their networks where they have been read.
         targets: names of metrics; all of `measures.TARGETS` by default.
         over_all: the means over all test images too, which count a misclassified one as 0 and so contain the accuracy.
+
+        information: compute the conditional information, which takes most of the time; without, it is NaN.
 
     Returns:
         one row per suite, target and measure, with `over` (the images of the measure: `correct` test images, `all`, or
@@ -94,7 +101,7 @@ def margins(source: Reading | Networks, targets: Sequence[str] = (), *, over_all
         }
         for target in TARGETS:
             if not targets or target.name in targets:
-                lines += _lines(networks, _competing(_over(networks, target, values)))
+                lines += _lines(networks, _competing(_over(networks, target, values)), information)
     return pd.DataFrame(lines, columns=None if lines else [*FACTS, *SCORES])
 
 
@@ -120,7 +127,7 @@ def suites_of(source: Reading | Networks) -> Networks:
     suites: dict[str, list[Network]] = defaultdict(list)
     for record in current(source.records.values()):
         if record.status == "done":
-            suites[record.identity.suite].append(Network(record, read_arrays(paths[record.id])))
+            suites[record.identity.suite].append(Network(record, dict(arrays_of(paths[record.id], record))))
     return list(suites.values())
 
 
@@ -150,26 +157,36 @@ def _paired(
     seeds = _codes(network.record.repetition for network in networks)
     count = weights.shape[1]
     w = np.vstack([np.ones(count), weights])  # the first draw is the truth
-    draws = dict.fromkeys(SCORES, np.full(len(w), np.nan))
+    draws = {name: np.full(len(w), np.nan) for name in SCORES if name != "information"}
     if x.shape[1] == 1:
         v = x[:, 0]
-        families = _codes(network.record.about.family for network in networks)
         draws["tau"] = kendall(v, y, w[:, methods])
         draws["across"] = across(v, y, methods, seeds, w)
         draws["within"] = within(v, y, methods, w)
         draws["granulated"] = (draws["across"] + draws["within"]) / 2
-        conditions = [np.zeros_like(methods), methods, seeds, families]
-        draws["information"] = information(v, y, conditions, w[: 1 + INFORMATION_DRAWS, methods])
     if np.isfinite(x).all():
         draws["r2"] = r2(*held_out_errors(x, y, methods), w[:, methods])
-    scores = {name: (float(values[0]), *interval(values[1:], count)) for name, values in draws.items()}
+
+    def informed() -> Score:
+        if x.shape[1] > 1:
+            return NOTHING
+        families = _codes(network.record.about.family for network in networks)
+        conditions = [np.zeros_like(methods), methods, seeds, families]
+        return _score(information(x[:, 0], y, conditions, w[: 1 + INFORMATION_DRAWS, methods]), count)
+
+    scores = {name: _score(values, count) for name, values in draws.items()}
     chance: dict[str, Callable[[], float]] = {
         "across": lambda: chance_across(x[:, 0], y, methods, seeds),
         "within": lambda: chance_within(x[:, 0], y, methods),
         "r2": lambda: chance_linear(x, y, methods),
     }
     kept = {name: draws[name][1:] for name in (*AXES, "r2")}
-    return Paired(measure, target, target.shares(measure), len(networks), count, scores, chance, kept)
+    return Paired(measure, target, target.shares(measure), len(networks), count, scores, informed, chance, kept)
+
+
+def _score(values: np.ndarray, methods: int) -> Score:
+    """From draws, of which the first is the truth."""
+    return float(values[0]), *interval(values[1:], methods)
 
 
 def _competing(found: Sequence[Paired]) -> list[tuple[Paired, dict[str, bool]]]:
@@ -193,7 +210,9 @@ def _competing(found: Sequence[Paired]) -> list[tuple[Paired, dict[str, bool]]]:
     return list(zip(found, verdicts, strict=True))
 
 
-def _lines(networks: Sequence[Network], found: Iterable[tuple[Paired, dict[str, bool]]]) -> list[dict[str, Any]]:
+def _lines(
+    networks: Sequence[Network], found: Iterable[tuple[Paired, dict[str, bool]]], informed: bool
+) -> list[dict[str, Any]]:
     first = networks[0].record
     return [
         {
@@ -208,13 +227,19 @@ def _lines(networks: Sequence[Network], found: Iterable[tuple[Paired, dict[str, 
             "methods": pair.methods,
             **{
                 name + end: value
-                for name, values in pair.scores.items()
+                for name, values in _scores(pair, informed).items()
                 for end, value in zip(("", "_low", "_high"), values, strict=True)
             },
             **verdict,
         }
         for pair, verdict in found
     ]
+
+
+def _scores(pair: Paired, informed: bool) -> dict[str, Score]:
+    """Of SCORES, in their order."""
+    found = {**pair.scores, "information": pair.information() if informed else NOTHING}
+    return {name: found[name] for name in SCORES}
 
 
 def _codes(values: Iterable[object]) -> np.ndarray:

@@ -40,6 +40,11 @@ class SuiteRuns:
     metrics: Mapping[str, Mapping[str, float]]  # by id of the record
     points: Mapping[str, Mapping[str, "np.ndarray"]]  # by row, then column: mean over seeds of each point, [N]
 
+    @property
+    def records(self) -> list[Record]:
+        """All runs."""
+        return [record for runs in self.runs.values() for record in runs]
+
     def values(self, row: str, column: str) -> list[float]:
         """A number for each network; NaN where it was not measured."""
         return [self.metrics[record.id].get(column, math.nan) for record in self.runs.get(row, ())]
@@ -63,6 +68,9 @@ class SuiteRuns:
         values = self.values(row, column)
         known = column not in columns.POINTWISE or column in self.points.get(row, {})
         return known and len(values) >= MIN_SEEDS and all(map(math.isfinite, values))
+
+
+Suites = Mapping[str, SuiteRuns]  # by fingerprint of the suite
 
 
 @dataclass(frozen=True)
@@ -116,26 +124,22 @@ def compared(suite: SuiteRuns, cells: Sequence[tuple[str, str]], column: Column)
     return pairwise(seeds, points, _size(np.nanmean(seeds, 1), points, columns.is_share(column)))
 
 
-def suite_runs(reading: Reading, counted: Sequence[Record] | None = None) -> dict[str, SuiteRuns]:
-    """By fingerprint of the suite.
+def suite_runs(source: Reading | Suites) -> Suites:
+    """The runs of each suite, of the records that count and ended well.
 
     Args:
-        reading: records by path, beside which the arrays lie. Without its arrays a row is compared in no column that is
-            known point by point.
-        counted: those of its records that count and ended well, where they are known.
+        source: records by path, beside which the arrays lie: without its arrays a row is compared in no column that is
+            known point by point. Runs that were read already are returned.
     """
-    counted = measured_records(reading) if counted is None else counted
-    paths = {record.id: path for path, record in reading.records.items()}
+    if not isinstance(source, Reading):
+        return source
+    counted = [record for record in current(source.records.values()) if record.status == "done"]
+    paths = {record.id: path for path, record in source.records.items()}
     metrics = measured_by(counted)
     found: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in counted:
         found[record.identity.suite][record.method].append(record)
     return {fingerprint: SuiteRuns(rows, metrics, _points(rows, paths)) for fingerprint, rows in found.items()}
-
-
-def measured_records(reading: Reading) -> list[Record]:
-    """The records that count and ended well."""
-    return [record for record in current(reading.records.values()) if record.status == "done"]
 
 
 def _points(rows: Mapping[str, Sequence[Record]], paths: Mapping[str, Path]) -> dict[str, dict[str, "np.ndarray"]]:

@@ -19,9 +19,9 @@ from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.pairs import (
     ColumnPairs,
     SuiteRuns,
+    Suites,
     column_pairs,
     compared,
-    measured_records,
     suite_runs,
 )
 from marginbench.methods.errors import ParameterError, suggest
@@ -63,7 +63,7 @@ class Standing:
 Standings = dict[tuple[str, str], dict[str, Standing]]  # by fingerprint of the suite and row, then by column
 
 
-def standings(reading: Reading, names: Sequence[str] | None = None) -> Standings:
+def standings(source: Reading | Suites, names: Sequence[str] | None = None) -> Standings:
     """Where all rows that count stand.
 
     Beside the measured columns there are `surely_better_NORM`, whose mean is a number of rows: those whose robust
@@ -72,13 +72,14 @@ def standings(reading: Reading, names: Sequence[str] | None = None) -> Standings
     seeds and test points, one-sided, after Holm's correction over all ordered pairs.
 
     Args:
-        reading: records by path, beside which the arrays lie; see `pairs.suite_runs`.
+        source: see `pairs.suite_runs`.
         names: columns, those that are measured and `surely_better_NORM`. Default: all.
 
     Raises:
         ParameterError: no such column.
     """
-    counted = measured_records(reading)
+    suites = suite_runs(source)
+    counted = [record for suite in suites.values() for record in suite.records]
     known = {column.name: column for column in columns.measured(columns.of_probes(counted))}
     every = [*known, *columns.SURELY_BETTER]
     wanted = every if names is None else list(names)
@@ -86,7 +87,7 @@ def standings(reading: Reading, names: Sequence[str] | None = None) -> Standings
         if name not in every:
             raise ParameterError("names", name, f"no such column: {suggest(name, every)}")
     out: Standings = {}
-    for fingerprint, suite in suite_runs(reading, counted).items():
+    for fingerprint, suite in suites.items():
         for row in suite.runs:
             out[fingerprint, row] = {}
         for name in wanted:

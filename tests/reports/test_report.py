@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 from marginbench.benchmarks import report
 from marginbench.benchmarks.cli import main  # noqa: F401  adds the commands
 from marginbench.benchmarks.cli.app import app
-from marginbench.benchmarks.records.record import write_record
+from marginbench.benchmarks.records import reader
+from marginbench.benchmarks.records.record import Record, write_record
 from marginbench.benchmarks.reports.make import as_json, in_script
 from marginbench.methods.errors import MarginbenchError, ParameterError
 
@@ -51,6 +53,21 @@ def test_nothing_is_fetched_and_every_id_is_there_once(page: str) -> None:
     assert {(at.get("src") or at.get("href") or "")[:5] for at in fetched} <= {"data:"}
     ids = [at["id"] for _, at in elements if "id" in at]
     assert len(ids) == len(set(ids)) > len(ROWS)
+
+
+def test_arrays_are_read_for_the_comparisons_and_once_more_for_all_figures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: Counter[Path] = Counter()
+    read = reader._array_bytes
+
+    def counted(path: Path, record: Record) -> bytes:
+        opened[path] += 1
+        return read(path, record)
+
+    monkeypatch.setattr(reader, "_array_bytes", counted)
+    report(folder, features=[])
+    assert len(opened) > len(ROWS) and set(opened.values()) == {2}
 
 
 def test_every_row_has_its_line_and_its_page(page: str) -> None:

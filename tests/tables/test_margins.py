@@ -120,6 +120,13 @@ def test_what_was_not_measured_or_does_not_vary_is_left_out(reading: Reading) ->
         margins(reading, ["robust_acuracy_linf"])
 
 
+def test_the_conditional_information_may_be_left_out(reading: Reading) -> None:
+    whole, short = margins(reading), margins(reading, information=False)
+    own = [name for name in whole if name.startswith("information")]
+    assert len(own) == 3 and whole["information"].notna().any() and short[own].isna().all(axis=None)
+    assert short.drop(columns=own).equals(whole.drop(columns=own)) and [*short] == [*whole]
+
+
 def test_words_say_what_is_shown_and_no_more(reading: Reading) -> None:
     text = render_margins(reading)
     start = text.index("42 networks of 14 methods.")
