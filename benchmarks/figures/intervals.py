@@ -1,4 +1,4 @@
-"""A column of the leaderboard as dots with whiskers: what is known of each row, and which rows cannot be told apart."""
+"""A column of the leaderboard as dots with error bars: what is known of each row, and which rows may be equal."""
 
 import math
 from collections.abc import Sequence
@@ -105,15 +105,20 @@ def _chart(shown: Sequence[dict[str, Any]], quantity: Quantity, picked: Sequence
     colour = row_colour("circle")
     dots: dict[str, Any] = {"x": x, "y": y, "tooltip": tooltip}
     ends: dict[str, Any] = {"x": alt.X("low:Q", title=quantity.title), "x2": alt.X2("high:Q"), "y": y}
+    cap = {"x": alt.X("cap:Q", title=quantity.title), "y": y}
     others, mine = data.transform_filter(NOT_PICKED), data.transform_filter(IS_PICKED)
-    known = "isValid(datum.low)"
+    other_bars, my_bars = (rows.transform_filter("isValid(datum.low)") for rows in (others, mine))
+    # caps are higher than the dot, which may hide the bar
+    other_caps, my_caps = (bars.transform_fold(["low", "high"], as_=["side", "cap"]) for bars in (other_bars, my_bars))
     layers = [
         data.transform_filter(alt.FieldEqualPredicate(field="row", equal=BASELINE))
         .mark_rule(style="ruler")
         .encode(x=x),
-        others.transform_filter(known).mark_rule(style="soft", strokeWidth=1.2).encode(**ends),
+        other_bars.mark_rule(style="soft", strokeWidth=1.2).encode(**ends),
+        other_caps.mark_tick(style="soft", size=8, thickness=1, opacity=1).encode(**cap),
         others.mark_point(style="soft", filled=True, size=22, opacity=1).encode(**dots),
-        mine.transform_filter(known).mark_rule(strokeWidth=2.2).encode(**ends, color=colour),
+        my_bars.mark_rule(strokeWidth=2.2).encode(**ends, color=colour),
+        my_caps.mark_tick(size=11, thickness=1.6, opacity=1).encode(**cap, color=colour),
         mine.mark_point(filled=True, size=40, opacity=1).encode(**dots, color=colour),
     ]
     if lettered:

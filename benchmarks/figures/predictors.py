@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCORES = {"across": "across methods, mean over seeds", "within": "within a method, over seeds"}
+WORDS = (
+    "Bars: 95 % intervals, from −1 to 1 with a tick at 0. Bold: not 0, for all measures at once."
+    " Pale: both are made of the same bounds."
+)
 OWN = "bounds"  # what a measure shares with a target that is made of the same numbers
 
 
@@ -21,8 +25,9 @@ OWN = "bounds"  # what a measure shares with a target that is made of the same n
 def predictors(source: Any, *, suite: str | None = None, score: Literal["across", "within"] = "across") -> Any:
     """Kendall's tau between margins and accuracies over the networks of a suite, with 95 % intervals.
 
-    Bold: an interval that holds for all measures of the target at once leaves out 0. Pale: measure and target are made
-    of the same bounds, so that their agreement says nothing.
+    Bar: the interval, on a scale from -1 to 1 with a tick at 0. Bold: an interval that holds for all measures of the
+    target at once leaves out 0. Pale: measure and target are made of the same bounds, so that their agreement says
+    nothing.
 
     Args:
         source: see `rows_of`; or the frame that `tables.margins.margins` gives, which takes its time.
@@ -41,8 +46,7 @@ def predictors(source: Any, *, suite: str | None = None, score: Literal["across"
     if frame.empty:
         raise MarginbenchError("no suite in these folders has measures of three methods or more")
     own = _of_suite(frame, suite)
-    words = "Bold: not 0, for all measures at once. Pale: both are made of the same bounds."
-    subtitle = f"Kendall's tau {SCORES[score]}. {words}"
+    subtitle = f"Kendall's tau {SCORES[score]}. {WORDS}"
     return heat_map(list(_cells(own, score)), f"{own['suite'].iloc[0]}: which margin predicts what", subtitle)
 
 

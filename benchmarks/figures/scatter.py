@@ -56,7 +56,7 @@ def scatter(
 ) -> Any:
     """Points of all rows with the Pareto front; picked ones in colour, with their 95 % intervals.
 
-    Axes span the means: an interval that reaches beyond is cut.
+    Axes span the means: an interval that reaches beyond is cut; one that is narrower than its point cannot be seen.
 
     Args:
         points: by row, the intervals of both quantities.
@@ -104,13 +104,13 @@ def scatter(
         .mark_point(style="other", size=16, filled=True, opacity=0.9)
         .encode(x=at_x, y=at_y, tooltip=tooltip),
         mine.transform_filter("isValid(datum.x1)")
-        .mark_rule(opacity=0.6)
+        .mark_rule(strokeWidth=1.8)
         .encode(x=alt.X("x1:Q", title=x.title), x2=alt.X2("x2:Q"), y=at_y, color=colour),
         mine.transform_filter("isValid(datum.y1)")
-        .mark_rule(opacity=0.6)
+        .mark_rule(strokeWidth=1.8)
         .encode(x=at_x, y=alt.Y("y1:Q", title=y.title), y2=alt.Y2("y2:Q"), color=colour),
         best.mark_point(style="ink", size=30, strokeWidth=0.8, filled=False).encode(x=at_x, y=at_y, tooltip=tooltip),
-        mine.mark_point(size=44, filled=True, opacity=1).encode(x=at_x, y=at_y, color=colour, tooltip=tooltip),
+        mine.mark_point(size=30, filled=True, opacity=1).encode(x=at_x, y=at_y, color=colour, tooltip=tooltip),
     ]
     return layered(layers, picked)
 

@@ -1,11 +1,12 @@
 """Figures of plain numbers: critical differences, and what predicts what."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from figure_support import data_of, marks, texts, write_row
+from figure_support import data_of, drawing, marks, texts, write_row
 from made import EPSILON
 
 from marginbench.benchmarks.figures.critical_difference import diagram
@@ -73,6 +74,28 @@ def test_bold_is_what_an_interval_tells_from_nothing() -> None:
     assert [value["sure"] for value in values] == [True, False, True, False, False]
     assert marks(chart)["rect mark"] == 4, "what was not measured stays empty"
     assert {"+0.50", "−0.30", "+0.25", "0.30 to 0.70", "−0.10 to 1.10", "−0.50 to −0.10"} <= set(texts(chart))
+
+
+@pytest.mark.parametrize("width", [84.0, 170.0])
+def test_a_cell_shows_its_interval_between_minus_1_and_1(width: float) -> None:
+    cells = [
+        a_cell("output margin", "accuracy", 0.5, 0.25),
+        a_cell("output margin", "gap", 0.0, 1.0),
+        a_cell("attacked", "accuracy", -0.5, 0.125),
+        a_cell("attacked", "gap", 0.25, None),
+    ]
+    found = list(drawing(dressed(heat_map(cells, "toy"), width)).iter())
+    boxes, zeros, bars = (
+        [one for one in found if one.get("aria-roledescription") == role] for role in ("rect mark", "tick", "rule mark")
+    )
+    assert len(boxes) == 4 and len(zeros) == len(bars) == 3
+    unit = 0.46 * float(re.findall(r"h([\d.]+)", boxes[0].get("d", ""))[0])
+    for cell, zero, bar in zip(cells, zeros, bars, strict=False):
+        tick = float(re.findall(r"M([\d.]+)", zero.get("d", ""))[0]) + 0.5
+        start = float(re.findall(r"\(([\d.]+)", bar.get("transform", ""))[0])
+        ends = [start - tick, start + float(bar.get("x2", "")) - tick]
+        assert ends == pytest.approx([cell["low"] * unit, cell["high"] * unit], abs=1e-3)
+        assert unit > 20 and float(bar.get("stroke-width", "")) > 2
 
 
 def a_line(measure: str, target: str, across: float, shares: str = "images", suite: str = "toy") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Dots and whiskers."""
+"""Dots and error bars."""
 
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods.errors import ParameterError
 
 
-def test_every_row_has_a_dot_and_a_whisker_from_three_seeds_on(board: Path) -> None:
+def test_every_row_has_a_dot_and_an_error_bar_from_three_seeds_on(board: Path) -> None:
     chart = plot("intervals", board, picked=["mma"])
     assert marks(chart)["point"] == 6
     assert marks(chart)["rule mark"] == 5 + 1  # cutout has two seeds; the baseline is a ruler
+    assert marks(chart)["tick"] == 2 * 5, "an interval that its dot hides shows its ends"
     mean, half = rows_of(board).table["mma"].mean("robust_accuracy_l2")
     (own,) = [one for one in data_of(chart, "mean") if one["row"] == "mma"]
     assert half is not None
