@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.scores import SCORES
 from marginbench.methods import NORMS
 
 INTERVAL = "_ci95"  # after the name of a column: half of Student's interval over seeds
@@ -103,7 +104,7 @@ OTHERS = (
         meaning="Training accuracy minus validation accuracy.",
     ),
 )
-POINTWISE = {column.name for column in (*ACCURACIES, *UNKNOWN, *MARGINS)} | {"feature_margin", "output_margin"}
+POINTWISE = {column.name for column in (*ACCURACIES, *UNKNOWN, *MARGINS)} | {"feature_margin", "output_margin", *SCORES}
 COST = Column("cost", "cost", 1, 2, True, meaning="Training time relative to the median of ce on the same machine.")
 PASSES = Column(
     "passes",

@@ -3,8 +3,9 @@
 Leaderboard, comparison, claims and report differ only in what they correct for: all pairs of rows, the rows beside the
 baseline, or the columns of one pair. From three seeds on `statistics.pairwise` compares all rows of the suite that were
 read, since together they know how much luck seeds bring: fewer folders may give other intervals. What is known point by
-point is compared over seeds and test points, other columns over seeds alone. Of fewer seeds there is a difference, and
-neither interval nor p.
+point is compared over seeds and test points, and so are F1 and Matthews by what each point contributes to them, see
+`scores.pseudo_values`; other columns over seeds alone. Of fewer seeds there is a difference, and neither interval nor
+p.
 """
 
 import logging
@@ -19,6 +20,7 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading, arrays_of
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.scores import SCORES, pseudo_values
 from marginbench.benchmarks.records.tuning import TUNED
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS, Pairwise, pairwise
@@ -38,7 +40,7 @@ class SuiteRuns:
 
     runs: Mapping[str, Sequence[Record]]  # by row
     metrics: Mapping[str, Mapping[str, float]]  # by id of the record
-    points: Mapping[str, Mapping[str, "np.ndarray"]]  # by row, then column: mean over seeds of each point, [N]
+    points: Mapping[str, Mapping[str, "np.ndarray"]]  # by row, then column: mean over seeds of each point, [N] float64
 
     @property
     def records(self) -> list[Record]:
@@ -183,6 +185,9 @@ def _by_column(arrays: Mapping[str, "np.ndarray"], record: Record) -> "Iterator[
     for name in ("output_margin", "feature_margin"):
         if name in arrays:
             yield name, arrays[name]
+    for name in SCORES:
+        if name in record.metrics:
+            yield name, pseudo_values(name, arrays)
 
 
 def _size(means: "np.ndarray", points: "np.ndarray | None", share: bool) -> "np.ndarray | float":

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from made import EPSILON, a_record
+from scipy.special import stdtrit
 
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.reader import Reading, read_folders, read_records
 from marginbench.benchmarks.records.record import SuiteFacts, write_record
+from marginbench.benchmarks.records.scores import SCORES, pseudo_values, scores
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
 from marginbench.benchmarks.tables.frame import leaderboard
@@ -229,3 +231,32 @@ def test_fronts_are_marked_among_the_rows_that_count(tmp_path: Path) -> None:
     assert frame.loc[["dear", "bad", "cheap"], "pareto_cost"].tolist() == [both, "", both]
     assert sorted(frame.loc["ce", "pareto_passes"]) == ["", both], "the older version is on no front"
     assert frame.loc["dear", "passes"] == 8 and frame.loc["dear", "pareto_clean_accuracy"] == ROBUST
+
+
+def test_scores_of_sentences_are_compared_over_points_too(tmp_path: Path) -> None:
+    """Seeds agree to the bit, so that over seeds alone a difference of two points of 100 would be certain."""
+    label = np.arange(100) % 2
+    wrong = {"ce": 12, "good": 10, "best": 0}
+    arrays = {
+        row: {
+            "index": np.arange(100),
+            "label": label,
+            "prediction": np.where(np.arange(100) < n, 1 - label, label),
+            "output_margin": np.ones(100),
+        }
+        for row, n in wrong.items()
+    }
+    for row, own in arrays.items():
+        for seed in range(3):
+            metrics = {**summarise(own, {}), **scores(SCORES, own)}
+            record = a_record(row, seed, metrics=metrics, columns=list(SCORES.values()))
+            write_record(tmp_path / "runs", record, own)
+    found = standings(read_folders([tmp_path]), list(SCORES))
+    for name in SCORES:
+        good, best = found[SUITE, "good"][name], found[SUITE, "best"][name]
+        parts = [pseudo_values(name, arrays[row]) for row in ("good", "ce")]
+        error = np.std(parts[0] - parts[1], ddof=1) / 10
+        of_good, of_ce = (scores([name], arrays[row])[name] for row in ("good", "ce"))
+        assert good.difference == pytest.approx(of_good - of_ce)
+        assert good.difference_high - good.difference == pytest.approx(stdtrit(99, 0.975) * error, rel=1e-3)
+        assert good.p > 0.05 and best.p < 0.01
