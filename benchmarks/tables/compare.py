@@ -28,8 +28,6 @@ from marginbench.methods.errors import suggest
 if TYPE_CHECKING:
     import pandas as pd
 
-# what arrays hold point by point, in the order of a page
-COMPARED = tuple(column for column in columns.paged() if column is not columns.COST)
 FEW = "too few seeds"
 
 
@@ -116,7 +114,9 @@ def _of_suite(a: str, b: str, of_a: list[Record], of_b: list[Record], reading: R
     seeds = sorted(set(images_a) & set(images_b))
     pairs = [(images_a[seed], images_b[seed]) for seed in seeds]
     every = [*images_a.values(), *images_b.values()]
-    asked = [column for column in COMPARED if any(column.name in record.metrics for record in (*of_a, *of_b))]
+    records = (*of_a, *of_b)
+    known = [column for column in columns.paged(columns.of_probes(records)) if column is not columns.COST]
+    asked = [column for column in known if any(column.name in record.metrics for record in records)]
     table = [_column(column_pairs(suite[first.identity.suite], column), a, b, pairs, every) for column in asked]
     adjusted = holm([column.p for column in table])
     facts: dict[str, Any] = {

@@ -18,6 +18,7 @@ from marginbench.benchmarks.records.record import SuiteFacts, write_record
 from marginbench.benchmarks.records.scores import SCORES, pseudo_values, scores
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
+from marginbench.benchmarks.tables.compare import compare_rows
 from marginbench.benchmarks.tables.frame import leaderboard
 from marginbench.benchmarks.tables.standing import standings
 from marginbench.methods.errors import ParameterError
@@ -260,3 +261,7 @@ def test_scores_of_sentences_are_compared_over_points_too(tmp_path: Path) -> Non
         assert good.difference == pytest.approx(of_good - of_ce)
         assert good.difference_high - good.difference == pytest.approx(stdtrit(99, 0.975) * error, rel=1e-3)
         assert good.p > 0.05 and best.p < 0.01
+    table = compare_rows("best", "ce", tmp_path).set_index("column")
+    corrected = [found[SUITE, "best"][name].p for name in SCORES]  # over two rows, of which this is the surer one
+    assert (2 * table.loc[list(SCORES), "p"]).tolist() == pytest.approx(corrected)
+    assert set(table.loc[list(SCORES), "verdict"]) == {"differs"} and set(table.loc[list(SCORES), "above"]) == {""}
