@@ -1,9 +1,10 @@
 """Robustness with a reject option: images of low confidence are refused, and an attack must get past that.
 
 After Stutz, Hein and Schiele (CCAT, ICML 2020, arXiv 1910.06259, section 4). The confidence of an image is the
-probability of its class; here its log-odds, log p - log(1 - p) = z_j - logsumexp_{k != j} z_k, stand for it: the same
-order, and no rounding to 1 where logits are large. The threshold tau lets pass a share `tpr` of the held-out images
-that are classified correctly. With c the confidence and f the class,
+probability p of its class; here log p - log((1 - p) / (K - 1)) = -log mean_{k != j} exp(z_k - z_j) stands for it, the
+log-odds less those of a guess: the same order, and no rounding to 1 where logits are large, or to 1 / K where they are
+tiny. The threshold tau lets pass a share `tpr` of the held-out images that are classified correctly. With c the
+confidence and f the class,
 
     robust error = #{some x' in the ball of x: f(x') != y and c(x') >= tau} / #{some x' in the ball: c(x') >= tau}
 
@@ -122,25 +123,32 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> float:
 
 
 def _confidence(logits: Tensor) -> Tensor:
-    """Log-odds [B] of the largest logit; NaN, which reaches no threshold, where the logits decide nothing."""
+    """`_log_odds` [B] of the largest logit; NaN, which reaches no threshold, where the logits decide nothing."""
     winner = predicted_class(logits)
     return _log_odds(logits, winner.clamp(min=0)[:, None]).masked_fill(winner == UNDECIDED, torch.nan)
 
 
 def _log_odds(logits: Tensor, index: Tensor) -> Tensor:
-    """z_j - logsumexp_{k != j} z_k for j = index [B, 1]: [B]."""
-    return (logits.gather(1, index) - logits.scatter(1, index, -torch.inf).logsumexp(1, keepdim=True))[:, 0]
+    """-log mean_{k != j} exp(z_k - z_j) for j = index [B, 1]: [B]. Precise at any scale of the logits."""
+    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, index, value=False)
+    gaps = (logits - logits.gather(1, index))[others].view(len(logits), -1)
+    near = -gaps.clamp(-1, 1).expm1().mean(1).log1p()  # log(K - 1) would round small gaps away
+    far = math.log(gaps.shape[1]) - gaps.logsumexp(1)
+    return torch.where(gaps.abs().amax(1) < 1, near, far)
 
 
 def _attack(q: Query, steps: int, *, at_random: bool) -> Tensor:
     """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
 
-    Ascent on the log-odds of the likeliest wrong class, from x or from a random point.
+    Ascent on the log-odds of the likeliest wrong class, from x or from a random point. Gradients are those of logits of
+    a usual size: squares of others overflow, or vanish.
     """
+    with torch.no_grad():
+        unit = _unit(q.net(q.x))
 
     def confidence(image: Tensor) -> Tensor:
         logits = attached(q.net, image)
-        return _log_odds(logits, logits.scatter(1, q.y[:, None], -torch.inf).argmax(1, keepdim=True))
+        return _log_odds(logits, logits.scatter(1, q.y[:, None], -torch.inf).argmax(1, keepdim=True)) / unit
 
     radius = q.x.new_full((len(q.x),), q.epsilon)
     start = random_start(q.x, radius, q.norm, q.generator) if at_random else torch.zeros_like(q.x)
@@ -149,3 +157,10 @@ def _attack(q: Query, steps: int, *, at_random: bool) -> Tensor:
         logits = q.net((q.x + delta).clamp(0, 1))
         found = torch.where(changes_class(logits, q.y), _confidence(logits), -torch.inf)
         return found.where(~found.isnan(), -torch.inf)
+
+
+def _unit(logits: Tensor) -> Tensor:
+    """The power of 2 [] next to the largest finite logit gap of the images, by which nothing is rounded."""
+    gaps = logits.amax(1, keepdim=True) - logits
+    largest = gaps.where(gaps.isfinite(), 0.0).amax()
+    return torch.ldexp(torch.ones_like(largest), torch.frexp(largest.where(largest > 0, 1.0)).exponent - 1)

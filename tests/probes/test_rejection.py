@@ -64,6 +64,27 @@ def test_large_logits_do_not_round_confidences_to_one(linear: nn.Sequential) -> 
         torch.testing.assert_close(large[name] / 1000, plain[name], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize(("factor", "usual"), [(1e-30, 1e-3), (1e-7, 1e-3), (1e30, 1e3)])
+def test_the_size_of_logits_decides_nothing_where_their_order_is_that_of_the_limit(factor: float, usual: float) -> None:
+    """That of z_j - mean z where logits are tiny, and of the gap to the runner-up where they are huge."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    weight = net[1].weight.detach().clone()
+
+    def metrics(scale: float) -> dict[str, float]:
+        with torch.no_grad():
+            net[1].weight.copy_(scale * weight)
+            net[1].bias.copy_(-0.5 * scale * weight.sum(1))
+        found, test, _ = run(net)
+        arrays = {name: value.numpy() for name, value in found.items()}
+        arrays |= {"label": test.y.numpy(), "prediction": test.y.numpy()}
+        return Rejection(tpr=0.9, steps=1).metrics(arrays, EPSILON)
+
+    expected = metrics(usual)
+    assert metrics(factor) == pytest.approx(expected, abs=1.5 / 40)
+    assert all(0 < expected[f"rejection_robust_accuracy_{norm}"] < 0.9 for norm in NORMS)
+
+
 def test_the_threshold_lets_the_share_pass() -> None:
     values = torch.tensor([5.0, 1.0, 3.0, 2.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0])
     assert threshold(values, 1.0) == 1 and threshold(values, 0.9) == 2 and threshold(values, 0.85) == 2
