@@ -114,16 +114,25 @@ class Estimator:
         """Call the function; others are asked about the same images after it.
 
         Raises:
-            MarginbenchError: it wrote into the images or labels, which would change every number after it.
+            MarginbenchError: it wrote into the images or labels, or left the network with other weights or in other
+                modes, which would change every number after it.
         """
-        before = q.x._version, q.y._version
+        what = f"{type(self).__name__.lower()} {self.name!r}"
+        before, network = (q.x._version, q.y._version), _state(q.net)
         answer = self.function(q, **settings)
         if (q.x._version, q.y._version) != before:
-            what = f"{type(self).__name__.lower()} {self.name!r}"
             raise MarginbenchError(
                 f"{what} writes into the images or labels that it is asked about: work on q.x.clone()"
             )
+        for part, was in _state(q.net).items():
+            if was != network[part]:
+                raise MarginbenchError(f"{what} leaves the network with other {part}: work on copy.deepcopy(q.net)")
         return answer
+
+
+def _state(net: nn.Module) -> dict[str, list[Any]]:
+    """What an estimator must leave as it was. Not the buffers: a network may count its calls in one."""
+    return {"weights": [p._version for p in net.parameters()], "modes": [module.training for module in net.modules()]}
 
 
 def check_signature(function: Callable[..., Any]) -> None:
