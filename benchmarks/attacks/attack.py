@@ -43,6 +43,7 @@ class Attack(Estimator):
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")
+        found = found.detach().to(q.x)  # others compute in float64
         return pushed(q.net, q.x, found, q.y) if coarse else found
 
     def __call__(self, q: Query, **settings: Any) -> Answer:

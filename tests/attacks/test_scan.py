@@ -4,7 +4,7 @@ import pytest
 import torch
 from attack_support import Constant, images
 from support import a_query
-from torch import Tensor
+from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.scan import ATTACKS, Attack, attack
 from marginbench.benchmarks.estimator import Query
@@ -50,3 +50,39 @@ def test_writing_into_the_images_is_refused_by_name() -> None:
 
     with pytest.raises(MarginbenchError, match=r"^attack 'darken' writes into the images .*: work on q.x.clone\(\)$"):
         Attack("darken", darken)(a_query(Constant(3, graph=True), x, y, "l2"))
+
+
+@pytest.mark.parametrize("part", ["weights", "modes"])
+def test_changing_the_network_is_refused_by_name(part: str) -> None:
+    """Whatever is asked after it would be asked about another network."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.Dropout()).eval()
+    x, y = images(1, 3, 1.0), torch.zeros(3, dtype=torch.int64)
+
+    def meddle(q: Query) -> Tensor:
+        if part == "modes":
+            q.net.train()
+        else:
+            with torch.no_grad():
+                next(q.net.parameters()).mul_(0)
+        return q.x
+
+    with pytest.raises(MarginbenchError, match=f"^attack 'meddle' leaves the network with other {part}: "):
+        Attack("meddle", meddle)(a_query(net, x, y, "l2"))
+
+    def tidy(q: Query) -> Tensor:
+        q.net.train()
+        q.net(q.x)
+        q.net.eval()
+        return q.x
+
+    assert Attack("tidy", tidy)(a_query(net.eval(), x, y, "l2")).upper is not None
+
+
+def test_points_in_float64_are_taken() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)).eval()
+    x = images(1, 3, 1.0)
+    y = net(x).argmax(1)
+    plain = Attack("negative", lambda q: 1 - q.x)(a_query(net, x, y, "l2")).upper
+    double = Attack("negative", lambda q: 1 - q.x.double())(a_query(net, x, y, "l2")).upper
+    assert plain is not None and bool(plain.isfinite().any())
+    torch.testing.assert_close(double, plain, rtol=1e-5, atol=0)
