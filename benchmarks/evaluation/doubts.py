@@ -226,12 +226,13 @@ def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) ->
 
 
 def _scaled(net: Net, x: Tensor) -> Net:
-    """The network with larger logits, which the shift does not round away however small they are."""
+    """The network with larger logits, which the shift does not round away however small they are; none overflow."""
     with torch.no_grad():
         logits = net(x)
     finite = logits.isfinite()
     spread = logits.where(finite, -torch.inf).amax(1) - logits.where(finite, torch.inf).amin(1)
-    factor = SCALE / min(max(float(spread.median()), TINY), 1.0)
+    most = 1e-2 * torch.finfo(logits.dtype).max / max(float(logits.where(finite, 0.0).abs().max()), TINY)
+    factor = min(SCALE / min(max(float(spread.median()), TINY), 1.0), most)
 
     class Scaled(nn.Module):
         def forward(self, z: Tensor) -> Tensor:

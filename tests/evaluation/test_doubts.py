@@ -60,7 +60,7 @@ class Times(nn.Module):
         return self.factor * z + self.shift
 
 
-@pytest.mark.parametrize(("factor", "shift"), [(1e-8, 0.0), (1e-6, 0.0), (1e6, 0.0), (1.0, 1e3)])
+@pytest.mark.parametrize(("factor", "shift"), [(1e-8, 0.0), (1e-6, 0.0), (1e6, 0.0), (1e36, 0.0), (1.0, 1e3)])
 def test_the_size_of_logits_is_nothing_to_doubt(trained: Net, factor: float, shift: float) -> None:
     net = Net(trained.normalise, trained.body, Times(trained.head, factor, shift))
     assert evaluated(net).doubts.keys() <= {"not_confirmed"}
