@@ -35,7 +35,10 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
                 f"{where}: images {shape} give {list(logits.shape)}; needed are logits [{len(x)}, {data.num_classes}]"
             )
         if logits.shape[1] != data.num_classes:
-            raise MarginbenchError(f"{where}: gives {logits.shape[1]} logits; the data have {data.num_classes} classes")
+            more = ": return the logits of these alone" if logits.shape[1] > data.num_classes else ""
+            raise MarginbenchError(
+                f"{where}: gives {logits.shape[1]} logits; the data have {data.num_classes} classes{more}"
+            )
         if not logits.requires_grad:
             raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
     if (seen := probabilities(model, few)) is not None:

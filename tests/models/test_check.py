@@ -27,6 +27,7 @@ WRONG = [
     (("models.py:Squeezed",), ["[1, 1, 8, 8] give [10]"]),
     (("models.py:Pair",), ["returns tuple", "[B, K]"]),
     (("models.py:seven",), ["7 logits", "10 classes"]),
+    (("models.py:twelve",), ["12 logits", "10 classes: return the logits of these alone"]),
     (("models.py:large",), ["fails on images [1, 1, 8, 8]", "RuntimeError"]),
     (("models.py:Steps",), ["no gradient"]),
     (("models.py:softmax",), ["probabilities", "sums to 1", "before softmax"]),
