@@ -14,6 +14,8 @@ DEPTHS = 3  # hidden layers: after a third of the blocks, after two thirds, afte
 def hidden_layers(net: nn.Module, image: Tensor) -> list[nn.Module]:
     """The modules whose outputs are hidden layers, `DEPTHS` of them, or none where the network has no hidden layer.
 
+    There are none either where a part of the network is TorchScript, which tells nothing of its calls.
+
     The parts of a network that follow one upon another are those of its nn.Sequential, and of those inside it; where
     only one of them has weights (an outside model as a whole), its children. They count in the order in which they
     are called, if they are called once. A block begins with each part that has a weight of two dimensions or more and
@@ -24,6 +26,8 @@ def hidden_layers(net: nn.Module, image: Tensor) -> list[nn.Module]:
     Args:
         image: [1, C, H, W], which is asked for the order.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        return []
     parts = list(_parts(net.body if isinstance(net, Net) else net))
     weighted = [part for part in parts if _has_weight(part)]
     if len(weighted) == 1 and list(weighted[0].children()):

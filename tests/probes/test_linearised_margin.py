@@ -1,6 +1,7 @@
 """Linearised margins: closed form on linear networks, one image at a time elsewhere, and any logits' scale."""
 
 import copy
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -138,3 +139,14 @@ def test_an_outside_model_is_looked_into_and_its_logits_are_no_hidden_layer() ->
     net = Net(nn.Identity(), nn.Sequential(model), nn.Identity()).eval()
     assert hidden_layers(net, torch.rand(1, 1, 8, 8)) == [model.act] * DEPTHS
     assert hidden_layers(nn.Flatten(), torch.rand(1, 1, 8, 8)) == []
+
+
+def test_torchscript_is_measured_without_hidden_layers() -> None:
+    """Its modules take no hooks."""
+    net = a_cnn()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated
+        scripted = nn.Sequential(torch.jit.script(nn.Sequential(net.normalise, net.body, net.head)))
+    plain, found = measured(net, on_its_own(net)), measured(scripted, on_its_own(net))
+    torch.testing.assert_close(found["linearised_l2"], plain["linearised_l2"], rtol=1e-4, atol=1e-6)
+    assert bool(found["linearised_train"][1:].isnan().all()) and not bool(plain["linearised_train"].isnan().any())
