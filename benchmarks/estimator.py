@@ -34,6 +34,7 @@ class Query:
     generator: torch.Generator  # on the device of x, the only source of randomness
     upper: Tensor | None = None  # [B] float32, distances of adversarial images known so far, inf where there is none
     at: Tensor | None = None  # [B], radii to check, in the place of a search; the answer is these, or 0
+    fitting: int | None = None  # images that memory holds at once, as far as that is known to be few
 
     @property
     def layers(self) -> nn.Sequential:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import LARGEST, linearise, nearest_rivals
+from marginbench.benchmarks.attacks._together import copies_at_once
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial, select, tighten
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.machine.memory import ROWS
 from marginbench.methods import Norm, predicted_class
 
 HALVINGS = 6  # of the line to another image
@@ -102,12 +102,11 @@ def by_start(
 ) -> list[tuple[Tensor, Tensor]]:
     """For each start [B, C, H, W], the closest points of `descend(q, start, *more)` and their distances [B].
 
-    Starts go together while they are few, with as many images as starts: a network is asked about many images in hardly
-    more time than about one.
+    Starts go together while they are few, with as many images as starts, see `_together`.
     """
     found: list[tuple[Tensor, Tensor]] = []
     count = len(q.x)
-    together = max(1, ROWS // max(1, count))
+    together = copies_at_once(count, q.fitting)
     for first in range(0, len(starts) if count else 0, together):
         parts = [torch.cat(list(given[first : first + together])) for given in (starts, *more)]
         index = torch.arange(count, device=q.x.device).repeat(len(parts[0]) // count)

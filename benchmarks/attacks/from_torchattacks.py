@@ -9,11 +9,11 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import classes_in_play, top_rivals
+from marginbench.benchmarks.attacks._together import copies_at_once
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, inside_box, is_adversarial, select
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.machine.memory import ROWS
 
 DLR_CLASSES = 4  # that the difference-of-logits-ratio loss needs
 
@@ -94,7 +94,7 @@ def apgd_t(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, targ
         found, left = x.clone(), torch.arange(len(x), device=x.device)
         ranks = [rank for rank in range(rivals.shape[1]) for _ in range(restarts)]
         while len(left) and ranks:
-            together = max(1, ROWS // len(left))  # runs: a network is asked about many images in hardly more time
+            together = copies_at_once(len(left), q.fitting)  # runs
             ranks, tried = ranks[together:], ranks[:together]
             rows = left.repeat(len(tried))
             library.dlr_loss = _TargetedLoss(rivals[left][:, tried].T.flatten(), ratio=enough)

@@ -100,11 +100,13 @@ def evaluate(
             x, y = test.images(part), test.y[part]
             cost = Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
             names = ("attacks", *seed_parts, part.start)
-            enclosure = _Enclosure(net, certify, attacks, certificates, settings.epsilon, reference, names, cost, kept)
-            return enclosure.of(x, y), cost
+            ask = _Enclosure(
+                net, certify, attacks, certificates, settings.epsilon, reference, names, cost, kept, fitting.size
+            )
+            return ask.of(x, y), cost
 
-        rows = rows_at_once(net, test.images(slice(1)), most=ROWS)
-        chunks, costs = zip(*Chunks(rows).map(enclose, len(test)), strict=True)
+        fitting = Chunks(rows_at_once(net, test.images(slice(1)), most=ROWS))
+        chunks, costs = zip(*fitting.map(enclose, len(test)), strict=True)
         columns = dict.fromkeys(key for chunk in chunks for key in chunk)
         tensors = {"index": index} | {
             key: torch.cat([chunk[key] if key in chunk else _unbounded(key, chunk) for chunk in chunks])
@@ -180,6 +182,7 @@ class _Enclosure:
     seed_parts: tuple[str | int, ...]
     facts: Facts
     kept: Partial
+    fitting: int
 
     def of(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -190,7 +193,8 @@ class _Enclosure:
         kept = self.kept.about(logits)
         for norm in NORMS:
             stream = torch.Generator(x.device)  # seeded for each estimator
-            q = Query(self.net, x[correct], y[correct], norm, self.epsilon[norm], self.reference, stream)
+            about = (self.net, x[correct], y[correct], norm, self.epsilon[norm], self.reference, stream)
+            q = Query(*about, fitting=self.fitting)
             for name, values in self._bounds(q, kept).items():
                 full = torch.zeros(len(correct), device=values.device)
                 full[correct] = values.float()

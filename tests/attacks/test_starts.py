@@ -7,7 +7,7 @@ import torch
 from attack_support import Constant, images, predicted, random_net
 from support import a_query
 
-from marginbench.benchmarks.attacks import _starts
+from marginbench.benchmarks.attacks import _together
 from marginbench.benchmarks.attacks._linear import LARGEST
 from marginbench.benchmarks.attacks._starts import boundary_starts, from_each, starting_points
 from marginbench.benchmarks.attacks.ray import Closest, distance, is_adversarial
@@ -71,7 +71,7 @@ def test_starts_together_or_one_by_one_give_the_same(monkeypatch: pytest.MonkeyP
         return closest
 
     together = from_each(q, descend, starts, shares)
-    monkeypatch.setattr(_starts, "ROWS", 1)
+    monkeypatch.setattr(_together, "ROWS", 1)
     alone = from_each(q, descend, starts, shares)
     assert batches == [36, 12, 12, 12]
     assert torch.equal(together.point, alone.point) and torch.equal(together.distance, alone.distance)
