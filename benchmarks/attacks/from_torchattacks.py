@@ -1,4 +1,4 @@
-"""Attacks of torchattacks: APGD and Square at a given epsilon, FAB. Defects of the library are kept out, see each."""
+"""Attacks of torchattacks: APGD at a given epsilon, FAB. Defects of the library are kept out, see each."""
 
 import logging
 from functools import cache
@@ -159,45 +159,6 @@ def fab_t(q: Query, *, steps: PositiveInt = 20, restarts: PositiveInt = 1, targe
                 point = inside_box(point, x).detach()
                 closest.offer(point, is_adversarial(net, point, y))
         return closest.point
-
-
-@attack(gradient=False)
-def square(q: Query, *, n_queries: PositiveInt = 100, restarts: PositiveInt = 1, original: bool = False) -> Tensor:
-    """torchattacks' Square attack at one epsilon (Andriushchenko et al., ECCV 2020, arXiv 1912.00049).
-
-    It only reads logits, so hidden gradients do not stop it. The library's version needs square images, of at
-    least 5x5 pixels in L2; for others this returns x, which counts as a failure. The loss is the margin of the
-    logits centred and divided by their largest absolute value, and the schedule of square sizes is stretched to
-    `n_queries`. `original` takes the margin of the logits as they are, and the first `n_queries` of the schedule for
-    10,000, as AutoAttack does. (In L2, with several channels, the library shares the budget of a window among
-    them otherwise than the original.)
-
-    Args:
-        n_queries: forward passes per start.
-        restarts: random starts.
-        original: the loss and the schedule of AutoAttack.
-
-    Returns:
-        [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.
-    """
-    x = q.x
-    height, width = x.shape[2:]
-    if height != width or (q.norm == "l2" and height < 5):
-        return x.clone()
-    with isolated(q.net, q.generator) as seed, torch.no_grad():
-        import torchattacks
-
-        library = torchattacks.Square(
-            Logits(q.net, x.device, standardised=not original, nowhere=True),
-            norm=LIBRARY_NORM[q.norm],
-            eps=q.epsilon,
-            n_queries=n_queries,
-            n_restarts=restarts,
-            resc_schedule=not original,
-            seed=seed,
-            loss="margin",
-        )
-        return _run(library, q)
 
 
 def _apgd(q: Query, model: Logits, steps: int, restarts: int, loss: str) -> Tensor:

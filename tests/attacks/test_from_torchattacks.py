@@ -53,18 +53,6 @@ def test_cross_entropy_of_the_original_depends_on_the_scale() -> None:
         assert (shares[1] < shares[0] - 0.1) == original, shares
 
 
-def test_square_as_the_original_cuts_the_schedule_for_10000_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchattacks
-
-    seen = []
-    init = torchattacks.Square.__init__
-    monkeypatch.setattr(torchattacks.Square, "__init__", lambda self, *a, **k: (seen.append(k), init(self, *a, **k))[1])
-    net, x = random_net(19), images(19, 4, 0.3)
-    for original in (False, True):
-        propose("square", net, x, predicted(net, x), "linf", original=original)
-    assert [s["resc_schedule"] for s in seen] == [True, False]
-
-
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_targeted_apgd_says_when_it_is_not_autoattack(classes: int, caplog: pytest.LogCaptureFixture) -> None:
     from marginbench.benchmarks.attacks import from_torchattacks
@@ -83,9 +71,3 @@ def test_logits_for_libraries_keep_the_order_and_the_modes() -> None:
     torch.testing.assert_close(Logits(net, x.device, standardised=False)(x), net(x))
     model.train()
     assert not any(m.training for m in net.modules())
-
-
-def test_square_declines_images_that_the_library_cannot_treat() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(24, 4)).eval()
-    x = torch.full((3, 1, 4, 6), 0.5)
-    assert torch.equal(propose("square", net, x, predicted(net, x), "linf"), x)
