@@ -1,6 +1,7 @@
 """Attacks of torchattacks: APGD at a given epsilon, FAB. Defects of the library are kept out, see each."""
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -9,10 +10,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import classes_in_play, top_rivals
-from marginbench.benchmarks.attacks._together import copies_at_once
+from marginbench.benchmarks.attacks._together import copies_at_once, first_that_fools
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.attack import attack
-from marginbench.benchmarks.attacks.ray import Closest, inside_box, is_adversarial, select
+from marginbench.benchmarks.attacks.ray import Closest, inside_box, is_adversarial
 from marginbench.benchmarks.estimator import Query
 
 DLR_CLASSES = 4  # that the difference-of-logits-ratio loss needs
@@ -61,8 +62,7 @@ def apgd_ce(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, ori
 def apgd_t(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, targets: PositiveInt = 3) -> Tensor:
     """torchattacks' Auto-PGD on the targeted DLR loss at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
-    For each of the classes t with the largest logits other than y, as many at once as are asked about in hardly more
-    time than one, until an attack succeeds, it maximises
+    For each of the classes t with the largest logits other than y, until an attack succeeds, it maximises
 
         -(z_y - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2)
 
@@ -91,19 +91,11 @@ def apgd_t(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, targ
         if not enough:
             _not_autoattack()
         library = torchattacks.APGD(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, loss="dlr")
-        found, left = x.clone(), torch.arange(len(x), device=x.device)
-        ranks = [rank for rank in range(rivals.shape[1]) for _ in range(restarts)]
-        while len(left) and ranks:
-            together = copies_at_once(len(left), q.fitting)  # runs
-            ranks, tried = ranks[together:], ranks[:together]
-            rows = left.repeat(len(tried))
-            library.dlr_loss = _TargetedLoss(rivals[left][:, tried].T.flatten(), ratio=enough)
-            _, robust, _, point = library.attack_single_run(x[rows], y[rows])
-            fooled, point = ~robust.view(len(tried), -1), inside_box(point, x[rows]).detach()
-            first, image = fooled.int().argmax(0), torch.arange(len(left), device=x.device)
-            found[left] = select(fooled.any(0), point.view(len(tried), *x[left].shape)[first, image], found[left])
-            left = left[~fooled.any(0)]
-        return found
+
+        def follow(rows: Tensor, tries: Tensor) -> None:
+            library.dlr_loss = _TargetedLoss(rivals[rows, tries // restarts], ratio=enough)
+
+        return _until_fooled(library, q, rivals.shape[1] * restarts, follow)
 
 
 class _TargetedLoss:
@@ -151,26 +143,46 @@ def fab_t(q: Query, *, steps: PositiveInt = 20, restarts: PositiveInt = 1, targe
 
         model, closest = Logits(net, x.device, nowhere=True), Closest(x, q.norm)
         # The norm by name: its default is Linf. Ranks from the top of all logits, so that 2 is the first rival.
-        library = torchattacks.FAB(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, multi_targeted=True)
-        for rank in range(2, 2 + min(targets, classes_in_play(net, x) - 1)):
-            library.target_class = rank
-            for restart in range(restarts):
-                point = library.attack_single_run_targeted(x, y, use_rand_start=restart > 0)
-                point = inside_box(point, x).detach()
-                closest.offer(point, is_adversarial(net, point, y))
+        library = torchattacks.FAB(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps)
+        order = model(x).argsort(1, descending=True)
+        ranks = min(targets, classes_in_play(net, x) - 1)
+        for first, last in ((0, 1), (1, restarts)):
+            runs = [rank for rank in range(1, 1 + ranks) for _ in range(first, last)]
+            together = copies_at_once(len(x), q.fitting)
+            for begin in range(0, len(runs), together):
+                some = runs[begin : begin + together]
+                library.target_class = order[:, some].T.flatten()
+                rows = torch.arange(len(x), device=x.device).repeat(len(some))
+                found = library.attack_single_run_targeted(x[rows], y[rows], use_rand_start=first > 0)
+                for point in inside_box(found, x[rows]).detach().split(len(x)):
+                    closest.offer(point, is_adversarial(net, point, y))
         return closest.point
 
 
 def _apgd(q: Query, model: Logits, steps: int, restarts: int, loss: str) -> Tensor:
-    with isolated(model.net, q.generator) as seed, torch.no_grad():
+    with isolated(model.net, q.generator), torch.no_grad():
         import torchattacks
 
-        library = torchattacks.APGD(
-            model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, n_restarts=restarts, seed=seed, loss=loss
-        )
-        return _run(library, q)
+        library = torchattacks.APGD(model, norm=LIBRARY_NORM[q.norm], eps=q.epsilon, steps=steps, loss=loss)
+        return _until_fooled(library, q, restarts, lambda rows, tries: None)
 
 
-def _run(library: Any, q: Query) -> Tensor:
-    found: Tensor = library.forward(q.x.contiguous(), q.y)
-    return inside_box(found, q.x).detach()
+def _until_fooled(library: Any, q: Query, tries: int, prepare: Callable[[Tensor, Tensor], None]) -> Tensor:
+    """The point of the first of several tries of APGD that fools the network, for each image; x itself if none does.
+
+    Most images that can be fooled are fooled by the first try, which is made alone. Of the others as many are made at
+    once as are hardly slower than one.
+
+    Args:
+        prepare: called with the images [N] and the number of the try [N] for each row of the next run.
+    """
+    x, y = q.x, q.y
+    found, left, done = x.clone(), torch.arange(len(x), device=x.device), 0
+    while len(left) and done < tries:
+        together = 1 if done == 0 else min(tries - done, copies_at_once(len(left), q.fitting))
+        rows = left.repeat(together)
+        prepare(rows, torch.arange(done, done + together, device=x.device).repeat_interleave(len(left)))
+        _, robust, _, point = library.attack_single_run(x[rows], y[rows])
+        found[left], fooled = first_that_fools(~robust, inside_box(point, x[rows]).detach(), x[left])
+        left, done = left[~fooled], done + together
+    return found

@@ -1,16 +1,29 @@
 """Attacks of torchattacks: as strong as the originals, without their faults."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from attack_support import Scaled, found, ignores_other_images, images, predicted, propose, propose_by, random_net
-from torch import nn
+from attack_support import (
+    EPSILON,
+    Scaled,
+    found,
+    ignores_other_images,
+    images,
+    predicted,
+    propose,
+    propose_by,
+    random_net,
+)
+from support import a_query
+from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks._wrap import Logits
+from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
 from marginbench.benchmarks.attacks.from_file import foreign
-from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
+from marginbench.benchmarks.attacks.ray import Closest, is_adversarial, tighten
 from marginbench.benchmarks.attacks.scan import ATTACKS
+from marginbench.benchmarks.estimator import Query
 from marginbench.methods import NORMS, Norm
 
 
@@ -71,3 +84,85 @@ def test_logits_for_libraries_keep_the_order_and_the_modes() -> None:
     torch.testing.assert_close(Logits(net, x.device, standardised=False)(x), net(x))
     model.train()
     assert not any(m.training for m in net.modules())
+
+
+def one_after_another(q: Query, steps: int, restarts: int, targets: int) -> Tensor:
+    """The library's FAB, asked about one target and one start at a time."""
+    import torchattacks
+
+    with isolated(q.net, q.generator), torch.no_grad():
+        closest, norm = Closest(q.x, q.norm), LIBRARY_NORM[q.norm]
+        model = Logits(q.net, q.x.device, nowhere=True)
+        library = torchattacks.FAB(model, norm=norm, eps=q.epsilon, steps=steps, multi_targeted=True)
+        for rank in range(2, 2 + targets):
+            library.target_class = rank
+            for restart in range(restarts):
+                point = library.attack_single_run_targeted(q.x, q.y, use_rand_start=restart > 0).clamp(0, 1)
+                closest.offer(point, is_adversarial(q.net, point, q.y))
+    return closest.point
+
+
+@pytest.mark.parametrize("fitting", [None, 50])
+@pytest.mark.parametrize("norm", NORMS)
+def test_fab_follows_all_targets_at_once_to_the_same_points(norm: Norm, fitting: int | None) -> None:
+    """Its random numbers are those of one run after the other where an image has a multiple of 16 pixels."""
+    net = random_net(22)
+    net = nn.Sequential(nn.Conv2d(1, 1, 3).requires_grad_(False), *net)  # to the 6x6 pixels of that network
+    net[0].weight.data.fill_(1 / 9)
+    x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(22))
+    y = predicted(net, x)
+    q = a_query(net, x, y, norm, seed=3, epsilon=EPSILON[norm], fitting=fitting)
+    settings = {"steps": 12, "restarts": 3, "targets": 4}
+    point = ATTACKS["fab_t"].propose(q, **settings)
+    wanted = one_after_another(replace(q, generator=torch.Generator().manual_seed(3)), **settings)
+    torch.testing.assert_close(point, wanted, rtol=0, atol=1e-5)
+    assert is_adversarial(net, point, y).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_two_tries_of_apgd_are_those_of_the_library(norm: Norm) -> None:
+    """Of more, all but the first are made at once, with other random numbers."""
+    import torchattacks
+
+    net, x = random_net(23), images(23, 40, 1.0)
+    y = predicted(net, x)
+    epsilon = float(found("deepfool", net, x, y, norm).median())
+    q = a_query(net, x, y, norm, seed=3, epsilon=epsilon)
+    point = ATTACKS["apgd"].propose(q, steps=12, restarts=2)
+    with isolated(net, torch.Generator().manual_seed(3)) as seed:
+        model = Logits(net, x.device, nowhere=True)
+        library = torchattacks.APGD(
+            model, norm=LIBRARY_NORM[norm], eps=epsilon, steps=12, n_restarts=2, seed=seed, loss="dlr"
+        )
+        wanted = library.forward(x, y)
+    torch.testing.assert_close(point, wanted, rtol=0, atol=1e-5)
+    share = float(is_adversarial(net, point, y).float().mean())
+    assert 0.2 < share < 0.8 and (point[~is_adversarial(net, point, y)] == x[~is_adversarial(net, point, y)]).all()
+
+
+class Sizes(nn.Module):
+    """The network, and how many images it was asked about at once at most."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.most = net, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.most = max(self.most, len(x))
+        logits: Tensor = self.net(x)
+        return logits
+
+
+@pytest.mark.parametrize("name", ["apgd", "apgd_ce", "apgd_t", "fab_t", "square", "fmn", "pdpgd", "alma"])
+def test_no_more_images_at_once_than_memory_holds(name: str) -> None:
+    net, x = Sizes(random_net(24)), images(24, 10, 1.0)
+    y = predicted(net, x)
+    effort = {"steps": 2, "n_queries": 4, "restarts": 9, "targets": 4, "starts": 9, "kept": 9}
+    settings = {key: value for key, value in effort.items() if key in ATTACKS[name].settings}
+    reached = []
+    for fitting in (None, 35):
+        net.most = 0
+        q = a_query(net, x, y, "linf", epsilon=0.002, reference=images(25, 30, 1.0), fitting=fitting)
+        ATTACKS[name].propose(q, **settings)
+        reached.append(net.most)
+    assert reached[1] <= 35 < reached[0], reached
