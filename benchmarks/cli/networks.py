@@ -32,7 +32,9 @@ def evaluate_command(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="As in evaluation.epsilon.linf=0.05. Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="As in evaluation.epsilon.linf=0.05 or evaluation.points=50. Repeatable."
+        ),
     ] = None,
     weights: Annotated[
         Path | None,

@@ -83,14 +83,17 @@ def deepfools(classifier: turns.Classifier, points: int, part: int = 40) -> str:
 
 
 def preset(classifier: turns.Classifier, name: str, points: int) -> str:
-    """Seconds of each attack with its ray search, as the evaluation runs it, and the median distance."""
+    """Seconds of each attack with its ray search, as the evaluation runs it, and the median distance.
+
+    On a CPU these are CPU seconds of all threads.
+    """
     data, filled = classifier.data, max(0, points - len(classifier.data.test))
     images = torch.cat([data.test.images(slice(points)), data.train.images(slice(filled))])
     labels = torch.cat([data.test.y[:points], data.train.y[:filled]])
     index = classifier.correct(images, labels)
     x, y = images[index], labels[index]
     reference = data.train.images(slice(REFERENCES))
-    clock = turns.clock_of(x.device)
+    clock = turns.effort_clock_of(x.device)
     rows: list[tuple[object, ...]] = []
     total = 0.0
     for norm in NORMS:

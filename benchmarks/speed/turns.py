@@ -5,6 +5,7 @@ The ways that a script compares take turns within each round, so that a busy mac
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -125,6 +126,11 @@ def take_turns(ways: Mapping[str, Callable[[Work], Result]], rounds: Iterable[Wo
 def clock_of(device: torch.device) -> Clock:
     """Wall time, read once the device has finished its work."""
     return partial(seconds_on, device)
+
+
+def effort_clock_of(device: torch.device) -> Clock:
+    """CPU time of this process on a CPU, which other processes do not lengthen; elsewhere `clock_of`."""
+    return time.process_time if device.type == "cpu" else clock_of(device)
 
 
 def noise(channels: int, size: int, count: int = 2048) -> Dataset:
