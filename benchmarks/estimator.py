@@ -119,21 +119,32 @@ class Estimator:
                 modes, which would change every number after it.
         """
         what = f"{type(self).__name__.lower()} {self.name!r}"
-        before, network = (q.x._version, q.y._version), _state(q.net)
+        before, network = (q.x._version, q.y._version), _State(q.net)
         answer = self.function(q, **settings)
         if (q.x._version, q.y._version) != before:
             raise MarginbenchError(
                 f"{what} writes into the images or labels that it is asked about: work on q.x.clone()"
             )
-        for part, was in _state(q.net).items():
-            if was != network[part]:
-                raise MarginbenchError(f"{what} leaves the network with other {part}: work on copy.deepcopy(q.net)")
+        if (part := network.differs_from(q.net)) is not None:
+            raise MarginbenchError(f"{what} leaves the network with other {part}: work on copy.deepcopy(q.net)")
         return answer
 
 
-def _state(net: nn.Module) -> dict[str, list[Any]]:
+class _State:
     """What an estimator must leave as it was. Not the buffers: a network may count its calls in one."""
-    return {"weights": [p._version for p in net.parameters()], "modes": [module.training for module in net.modules()]}
+
+    def __init__(self, net: nn.Module) -> None:
+        self.modes = [module.training for module in net.modules()]
+        self.weights = [(p._version, p.detach().clone()) for p in net.parameters()]
+
+    def differs_from(self, net: nn.Module) -> str | None:
+        if [module.training for module in net.modules()] != self.modes:
+            return "modes"
+        written = (
+            (p, was) for p, (version, was) in zip(net.parameters(), self.weights, strict=True) if p._version != version
+        )
+        same = all(torch.equal(p.nan_to_num(), was.nan_to_num()) for p, was in written)  # CROWN writes, and restores
+        return None if same else "weights"
 
 
 def check_signature(function: Callable[..., Any]) -> None:
