@@ -89,7 +89,7 @@ def evaluate_command(
         _evaluate_trained(
             run,
             RunOptions(
-                suite=suite or "",
+                suite=suite,
                 evaluation=attacks,
                 set=settings or (),
                 out=out,

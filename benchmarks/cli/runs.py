@@ -10,7 +10,7 @@ import typer
 from marginbench.benchmarks.cli.app import app, say_what_loads
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.cli_options import with_run_options
-from marginbench.benchmarks.runs.options import RunOptions
+from marginbench.benchmarks.runs.options import SUITE, RunOptions
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.run_all import RunOutcome
@@ -34,7 +34,8 @@ def run_all_command(
 
     if chosen.jobs != 1 and chosen.device != "cuda" and not chosen.scheduler and not dry_run:
         load_early()
-    say_what_loads(f"suite {chosen.suite}, into {chosen.out}")
+    suite = f"the suite of {chosen.tuned}" if chosen.tuned and not chosen.suite else f"suite {chosen.suite or SUITE}"
+    say_what_loads(f"{suite}, into {chosen.out}")
     from marginbench.benchmarks.runs.run_all import run_all
     from marginbench.benchmarks.runs.work import prepare
 

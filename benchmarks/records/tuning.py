@@ -64,6 +64,7 @@ class Tuning:
     seconds: float  # of all trainings and evaluations
     passes: float  # forward and backward through the network, each over a batch, of all trainings
     date: str  # of the last trial; UTC, ISO 8601
+    trained_for: dict[str, float] = field(default_factory=dict)  # radii, of a method that trains for some; pixels
     versions: dict[str, str] = field(default_factory=dict)
     space: dict[str, str] = field(default_factory=dict)  # what was searched, in words
     importance: dict[str, float] = field(default_factory=dict)  # share of the variance of the value, by fANOVA
@@ -73,12 +74,18 @@ class Tuning:
     def id(self) -> str:
         """64 hexadecimal digits, of all but what other versions of the libraries may say of the same trials."""
         values = asdict(self)
-        return digest({key: value for key, value in values.items() if key not in ("versions", "importance")})
+        without = {"versions", "importance"} | ({"trained_for"} if not self.trained_for else set())
+        return digest({key: value for key, value in values.items() if key not in without})
 
     @property
     def name(self) -> str:
         """Of its row in tables."""
         return f"{self.row}{TUNED}"
+
+    @property
+    def stream(self) -> str:
+        """The name of the suite that the draws of the trials were seeded from: that of the file, without changes."""
+        return self.suite.partition("+")[0]
 
     @property
     def keeps_default(self) -> bool:
@@ -122,14 +129,39 @@ def read_setting(path: Path) -> Tuning:
     """Read one setting.
 
     Raises:
-        MarginbenchError: it is no file that `tune` wrote.
+        MarginbenchError: it is no file that `tune` wrote, or it was changed since.
     """
     try:
-        return build(Tuning, tomllib.loads(path.read_text(encoding="utf-8")))
+        tuning = build(Tuning, tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise MarginbenchError(f"setting {path}: {error.strerror}") from None
     except (ValueError, WrongValueError) as error:
-        raise MarginbenchError(f"setting {path}: {error}: let `marginbench tune` write it again") from None
+        raise unusable(path, str(error)) from None
+    if problem := _contradiction(tuning):
+        raise unusable(path, problem)
+    return tuning
+
+
+def unusable(path: Path, problem: str) -> MarginbenchError:
+    """What is wrong with a setting, and the remedy."""
+    return MarginbenchError(f"setting {path}: {problem}: let `marginbench tune` write it again")
+
+
+def _contradiction(tuning: Tuning) -> str | None:
+    """The key that does not say what the trials say, if one does not: somebody has edited it."""
+    if [trial.number for trial in tuning.history] != list(range(tuning.trials)):
+        return f"trials={tuning.trials}: these are not the trials in its history"
+    if not 0 <= tuning.chosen < tuning.trials:
+        return f"chosen={tuning.chosen}: there is no such trial in its history"
+    chosen = tuning.history[tuning.chosen]
+    if tuning.row != tuning.history[0].method:
+        return f"row={tuning.row!r}: trial 0, the default, is {tuning.history[0].method!r}"
+    for key in ("method", "recipe"):
+        if getattr(tuning, key) != getattr(chosen, key):
+            return (
+                f"{key}={getattr(tuning, key)!r}: trial {chosen.number}, the chosen one, has {getattr(chosen, key)!r}"
+            )
+    return None
 
 
 def setting_paths(folder: Path) -> list[Path]:

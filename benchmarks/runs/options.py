@@ -37,7 +37,7 @@ MEMORY = "Memory to plan evaluations with, as in 4GB, shared by the workers. Def
 _LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
 _OF_EVALUATIONS = {"discard": "after which the network is removed", "report": "whose record it shows"}
 _KINDS: Mapping[str, tuple[Any, str]] = {
-    "suite": (str | Path, "a text or a path"),
+    "suite": (str | Path | None, "a text or a path"),
     "out": (str | Path, "a text or a path"),
     "data_dir": (str | Path | None, "a text or a path"),
     "tensorboard": (str | Path | None, "a text or a path"),
@@ -85,7 +85,9 @@ class RunOptions:
         ParameterError: a value that is wrong whatever the suite.
     """
 
-    suite: str | Path = _field(SUITE, "Built-in suite such as digits, or a FILE.toml of your own.", str)
+    suite: str | Path | None = _field(
+        None, "Built-in suite such as digits, the default, or a FILE.toml of your own.", str | None
+    )
     methods: Sequence[str | Path | Method | type[Method]] | None = _field(
         None,
         "As in 'ce,arcface(m=0.4)'; a FILE.py stands for the methods in it. Default: the suite's list, or all.",
@@ -163,7 +165,8 @@ class RunOptions:
     )
     tuned: str | Path | None = _field(
         None,
-        "Beside each row its tuned one, with the settings that `marginbench tune` has put below this folder.",
+        "Beside each row its tuned one, with the settings that `marginbench tune` has put below this folder. Their suite"
+        " is the default.",
         Path | None,
         metavar="DIR",
     )

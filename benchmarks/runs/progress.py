@@ -134,7 +134,12 @@ def announce(options: RunOptions, suite: Suite, methods: int, seeds: int) -> Non
     """Say what a call is about, before anything takes long."""
     runs = f"{_count(methods, 'method')} x {_count(seeds, 'seed')} = {_count(methods * seeds, 'run')}"
     share = f", of which this is the share {options.shard}" if options.shard else ""
-    log.log(_level(options), "suite %s: %s%s", suite.name, runs, share)
+    say(options, f"suite {suite.name}: {runs}{share}")
+
+
+def say(options: RunOptions, text: str) -> None:
+    """A line on what a call is about; see `progress` of the options."""
+    log.log(_level(options), "%s", text)
 
 
 def describe(record: Record | Training) -> str:

@@ -85,7 +85,7 @@ def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
 
     Args:
         run: the id of a training, or its first digits; or the name of a row, which means all its seeds.
-        options: `suite=""` is the one by whose name the networks were trained; `methods` and `seeds` are those of the
+        options: `suite=None` is the one by whose name the networks were trained; `methods` and `seeds` are those of the
             networks.
 
     Raises:
@@ -93,7 +93,7 @@ def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
     """
     found = named(run, Path(options.out).expanduser())
     suite, settings = options.suite, options.set
-    if not suite:
+    if suite is None:
         given = read_settings(options.set, "KEY=VALUE")
         suite, settings = found[0].suite, {**found[0].changes, **given}
     methods: list[str | Path | Method | type[Method]] = list({method_of(training): None for training in found})

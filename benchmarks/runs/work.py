@@ -18,11 +18,11 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import NETWORKS, Training, find_training
 from marginbench.benchmarks.runs.choice import choose_methods, split_settings
 from marginbench.benchmarks.runs.job import Job, ended, has_network
-from marginbench.benchmarks.runs.options import RunOptions, spelled_out
+from marginbench.benchmarks.runs.options import SUITE, RunOptions, spelled_out
 from marginbench.benchmarks.runs.order import in_order
 from marginbench.benchmarks.runs.plan import Cell, make_plan, take_shard
-from marginbench.benchmarks.runs.progress import announce
-from marginbench.benchmarks.runs.tuned import beside, tuned_rows
+from marginbench.benchmarks.runs.progress import announce, say
+from marginbench.benchmarks.runs.tuned import beside, suite_held, tuned_rows
 from marginbench.benchmarks.runs.workers import choose_jobs
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
@@ -86,7 +86,8 @@ def prepare(options: RunOptions) -> Work:
     with alarm(patient, DeadlineError(f"{patient:g} s were over while plug-ins were imported" if patient else "")):
         load_plugins(options.plugin)
         of_suite, of_methods = split_settings(options.set)
-        suite = derive(evaluated_by(load_suite(str(options.suite)), options.evaluation), of_suite)
+        base = load_suite(str(_suite(options)))
+        suite = derive(evaluated_by(base, options.evaluation), of_suite)
         methods = choose_methods(options.methods, suite, of_methods)
         tuned = [] if options.tuned is None else tuned_rows(options.tuned, suite, methods)
     seeds = options.seeds or suite.seeds
@@ -111,6 +112,17 @@ def prepare(options: RunOptions) -> Work:
     records = {record.id: record for record in reading.records.values()}
     todo = [cell for cell in cells if _is_left(cell, job, records, {path.stem for path in reading.problems})]
     return Work(job, data, device, folder, cells, in_order(todo), records)
+
+
+def _suite(options: RunOptions) -> str | Path:
+    """The suite that is named, or else that of the tuning, or the default."""
+    if options.suite is not None:
+        return options.suite
+    if options.tuned is None:
+        return SUITE
+    held = suite_held(options.tuned)
+    say(options, f"suite {held}: the one that {options.tuned} was tuned for")
+    return held
 
 
 def _is_left(cell: Cell, job: Job, records: Mapping[str, Record], unreadable: Set[str]) -> bool:

@@ -201,7 +201,7 @@ class Queue:
 
     def _close(self, row: _Open) -> None:
         try:
-            tuning = setting_of(row.study, row.protocol, self._about)
+            tuning = setting_of(row.study, row.protocol, row.space, self._about)
         except MarginbenchError as error:
             self.hopeless[row.name] = str(error)
         else:

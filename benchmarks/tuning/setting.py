@@ -6,8 +6,10 @@ from importlib import metadata
 
 from marginbench.benchmarks.records.tuning import Trial, Tuning
 from marginbench.benchmarks.suites.schema import Suite
+from marginbench.benchmarks.training.blueprint import needs_radii
 from marginbench.benchmarks.tuning.judge import Judge, choose
 from marginbench.benchmarks.tuning.options import TuneOptions
+from marginbench.benchmarks.tuning.space import Space
 from marginbench.benchmarks.tuning.study import Protocol, Study, describe_sampler
 
 
@@ -21,7 +23,7 @@ class About:
     repetition: int
 
 
-def setting_of(study: Study, protocol: Protocol, about: About) -> Tuning:
+def setting_of(study: Study, protocol: Protocol, space: Space, about: About) -> Tuning:
     """The choice among the first trials of a study, as many as were asked for.
 
     Raises:
@@ -54,6 +56,7 @@ def setting_of(study: Study, protocol: Protocol, about: About) -> Tuning:
         failed=sum(trial.status == "failed" for trial in trials),
         seconds=round(sum(trial.seconds for trial in trials), 3),
         passes=sum(trial.passes for trial in trials),
+        trained_for=dict(about.suite.trained_for) if needs_radii(space.method) else {},
         date=max(trial.finished for trial in trials),
         versions={name: metadata.version(name) for name in ("marginbench", "optuna", "torch")},
         space=dict(protocol.space),

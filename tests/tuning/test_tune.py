@@ -14,13 +14,15 @@ from marginbench.benchmarks.data import dataset
 from marginbench.benchmarks.data.sources import find
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.training import read_training
-from marginbench.benchmarks.records.tuning import Tuning, read_setting, setting_paths
+from marginbench.benchmarks.records.tuning import Tuning, read_setting, setting_paths, write_setting
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.run_all import run_all
-from marginbench.benchmarks.suites.schema import MOST_SEEDS
+from marginbench.benchmarks.runs.tuned import tuned_rows
+from marginbench.benchmarks.suites.derive import derive
+from marginbench.benchmarks.suites.schema import MOST_SEEDS, load_suite
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.benchmarks.tuning.tune import TuneOutcome, tune
-from marginbench.methods import MarginbenchError
+from marginbench.methods import MarginbenchError, create
 from marginbench.methods.errors import ParameterError
 
 METHODS = ["ce", "arcface"]
@@ -243,7 +245,7 @@ def test_wrong_tunings_are_refused_with_their_remedy(tiny: Path, tmp_path: Path,
 
     assert refusal("--tuned", tmp_path / "no").endswith("no such folder; `marginbench tune` makes one")
     (tmp_path / "empty").mkdir()
-    assert "no setting for suite tiny: `marginbench tune`" in refusal("--tuned", tmp_path / "empty")
+    assert "there is no setting below it; `marginbench tune`" in refusal("--tuned", tmp_path / "empty")
     tuned(tiny, tmp_path / "t", **{**ARCFACE, "methods": ["ce"]})
     assert "marginbench tune --methods 'arcface'" in refusal("--tuned", tmp_path / "t", "--methods", "ce,arcface")
     tuned(tiny, tmp_path / "t", **{**ARCFACE, "trials": 2})
@@ -256,8 +258,100 @@ def test_wrong_tunings_are_refused_with_their_remedy(tiny: Path, tmp_path: Path,
     file.write_text(text.replace("\nrevision = ", "\nrevision = 9"))
     assert "tuned with another version of the method" in refusal("--tuned", folder, "--methods", "ce")
     file.write_text(text)
+    other = refusal("--tuned", folder, "--methods", "ce", "--set", "training.epochs=3")
+    assert (
+        "no setting for suite tiny+training.epochs=3, but of tiny, with other data, another network or recipe" in other
+    )
     tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 3"))
     assert "tuned with another version of suite tiny" in refusal("--tuned", folder, "--methods", "ce")
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "problem"),
+    [
+        ('\nmethod = "arcface', '\nmethod = "cosface', r"method='cosface.*': trial \d, the chosen one, has 'arcface"),
+        ('\nrow = "arcface"', '\nrow = "ce"', "row='ce': trial 0, the default, is 'arcface'"),
+        ("\nchosen = ", "\nchosen = 9", r"chosen=9\d: there is no such trial"),
+        ("\ntrials = 3", "\ntrials = 20", "trials=20: these are not the trials in its history"),
+    ],
+)
+def test_settings_that_somebody_has_edited_are_refused(
+    tiny: Path, tmp_path: Path, there: str, here: str, problem: str
+) -> None:
+    (file,) = tuned(tiny, tmp_path, **ARCFACE).files
+    text = file.read_text()
+    assert there in text
+    file.write_text(text.replace(there, here, 1))  # below it are the trials
+    with pytest.raises(MarginbenchError, match=f"^setting {file}: {problem}.*: let `marginbench tune` write it again$"):
+        read_setting(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"method": "arcface(m=much)"}, r"method='arcface\(m=much\)': "),
+        ({"recipe": {"training.learning_rate": -1.0}}, r"recipe={'training.learning_rate': -1.0}: .*greater than 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_run_is_blamed_on_its_file(
+    tiny: Path, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    outcome = tuned(tiny, tmp_path, **ARCFACE)
+    (setting,), (file,) = outcome.settings, outcome.files
+    first, second, *rest = setting.history
+    second = replace(second, **changes)
+    chosen = {"chosen": 1, "method": second.method, "recipe": second.recipe}
+    write_setting(file, replace(setting, history=[first, second, *rest], **chosen))
+    with pytest.raises(MarginbenchError, match=f"^setting {file}: {problem}.*: let `marginbench tune` write it again$"):
+        run_all(str(tiny), ["arcface"], 1, "cpu", tmp_path, tuned=tmp_path, progress=False)
+
+
+def test_settings_fit_all_suites_that_train_alike(tiny: Path, tmp_path: Path) -> None:
+    """What else a suite measures, and what it is called, had no part in the choice."""
+    (setting,) = tuned(tiny, tmp_path, **ARCFACE).settings
+    other = tmp_path / "other.toml"
+    for text in (
+        tiny.read_text(),
+        tiny.read_text().replace('name = "tiny"', 'name = "other"').replace("l2 = 0.25", "l2 = 0.125"),
+    ):
+        other.write_text(text)
+        settings = {"evaluation.attacks": "quick", "evaluation.points": 7}
+        suite = derive(load_suite(str(other)), settings)
+        (row,) = tuned_rows(tmp_path, suite, [create("arcface")])
+        assert (row.tuning, row.name) == (setting, "arcface+tuned")
+        with pytest.raises(ParameterError, match="with other data, another network or recipe"):
+            tuned_rows(tmp_path, derive(suite, {"network.width": 7}), [create("arcface")])
+
+
+def test_methods_that_train_for_radii_are_tuned_for_these(tiny: Path, tmp_path: Path) -> None:
+    (setting,) = tuned(tiny, tmp_path, methods=["pgd_at(steps=1)"], trials=1).settings
+    assert setting.trained_for == {"l2": 0.25, "linf": 0.05}
+    method = create("pgd_at(steps=1)")
+    suite = load_suite(str(tiny))
+    assert tuned_rows(tmp_path, derive(suite, {"evaluation.epsilon.l2": 0.125}), [method])[0].tuning == setting
+    tiny.write_text(tiny.read_text().replace("l2 = 0.25", "l2 = 0.125"))
+    with pytest.raises(MarginbenchError, match=r"tuned to train for l2=0\.25 linf=0\.05, and this suite has l2=0\.125"):
+        tuned_rows(tmp_path, load_suite(str(tiny)), [method])
+
+
+def test_the_suite_of_a_tuning_is_taken_unless_one_is_named(tmp_path: Path, run: Run) -> None:
+    tune(TuneOptions(methods=["ce"], trials=1, run=RunOptions(suite="smoke", out=tmp_path, progress=False)))
+    code, out, err = run("run-all", "--tuned", tmp_path, "--methods", "ce", "--out", tmp_path, "--dry-run")
+    assert code == 0, err
+    assert f"suite smoke: the one that {tmp_path} was tuned for" in err.splitlines()[:2]
+    assert "ce+tuned" in out
+    (file,) = setting_paths(tmp_path)
+    text = file.read_text()
+    for name, problem in (
+        ("mine", "--suite: name the file of suite mine"),
+        ("digits", "another version of suite digits"),
+    ):
+        file.write_text(text.replace('suite = "smoke"', f'suite = "{name}"'))
+        code, _, err = run("run-all", "--tuned", tmp_path, "--methods", "ce", "--out", tmp_path)
+        assert code == 2 and problem in err.splitlines()[-1]
+    (file.parent / "svm.toml").write_text(text)
+    code, _, err = run("run-all", "--tuned", tmp_path, "--methods", "ce", "--out", tmp_path)
+    assert code == 2 and "holds settings of suites digits, smoke: name one" in err
 
 
 @pytest.mark.parametrize(
