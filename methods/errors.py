@@ -1,10 +1,12 @@
-"""The exceptions that mean "your input is wrong": the command line prints one line and exits with code 2."""
+"""The exceptions that mean "your input is wrong": the command line prints a line for each problem, and exits with 2."""
 
 import difflib
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from marginbench.methods.words import counted
 
 SHOWN = 20  # problems of one input that are told at once
 
@@ -30,6 +32,25 @@ class ParameterError(MarginbenchError):
         return type(self), (self.parameter, self.value, self.problem)
 
 
+class SeveralError(MarginbenchError):
+    """Several problems of one input: its text is a list with a line for each, up to `SHOWN`.
+
+    Args:
+        head: begins it, as in "suite mine.toml: ", or nothing.
+        problems: in words.
+    """
+
+    def __init__(self, head: str, problems: Sequence[str]) -> None:
+        super().__init__(head, problems)
+        self.head, self.problems = head, problems
+
+    def __str__(self) -> str:
+        lines = [f"- {problem}" for problem in map(joined, self.problems[:SHOWN])]
+        if len(self.problems) > SHOWN:
+            lines.append(f"- and {len(self.problems) - SHOWN} more")
+        return "\n".join([f"{self.head}{len(self.problems)} problems:", *lines])
+
+
 class Problems:
     """Collects what is wrong with an input, so that all of it is told at once.
 
@@ -44,7 +65,7 @@ class Problems:
     def so_far(self) -> str:
         """`, 3 problems so far`, to follow a line on the progress; nothing where there is none."""
         count = len(self._found)
-        return f", {count} problem{'s' * (count > 1)} so far" if count else ""
+        return f", {counted(count, 'problem')} so far" if count else ""
 
     def add(self, problem: str) -> None:
         self._found.append(MarginbenchError(problem))
@@ -66,12 +87,25 @@ class Problems:
         if not self._found:
             return
         head = f"{self._where}: " if self._where else ""
+        first = self._found[0]
         if len(self._found) == 1:
-            raise MarginbenchError(f"{head}{self._found[0]}") if head else self._found[0]
-        lines = [f"- {error}" for error in self._found[:SHOWN]]
-        if len(self._found) > SHOWN:
-            lines.append(f"- and {len(self._found) - SHOWN} more")
-        raise MarginbenchError("\n".join([f"{head}{len(self._found)} problems:", *lines]))
+            raise first if not head else _under(head, first)
+        raise SeveralError(head, [text for error in self._found for text in _texts(error)])
+
+
+def _texts(error: MarginbenchError) -> Sequence[str]:
+    return error.problems if isinstance(error, SeveralError) else [str(error)]
+
+
+def _under(head: str, error: MarginbenchError) -> MarginbenchError:
+    if isinstance(error, SeveralError):
+        return SeveralError(f"{head}{error.head}", error.problems)
+    return MarginbenchError(f"{head}{error}")
+
+
+def joined(text: object) -> str:
+    """The text on one line: what libraries say may have several."""
+    return " ".join(filter(None, (line.strip() for line in str(text).splitlines())))
 
 
 def one_line(error: BaseException) -> str:

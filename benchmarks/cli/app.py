@@ -1,4 +1,4 @@
-"""The program: what all commands share, and how what goes wrong becomes one line and an exit code."""
+"""The program: what all commands share, and how what goes wrong becomes a line for each problem, and an exit code."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ from marginbench.benchmarks.machine.streams import make_readable
 from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.interrupt import InterruptedBySignal, interruptible
 from marginbench.benchmarks.runs.options import PLUGINS
-from marginbench.methods.errors import MarginbenchError, ParameterError
+from marginbench.methods.errors import MarginbenchError, ParameterError, SeveralError, joined
 
 
 class _Commands(typer.core.TyperGroup):
-    """Turns what goes wrong in a command into one line and an exit code."""
+    """Turns what goes wrong in a command into a line, or a list of several problems, and an exit code."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         try:
@@ -31,10 +31,10 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except ParameterError as error:
-            print(f"error: {_in_options(error, self.commands[str(ctx.invoked_subcommand)])}", file=sys.stderr)
+            print(f"error: {joined(_in_options(error, self.commands[str(ctx.invoked_subcommand)]))}", file=sys.stderr)
             raise typer.Exit(2) from None
         except MarginbenchError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error if isinstance(error, SeveralError) else joined(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None

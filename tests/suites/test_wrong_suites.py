@@ -1,17 +1,19 @@
 """Suite files as editors write them, and what is wrong in one: all of it at once, each with the remedy."""
 
+import pickle
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_support import arrays, save
+from support import Run
 
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, rows, spec_of
-from marginbench.methods.errors import SHOWN, Problems
+from marginbench.methods.errors import SHOWN, Problems, SeveralError
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
@@ -135,6 +137,29 @@ def test_more_problems_than_anyone_reads_are_counted() -> None:
         problems.report()
     head, *lines = str(caught.value).splitlines()
     assert head == f"input: {SHOWN + 3} problems:" and len(lines) == SHOWN + 1 and lines[-1] == "- and 3 more"
+
+
+def test_problems_inside_problems_are_told_in_one_list() -> None:
+    inner, outer = Problems("files"), Problems("input")
+    with outer.collected():
+        inner.add("no a.")
+        inner.report()
+    inner.add("no b,\n\n   nor c.")
+    with pytest.raises(SeveralError, match=r"^files: 2 problems:\n- no a\.\n- no b, nor c\.$") as alone:
+        inner.report()
+    assert pickle.loads(pickle.dumps(alone.value)).problems == alone.value.problems  # workers send it
+    with outer.collected():
+        inner.report()
+    with pytest.raises(SeveralError, match=r"^input: 3 problems:\n- files: no a\.\n- no a\.\n- no b, nor c\.$"):
+        outer.report()
+
+
+def test_the_command_line_says_one_thing_in_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MarginbenchError("a.json: a library says:\n\n  line 3 is wrong\n")
+
+    monkeypatch.setattr("marginbench.benchmarks.runs.status.status", refuse)
+    assert run("status", tmp_path)[2] == "error: a.json: a library says: line 3 is wrong\n"
 
 
 def test_a_radius_is_held_against_the_images(tmp_path: Path, tiny: Path) -> None:
