@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates.masked import without_masked
 from marginbench.benchmarks.estimator import Answer, Estimator, Query, check_signature
+from marginbench.benchmarks.extras import Needs
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
 
@@ -17,18 +17,6 @@ Prove = Callable[..., Tensor | Answer]
 
 An `Answer` says why there are no radii (`reason`), or also gives distances of adversarial images that were found.
 """
-
-
-@dataclass(frozen=True)
-class Needs:
-    """A package that does not come with marginbench."""
-
-    module: str
-    advice: str  # how to get it
-
-    @property
-    def missing(self) -> bool:
-        return find_spec(self.module) is None
 
 
 @dataclass(frozen=True)

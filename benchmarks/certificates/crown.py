@@ -20,8 +20,9 @@ from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._search import Limits, largest_verified
 from marginbench.benchmarks.certificates._soundness import UnsoundError, check_at_images, check_in_balls
 from marginbench.benchmarks.certificates._trace import prepared
-from marginbench.benchmarks.certificates.certificate import Needs, certificate
+from marginbench.benchmarks.certificates.certificate import certificate
 from marginbench.benchmarks.estimator import Answer, Query
+from marginbench.benchmarks.extras import Needs
 from marginbench.benchmarks.machine.device import precision_of
 from marginbench.benchmarks.machine.memory import does_not_fit, out_of_memory
 from marginbench.methods import logit_margin

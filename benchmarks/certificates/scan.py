@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from marginbench.benchmarks.certificates.certificate import CERTIFICATES, OWN, Certificate, Needs, certificate
+from marginbench.benchmarks.certificates.certificate import CERTIFICATES, OWN, Certificate, certificate
+from marginbench.benchmarks.extras import Needs
 from marginbench.benchmarks.registry import import_all
 
 __all__ = ["CERTIFICATES", "OWN", "Certificate", "Needs", "certificate", "configured_certificates", "install_advice"]

@@ -8,6 +8,7 @@ import typer
 
 from marginbench.benchmarks.cli.app import Plugins, app, load_plugins, say_what_loads
 from marginbench.benchmarks.cli.runs import report
+from marginbench.benchmarks.extras import ONNX_RUNTIME
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.options import MEMORY, SETS, SUITE, Device, RunOptions
 from marginbench.methods.errors import MarginbenchError, ParameterError
@@ -171,7 +172,7 @@ def export_command(
     if done.without_onnx is not None:
         print(f"no .onnx: it {done.without_onnx}")
     elif done.agreement is None:
-        print("not compared with ONNX Runtime, which is not installed: pip install 'marginbench[onnx]'")
+        print(f"not compared with ONNX Runtime, which is not installed: {ONNX_RUNTIME.advice}")
     else:
         print(f"logits agree with those of ONNX Runtime to {done.agreement:.0e} of the largest one")
 

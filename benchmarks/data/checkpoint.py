@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from marginbench.benchmarks.extras import TEXT
 from marginbench.benchmarks.machine.files import placeholder
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
@@ -11,7 +12,6 @@ from marginbench.methods.errors import one_line
 NEEDED = ("config.json", "model.safetensors")
 WORDS = ("vocab.txt", "tokenizer.json")  # either tells the words of token ids
 FILES = (*NEEDED, *WORDS, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-INSTALL = "pip install 'marginbench[text]'"
 
 
 def find_checkpoint(name: str, places: Iterable[Path]) -> Path:
@@ -44,7 +44,7 @@ def _from_hub(name: str, looked: Iterable[Path]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise MarginbenchError(f"checkpoint {name!r}: {remedy}, after {INSTALL}") from None
+        raise MarginbenchError(f"checkpoint {name!r}: {remedy}, after {TEXT.advice}") from None
     try:
         try:
             return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True))

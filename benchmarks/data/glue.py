@@ -1,7 +1,8 @@
 """The tasks of GLUE (Wang et al., ICLR 2019, arXiv 1804.07461) from TSV files in its own layout.
 
 The labels of GLUE's test files are hidden: `dev.tsv` is the test split here, as in papers. Fields are split at tabs and
-nothing else: quotation marks mean themselves. `train.tsv` of QQP has broken lines, which everybody leaves out.
+nothing else: quotation marks mean themselves. `train.tsv` of QQP has broken lines, which everybody leaves out, and two
+pairs with an empty question (huggingface/datasets, issue 277), which go with them: there is nothing in them to read.
 """
 
 import hashlib
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.data.glue_fetch import fetch
+from marginbench.benchmarks.extras import TEXT
 from marginbench.benchmarks.machine.files import placeholder
 from marginbench.methods import MarginbenchError
+from marginbench.methods.words import counted
 
 log = logging.getLogger(__name__)
 
+AGAIN = "copy or download the file again"
 BROKEN = 1e-3  # share of the training lines that may be left out
 ABOVE = ("", "glue", "GLUE", "glue_data")  # folders of the data folder that may hold those of the tasks
 
@@ -86,8 +90,10 @@ def read_task(name: str, data_dir: Path) -> Sentences:
                 raise MarginbenchError(f"{path}: it {problem}")
             raw = path.read_bytes()
             text = raw.decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise MarginbenchError(f"{path}: cannot be read ({error})") from None
+        except OSError as error:
+            raise MarginbenchError(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise MarginbenchError(f"{path}: not UTF-8 text ({error}): save it as UTF-8, or {AGAIN}") from None
         content.update(hashlib.sha256(raw).digest())
         parts.append(_rows(path, text, task, broken))
     (train, train_labels), (test, test_labels) = parts
@@ -108,8 +114,8 @@ def _folder(name: str, task: Task, data_dir: Path) -> Path:
     except MarginbenchError as error:
         raise MarginbenchError(
             f"data {name!r}: no {missing} in {looked[0]}: copy GLUE's folder {task.folder} there (from"
-            " gluebenchmark.com/tasks; or where there is a network run the command once, after pip install"
-            f" 'marginbench[text]'), or set data_dir or MARGINBENCH_DATA to the folder that has it; {error}"
+            " gluebenchmark.com/tasks; or where there is a network run the command once, after"
+            f" {TEXT.advice}), or set data_dir or MARGINBENCH_DATA to the folder that has it; {error}"
         ) from None
     return looked[0]
 
@@ -126,23 +132,40 @@ def _rows(path: Path, text: str, task: Task, broken: float) -> tuple[list[tuple[
         )
     places = [header.index(column) for column in needed]
     number = {label: k for k, label in enumerate(task.classes)}
+    if not any(lines):
+        raise MarginbenchError(f"{path}: has no sentences{'' if task.header else ' below its header'}: {AGAIN}")
     rows, labels, wrong = [], [], []
     for at, line in enumerate(lines, first):
         fields = line.rstrip("\r").split("\t")
-        if len(fields) != len(header) or fields[places[-1]] not in number:
-            wrong.append((at, line))
+        if fault := _fault(fields, header, places, number):
+            wrong.append(f"line {at}: {fault}: {line[:60]!r}")
             continue
         rows.append(tuple(fields[i] for i in places[:-1]))
         labels.append(number[fields[places[-1]]])
     if wrong:
-        at, line = wrong[0]
-        seen = f"{path}, line {at}: not {len(header)} fields with a class of {', '.join(task.classes)}: {line[:60]!r}"
+        seen, lost = f"{path}, {wrong[0]}", counted(len(wrong), "faulty line")
         if len(wrong) > broken * len(lines):
-            raise MarginbenchError(f"{seen} ({len(wrong)} such lines): copy or download the file again")
-        log.warning("%s; %d such lines of %d are left out", seen, len(wrong), len(lines))
-    if len(set(labels)) < len(task.classes):
-        raise MarginbenchError(f"{path}: has not all classes {', '.join(task.classes)} in its {len(rows)} lines")
+            raise MarginbenchError(f"{seen} ({lost} of {len(lines)}): {AGAIN}")
+        log.warning("%s; %s of %d left out", seen, lost, len(lines))
+    if absent := [name for name, k in number.items() if k not in labels]:
+        raise MarginbenchError(f"{path}: no line has the class {absent[0]!r}: {AGAIN}, whole")
     return rows, labels
+
+
+def _fault(
+    fields: Sequence[str], header: Sequence[str], places: Sequence[int], classes: Mapping[str, int]
+) -> str | None:
+    """What is wrong with a line, if anything.
+
+    Args:
+        places: of the sentences, and last of the label.
+    """
+    if len(fields) != len(header):
+        return f"{counted(len(fields), 'field')} between tabs, and {len(header)} are needed ({', '.join(header)})"
+    if (label := fields[places[-1]]) not in classes:
+        return f"{header[places[-1]]}={label!r} is no class; classes are {', '.join(classes)}"
+    empty = [header[place] for place in places[:-1] if not fields[place].strip()]
+    return f"{empty[0]} is empty" if empty else None
 
 
 def _lines(task: Task, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from marginbench.benchmarks.data.arrays import Arrays
-from marginbench.benchmarks.data.checkpoint import INSTALL, WORDS, checkpoint_digest
+from marginbench.benchmarks.data.checkpoint import WORDS, checkpoint_digest
 from marginbench.benchmarks.data.glue import Sentences
 from marginbench.benchmarks.data.text import Text, as_tensor
+from marginbench.benchmarks.extras import TEXT
 from marginbench.benchmarks.machine.files import UnwritableError, digest, write_atomically
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import all_lines
@@ -49,10 +50,9 @@ def tokenised(found: Sentences, checkpoint: Path, max_length: int, data_dir: Pat
 
 
 def _tokenizer(checkpoint: Path) -> Any:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise MarginbenchError(f"checkpoint {checkpoint}: its tokenizer needs transformers: {INSTALL}") from None
+    TEXT.check(f"the tokenizer of checkpoint {checkpoint}")
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     except Exception as error:  # damaged files fail in many ways

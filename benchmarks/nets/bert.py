@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from marginbench.benchmarks.extras import TEXT
 from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.network import network
 from marginbench.methods import MarginbenchError
@@ -54,10 +55,11 @@ class Encoder(nn.Module):
         return pooled
 
 
-@network("bert_tiny", width=32, text=True)
+@network("bert_tiny", width=32, text=True, needs=TEXT)
 def bert_tiny(shape: Shape, width: int) -> nn.Sequential:
     """Two layers of two heads, `width` wide, with random weights: for `sentences`, and for tests."""
-    transformers = _transformers("bert_tiny")
+    import transformers
+
     return _body(
         transformers.BertModel(
             transformers.BertConfig(
@@ -72,14 +74,15 @@ def bert_tiny(shape: Shape, width: int) -> nn.Sequential:
     )
 
 
-@network("bert", width=None, text=True, pretrained=True)
+@network("bert", width=None, text=True, pretrained=True, needs=TEXT)
 def bert(shape: Shape, checkpoint: Path) -> nn.Sequential:
     """The network of a checkpoint in the hub's file layout: config.json and model.safetensors.
 
     Raises:
         MarginbenchError: the folder holds no BERT, or sentences are longer than it reads.
     """
-    transformers = _transformers("bert")
+    import transformers
+
     try:
         config = transformers.BertConfig.from_pretrained(checkpoint)
         if config.model_type != "bert" or config.max_position_embeddings < shape[2]:
@@ -122,11 +125,3 @@ def _quiet(transformers: Any) -> Iterator[None]:
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()
-
-
-def _transformers(name: str) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise MarginbenchError(f"network {name!r}: needs transformers: pip install 'marginbench[text]'") from None
-    return transformers

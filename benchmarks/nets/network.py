@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from marginbench.benchmarks.extras import Needs
 from marginbench.benchmarks.registry import Registry
 from marginbench.methods.userfile import BUILT_IN
 
@@ -36,6 +37,7 @@ class Architecture:
         channels_last: memory layout of the weights: ResNet-20 trains 1.4 times as fast with it.
         text: it reads sentences, [B, 2, 1, L] int64 as `data.text` stores them, and not images.
         pretrained: the body is body(shape, checkpoint), made from the files of the folder `checkpoint`.
+        needs: a package without which it cannot be built.
         file: the user's file that it comes from, if any; such networks are checked when they are built.
         source: SHA-256 of that file as it was executed, where it was named by its path.
     """
@@ -47,6 +49,7 @@ class Architecture:
     channels_last: bool = False
     text: bool = False
     pretrained: bool = False
+    needs: Needs | None = None
     file: Path | None = None
     source: str | None = None
 
@@ -62,6 +65,7 @@ def network(
     channels_last: bool = False,
     text: bool = False,
     pretrained: bool = False,
+    needs: Needs | None = None,
     **settings: object,
 ) -> Callable[[Body], Body]:
     """Add a network that suites can name; see `Architecture` for its facts.
@@ -77,7 +81,7 @@ def network(
         outside = not body.__module__.startswith(BUILT_IN)
         made = partial(body, **settings) if settings else body
         file = Path(inspect.getfile(body)) if outside else None
-        architecture = Architecture(name, made, width, smallest, channels_last, text, pretrained, file)
+        architecture = Architecture(name, made, width, smallest, channels_last, text, pretrained, needs, file)
         NETWORKS.add(name, architecture, maker=body)
         return body
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginbench.benchmarks.data.dataset import data_folder
+from marginbench.benchmarks.extras import CLUSTER
 from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.plugins import forget_plugins
@@ -36,6 +37,7 @@ from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workers import Chosen, plugin_files
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
 from marginbench.methods.errors import ParameterError
+from marginbench.methods.words import counted
 
 log = logging.getLogger(__name__)
 TIMEOUT = 15  # seconds to find the scheduler
@@ -113,7 +115,7 @@ def on_cluster(
                 pending[client.submit(_work, parcel, key=key, pure=False)] = told
             more = more and len(given) == room and chosen is not None and not job.over()
             if job.over(LEAVING):
-                log.warning("%d runs do not stop: they are left to their workers", len(pending))
+                log.warning("left to the cluster: %s beyond the time of this call", counted(len(pending), "run"))
                 return
             if looks % LOOKS == 0:
                 there = _report_workers(client, scheduler, there)
@@ -171,7 +173,7 @@ def _report_workers(client: Any, scheduler: str, before: bool | None) -> bool:
             f"--scheduler-file {scheduler}" if _is_file(scheduler) else scheduler,
         )
     elif count and before is False:
-        log.info("the cluster has %d worker%s now", count, "s" * (count > 1))
+        log.info("the cluster has %s now", counted(count, "worker"))
     return count > 0
 
 
@@ -202,10 +204,10 @@ def _token(runs: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ParameterError("scheduler", scheduler, "needs Dask: pip install 'marginbench[cluster]'") from None
+    if CLUSTER.missing:
+        raise ParameterError("scheduler", scheduler, f"needs Dask: {CLUSTER.advice}")
+    from distributed import Client
+
     is_file = _is_file(scheduler)
     if is_file and not Path(scheduler).is_file():
         problem = f"no such file; `dask scheduler --scheduler-file {scheduler}` writes it"

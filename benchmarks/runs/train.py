@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.data.dataset import Dataset
+from marginbench.benchmarks.extras import TENSORBOARD
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.files import UnwritableError
 from marginbench.benchmarks.records.provenance import environment
@@ -19,7 +20,7 @@ from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.training.checkpoint import Checkpoint
 from marginbench.benchmarks.training.kept import pack
 from marginbench.benchmarks.training.loop import How, Trained, train
-from marginbench.benchmarks.training.sink import INSTALL, Sink, TensorBoard, has_tensorboard
+from marginbench.benchmarks.training.sink import Sink, TensorBoard
 from marginbench.methods import spec_of
 
 log = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ def sink_of(cell: Cell, job: Job) -> AbstractContextManager[Sink | None]:
     """The event files of a training: those of SUITE/ROW/SEED-ID, where the id tells settings of the suite apart."""
     if job.options.tensorboard is None:
         return nullcontext()
-    if not has_tensorboard():  # the process that asked has it; this one is on another machine
-        log.warning("nothing is written for TensorBoard here: %s", INSTALL)
+    if TENSORBOARD.missing:  # the process that asked has it; this one is on another machine
+        log.warning("nothing is written for TensorBoard here: %s", TENSORBOARD.advice)
         return nullcontext()
     row = re.sub(r"[^\w.,()=+-]", "_", cell.row.name)
     folder = Path(job.options.tensorboard, job.suite.stream_name, row, f"seed{cell.repetition}-{cell.training.id[:8]}")

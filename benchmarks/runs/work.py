@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.data.dataset import Dataset, data_folder
+from marginbench.benchmarks.extras import TENSORBOARD
 from marginbench.benchmarks.machine.budget import parse_size
 from marginbench.benchmarks.machine.deadline import DeadlineError, alarm, now, parse_duration, patience
 from marginbench.benchmarks.machine.device import cores, resolve_device
@@ -26,7 +27,6 @@ from marginbench.benchmarks.runs.tuned import beside, suite_held, tuned_rows
 from marginbench.benchmarks.runs.workers import choose_jobs
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import MOST_SEEDS, Suite, load_suite
-from marginbench.benchmarks.training.sink import INSTALL, has_tensorboard
 from marginbench.methods import spec_of
 from marginbench.methods.errors import ParameterError
 
@@ -95,8 +95,8 @@ def prepare(options: RunOptions) -> Work:
         raise ParameterError("seeds", seeds, f"must be at most {MOST_SEEDS}")
     repetitions = range(seeds)
     take_shard([], options.shard)  # complains before data are loaded
-    if options.tensorboard is not None and not has_tensorboard():
-        raise ParameterError("tensorboard", str(options.tensorboard), f"needs a package: {INSTALL}")
+    if options.tensorboard is not None and TENSORBOARD.missing:
+        raise ParameterError("tensorboard", str(options.tensorboard), f"needs a package: {TENSORBOARD.advice}")
     device = resolve_device(options.device)
     announce(options, suite, len(methods) + len(tuned), len(repetitions))
     data_dir = data_folder(options.data_dir)

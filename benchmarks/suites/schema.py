@@ -109,7 +109,8 @@ class Suite(Section):
         """The data set, from a folder of data sets. Default: see `data_folder`.
 
         Raises:
-            MarginbenchError: as `load_data`, or a radius that reaches every image.
+            MarginbenchError: as `load_data`, a missing package that the network needs, or a radius that reaches every
+                image.
         """
         network = self.network.architecture()
         if network.text != is_text(self.data.name):
@@ -117,8 +118,13 @@ class Suite(Section):
             raise MarginbenchError(
                 f"network {self.network.label!r} reads {reads}, and the data {self.data.name!r} are {are}"
             )
-        checkpoint = self.network.checkpoint
-        data = load_data(**self.data.model_dump(), folder=self.folder, data_dir=data_dir, checkpoint=checkpoint)
+        problems, keys = Problems(), self.data.model_dump()
+        if network.needs is not None:
+            with problems.collected():
+                network.needs.check(f"network {self.network.label!r}")
+        with problems.collected():
+            data = load_data(**keys, folder=self.folder, data_dir=data_dir, checkpoint=self.network.checkpoint)
+        problems.report()
         if data.text is not None:
             return data
         radius, widest = self.evaluation.epsilon["l2"], math.sqrt(math.prod(data.shape))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from marginbench.benchmarks.extras import ONNX, ONNX_RUNTIME
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.training import network_bytes
@@ -69,10 +70,8 @@ def export(what: str, output: Path, folder: Path = RESULTS, network: str | None 
 def to_onnx(net: Net, shape: Sequence[int]) -> tuple[bytes | None, str | None]:
     """The graph for any number of images of this shape [C, H, W], or why there is none."""
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    try:
-        importlib.import_module("onnxscript")
-    except ImportError:
-        return None, "needs packages: pip install 'marginbench[onnx]'"
+    if ONNX.missing:
+        return None, f"needs packages: {ONNX.advice}"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "net.onnx"
@@ -96,10 +95,9 @@ def to_onnx(net: Net, shape: Sequence[int]) -> tuple[bytes | None, str | None]:
 
 def difference(graph: bytes, net: Net, shape: Sequence[int]) -> float | None:
     """Largest difference between the logits of ONNX Runtime and ours, relative to the largest; None without it."""
-    try:
-        runtime: Any = importlib.import_module("onnxruntime")
-    except ImportError:
+    if ONNX_RUNTIME.missing:
         return None
+    runtime: Any = importlib.import_module("onnxruntime")
     x = torch.rand(5, *shape, generator=torch.Generator().manual_seed(1))
     session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     with torch.no_grad():

@@ -1,7 +1,6 @@
 """Where the numbers of a training go while it lasts, besides its record: to TensorBoard, for one."""
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,8 +9,6 @@ from marginbench.benchmarks.machine.files import UnwritableError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-INSTALL = "pip install 'marginbench[tensorboard]'"
 
 
 class Sink(Protocol):
@@ -59,8 +56,3 @@ class TensorBoard:
             yield
         except OSError as error:
             raise UnwritableError(f"{self._folder}: cannot be written ({error.strerror})") from None
-
-
-def has_tensorboard() -> bool:
-    """Whether the package that writes event files is installed."""
-    return importlib.util.find_spec("tensorboard") is not None

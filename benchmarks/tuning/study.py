@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marginbench.benchmarks.extras import TUNE
 from marginbench.benchmarks.machine.files import digest, write_atomically
 from marginbench.benchmarks.machine.seeds import derive_seed
 from marginbench.benchmarks.records.tuning import Trial
@@ -21,7 +22,6 @@ from marginbench.methods import MarginbenchError
 if TYPE_CHECKING:
     import optuna
 
-INSTALL = "optuna is not installed: `pip install marginbench[tune]`, or `uv sync --extra tune`"
 FACTS = "marginbench"  # attribute of a study and of a trial
 STARTUP = 8  # trials that TPE draws at random before it has a model
 MOST_SEEDS_OF_SAMPLERS = 2**32
@@ -165,6 +165,18 @@ def ended_in(path: Path) -> int:
         raise _unreadable(path, error) from None
 
 
+def protocol_in(path: Path) -> dict[str, Any]:
+    """The protocol of the study in a journal, as a table; empty where none was begun.
+
+    Raises:
+        MarginbenchError: it cannot be read.
+    """
+    try:
+        return next((dict(study.user_attrs.get(FACTS, {})) for study in _studies(_storage(path))), {})
+    except (ValueError, KeyError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
 def _storage(path: Path) -> Any:
     optuna = loaded_optuna()
     return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
@@ -187,9 +199,8 @@ def loaded_optuna() -> Any:
     Raises:
         MarginbenchError: it is not installed.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise MarginbenchError(INSTALL) from None
+    TUNE.check("tuning")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -33,8 +33,8 @@ FILES: Mapping[str, tuple[str, str, list[tuple[tuple[str, ...], int]]]] = {  # f
     ),
     "qqp": (
         "QQP",
-        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tWhy?\tHow so?\t1\n4\t5\t6\tWho?\t\t0\n",
-        [(("Why?", "How so?"), 1), (("Who?", ""), 0)],
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tWhy?\tHow so?\t1\n4\t5\t6\tWho?\t.\t0\n",
+        [(("Why?", "How so?"), 1), (("Who?", "."), 0)],
     ),
     "qnli": (
         "QNLI",
@@ -109,21 +109,34 @@ def test_few_broken_training_lines_are_left_out_with_a_warning(
 ) -> None:
     header, *lines = FILES["qqp"][1].splitlines(keepends=True)
     folder = put(tmp_path, "qqp", header + "".join(lines))
-    (folder / "train.tsv").write_text(header + "".join(lines * 1000) + "7\t8\tWhat\n")
+    faulty = ["7\t8\tWhat\n", "7\t8\t9\tWho?\t\t0\n"]  # cut short; without a second question: QQP has both
+    (folder / "train.tsv").write_text(header + "".join([*lines * 1000, *faulty]))
     with caplog.at_level(logging.WARNING):
         found = read_task("qqp", tmp_path)
     assert len(found.train) == 2000
     assert "train.tsv, line 2002" in caplog.text
-    assert "1 such lines of 2001 are left out" in caplog.text
+    assert "2 faulty lines of 2002 left out" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        ({"dev.tsv": ("0\tA.\tB.\t1\n", "0\tA.\t1\n")}, r"dev\.tsv, line 2: not 4 fields"),
-        ({"dev.tsv": ("\t1\n", "\t7\n")}, r"dev\.tsv, line 2: .* with a class of 0, 1"),
+        (
+            {"dev.tsv": ("0\tA.\tB.\t1\n", "0\tA.\t1\n")},
+            r"dev\.tsv, line 2: 3 fields between tabs, and 4 are needed \(index, s.*\(1 faulty line of 2\): copy or",
+        ),
+        (
+            {"dev.tsv": ("\t1\n", "\t7\n")},
+            r"dev\.tsv, line 2: label='7' is no class; classes are 0, 1: .*: copy or download",
+        ),
         ({"train.tsv": ("label", "lable")}, r"train\.tsv, line 1: no column 'label' among .*WNLI"),
-        ({"train.tsv": ("1\tC.\tD.\t0\n", "")}, r"train\.tsv: has not all classes 0, 1"),
+        (
+            {"train.tsv": ("1\tC.\tD.\t0\n", "")},
+            r"train\.tsv: no line has the class '0': copy or download the file again",
+        ),
+        ({"dev.tsv": ("B.", " ")}, r"dev\.tsv, line 2: sentence2 is empty: .*: copy or download"),
+        ({"train.tsv": ("B.", "")}, r"train\.tsv, line 2: sentence2 is empty"),
+        ({"dev.tsv": ("0\tA.\tB.\t1\n1\tC.\tD.\t0\n", "")}, r"dev\.tsv: has no sentences below its header: copy or"),
         ({"train.tsv": ("index", "<html>")}, r"train\.tsv: it is a web page"),
     ],
 )
@@ -140,7 +153,7 @@ def test_malformed_files_are_told_with_their_line(
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     folder = put(tmp_path, "wnli", FILES["wnli"][1])
     (folder / "dev.tsv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(MarginbenchError, match=r"dev\.tsv: cannot be read"):
+    with pytest.raises(MarginbenchError, match=r"dev\.tsv: not UTF-8 text \(.*\): save it as UTF-8, or copy or"):
         read_task("wnli", tmp_path)
 
 

@@ -10,6 +10,7 @@ from support import Run as Command
 
 from marginbench.benchmarks import run_all
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
+from marginbench.benchmarks.extras import TENSORBOARD, Needs
 from marginbench.benchmarks.machine.files import UnwritableError
 from marginbench.benchmarks.records.training import Training, read_training
 from marginbench.benchmarks.training.checkpoint import Checkpoint
@@ -135,7 +136,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_without_the_extra(run: Command, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marginbench.benchmarks.runs.work.has_tensorboard", lambda: False)
+    monkeypatch.setattr("marginbench.benchmarks.runs.work.TENSORBOARD", Needs("no_such_package", TENSORBOARD.advice))
     code, _, err = run("run-all", "--suite", tiny, "--out", tmp_path / "out", "--tensorboard", tmp_path / "events")
     assert code == 2 and "--tensorboard" in err and "pip install 'marginbench[tensorboard]'" in err
     assert not (tmp_path / "out").exists()
@@ -144,8 +145,8 @@ def test_without_the_extra(run: Command, tiny: Path, tmp_path: Path, monkeypatch
 def test_a_worker_without_the_extra_trains(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("marginbench.benchmarks.runs.work.has_tensorboard", lambda: True)
-    monkeypatch.setattr("marginbench.benchmarks.runs.train.has_tensorboard", lambda: False)
+    monkeypatch.setattr("marginbench.benchmarks.runs.work.TENSORBOARD", Needs("torch", ""))
+    monkeypatch.setattr("marginbench.benchmarks.runs.train.TENSORBOARD", Needs("no_such_package", "pip install it"))
     run_all(
         str(tiny), device="cpu", out=tmp_path / "out", only="train", tensorboard=tmp_path / "events", progress=False
     )
