@@ -25,18 +25,23 @@ def tune_command(
         Objective,
         typer.Option(help="What is made large on the validation images; pareto: clean and robust accuracy."),
     ] = "validation_accuracy",
-    norm: Annotated[Norm, typer.Option(help="Of the robust accuracy, at the suite's radius.")] = "linf",
+    norm: Annotated[
+        Norm | None, typer.Option(help="Of the robust accuracy, at the suite's radius. Default: linf.")
+    ] = None,
     floor: Annotated[
-        float,
-        typer.Option(metavar="SHARE", help="Of ce's clean accuracy by default: what a robust setting must reach."),
-    ] = FLOOR,
-    pick: Annotated[
-        Pick,
+        float | None,
         typer.Option(
-            help="From the front: the most robust above the floor, the nearest to the best of both, the most accurate,"
-            " the most robust."
+            metavar="SHARE",
+            help=f"Of ce's clean accuracy by default: what a robust setting must reach. Default: {FLOOR:g}.",
         ),
-    ] = "floor",
+    ] = None,
+    pick: Annotated[
+        Pick | None,
+        typer.Option(
+            help="From the front: the most robust above the floor, the default; the nearest to the best of both; the"
+            " most accurate; the most robust."
+        ),
+    ] = None,
     recipe: Annotated[
         bool, typer.Option("--recipe", help="Search the suite's learning rate and weight decay too.")
     ] = False,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from marginbench.benchmarks.runs.options import Option, RunOptions, options
+from marginbench.methods.errors import ParameterError
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,8 +47,10 @@ def _parameter(name: str, kind: Any, default: Any, **facts: Any) -> inspect.Para
 def _read(name: str, option: Option, words: dict[str, Any]) -> Any:
     """Take the value of a field out of the words of the command line."""
     if option.flags:
-        meant = [value for flag, (value, _) in option.flags.items() if words.pop(flag)]
-        return meant[0] if meant else "nothing"
+        given = [flag for flag in option.flags if words.pop(flag)]
+        if len(given) > 1:
+            raise ParameterError(given[1], True, f"does not go with --{given[0]}: name one of them")
+        return option.flags[given[0]][0] if given else "nothing"
     value = words.pop(name)
     if value is None and _repeatable(option):
         return ()

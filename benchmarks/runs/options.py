@@ -35,7 +35,14 @@ PLUGINS = "Python file that adds a method, an attack, a probe, ..."
 SETS = "Folder of data sets: NAME.npz, or torchvision's files, which are downloaded into it. Default: the user's cache."
 MEMORY = "Memory to plan evaluations with, as in 4GB, shared by the workers. Default: what is available."
 _LISTS = {"methods": "['ce', 'arcface(m=0.4)']", "set": "['arcface.m=0.4']", "plugin": "['my_margin.py']"}
-_OF_EVALUATIONS = {"discard": "after which the network is removed", "report": "whose record it shows"}
+_TRAINS = "is for trainings, of which there are none in this stage"
+_UNUSED: Mapping[Stage, Mapping[str, str]] = {  # by stage, options that it has no use for
+    "train": {
+        "discard": "needs an evaluation, after which the network is removed",
+        "report": "needs an evaluation, whose record it shows",
+    },
+    "evaluate": dict.fromkeys(("curve_every", "checkpoint_every", "eager", "tensorboard"), _TRAINS),
+}
 _KINDS: Mapping[str, tuple[Any, str]] = {
     "suite": (str | Path | None, "a text or a path"),
     "out": (str | Path, "a text or a path"),
@@ -165,8 +172,8 @@ class RunOptions:
     )
     tuned: str | Path | None = _field(
         None,
-        "Beside each row its tuned one, with the settings that `marginbench tune` has put below this folder. Their suite"
-        " is the default.",
+        "Beside each row its tuned one, with the settings that `marginbench tune` has put below this folder. Their"
+        " suite is the default.",
         Path | None,
         metavar="DIR",
     )
@@ -198,8 +205,6 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not value >= smallest:
                 raise ParameterError(name, value, f"must be at least {smallest}")
-        if self.only == "train" and (wrong := [name for name in _OF_EVALUATIONS if getattr(self, name)]):
-            raise ParameterError(wrong[0], True, f"needs an evaluation, {_OF_EVALUATIONS[wrong[0]]}")
         if self.memory is not None:
             parse_size(self.memory)
         _check_slot(self.stop_after, self.redo)
@@ -209,6 +214,19 @@ class RunOptions:
         for name, choices in choice.items():
             if getattr(self, name) not in choices:
                 raise ParameterError(name, getattr(self, name), f"must be one of {', '.join(map(str, choices))}")
+        _check_use(self)
+
+
+def _check_use(options: RunOptions) -> None:
+    """Complain of an option that would do nothing."""
+    if options.scheduler is not None and options.jobs not in (None, 1):
+        raise ParameterError("jobs", options.jobs, "does nothing on a cluster, whose workers do one run each")
+    if options.only is None:
+        return
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and (why := _UNUSED[options.only].get(field.name)):
+            raise ParameterError(field.name, value, why)
 
 
 def _check_slot(stop_after: str | float | None, redo: Redo) -> None:

@@ -12,6 +12,7 @@ from marginbench.benchmarks.suites.evaluation import probe_keys
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.tuning.options import Pick
 from marginbench.methods import MarginbenchError, Norm
+from marginbench.methods.words import counted
 
 ATTACKS = {"fmn": {"steps": 20}, "blend": {}}  # blend asks for no gradients: hiding these is not worth while
 WORST = -1.0  # of a trial that failed: below every other one
@@ -87,7 +88,7 @@ def choose(trials: Sequence[Trial], judge: Judge, pick: Pick) -> tuple[Trial, st
     """
     done = [trial for trial in trials if trial.status == "done"]
     if not done:
-        raise MarginbenchError(f"all {len(trials)} trials failed, the first of them: {trials[0].error}")
+        raise MarginbenchError(f"none of {counted(len(trials), 'trial')} ended well; the first: {trials[0].error}")
     if judge.objective != "pareto":
         return max(done, key=lambda trial: (_known(trial.value), -trial.number)), LARGEST
     points = [(_known(trial.clean_accuracy), _known(trial.robust_accuracy)) for trial in done]

@@ -19,6 +19,8 @@ Sampler = Literal["tpe", "random"]
 Pick = Literal["floor", "knee", "clean", "robust"]
 TRIALS = 20
 FLOOR = 0.95
+ROBUST = ("robust_accuracy", "pareto")
+OF_OBJECTIVES: Mapping[str, Sequence[Objective]] = {"norm": ROBUST, "floor": ROBUST, "pick": ("pareto",)}
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class TuneOptions:
     methods: Sequence[str | Path | Method | type[Method]] | None = None
     trials: int = TRIALS  # of each row, the default included
     objective: Objective = "validation_accuracy"
-    norm: Norm = "linf"  # of the robust accuracy
-    floor: float = FLOOR  # clean accuracy that a robust setting must have, as a share of that of the default of ce
-    pick: Pick = "floor"  # from a Pareto front
+    norm: Norm | None = None  # of the robust accuracy; default: linf
+    floor: float | None = None  # clean accuracy of a robust setting, as a share of that of ce's default; default: 0.95
+    pick: Pick | None = None  # from a Pareto front; default: floor
     recipe: bool = False  # the learning rate and the weight decay too
     sampler: Sampler = "tpe"
     seed: int = 0  # of the sampler and of the trainings
@@ -44,15 +46,34 @@ class TuneOptions:
     def __post_init__(self) -> None:
         kinds: Mapping[str, Any] = {"objective": Objective, "norm": Norm, "pick": Pick, "sampler": Sampler}
         for name, kind in kinds.items():
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise ParameterError(name, getattr(self, name), f"must be one of {known}")
+            value = getattr(self, name)
+            if value not in get_args(kind) and not (name in OF_OBJECTIVES and value is None):
+                raise ParameterError(name, value, f"must be one of {', '.join(get_args(kind))}")
         for name, smallest in (("trials", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
                 raise ParameterError(name, value, f"must be a whole number from {smallest} on")
-        if not 0 <= self.floor <= 1:
+        if self.floor is not None and not 0 <= self.floor <= 1:
             raise ParameterError("floor", self.floor, "must be a share from 0 to 1 of the clean accuracy of ce")
+        for name, objectives in OF_OBJECTIVES.items():
+            if getattr(self, name) is not None and self.objective not in objectives:
+                problem = f"is for the objective {' or '.join(objectives)}; it is {self.objective} here"
+                raise ParameterError(name, getattr(self, name), problem)
+
+    @property
+    def norm_asked(self) -> Norm:
+        """That of the robust accuracy."""
+        return self.norm or "linf"
+
+    @property
+    def share(self) -> float:
+        """Of the clean accuracy of ce's default, which a robust setting must have."""
+        return FLOOR if self.floor is None else self.floor
+
+    @property
+    def rule(self) -> Pick:
+        """How one is picked from a Pareto front."""
+        return self.pick or "floor"
 
     @property
     def name(self) -> str:
@@ -62,8 +83,8 @@ class TuneOptions:
         """
         parts: list[str] = [self.objective]
         if self.objective != "validation_accuracy":
-            parts += [self.norm]
-        if self.objective == "robust_accuracy" and self.floor != FLOOR:
-            parts += [f"floor={self.floor:g}"]
+            parts += [self.norm_asked]
+        if self.objective == "robust_accuracy" and self.share != FLOOR:
+            parts += [f"floor={self.share:g}"]
         parts += ["recipe"] * self.recipe + [self.sampler] * (self.sampler != "tpe")
         return "+".join([*parts, *([f"seed={self.seed}"] if self.seed else [])])

@@ -10,6 +10,7 @@ from marginbench.benchmarks.records.tuning import Trial
 from marginbench.benchmarks.runs.console import Step
 from marginbench.benchmarks.runs.interrupt import check_interrupted
 from marginbench.benchmarks.runs.progress import clock
+from marginbench.methods.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class TrialProgress:
         self._say(text, text, last)
 
     def _say(self, line: str, text: str, last: bool = False) -> None:
-        who = f"{self._workers} worker{'s' * (self._workers != 1)}"
+        who = counted(self._workers, "worker")
         step = Step(text, self._done, self._total, self._eta(), who, None, last)
         log.log(self._level, "%s", line, extra={"step": step})
 

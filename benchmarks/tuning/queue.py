@@ -1,5 +1,7 @@
 """The trials that can be done now: one of each row in progress, since the next one depends on it."""
 
+import glob
+import logging
 import re
 import time
 from collections import deque
@@ -24,6 +26,8 @@ from marginbench.benchmarks.tuning.work import STUDIES, Work
 from marginbench.methods import MarginbenchError, Method, spec_of
 from marginbench.methods.userfile import module_source
 
+log = logging.getLogger(__name__)
+UNLIKE = "another version of the suite or the method, or another floor"
 PAUSE = 1.0  # seconds until a trial that another process holds is looked at again
 
 
@@ -113,13 +117,11 @@ class Queue:
         space = space_of(method, suite, options.recipe)
         protocol = Protocol(
             row=spec_of(method),
-            trained_by=digest(suite.recipe),
-            judged_by=self._work.job.suite.fingerprint,
-            data=self._work.data.fingerprint,
+            **self._work.rules,
             revision=method.info.revision,
             source=module_source(type(method).__module__),
             objective=options.objective,
-            norm=options.norm,
+            norm=options.norm_asked,
             floor=self._judge.floor if options.objective == "robust_accuracy" else None,
             directions=self._judge.directions,
             sampler=options.sampler,
@@ -127,7 +129,10 @@ class Queue:
             space=space.in_words(),
             default=dict(space.default),
         )
-        path = self._work.folder / STUDIES / f"{file_name(protocol.row)}-{protocol.id[:8]}.journal"
+        name = file_name(protocol.row)
+        path = self._work.folder / STUDIES / f"{name}-{protocol.id[:8]}.journal"
+        if not path.exists() and (others := [*path.parent.glob(f"{glob.escape(name)}-????????.journal")]):
+            log.warning("row %s: begun anew, as the trials in %s had %s", protocol.row, others[0], UNLIKE)
         row = _Open(protocol, space, Study(path, protocol, space), held)
         for trial in row.study.ended:
             row.first.setdefault(trial.setting, trial)
@@ -196,7 +201,7 @@ class Queue:
         self.done += 1
         best = None
         if any(known.status == "done" for known in row.study.ended):
-            best, _ = choose(row.study.ended, self._judge, self._work.options.pick)
+            best, _ = choose(row.study.ended, self._judge, self._work.options.rule)
         self._progress.ended(row.name, trial, best)
 
     def _close(self, row: _Open) -> None:

@@ -31,7 +31,7 @@ def setting_of(study: Study, protocol: Protocol, space: Space, about: About) -> 
     """
     options, judge = about.options, about.judge
     trials: Sequence[Trial] = study.ended[: options.trials]
-    chosen, rule = choose(trials, judge, options.pick)
+    chosen, rule = choose(trials, judge, options.rule)
     robust = options.objective != "validation_accuracy"
     return Tuning(
         row=protocol.row,
@@ -45,8 +45,8 @@ def setting_of(study: Study, protocol: Protocol, space: Space, about: About) -> 
         source=protocol.source,
         objective=options.objective,
         rule=rule,
-        norm=options.norm if robust else None,
-        epsilon=about.suite.evaluation.epsilon[options.norm] if robust else None,
+        norm=options.norm_asked if robust else None,
+        epsilon=about.suite.evaluation.epsilon[options.norm_asked] if robust else None,
         floor=judge.floor if robust else None,
         sampler=describe_sampler(options.sampler),
         seed=options.seed,

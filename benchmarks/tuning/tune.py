@@ -20,6 +20,7 @@ from marginbench.benchmarks.tuning.queue import PAUSE, Queue
 from marginbench.benchmarks.tuning.study import loaded_optuna
 from marginbench.benchmarks.tuning.work import Work, prepare
 from marginbench.methods import MarginbenchError, create, spec_of
+from marginbench.methods.words import counted
 
 log = logging.getLogger(__name__)
 ON_GPU = 8  # rows in progress: their trainings may go together
@@ -51,22 +52,21 @@ def tune(options: TuneOptions) -> TuneOutcome:
     with shown() if options.run.progress else nullcontext():
         loaded_optuna()
         work = prepare(options)
-        out = Path(options.run.out).expanduser()
         for other in options.merge:
-            theirs = Path(other).expanduser() / work.folder.relative_to(out)
-            merge(theirs, work.folder)
+            merge(Path(other).expanduser(), work)
         return _tune(work)
 
 
 def _tune(work: Work) -> TuneOutcome:
     options = work.options
-    judge = Judge(options.objective, options.norm, _floor(work))
+    judge = Judge(options.objective, options.norm_asked, _floor(work))
     names = [spec_of(method) for method in work.rows]
     jobs = choose_jobs(options.run.jobs, len(names), work.data.train.device, work.job.memory)
     if jobs > 1:
         plugin_files([work.cell(Row(method)) for method in work.rows])  # complains of what workers cannot see
     progress = TrialProgress(dict.fromkeys(names, options.trials), jobs, options.run.progress)
-    progress.say(f"{len(names)} rows x {options.trials} trials, by {options.objective} on validation images")
+    what = f"{counted(len(names), 'row')} x {counted(options.trials, 'trial')}"
+    progress.say(f"{what}, by {options.objective.replace('_', ' ')} on validation images")
     on_gpu = work.data.train.device.type == "cuda"
     with Queue(work, judge, progress, ON_GPU if on_gpu else jobs + 1) as queue:
         if queue.todo:
@@ -74,7 +74,7 @@ def _tune(work: Work) -> TuneOutcome:
             todo, job, data = queue.todo, work.job, work.data
             for record in run_here(todo, job, data) if alone else run_in_workers(todo, job, data, jobs):
                 queue.ended(record)
-    progress.say(f"{queue.done} trials done", last=True)
+    progress.say(f"{counted(queue.done, 'trial')} done", last=True)
     return TuneOutcome(queue.settings, queue.files, work.folder, queue.done, queue.elsewhere, queue.hopeless)
 
 
@@ -96,4 +96,4 @@ def _floor(work: Work) -> float:
         time.sleep(PAUSE)  # another process is at it
     if record.status == "failed":
         raise MarginbenchError(f"floor: the default of {BASELINE} failed: {record.error}")
-    return work.options.floor * record.metrics["clean_accuracy"]
+    return work.options.share * record.metrics["clean_accuracy"]

@@ -22,6 +22,7 @@ from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tuning.judge import judged_on
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.methods import Method, spec_of
+from marginbench.methods.errors import ParameterError
 
 TUNING, TRIALS, STUDIES, LOCKS = "tuning", "trials", "studies", "locks"  # names of folders; trials are no `runs`
 
@@ -42,6 +43,12 @@ class Work:
         """Seed of all trainings, which no row of a table has: `run_all` refuses so many."""
         return MOST_SEEDS + self.options.seed
 
+    @property
+    def rules(self) -> dict[str, str]:
+        """What the studies of all rows have in common, beside the options; see `study.Protocol`."""
+        judged = self.job.suite.fingerprint
+        return {"trained_by": digest(self.suite.recipe), "judged_by": judged, "data": self.data.fingerprint}
+
     def cell(self, row: Row) -> Cell:
         return make_plan(self.job.suite, [row], [self.repetition], self.data.fingerprint)[0]
 
@@ -60,12 +67,16 @@ def prepare(options: TuneOptions) -> Work:
     """Find out what there is to tune.
 
     Raises:
-        MarginbenchError: wrong input.
+        ParameterError: an objective that the suite has no measure of.
+        MarginbenchError: other wrong input.
     """
     run = options.run
     load_plugins(run.plugin)
     of_suite, of_methods = split_settings(run.set)
     suite = derive(load_suite(str(run.suite)), of_suite)
+    if options.objective != "validation_accuracy" and not suite.evaluation.epsilon:
+        problem = f"suite {suite.name} is of sentences, of which nothing is attacked: validation_accuracy is for them"
+        raise ParameterError("objective", options.objective, problem)
     rows = choose_methods(options.methods, suite, of_methods)
     rows = take_shard(sorted(rows, key=lambda method: method.info.key != BASELINE), run.shard)
     device, data_dir = resolve_device(run.device), data_folder(run.data_dir)

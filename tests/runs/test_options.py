@@ -280,3 +280,20 @@ def test_all_methods_and_plugins_that_are_wrong_are_told_at_once(run: Run, tiny:
         assert code == 2 and head == "error: 4 problems:"
         for name, line in zip("abcd", lines, strict=True):
             assert line.startswith("- plug-in ") and f"{name}.py" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--fresh", "--retry"), "--retry: does not go with --fresh"),
+        (("--only", "evaluate", "--curve-every", "2"), "--curve-every 2: is for trainings"),
+        (("--only", "evaluate", "--checkpoint-every", "7"), "--checkpoint-every 7: is for trainings"),
+        (("--only", "evaluate", "--eager"), "--eager: is for trainings"),
+        (("--only", "evaluate", "--tensorboard", "events"), "--tensorboard events: is for trainings"),
+        (("--only", "train", "--report"), "--report: needs an evaluation"),
+        (("--scheduler", "tcp://host:1", "--jobs", "2"), "--jobs 2: does nothing on a cluster"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(run: Run, words: tuple[str, ...], problem: str) -> None:
+    code, _, err = run("run-all", *words)
+    assert code == 2 and err.startswith(f"error: {problem}") and len(err.splitlines()) == 1

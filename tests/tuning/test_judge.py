@@ -29,7 +29,7 @@ def test_of_equal_trials_the_first_is_chosen() -> None:
     judge = Judge("validation_accuracy", "linf", 0.0)
     trials = [trial(0, 0.9), trial(1, None), trial(2, 0.9)]
     assert choose(trials, judge, "floor")[0].number == 0
-    with pytest.raises(MarginbenchError, match="all 1 trials failed, the first of them: diverged"):
+    with pytest.raises(MarginbenchError, match="none of 1 trial ended well; the first: diverged"):
         choose([trial(0, None)], judge, "floor")
 
 

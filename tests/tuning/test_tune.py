@@ -161,8 +161,41 @@ def test_machines_share_the_rows_and_are_merged(tiny: Path, tmp_path: Path, run:
     assert names[0] == names[1]
     longer = tuned(tiny, tmp_path / "2", trials=4)
     assert tuned(tiny, tmp_path / "1", trials=4, merge=[tmp_path / "2"]).settings == longer.settings
-    code, _, err = run("tune", "--suite", tiny, "--merge", tmp_path / "none", "--out", tmp_path / "1")
-    assert code == 2 and err.startswith(f"error: --merge {tmp_path / 'none'}: has no tuning with these options")
+
+
+def test_what_cannot_be_merged_is_refused_with_its_remedy(tiny: Path, tmp_path: Path, run: Run) -> None:
+    other, empty = tmp_path / "other", tmp_path / "empty"
+    tuned(tiny, other, methods=["ce"], trials=1)
+    empty.mkdir()
+
+    def refusal(folder: Path, *words: str) -> str:
+        command = ("tune", "--suite", tiny, "--methods", "ce", "--trials", "1", "--merge", folder, *words)
+        code, _, err = run(*command, "--out", tmp_path / "here", "--jobs", "1")
+        assert code == 2
+        return err.splitlines()[-1].removeprefix(f"error: --merge {folder}: ")
+
+    assert refusal(tmp_path / "none") == "no such folder"
+    assert refusal(empty) == "holds no tuning: name the folder that was --out of `marginbench tune` there"
+    assert refusal(other / "tiny") == refusal(empty)
+    assert refusal(other, "--recipe") == (
+        "holds validation_accuracy of suite tiny, and this tuning is validation_accuracy+recipe: give the same options"
+        " as there"
+    )
+    assert refusal(other, "--set", "training.epochs=1") == (
+        "holds tunings of suite tiny, and this one is of tiny+training.epochs=1: give the same --suite and --set"
+    )
+    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 1"))
+    assert "row ce was tuned with another version of the suite: the data, the network or the recipe" in refusal(other)
+
+
+def test_trials_by_other_rules_are_told_and_not_counted(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuned(tiny, tmp_path, methods=["ce"], trials=1)
+    assert "begun anew" not in caplog.text
+    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 1"))
+    assert tuned(tiny, tmp_path, methods=["ce"], trials=1).trials == 1
+    assert "row ce: begun anew, as the trials in" in caplog.text
 
 
 def test_tunings_by_other_objectives_share_trainings_and_have_folders_of_their_own(tiny: Path, tmp_path: Path) -> None:
@@ -365,9 +398,42 @@ def test_the_suite_of_a_tuning_is_taken_unless_one_is_named(tmp_path: Path, run:
         ({"sampler": "grid"}, "sampler"),
         ({"pick": "best"}, "pick"),
         ({"norm": "l1"}, "norm"),
+        ({"norm": "linf"}, "norm"),  # by default nothing is attacked
+        ({"floor": 0.9}, "floor"),
+        ({"pick": "floor"}, "pick"),
+        ({"pick": "knee", "objective": "robust_accuracy"}, "pick"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ParameterError) as error:
         TuneOptions(**options)
     assert error.value.parameter == problem
+
+
+def test_options_that_the_objective_has_no_use_for_name_what_has(tiny: Path, tmp_path: Path, run: Run) -> None:
+    for words, problem in (
+        (("--pick", "knee"), "--pick knee: is for the objective pareto; it is validation_accuracy here"),
+        (("--floor", "0.9"), "--floor 0.9: is for the objective robust_accuracy or pareto; it is"),
+        (("--norm", "l2"), "--norm l2: is for the objective robust_accuracy or pareto; it is"),
+    ):
+        code, _, err = run("tune", "--suite", tiny, "--out", tmp_path, *words)
+        assert code == 2 and err.startswith(f"error: {problem}") and len(err.splitlines()) == 1
+    code, _, err = run("tune", "--suite", "text_smoke", "--out", tmp_path, "--objective", "pareto")
+    assert code == 2 and "--objective pareto: suite text_smoke is of sentences, of which nothing is attacked" in err
+
+
+def test_where_every_trial_fails_there_is_no_setting(tiny: Path, tmp_path: Path, run: Run) -> None:
+    code, out, _ = run(
+        "tune",
+        "--suite",
+        tiny,
+        "--methods",
+        "ce",
+        "--trials",
+        "2",
+        "--out",
+        tmp_path,
+        "--set",
+        "training.learning_rate=1e30",
+    )
+    assert code == 1 and "ce: no setting: none of 2 trials ended well; the first: " in out
