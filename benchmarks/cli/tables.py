@@ -14,7 +14,7 @@ from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.options import SETS
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.derived import BASELINE
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADII
 from marginbench.benchmarks.tables.render import FORMATS
 from marginbench.methods.errors import MarginbenchError, ParameterError
 
@@ -23,8 +23,13 @@ from marginbench.methods.errors import MarginbenchError, ParameterError
 def leaderboard_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of run-all.")],
     by: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Orders the rows; any column of numbers of the csv, or method.")
-    ] = DEFAULT_SORT,
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Orders the rows: any column of numbers of the csv, or method. Default:"
+            f" {DEFAULT_SORT}, of sentences {WITHOUT_RADII}.",
+        ),
+    ] = None,
     families: Annotated[str, typer.Option(metavar="A,B", help="Families of methods. Default: all.")] = "",
     methods: Annotated[
         str, typer.Option(metavar="A,B", help="Rows, as in 'ce,arcface(m=0.4)', or methods with all their rows.")
@@ -61,7 +66,10 @@ def leaderboard_command(
     refuse_nothing(records, folders)
     choice = Choice(by, split_specs(families), split_specs(methods), split_specs(columns), top)
     form = form or _form(output, FORMATS)
-    known = where_rows_stand(reading, None if form in ("csv", "json") else [by, *choice.columns])
+    if all_notes and (form in ("csv", "json") or output is not None):
+        what = f"{form} has none" if form in ("csv", "json") else "a file has all of them"
+        raise ParameterError("all_notes", True, f"is for a terminal: {what}")
+    known = where_rows_stand(reading, None if form in ("csv", "json") else [by or DEFAULT_SORT, *choice.columns])
     if output is not None:
         write_atomically(output, render(records, form, choice, known).encode())
     elif form == "md":
@@ -207,6 +215,8 @@ def plot_command(
 
     if plugin:
         load_plugins(plugin)
+    if listed and (name is not None or output is not None):
+        raise ParameterError("listed", True, "draws nothing: leave out the figure and its options")
     if listed:
         for figure in sorted(FIGURES.values(), key=lambda figure: figure.name):
             print(f"{figure.name:22} {figure.about}\n{'':22} {', '.join(figure.options)}")
@@ -217,6 +227,7 @@ def plot_command(
         missing = "name a figure" if name is None else "name a file with -o"
         raise MarginbenchError(f"{missing}, as in `marginbench plot cost -o cost.svg`; --list lists the figures")
     writer(output)  # a wrong name comes before the drawing
+    further = [_key_and_value(one) for one in option or ()]
     given = {
         "suite": suite,
         "picked": picked and split_specs(picked),
@@ -224,9 +235,12 @@ def plot_command(
         "column": column,
         "norm": norm,
         "data_dir": data_dir,
-        **dict(_key_and_value(one) for one in option or ()),
     }
     options = {key: value for key, value in given.items() if value is not None}
+    for key, value in further:
+        if key in options:
+            raise ParameterError("option", f"{key}={value}", f"{key} is given twice")
+        options[key] = value
     save(plot(name, folders or [RESULTS], width=width, dark=dark, **options), output)
 
 

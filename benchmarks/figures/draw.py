@@ -41,8 +41,10 @@ def drawn(figure: Figure, source: Any, options: dict[str, Any]) -> Any:
     if "norm" in figure.options and figure.of != "suites":
         source = rows_of(source, options.get("suite"))
         if norm not in source.epsilon:
+            others = sorted(one.name for one in FIGURES.values() if one.of == "suite" and "norm" not in one.options)
             raise MarginbenchError(
-                f"{figure.name}: {source.suite} is of sentences, where nothing is measured in pixels"
+                f"{figure.name}: {source.suite} is of sentences, where nothing is measured in pixels; what can be"
+                f" drawn: {', '.join(others)}"
             )
     return figure.function(source, **options)
 

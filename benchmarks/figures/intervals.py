@@ -9,7 +9,6 @@ from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline,
 from marginbench.benchmarks.figures.rows import Rows, rows_of
 from marginbench.benchmarks.figures.scatter import Quantity
 from marginbench.benchmarks.tables.derived import BASELINE
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
 from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
@@ -26,7 +25,7 @@ def intervals(
     *,
     suite: str | None = None,
     picked: Sequence[str] | None = None,
-    column: str = DEFAULT_SORT,
+    column: str | None = None,
     methods: Sequence[str] | None = None,
 ) -> Any:
     """Mean and 95 % interval of each row in one column, with the letters of rows that cannot be told apart.
@@ -38,21 +37,22 @@ def intervals(
         source: see `rows_of`.
         suite: see `rows_of`.
         picked: rows to highlight. Default: the baseline, and the best by the column.
-        column: of the leaderboard.
+        column: of the leaderboard. Default: the one that orders it.
         methods: the rows to show. Default: all.
 
     Raises:
-        ParameterError: no such column or row.
-        MarginbenchError: no row has the column.
+        ParameterError: no such column or row, or no row has the column.
+        MarginbenchError: none of the rows to show has it.
     """
     rows = rows_of(source, suite)
-    quantity = Quantity.of(rows.column(column), rows.heading(column))
+    column = column or rows.usual
+    quantity = Quantity.of(rows.measured(column), rows.heading(column))
     for name in methods or ():
         if name not in rows.runs:
             raise ParameterError("methods", name, f"no such row: {suggest(name, rows.runs)}")
     shown = _standing(rows, column, methods or list(rows.runs))
     if not shown:
-        raise MarginbenchError(f"suite {rows.suite}: no row has the column {column}")
+        raise MarginbenchError(f"suite {rows.suite}: none of {', '.join(methods or rows.runs)} has the column {column}")
     chosen = [row for row in rows.picked(picked, column) if picked is not None or row in {one["row"] for one in shown}]
     title = f"{rows.suite}: {quantity.title}"
     subtitle = LETTERS if any("letters" in one for one in shown) else ""

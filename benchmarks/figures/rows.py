@@ -14,7 +14,7 @@ from marginbench.benchmarks.records.reader import Reading, arrays_of, read_folde
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import BASELINE
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, rank, suite_name
+from marginbench.benchmarks.tables.leaderboard import Row, rank, suite_name, usual_order
 from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 from marginbench.methods import MarginbenchError, Norm
 from marginbench.methods.errors import ParameterError, suggest
@@ -77,7 +77,7 @@ class Rows:
         return {column.name: column for column in columns.measured(columns.of_probes(self.records))}
 
     def column(self, name: str) -> Column:
-        """A column that was measured.
+        """A column of numbers.
 
         Raises:
             ParameterError: there is none of that name.
@@ -86,12 +86,36 @@ class Rows:
             raise ParameterError("column", name, f"no such column: {suggest(name, self.columns)}")
         return self.columns[name]
 
+    def measured(self, name: str) -> Column:
+        """A column that some row has.
+
+        Raises:
+            ParameterError: there is none of that name, or no row has it.
+        """
+        column = self.column(name)
+        if name not in self.known:
+            raise ParameterError(
+                "column", name, f"no row of suite {self.suite} has it; they have {', '.join(self.known)}"
+            )
+        return column
+
+    @cached_property
+    def known(self) -> list[str]:
+        """The columns that some row has."""
+        rows = self.table.values()
+        return [name for name in self.columns if any(math.isfinite(row.mean(name)[0]) for row in rows)]
+
+    @property
+    def usual(self) -> str:
+        """The column that orders the rows in tables."""
+        return usual_order(self.records)
+
     def heading(self, name: str) -> str:
         """The header of a column, with the suite's radii."""
         return self.column(name).heading(self.epsilon)
 
-    def picked(self, names: Sequence[str] | None, column: str = DEFAULT_SORT) -> list[str]:
-        """The rows to highlight. Default: the baseline, and the best of a column.
+    def picked(self, names: Sequence[str] | None, column: str | None = None) -> list[str]:
+        """The rows to highlight. Default: the baseline, and the best of a column, or of the usual one.
 
         Raises:
             ParameterError: there is no such row.
@@ -101,6 +125,7 @@ class Rows:
                 if name not in self.runs:
                     raise ParameterError("picked", name, f"no such row: {suggest(name, self.runs)}")
             return list(names)
+        column = column or self.usual
         sign = 1 if self.column(column).ascending else -1
         means = {name: sign * row.mean(column)[0] for name, row in self.table.items() if name != BASELINE}
         known = {name: mean for name, mean in means.items() if not math.isnan(mean)}

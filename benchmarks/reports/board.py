@@ -12,7 +12,7 @@ from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.cells import p_text
 from marginbench.benchmarks.tables.derived import BASELINE
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row, ordered_by
+from marginbench.benchmarks.tables.leaderboard import Row, usual_order
 from marginbench.benchmarks.tables.standing import Standing
 
 
@@ -140,7 +140,7 @@ def board(
     ]
     best = next((line.name for line in lines if line.name != BASELINE and line.n), None)
     picked = [name for name in (BASELINE, best) if name is not None and name in runs]
-    by = ordered_by(DEFAULT_SORT, records)
+    by = usual_order(records)
     return Board(headings, lines, by, BASELINE, picked, sorted({line.family for line in lines}))
 
 

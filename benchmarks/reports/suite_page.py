@@ -19,7 +19,7 @@ from marginbench.benchmarks.reports.panels import Panel, panels
 from marginbench.benchmarks.reports.predictions import Prediction, predictions
 from marginbench.benchmarks.reports.row_page import RowPage, Shown, fronts, row_page
 from marginbench.benchmarks.tables.claims import Finding, findings
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, ordered_by, rank, suite_name
+from marginbench.benchmarks.tables.leaderboard import rank, suite_name, usual_order
 from marginbench.benchmarks.tables.measures import Network
 from marginbench.benchmarks.tables.notes import notes
 from marginbench.benchmarks.tables.pairs import suite_runs
@@ -98,7 +98,7 @@ def _suite_page(
     for record in counted:
         runs[record.method].append(record)
     fingerprint = records[0].identity.suite
-    ranked = rank(counted, ordered_by(DEFAULT_SORT, counted), known)
+    ranked = rank(counted, usual_order(counted), known)
     table = board(ranked, runs, {row: standing for (suite, row), standing in known.items() if suite == fingerprint})
     seen = {} if drawable is None else _examples(drawable, choice)
     lost = "" if drawable is None else Kept(drawable).missing(_looked_into(drawable, choice))

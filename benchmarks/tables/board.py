@@ -10,9 +10,17 @@ from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.choice import Choice, check_columns, wanted_rows
+from marginbench.benchmarks.tables.choice import Choice, check_columns, check_order, wanted_rows
 from marginbench.benchmarks.tables.derived import BASELINE
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADII, Row, ordered_by, rank, suite_name
+from marginbench.benchmarks.tables.leaderboard import (
+    DEFAULT_SORT,
+    WITHOUT_RADII,
+    Row,
+    has,
+    rank,
+    suite_name,
+    usual_order,
+)
 from marginbench.benchmarks.tables.standing import Standing, Standings, standings
 
 
@@ -36,9 +44,14 @@ class Board:
         return None if row.mark else self.standing.get(str(row.facts["method"]))
 
     @property
+    def by(self) -> str:
+        """The name in csv of what orders the rows."""
+        return self.choice.by or usual_order(self.records)
+
+    @property
     def ordering(self) -> Column | None:
         """The column of numbers that orders the rows, if it is one."""
-        name = columns.stem(self.choice.by)
+        name = columns.stem(self.by)
         return next((column for column in columns.numbers(self.probes) if column.name == name), None)
 
 
@@ -50,14 +63,16 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
         standings: in the column `choice.by` at least, see `where_rows_stand`.
 
     Raises:
-        ParameterError: unknown column, family or row.
+        ParameterError: unknown column, family or row, or a column to order by that none of them has.
     """
     check_columns(choice, records)
     counted = {record.id for record in current(records)}
     wanted = wanted_rows(choice, records)
     suites: dict[str, list[Row]] = {}
     every: Counter[str] = Counter()
-    for row in rank(records, choice.by, standings):
+    ranked = rank(records, choice.by or DEFAULT_SORT, standings)
+    check_order(choice, ranked, records)
+    for row in ranked:
         fingerprint = str(row.facts["suite_fingerprint"])
         every[fingerprint] += 1
         if _key(row) in wanted:
@@ -66,8 +81,9 @@ def boards(records: Sequence[Record], choice: Choice, standings: Standings) -> l
     for fingerprint, found in suites.items():
         of_suite = {method: of for (suite, method), of in standings.items() if suite == fingerprint}
         own = [record for record in records if record.identity.suite == fingerprint]
-        by = ordered_by(choice.by, own)
-        best_first = found if by == choice.by else [row for row in rank(own, by, standings) if _key(row) in wanted]
+        by = choice.by if choice.by and any(has(row, choice.by) for row in found) else usual_order(own)
+        ordered = by == (choice.by or DEFAULT_SORT)
+        best_first = found if ordered else [row for row in rank(own, by, standings) if _key(row) in wanted]
         standing = {method: of[by] for method, of in of_suite.items() if by in of}
         rows = _top(best_first, choice.top)
         names = {row.facts["method"] for row in rows}
@@ -95,7 +111,7 @@ def where_rows_stand(reading: Reading, names: Iterable[str] | None = None) -> St
         return standings(reading)
     known = {column.name for column in columns.numbers(columns.of_probes(reading.records.values()))}
     asked = list(names)
-    if DEFAULT_SORT in asked and not all(record.epsilon for record in reading.records.values()):
+    if not all(record.epsilon for record in reading.records.values()):
         asked.append(WITHOUT_RADII)
     compared = [name for name in dict.fromkeys(asked) if name in known]
     return standings(reading, compared) if compared else {}

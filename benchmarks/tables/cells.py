@@ -119,7 +119,7 @@ def doubts_of(row: Row) -> Cell:
 
 def _is_shown(fact: Column, board: Board, wanted: set[str]) -> bool:
     """If it was asked for, orders the rows, or differs between them."""
-    if fact.name in wanted or fact.name == board.choice.by:
+    if fact.name in wanted or fact.name == board.by:
         return True
     return not wanted and fact.on_page and shared(board, fact.name) is None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
+from marginbench.benchmarks.tables.leaderboard import Row, has
 from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
 
 
@@ -13,7 +13,7 @@ from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
 class Choice:
     """Empty means all. Names are those of csv."""
 
-    by: str = DEFAULT_SORT  # the column that orders the rows
+    by: str | None = None  # the column that orders the rows; default: see `usual_order`
     families: Sequence[str] = ()
     methods: Sequence[str] = ()  # rows by name, or the keys of methods, each of which stands for all its rows
     columns: Sequence[str] = ()
@@ -59,6 +59,20 @@ def check_columns(choice: Choice, records: Iterable[Record]) -> None:
     """
     known = columns.names(columns.of_probes(records))
     _known("columns", "column", columns.stems(choice.columns), columns.stems(known))
+
+
+def check_order(choice: Choice, rows: Sequence[Row], records: Iterable[Record]) -> None:
+    """Complain of an order by what was measured of no row.
+
+    Raises:
+        ParameterError: so it is; it names what was measured.
+    """
+    if choice.by is None or any(has(row, choice.by) for row in rows):
+        return
+    names = columns.stems(columns.ordering(columns.of_probes(records)))
+    known = [name for name in names if any(has(row, name) for row in rows)]
+    if known:
+        raise ParameterError("by", choice.by, f"no row of these records has it; they have {', '.join(known)}")
 
 
 def canonical(name: str) -> str:

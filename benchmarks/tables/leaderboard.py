@@ -115,9 +115,9 @@ def rank(records: Iterable[Record], by: str = DEFAULT_SORT, known: Standings | N
     )
 
 
-def ordered_by(by: str, records: Sequence[Record]) -> str:
-    """The column that orders the rows of a suite: `by`, unless it needs a radius and the suite has none."""
-    return WITHOUT_RADII if by == DEFAULT_SORT and not records[0].epsilon else by
+def usual_order(records: Sequence[Record]) -> str:
+    """The column that orders the rows of a suite unless one is named."""
+    return DEFAULT_SORT if records[0].epsilon else WITHOUT_RADII
 
 
 def suite_name(fingerprint: str, records: Iterable[Record]) -> str:
@@ -129,6 +129,11 @@ def suite_name(fingerprint: str, records: Iterable[Record]) -> str:
 
 def _suite(row: Row) -> tuple[str | int, ...]:
     return row.facts["suite"], row.facts["suite_fingerprint"]
+
+
+def has(row: Row, by: str) -> bool:
+    """Whether the column, or its interval, was measured of the row."""
+    return not _place(row, by, True)[0]
 
 
 def _place(row: Row, by: str, ascending: bool) -> tuple[bool, Any]:

@@ -15,6 +15,7 @@ from marginbench.benchmarks.tables.cells import RANK, TO_BASELINE, shared
 from marginbench.benchmarks.tables.derived import BASELINE, OF_TUNED
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.standing import Standing
+from marginbench.methods.words import counted
 
 COMPUTE = ("marginbench", "torch", "torchattacks", "auto-lirpa", "numpy")  # packages that a page names
 ALIKE = 0.5  # trainings at once, on average, in which rows may differ without a word about their costs
@@ -45,9 +46,10 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
         if column.name in board.choice.wanted and column.meaning and not column.on_page:
             yield f"{column.heading(board.records[0].epsilon)}: {column.meaning}"
     if board.below:
-        by_mean = board.ordering is not None and board.ordering.name == board.choice.by
-        first = f"{board.choice.top} best means" if by_mean else f"first {board.choice.top} by {board.choice.by}"
-        yield f"{board.below} more rows are left out: the {first} were asked for, and {BASELINE}."
+        by_mean = board.ordering is not None and board.ordering.name == board.by
+        order = "their means" if by_mean else board.by
+        below = counted(board.below, "row")
+        yield f"Left out: {below}; asked for: the first {board.choice.top} by {order}, and {BASELINE}."
 
 
 def _is_skewed(of: Standing | None) -> bool:
@@ -56,9 +58,9 @@ def _is_skewed(of: Standing | None) -> bool:
 
 def _order(board: Board, headers: Sequence[str]) -> str:
     if board.ordering is None:
-        return f"Ordered by {board.choice.by}."
+        return f"Ordered by {board.by}."
     name = board.ordering.heading(board.records[0].epsilon)
-    if board.choice.by != board.ordering.name:
+    if board.by != board.ordering.name:
         return f"Ordered by the 95 % interval of {name}, the narrowest first."
     if RANK not in headers:
         return f"Ordered by {name}, the best first; which differences are real is not known."
@@ -175,7 +177,7 @@ def _where(records: Sequence[Record]) -> str:
 
 
 def _cores(place: Environment) -> str:
-    return f"{place.cores} core{'s' * (place.cores != 1)}"
+    return counted(place.cores, "core")
 
 
 def versions(places: Iterable[Environment]) -> Iterator[str]:

@@ -98,7 +98,7 @@ def _suites(lines: Sequence[Line]) -> dict[str, str]:
 
 def _predictions(lines: Sequence[Line], width: int | None) -> list[str]:
     if not lines:
-        return ["Of fewer than three methods nothing can be said about measures."]
+        return [TOO_FEW]
     first, *points = sentences(lines)
     parts = [first, "\n".join(f"- {point}" for point in points)] if points else [first]
     for target in TARGETS:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.training.load import load_network
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import ParameterError
 
 ABOVE_CHANCE = 0.3  # by which accuracy is to exceed that of guessing, 0.5
 
@@ -102,9 +104,50 @@ def test_a_report_and_figures_know_what_was_not_measured(outcome: RunOutcome) ->
     page = report(folder).html
     assert "500 test sentences" in page
     assert "in pixels" in page
-    with pytest.raises(MarginbenchError, match="nothing is measured in pixels"):
+    drawable = "accuracy_tradeoff, cost, feature_margins, intervals, learning_curves"
+    with pytest.raises(MarginbenchError, match=f"nothing is measured in pixels; what can be drawn: {drawable}$"):
         plot("margin_distribution", folder)
-    assert plot("feature_margins", folder) is not None
+    for name in ("feature_margins", "cost", "intervals", "learning_curves"):
+        assert "clean" in str(plot(name, folder).to_dict()["title"]) or name in ("feature_margins", "learning_curves")
+    with pytest.raises(ParameterError, match=r"no row of suite .* has it; they have clean_accuracy"):
+        plot("cost", folder, column="robust_accuracy_l2")
+    with pytest.raises(ParameterError, match=r"is on the other axis; name another column: .*embedding_l2"):
+        plot("accuracy_tradeoff", folder)
+    assert plot("accuracy_tradeoff", folder, column="embedding_l2") is not None
+
+
+def test_an_order_by_what_sentences_do_not_have_is_refused(outcome: RunOutcome, run: Run) -> None:
+    code, _, err = run("leaderboard", outcome.runs.parent, "--by", "robust_accuracy_l2")
+    assert code == 2 and err.startswith("error: --by robust_accuracy_l2: no row of these records has it; they have ")
+    code, out, _ = run("leaderboard", outcome.runs.parent, "--by", "embedding_l2")
+    assert code == 0 and "Ordered by embedding margin L2" in out
+
+
+def test_a_network_of_sentences_is_exported(outcome: RunOutcome, run: Run, tmp_path: Path) -> None:
+    """Its bundle gives the same logits; its graph, if the exporter makes one, those of ONNX Runtime."""
+    record = next(done(outcome))
+    path = outcome.networks / f"{record.identity.training}.json"
+    code, out, err = run("export", path, "-o", tmp_path / "mine")
+    assert code == 0, err
+    (net, _), (again, info) = load_network(path), load_network(tmp_path / "mine.toml")
+    assert info.method == record.method
+    x = load_suite("text_smoke").load_data().test.images(slice(5))
+    with torch.no_grad():
+        assert torch.equal(net(x), again(x))
+    assert "no .onnx: it " in out or "logits agree with those of ONNX Runtime" in out
+    assert "token ids" in (tmp_path / "mine.toml").read_text()
+
+
+def test_what_is_not_installed_is_told_before_any_worker_starts(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr("marginbench.benchmarks.runs.workers.Worker", None)
+    advice = "pip install 'marginbench[text]', or uv sync --extra text"
+    for words in (("run-all", "--jobs", "2"), ("run-all", "--dry-run"), ("tune", "--jobs", "2", "--trials", "1")):
+        code, _, err = run(*words, "--suite", "text_smoke", "--out", tmp_path / "out")
+        assert code == 2 and err.splitlines()[-1] == f"error: network 'bert_tiny': needs transformers: {advice}"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_kept_network_reads_sentences_again(outcome: RunOutcome) -> None:

@@ -8,7 +8,7 @@ from made import a_failure, a_record, a_suite, claiming, standing
 from support import Run
 
 from marginbench.benchmarks.records.column import Column
-from marginbench.benchmarks.records.record import Record, write_record
+from marginbench.benchmarks.records.record import Record, SuiteFacts, write_record
 from marginbench.benchmarks.tables.board import Board, boards
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT
@@ -22,6 +22,17 @@ def four(**changes: object) -> list[Record]:
     """Four rows of three families, `ibp` the best, `ce` the worst."""
     records = [a_record(name, 0, 0.5 + 0.1 * place) for place, name in enumerate(FAMILIES)]
     return [claiming(record, FAMILIES[record.method], "-") for record in records]
+
+
+def sentences() -> list[Record]:
+    """The same without radii, of a suite of their own."""
+    suite = SuiteFacts.of({"name": "words", "title": "no pixels", "evaluation": {}})
+    return [
+        a_record(
+            record.method, identity={"suite": "b" * 64}, suite=suite, metrics={"points": 10.0, "clean_accuracy": 0.5}
+        )
+        for record in four()
+    ]
 
 
 def names(records: list[Record], choice: Choice) -> list[str]:
@@ -107,8 +118,14 @@ def test_doubts_may_be_asked_for_where_there_are_none() -> None:
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        (Choice("method", top=1), ["Ordered by method.", "the first 1 by method were asked for", "of the rows shown"]),
-        (Choice("clean_accuracy", top=1), ["Ordered by clean %, the best first", "the 1 best means were asked for"]),
+        (
+            Choice("method", top=1),
+            ["Ordered by method.", "Left out: 3 rows; asked for: the first 1 by method, and ce.", "of the rows shown"],
+        ),
+        (
+            Choice("clean_accuracy", top=1),
+            ["Ordered by clean %, the best first", "asked for: the first 1 by their means, and ce."],
+        ),
         (Choice("clean_accuracy_ci95", top=1), ["95 % interval of clean %, the narrowest first", "the first 1 by"]),
         (Choice("n", top=1), ["Ordered by n."]),
         (Choice(methods=["mma"]), ["bold: best mean of the rows shown"]),
@@ -133,6 +150,24 @@ def test_the_command_names_its_options(run: Run, tmp_path: Path) -> None:
     for option, wrong in (("--by", "x"), ("--families", "x"), ("--methods", "x"), ("--columns", "x"), ("--top", "0")):
         code, _, text = run("leaderboard", tmp_path, option, wrong)
         assert code == 2 and text.startswith(f"error: {option} {wrong}: "), text
+
+
+def test_an_order_by_what_nobody_measured_is_refused() -> None:
+    bare = sentences()
+    for form in ("md", "csv"):
+        with pytest.raises(ParameterError, match=r"no row of these records has it; they have method, n, .*clean"):
+            render(bare, form, Choice(DEFAULT_SORT))
+    assert "Ordered by clean %" in render(bare, "md")
+    mixed = render([*four(), *bare], "md", Choice("robust_accuracy_l2"))
+    assert "Ordered by robust" in mixed and "Ordered by clean %" in mixed, "each by what it has"
+
+
+def test_notes_are_for_a_terminal(run: Run, tmp_path: Path) -> None:
+    for record in four():
+        write_record(tmp_path / "toy" / "runs", record, {})
+    for words in (("--format", "csv"), ("-o", str(tmp_path / "a.md"))):
+        code, _, text = run("leaderboard", tmp_path, "--notes", *words)
+        assert code == 2 and text.startswith("error: --notes: is for a terminal: ")
 
 
 def test_the_name_of_the_file_says_its_format(run: Run, tmp_path: Path) -> None:
