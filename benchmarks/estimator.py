@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, Radii
 from marginbench.methods.errors import suggest
 from marginbench.methods.hooks import HookError, holding, place_of, returned
+from marginbench.methods.words import counted
 
 Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
 """A method's certificate of its own networks, for images [B, C, H, W]: see `Method.certify`."""
@@ -71,7 +72,9 @@ def ask(certify: Certify, net: Net, x: Tensor, norm: Norm) -> Answer:
         return Answer(reason=found.reason)
     radius = returned(certify, found, Radii, "end it with `return Radii(radius)`, or NotApplicable(reason)").radius
     if len(radius) != len(x):
-        raise HookError(place_of(certify), f"gave {len(radius)} radii for {len(x)} images")
+        raise HookError(
+            place_of(certify), f"gave {counted(len(radius), 'radius', 'radii')} for {counted(len(x), 'image')}"
+        )
     return Answer(lower=radius)
 
 

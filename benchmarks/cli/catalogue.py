@@ -9,6 +9,7 @@ import typer
 
 from marginbench.benchmarks.cli.app import Plugins, app, load_plugins
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.words import counted
 
 
 @app.command("methods")
@@ -85,5 +86,5 @@ def check_command(
         for result in check(method):
             print(f"  {result.line()}", flush=True)
             failed += result.status == "failed"
-    print(f"{failed} check{'s' * (failed > 1)} failed" if failed else "all checks passed")
+    print(f"{counted(failed, 'check')} failed" if failed else "all checks passed")
     raise typer.Exit(1 if failed else 0)

@@ -8,6 +8,7 @@ import typer
 
 from marginbench.benchmarks.cli.app import Plugins, app, say_what_loads
 from marginbench.benchmarks.runs.options import SETS, VERIFIED, Device
+from marginbench.methods.words import counted
 
 
 @app.command("verify")
@@ -106,5 +107,5 @@ def doctor_command(
     results = list(examine(resolve_device(device)))
     print(table(results, every))
     failed = sum(result.verdict != "pass" for result in results)
-    print(f"\n{failed} of {len(results)} checks failed" if failed else f"\nall {len(results)} checks passed")
+    print(f"\n{failed} of {counted(len(results), 'check')} failed" if failed else f"\nall {len(results)} checks passed")
     raise typer.Exit(1 if failed else 0)

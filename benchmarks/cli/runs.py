@@ -11,6 +11,7 @@ from marginbench.benchmarks.cli.app import app, say_what_loads
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.cli_options import with_run_options
 from marginbench.benchmarks.runs.options import SUITE, RunOptions
+from marginbench.methods.words import counted
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.run_all import RunOutcome
@@ -62,7 +63,7 @@ def status_command(
 def report(outcome: "RunOutcome", chosen: RunOptions) -> None:
     """What a call of `run_all` did; exit code 1 if runs failed."""
     again = f", {outcome.resumed} had a record already (--fresh repeats them)" if outcome.resumed else ""
-    done = f"{outcome.repeated} run{'s' * (outcome.repeated != 1)} done{again}."
+    done = f"{counted(outcome.repeated, 'run')} done{again}."
     if chosen.only == "train":
         print(f"{done}\nNetworks: {outcome.networks}/<id>.safetensors and .json")
     else:
@@ -79,14 +80,12 @@ def report(outcome: "RunOutcome", chosen: RunOptions) -> None:
         elif outcome.files:
             print(f"Report:  marginbench report {quote(str(outcome.runs.parent))} --open  makes it, and shows it")
     if outcome.untrained:
-        print(f"{outcome.untrained} runs have no network yet in {outcome.networks}: --only train makes them")
+        runs = counted(outcome.untrained, "run")
+        print(f"Without a network yet in {outcome.networks}: {runs}; --only train makes them")
     if outcome.left:
-        print(
-            f"{outcome.left} run{'s are' if outcome.left != 1 else ' is'} left after {chosen.stop_after}: the same"
-            " command goes on from here."
-        )
+        print(f"Left after {chosen.stop_after}: {counted(outcome.left, 'run')}; the same command goes on from here.")
     if outcome.elsewhere:
-        print(f"{outcome.elsewhere} runs are left to other processes: marginbench status {chosen.out}")
+        print(f"Left to other processes: {counted(outcome.elsewhere, 'run')}; see marginbench status {chosen.out}")
     if outcome.failed:
         print(f"{outcome.failed} of the runs failed (--retry repeats them).", file=sys.stderr)
         raise typer.Exit(1)

@@ -29,6 +29,7 @@ from marginbench.benchmarks.training.loop import Trained, train
 from marginbench.benchmarks.training.run import Run
 from marginbench.methods import NORMS, MarginbenchError, Method, Norm, logit_margin, predicted_class
 from marginbench.methods.errors import one_line
+from marginbench.methods.words import counted
 
 EPOCHS = 40  # of 64 images in batches of 32
 FITS = 0.9  # training accuracy
@@ -100,7 +101,9 @@ def decision_net_agrees(method: Method) -> None:
 def learns(method: Method) -> str:
     """It fits 64 easy examples, or as many of them as its Info.underfit says; given longer if it needs to."""
     epochs, accuracy = _training(method).epochs, _training(method).accuracy
-    reached = f"training accuracy {accuracy:.0%} on {len(small_data().train)} easy examples after {epochs} epochs"
+    reached = (
+        f"training accuracy {accuracy:.0%} on {len(small_data().train)} easy examples after {counted(epochs, 'epoch')}"
+    )
     underfit = method.info.underfit
     if underfit is None:
         advice = "does it minimise its loss? Where the objective does not let it, say so in Info.underfit"

@@ -20,6 +20,7 @@ from marginbench.benchmarks.evaluation.weak_attack import weak_attack
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.methods import NORMS, Net, Norm, logit_margin, predicted_class
 from marginbench.methods.maths.perturb import pgd
+from marginbench.methods.words import counted
 
 __all__ = [
     "DOUBTS",
@@ -44,14 +45,14 @@ SCALE, SHIFT = 100.0, 50.0  # of logits, and their least spread once scaled
 def contradiction(e: Evidence) -> str | None:
     """A certified radius exceeds the distance of an adversarial example: a wrong certificate or a wrong attack."""
     count = sum(int((e.arrays[f"lower_{n}"] > e.arrays[f"upper_{n}"])[e.correct].sum()) for n in NORMS)
-    return f"{count} points" if count else None
+    return counted(count, "point") if count else None
 
 
 @doubt
 def collapse(e: Evidence) -> str | None:
     """The network predicts a single class, never one of 5 images or more, is near chance, or gives NaN or infinity."""
     if broken := int((e.arrays["output_margin"].isnan() | e.arrays["output_margin"].isposinf()).sum()):
-        return f"logits not finite for {broken} of {len(e.y)} images"
+        return f"logits not finite for {broken} of {counted(len(e.y), 'image')}"
     predicted = e.arrays["prediction"].unique()
     if len(predicted) == 1:
         return "one class for every image"

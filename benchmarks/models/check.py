@@ -7,6 +7,7 @@ from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
+from marginbench.methods.words import counted
 
 PROBE = 64  # images on which a model is checked before it is evaluated
 
@@ -36,8 +37,9 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             )
         if logits.shape[1] != data.num_classes:
             more = ": return the logits of these alone" if logits.shape[1] > data.num_classes else ""
+            given = counted(logits.shape[1], "logit")
             raise MarginbenchError(
-                f"{where}: gives {logits.shape[1]} logits; the data have {data.num_classes} classes{more}"
+                f"{where}: gives {given}; the data have {data.num_classes} classes{more}"
             )
         if not logits.requires_grad:
             raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")

@@ -12,6 +12,7 @@ from marginbench.benchmarks.evaluation.doctor import Result, examine_canaries, e
 from marginbench.benchmarks.evaluation.strength import examine_starts
 from marginbench.benchmarks.models.known_row import examine_row
 from marginbench.benchmarks.runs.console import Step
+from marginbench.methods.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,11 @@ def _one_by_one(parts: Sequence[Callable[[], Iterator[Result]]], start: float) -
     for done, part in enumerate(parts, 1):
         results = list(part())
         failed = sum(result.verdict != "pass" for result in results)
-        verdict = f"{failed} of {len(results)} checks failed" if failed else f"{len(results)} checks passed"
+        verdict = (
+            f"{failed} of {counted(len(results), 'check')} failed"
+            if failed
+            else f"{counted(len(results), 'check')} passed"
+        )
         seconds = time.perf_counter() - start
         text = f"[{done}/{len(parts)}] {results[0].canary}: {verdict}"
         eta = f"{seconds / done * (len(parts) - done):.0f} s"

@@ -20,6 +20,7 @@ from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import random_start
+from marginbench.methods.words import counted
 
 FLAT = 1e-6  # relative spread of the maxima below which they are all the same
 SHAPE_PENALTY = 0.01  # of the authors' code: without it a thin tail fits best with an end at infinity
@@ -67,7 +68,7 @@ class Clever(Probe):
 
     def note(self, epsilon: Mapping[Norm, float]) -> str:
         return (
-            f"CLEVER = mean estimate of the margin from sampled gradients, on {self.points} points:"
+            f"CLEVER = mean estimate of the margin from sampled gradients, on {counted(self.points, 'point')}:"
             " no bound, from neither side."
         )
 

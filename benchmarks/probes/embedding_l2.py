@@ -32,6 +32,7 @@ from marginbench.benchmarks.nets.bert import Embedding
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
 from marginbench.methods import MarginbenchError, Net, Norm, predicted_class
+from marginbench.methods.words import counted
 
 WIDTH = 8.0  # of the first box, in units of the largest number in the embeddings
 NEAR = 0.1  # of its width: the distance from which on walls may have been in the way
@@ -117,8 +118,8 @@ class EmbeddingL2(Probe):
     def note(self, epsilon: Mapping[Norm, float]) -> str:
         return (
             f"embedding margin = mean L2 distance to another class in the space of word embeddings, by {self.attack}"
-            f" with {self.steps} steps, on up to {self.points} test sentences: an upper bound, and no robustness to"
-            " other words, since points between embeddings are no sentences."
+            f" with {counted(self.steps, 'step')}, on up to {counted(self.points, 'test sentence')}: an upper bound,"
+            " and no robustness to other words, since points between embeddings are no sentences."
         )
 
     def _distances(self, rest: nn.Module, embedded: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:

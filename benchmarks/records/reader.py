@@ -18,6 +18,7 @@ from marginbench.benchmarks.records.record import SCHEMA, SEAL, Record
 from marginbench.benchmarks.records.typed import WrongValueError, build
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import Problems
+from marginbench.methods.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +44,8 @@ class Reading:
     def warn(self) -> None:
         """One warning for all files that were skipped."""
         if self.problems:
-            count = len(self.problems)
-            skipped = "1 record that cannot be read" if count == 1 else f"{count} records that cannot be read"
-            log.warning("skipped %s:\n%s", skipped, "\n".join(self.problems.values()))
+            skipped = counted(len(self.problems), "record")
+            log.warning("skipped %s that cannot be read:\n%s", skipped, "\n".join(self.problems.values()))
 
 
 def read_record(path: str | Path, *, check_arrays: bool = True) -> Record:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from marginbench.benchmarks.machine.files import digest, write_atomically
 from marginbench.benchmarks.records.typed import WrongValueError, build
 from marginbench.methods import MarginbenchError, Norm
+from marginbench.methods.words import counted
 
 TUNED = "+tuned"  # ends the name of a tuned row
 SETTINGS = "settings"  # name of the folder
@@ -102,12 +103,13 @@ def in_a_sentence(tuning: Tuning) -> str:
     """Where a setting comes from: `Trial 7 of 20 by validation accuracy ...`."""
     what = f"Trial {tuning.chosen} of {tuning.trials} by {tuning.objective.replace('_', ' ')} on validation images"
     how = f"{tuning.sampler}, seed {tuning.seed}, {tuning.date.partition('T')[0]}"
-    cost = f"{tuning.passes:.0f} passes, {tuning.seconds:.0f} s"
-    return f"{what} ({how}): {tuning.rule}. {tuning.distinct} distinct settings, {tuning.failed} failed; {cost}."
+    cost = f"{counted(round(tuning.passes), 'pass', 'passes')}, {tuning.seconds:.0f} s"
+    settings = f"{counted(tuning.distinct, 'distinct setting')}, {tuning.failed} failed"
+    return f"{what} ({how}): {tuning.rule}. {settings}; {cost}."
 
 
 HEAD = """\
-# The setting of {row} that {trials} trials on the validation images of suite {suite} gave.
+# The setting of {row} that {trials} on the validation images of suite {suite} gave.
 # Run it with fresh seeds beside the paper's default: run-all with the --suite and --set of the tuning, and --tuned DIR.
 """
 
@@ -121,7 +123,7 @@ def write_setting(path: Path, tuning: Tuning) -> None:
     import tomli_w
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = HEAD.format(row=tuning.row, trials=tuning.trials, suite=tuning.suite)
+    head = HEAD.format(row=tuning.row, trials=counted(tuning.trials, "trial"), suite=tuning.suite)
     write_atomically(path, f"{head}{tomli_w.dumps(_without_none(asdict(tuning)))}".encode())
 
 

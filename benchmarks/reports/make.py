@@ -18,6 +18,7 @@ from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import RESULTS, read_folders
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
+from marginbench.methods.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def report(
     for name in features or ():
         if name not in known:
             raise ParameterError("features", name, f"no such row: {suggest(name, known)}")
-    log.info("report: %d records", len(reading.records))
+    log.info("report: %s", counted(len(reading.records), "record"))
     suites, across = suite_pages(reading, Choice(paths, features, data_dir))
     title = ", ".join(suite.name for suite in suites)
     page = Report(_laid_out(suites=suites, across=across, problems=list(reading.problems.values()), title=title))

@@ -12,6 +12,7 @@ from marginbench.benchmarks.records.record import Environment, Record, dotted
 from marginbench.benchmarks.suites.schema import WHICH, load_suite, suite_names
 from marginbench.benchmarks.tables.notes import versions
 from marginbench.methods import MarginbenchError
+from marginbench.methods.words import counted
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _moment(iso: str) -> str:
 
 def _machine(place: Environment) -> str:
     what = place.processor if place.device == "cpu" else f"{place.device}, {place.processor}"
-    threads = f"{place.cores} core{'s' * (place.cores != 1)}, {place.threads} thread{'s' * (place.threads != 1)}"
+    threads = f"{counted(place.cores, 'core')}, {counted(place.threads, 'thread')}"
     return f"{what} ({threads}), {place.system}, Python {place.python}"
 
 

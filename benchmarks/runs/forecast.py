@@ -13,6 +13,7 @@ from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.progress import clock, size
 from marginbench.benchmarks.runs.work import Work, count_workers, threads_each
 from marginbench.benchmarks.training.run import Run
+from marginbench.methods.words import counted
 
 
 def forecast(work: Work) -> str:
@@ -46,11 +47,11 @@ def forecast(work: Work) -> str:
         rows.append((spec, len(cells), len(cells) - len(todo), at_work, len(todo), clock(seconds), source))
         total += sum(one.seconds for one in each)
     table = tabulate(rows, ("method", "runs", "done", "running", "to do", "time each", "from"), tablefmt="github")
-    share = f"{workers} worker{'s' * (workers > 1)}"
+    share = counted(workers, "worker")
     at_once = "".join(f"{spec}: {words}.\n" for spec, words in groups.items() if words)
     return (
         f"{table}\n\n{at_once}"
-        f"{len(work.todo)} of {len(work.cells)} runs to do: about {clock(total / workers)} with {share},"
+        f"{len(work.todo)} of {counted(len(work.cells), 'run')} to do: about {clock(total / workers)} with {share},"
         f" {_memory(work)} of memory each.\n{_disk(work)}\nNot known: what else this machine will be doing, and how"
         " much longer than ce's network other networks take to attack and to certify; a checkpoint shortens a run."
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.runs.console import Lines, Step, message
+from marginbench.methods.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -144,7 +145,7 @@ def _running(running: Sequence[AtWork], lines: int, width: int) -> Table:
         cells += [f"{where} on {run.host}" if run.host else where, run.seconds]
         grid.add_row(*cells[: len(grid.columns)])
     if hidden := len(running) - len(shown):
-        grid.add_row(f"and {hidden} more" if shown else f"{hidden} runs in progress")
+        grid.add_row(f"and {hidden} more" if shown else f"{counted(hidden, 'run')} in progress")
     return grid
 
 

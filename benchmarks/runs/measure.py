@@ -28,6 +28,7 @@ from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import WHICH, Suite
 from marginbench.benchmarks.training.curve import accuracy, seen_split
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable
+from marginbench.methods.words import counted
 
 NOT_OF_SENTENCES = (
     "Attacks and certificates in pixels are not applicable: tokens cannot be moved by a little. Radii, robust and"
@@ -172,7 +173,7 @@ def _columns(evaluation: Evaluation, data: Dataset) -> list[Column]:
 def _notes(evaluation: Evaluation, data: Dataset) -> list[str]:
     """Sentences below a table: what its reader must know of the points and of the probes."""
     asked, there = evaluation.points, len(data.test)
-    few = f"The test split has {there} images: all were measured, although {asked} points were asked for."
+    few = f"The test split has {counted(there, 'image')}: all were measured, although {asked} points were asked for."
     notes = [note for probe in evaluation.probes.values() if (note := probe.note(evaluation.epsilon))]
     if data.text is not None:
         return [NOT_OF_SENTENCES, *notes]

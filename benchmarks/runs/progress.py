@@ -16,6 +16,7 @@ from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.suites.schema import Suite, comment, suite_names
+from marginbench.methods.words import counted
 
 if TYPE_CHECKING:
     from marginbench.benchmarks.runs.live import View
@@ -77,11 +78,11 @@ class Progress:
         self._eta = Eta(work.todo, workers, work.known)
         seconds = self._eta.seconds()
         takes = _suites_own_words(work.suite) if seconds is None else f"about {clock(seconds)}, as in earlier runs"
-        self._who = _count(workers, "worker")
+        self._who = counted(workers, "worker")
         where = f"{self._who}{' of a Dask cluster' if options.scheduler else ''}"
         resumed = len(work.cells) - len(work.todo) - len(work.untrained)
         before = f", {resumed} have a record already" if resumed else ""
-        self._first = f"{_count(self._total, 'run')} to do with {where}{before}; {takes}"
+        self._first = f"{counted(self._total, 'run')} to do with {where}{before}; {takes}"
 
     def __enter__(self) -> "Progress":
         self._say(self._first, self._first)
@@ -102,7 +103,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        text = f"{self._done} of {self._total} runs done"
+        text = f"{self._done} of {counted(self._total, 'run')} done"
         self._say(text, text, last=True)
 
     def _watch(self) -> None:
@@ -132,7 +133,7 @@ class Progress:
 
 def announce(options: RunOptions, suite: Suite, methods: int, seeds: int) -> None:
     """Say what a call is about, before anything takes long."""
-    runs = f"{_count(methods, 'method')} x {_count(seeds, 'seed')} = {_count(methods * seeds, 'run')}"
+    runs = f"{counted(methods, 'method')} x {counted(seeds, 'seed')} = {counted(methods * seeds, 'run')}"
     share = f", of which this is the share {options.shard}" if options.shard else ""
     say(options, f"suite {suite.name}: {runs}{share}")
 
@@ -177,10 +178,6 @@ def _level(options: RunOptions) -> int:
     return logging.INFO if options.progress else logging.DEBUG
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 def _suites_own_words(suite: Suite) -> str:
     """How long all runs of a built-in suite take, as its file says: not these ones, and not on this machine."""
     text = comment(suite.name).replace("\n", " ") if suite.name in suite_names() else ""
@@ -188,5 +185,5 @@ def _suites_own_words(suite: Suite) -> str:
     if found is None:
         return "no estimate before the first run has ended"
     words = found[0].strip().rstrip(".")
-    runs = _count(len(suite.rows) * suite.seeds, "run")
+    runs = counted(len(suite.rows) * suite.seeds, "run")
     return f"the suite's {runs}: {words[0].lower()}{words[1:]}; of these, on this machine, the ETA after the first run"

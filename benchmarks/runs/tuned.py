@@ -13,6 +13,7 @@ from marginbench.methods import MarginbenchError, Method, spec_of
 from marginbench.methods.errors import ParameterError, Problems
 from marginbench.methods.registry import recreate
 from marginbench.methods.userfile import module_source
+from marginbench.methods.words import counted
 
 Settings = list[tuple[Path, Tuning]]  # each with its file
 
@@ -141,6 +142,6 @@ def _check_budgets(tunings: Sequence[Tuning]) -> None:
     if len(budgets) > 1:
         (few, one), (more, other), *_ = budgets.items()
         raise MarginbenchError(
-            f"rows were tuned with unequal budgets: {one} with {few[0]} trials ({few[1]}, {few[2]}), {other} with"
-            f" {more[0]} ({more[1]}, {more[2]}); tune all of them alike"
+            f"rows were tuned with unequal budgets: {one} with {counted(few[0], 'trial')} ({few[1]}, {few[2]}), {other}"
+            f" with {more[0]} ({more[1]}, {more[2]}); tune all of them alike"
         )

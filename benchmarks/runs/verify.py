@@ -29,6 +29,7 @@ from marginbench.benchmarks.suites.schema import Suite
 from marginbench.methods import MarginbenchError, create, spec_of
 from marginbench.methods.errors import ParameterError, suggest
 from marginbench.methods.registry import recreate
+from marginbench.methods.words import counted
 
 log = logging.getLogger(__name__)
 LINES = 12  # of what may explain a difference
@@ -105,11 +106,10 @@ def verify(question: Question) -> Verification:
     if not trained and not verdicts:
         raise MarginbenchError(f"{', '.join(map(str, question.folders))}: no records of runs that can be done again")
     chosen = draw(trained, question)
-    notes = [f"{len(chosen)} of {len(trained)} runs were done again."]
+    notes = [f"Done again: {len(chosen)} of {counted(len(trained), 'run')}."]
     if len(counting) < len(reading.records):
-        notes.append(
-            f"Left out: {len(reading.records) - len(counting)} records that failed or that tables mark as old."
-        )
+        others = counted(len(reading.records) - len(counting), "record")
+        notes.append(f"Left out, as failed or marked in tables as old: {others}.")
     if len(counting) > len(trained):
         notes.append(
             "Models that were not trained here were left out: `marginbench evaluate --fresh` measures them again."

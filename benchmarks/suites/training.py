@@ -11,6 +11,7 @@ from marginbench.benchmarks.section import Count, Section, Settings
 from marginbench.benchmarks.suites.augment import Augment
 from marginbench.methods import Norm
 from marginbench.methods.errors import suggest
+from marginbench.methods.words import counted
 
 OURS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.AdamW, "sgd": torch.optim.SGD}
 """Names with settings of our own: `adam` is fused, `sgd` has Nesterov's momentum 0.9."""
@@ -80,7 +81,7 @@ class Training(Section):
         if self.warm_up is not None and self.schedule == "one_cycle":
             raise ValueError("warm_up: one_cycle has its own")
         if self.warm_up is not None and self.warm_up > self.epochs:
-            raise ValueError(f"warm_up: longer than the training, which has {self.epochs} epochs")
+            raise ValueError(f"warm_up: longer than the training, which has {counted(self.epochs, 'epoch')}")
         return self
 
     @property

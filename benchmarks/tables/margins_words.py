@@ -6,6 +6,7 @@ from typing import Any
 
 from marginbench.benchmarks.tables.measures import ALL, MEASURES, TARGETS, Target
 from marginbench.benchmarks.tables.tightness import ATTACK, ATTACKED, BESIDE
+from marginbench.methods.words import counted
 
 Line = Mapping[str, Any]  # of `margins`
 TITLES = {(measure.name, measure.over): measure.title for measure in MEASURES}
@@ -21,7 +22,7 @@ def title(line: Line) -> str:
 def sentences(lines: Sequence[Line]) -> list[str]:
     """What came out for one suite: of what, then a point for each target, whose name is bold, and what remains."""
     networks, methods = (max(line[name] for line in lines) for name in ("networks", "methods"))
-    said = [f"{networks} networks of {methods} methods."]
+    said = [f"{counted(networks, 'network')} of {counted(methods, 'method')}."]
     if not has_intervals(lines):
         return [f"{said[0]} So few methods have no intervals, and nothing can be said of measures."]
     silent, open_ = [], []

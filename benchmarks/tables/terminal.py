@@ -34,6 +34,7 @@ from marginbench.benchmarks.tables.notes import legend, notes
 from marginbench.benchmarks.tables.render import across_markdown, render
 from marginbench.benchmarks.tables.render_across import across_page
 from marginbench.benchmarks.tables.standing import Standings
+from marginbench.methods.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,11 +178,11 @@ def _doubts(board: Board) -> Iterator[str]:
 def _hints(board: Board, hidden: int, missing: Sequence[str], other_notes: int) -> Iterator[str]:
     """What is not shown, and the option that shows it."""
     if hidden:
-        yield f"{hidden} rows (--top {len(board.rows) + board.below})"
+        yield f"{counted(hidden, 'row')} (--top {len(board.rows) + board.below})"
     if missing:
         yield f"{', '.join(missing)} (a wider terminal, --columns, or --format csv)"
     if other_notes:
-        yield f"{other_notes} notes (--notes)" if other_notes > 1 else "1 note (--notes)"
+        yield f"{counted(other_notes, 'note')} (--notes)"
 
 
 def shown_rows(board: Board, asked: Collection[str]) -> list[int | None]:

@@ -16,6 +16,7 @@ from marginbench.benchmarks.tables.cells import Side
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.pairs import ColumnPairs, SuiteRuns, column_pairs, suite_runs
 from marginbench.benchmarks.tables.text import pipe
+from marginbench.methods.words import counted
 
 FIELDS = ("default", "tuned", "gain", "gain_low", "gain_high", "p", "default_rank", "tuned_rank")
 
@@ -144,7 +145,8 @@ def _passes(count: float) -> str:
 
 def _notes(of: Gains) -> Iterator[str]:
     tuning = next(iter(of.tunings.values()))
-    how = f"{tuning.trials} trials a row by {tuning.objective.replace('_', ' ')}, {tuning.sampler}, seed {tuning.seed}"
+    trials, objective = counted(tuning.trials, "trial"), tuning.objective.replace("_", " ")
+    how = f"{trials} a row by {objective}, {tuning.sampler}, seed {tuning.seed}"
     yield (
         f"Paper's default → tuned: gain [95 % interval], paired over seeds and test images; * p < {LEVEL:g} after"
         " Holm's correction over the rows. One number: tuning has kept the default. Default and tuned row have the same"
@@ -161,10 +163,10 @@ def _notes(of: Gains) -> Iterator[str]:
         heading, known = column.heading(of.suite.epsilon), of.gains[column.name]
         up = sum(g.difference > 0 and g.p < LEVEL for g in known.values())
         down = sum(g.difference < 0 and g.p < LEVEL for g in known.values())
-        text = f"{heading}: tuning made {up} of {len(known)} rows better and {down} worse"
+        text = f"{heading}: tuning made {up} of {counted(len(known), 'row')} better and {down} worse"
         if BASELINE in known and len(known) > 1:
             before, after = of.ahead[column.name]
-            text += f"; {before} rows beat {BASELINE} by default, {after} do with {BASELINE} tuned like them"
+            text += f"; ahead of {BASELINE}: {counted(before, 'row')} by default, {after} with {BASELINE} tuned alike"
         tau = _agreement(known)
         yield f"{text}{'' if math.isnan(tau) else f'; Kendall tau of the two rankings {tau:.2f}'}."
 

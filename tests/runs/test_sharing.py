@@ -84,7 +84,7 @@ def test_runs_that_another_process_is_at_are_left_to_it(tiny: Path, tmp_path: Pa
     with lock(runs, cell.id, "ce", 0) as got:
         assert got
         code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1")
-        assert code == 0 and "1 run done." in text and "1 runs are left to other processes" in text
+        assert code == 0 and "1 run done." in text and "Left to other processes: 1 run; see marginbench status" in text
         code, text, _ = run("status", tmp_path)
         assert code == 0 and f"running: ce seed 0 on {os.uname().nodename}, process {os.getpid()}" in text
     code, text, _ = run("run-all", "--suite", tiny, "--out", tmp_path, "--jobs", "1")

@@ -225,7 +225,7 @@ def test_the_command_says_what_is_left(tiny: Path, tmp_path: Path, run: Run, wor
     code, out, err = run(*call, "--stop-after", "0.001s")
     assert words or "no run was begun: set-up has left 0 s of the time; give --stop-after more" in err
     count = 4 if "--shard" in words else 8
-    assert code == 0 and f"{count} runs are left after 0.001s: the same command goes on from here." in out
+    assert code == 0 and f"Left after 0.001s: {count} runs; the same command goes on from here." in out
     assert run("run-all", "--suite", tiny, "--out", tmp_path, "--stop-after", "9 minutes")[0] == 2
 
 
