@@ -34,9 +34,12 @@ def make_net(
         checkpoint: the folder from which a pretrained network starts.
 
     Raises:
-        MarginbenchError: unknown name, images that are too small, or a user's network that breaks the contract.
+        MarginbenchError: unknown name, a package that is missing, images that are too small, or a user's network that
+            breaks the contract.
     """
     architecture = NETWORKS.find(chosen, "network") if isinstance(chosen, str) else chosen
+    if architecture.needs is not None:
+        architecture.needs.check(f"network {architecture.name!r}")
     if architecture.text:
         return _make_text_net(architecture, width, shape, num_classes, checkpoint)
     least = architecture.smallest

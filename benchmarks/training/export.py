@@ -5,11 +5,14 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from marginbench.benchmarks.data.sentence_sets import is_text
 from marginbench.benchmarks.extras import ONNX, ONNX_RUNTIME
 from marginbench.benchmarks.machine.files import write_atomically
 from marginbench.benchmarks.records.reader import RESULTS
@@ -23,9 +26,11 @@ AGREE = 1e-5  # how far the logits of ONNX Runtime may be from ours, relative to
 HEADER = """\
 # A network that marginbench has trained; its weights are in {weights}. In Python:
 #   from marginbench.benchmarks import load_network
-#   net, info = load_network("{name}")  # images [B, C, H, W] in [0, 1] to logits [B, K]
+#   net, info = load_network("{name}")  # {reads} to logits [B, K]
 
 """
+IMAGES = "images [B, C, H, W] in [0, 1]"
+SENTENCES = "x [B, 2, 1, L] int64, of which x[:, 0, 0] are token ids and x[:, 1, 0] segments, 1, 2 or 0 for padding,"
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,14 @@ def export(what: str, output: Path, folder: Path = RESULTS, network: str | None 
     output.parent.mkdir(parents=True, exist_ok=True)
     weights, described, graph = (output.with_name(f"{output.name}{end}") for end in (".safetensors", ".toml", ".onnx"))
     write_atomically(weights, content)
-    write_atomically(described, (HEADER.format(name=described.name, weights=weights.name) + to_toml(training)).encode())
-    graph_bytes, problem = to_onnx(net, training.input_shape)
+    text = is_text(training.identity.recipe["data"]["name"])
+    head = HEADER.format(name=described.name, weights=weights.name, reads=SENTENCES if text else IMAGES)
+    write_atomically(described, (head + to_toml(training)).encode())
+    inputs = partial(_sentences, net) if text else _images
+    graph_bytes, problem = to_onnx(net, inputs(training.input_shape, 2))
     if graph_bytes is None:
         return Exported([weights, described], problem, None)
-    agreement = difference(graph_bytes, net, training.input_shape)
+    agreement = difference(graph_bytes, net, inputs(training.input_shape, 5))
     if agreement is not None and not agreement <= AGREE:
         raise MarginbenchError(
             f"{training.method}: the ONNX graph gives other logits in ONNX Runtime, by {agreement:.1e} of the largest"
@@ -67,9 +75,28 @@ def export(what: str, output: Path, folder: Path = RESULTS, network: str | None 
     return Exported([weights, described, graph], None, agreement)
 
 
-def to_onnx(net: Net, shape: Sequence[int]) -> tuple[bytes | None, str | None]:
-    """The graph for any number of images of this shape [C, H, W], or why there is none."""
-    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+def _images(shape: Sequence[int], count: int) -> Tensor:
+    """Random ones [count, C, H, W], others for another count."""
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(count))
+
+
+def _sentences(net: Net, shape: Sequence[int], count: int) -> Tensor:
+    """Random token ids of random length [count, 2, 1, L], as `data.text` stores them, others for another count."""
+    generator = torch.Generator().manual_seed(count)
+    words = next(layer for layer in net.modules() if isinstance(layer, nn.Embedding)).num_embeddings
+    x = torch.randint(words, (count, *shape), generator=generator)
+    lengths = torch.randint(1, shape[2] + 1, (count, 1, 1), generator=generator)
+    x[:, 1] = torch.arange(shape[2]) < lengths
+    return x
+
+
+def _name(x: Tensor) -> str:
+    """Of the input in a graph."""
+    return "images" if x.is_floating_point() else "sentences"
+
+
+def to_onnx(net: Net, x: Tensor) -> tuple[bytes | None, str | None]:
+    """The graph for any number of inputs like x, or why there is none."""
     if ONNX.missing:
         return None, f"needs packages: {ONNX.advice}"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -81,7 +108,7 @@ def to_onnx(net: Net, shape: Sequence[int]) -> tuple[bytes | None, str | None]:
                 net,
                 (x,),
                 path,
-                input_names=["images"],
+                input_names=[_name(x)],
                 output_names=["logits"],
                 dynamic_shapes=({0: batch},),
                 dynamo=True,
@@ -93,14 +120,13 @@ def to_onnx(net: Net, shape: Sequence[int]) -> tuple[bytes | None, str | None]:
         return path.read_bytes(), None
 
 
-def difference(graph: bytes, net: Net, shape: Sequence[int]) -> float | None:
+def difference(graph: bytes, net: Net, x: Tensor) -> float | None:
     """Largest difference between the logits of ONNX Runtime and ours, relative to the largest; None without it."""
     if ONNX_RUNTIME.missing:
         return None
     runtime: Any = importlib.import_module("onnxruntime")
-    x = torch.rand(5, *shape, generator=torch.Generator().manual_seed(1))
     session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         ours = net(x)
-    theirs = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+    theirs = torch.from_numpy(session.run(None, {_name(x): x.numpy()})[0])
     return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-12))
