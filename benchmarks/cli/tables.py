@@ -66,9 +66,8 @@ def leaderboard_command(
     refuse_nothing(records, folders)
     choice = Choice(by, split_specs(families), split_specs(methods), split_specs(columns), top)
     form = form or _form(output, FORMATS)
-    if all_notes and (form in ("csv", "json") or output is not None):
-        what = f"{form} has none" if form in ("csv", "json") else "a file has all of them"
-        raise ParameterError("all_notes", True, f"is for a terminal: {what}")
+    if all_notes and form in ("csv", "json"):
+        raise ParameterError("all_notes", True, f"there are none in {form}: md, tex and html have them")
     known = where_rows_stand(reading, None if form in ("csv", "json") else [by or DEFAULT_SORT, *choice.columns])
     if output is not None:
         write_atomically(output, render(records, form, choice, known).encode())

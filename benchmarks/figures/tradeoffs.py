@@ -30,14 +30,15 @@ def accuracy_tradeoff(
         column: against which clean accuracy is drawn. Default: robust accuracy in L2.
 
     Raises:
-        ParameterError: there is no such column, no row has it, or it is clean accuracy itself, as by default of
-            sentences.
-        MarginbenchError: no row has both.
+        ParameterError: there is no such column, no row has it, or it is clean accuracy itself.
+        MarginbenchError: no row has both, or no column is named for sentences.
     """
     rows = rows_of(source, suite)
     if (against := column or rows.usual) == CLEAN:
         others = ", ".join(name for name in rows.known if name != CLEAN)
-        raise ParameterError("column", column, f"{CLEAN} is on the other axis; name another column: {others}")
+        if column is None:
+            raise MarginbenchError(f"suite {rows.suite}: sentences have no robust accuracy; name a column: {others}")
+        raise ParameterError("column", column, f"is on the other axis; name another column: {others}")
     clean = Quantity.of(rows.column(CLEAN), rows.heading(CLEAN))
     return _figure(rows, clean, {row: rows.interval(row, CLEAN) for row in rows.runs}, against, picked)
 

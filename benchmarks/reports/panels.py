@@ -92,8 +92,8 @@ def _choices(figure: Figure, source: Any) -> Iterator[dict[str, str]]:
             values[name] = typing.get_args(hints[name])
         elif name == "column" and isinstance(source, Rows):
             measured = {metric for runs in source.runs.values() for record in runs for metric in record.metrics}
-            values[name] = [column for column in source.columns if column.startswith(AGAINST) and column in measured]
-            values[name] = values[name] or [source.usual]
+            columns = [column for column in source.columns if column.startswith(AGAINST) and column in measured]
+            values |= {name: columns} if columns else {}  # of sentences there is no such column: the usual one is drawn
         elif name == "parameter":
             values[name] = list(families(suites_of(source))) or [""]
     return (dict(zip(values, one, strict=True)) for one in itertools.product(*values.values()))

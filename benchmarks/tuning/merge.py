@@ -1,7 +1,7 @@
 """The trials of another machine: what a tuning there has done counts here."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from marginbench.benchmarks.machine.files import write_atomically
@@ -36,8 +36,7 @@ def merge(other: Path, work: Work) -> None:
     if not (theirs / STUDIES).is_dir():
         raise ParameterError("merge", str(other), _without(other, suite, ours.name))
     journals = sorted((theirs / STUDIES).glob("*.journal"))
-    for journal in journals:
-        _check(other, protocol_in(journal), work)
+    _check(other, [protocol_in(journal) for journal in journals], work)
     for source, target in ((theirs / TRIALS, ours / TRIALS), (theirs.parent / NETWORKS, ours.parent / NETWORKS)):
         for file in sorted(source.glob("[!.]*")):
             if file.suffix not in ONGOING and not (target / file.name).exists():
@@ -63,9 +62,9 @@ def _without(other: Path, suite: str, name: str) -> str:
     return f"holds {', '.join(of_suite)} of suite {suite}, and this tuning is {name}: give the same options as there"
 
 
-def _check(other: Path, theirs: Mapping[str, object], work: Work) -> None:
-    """Complain of a study with other rules, which would count for nothing here."""
-    differs = [name for name, value in work.rules.items() if theirs.get(name) != value]
-    if differs:
-        problem = f"row {theirs.get('row')} was tuned with another version of the suite: {MEANS[differs[0]]} differs"
-        raise ParameterError("merge", str(other), f"{problem}; tune both with the same files")
+def _check(other: Path, theirs: Sequence[Mapping[str, object]], work: Work) -> None:
+    """Complain where all studies have other rules, and would count for nothing here."""
+    unlike = [[name for name, value in work.rules.items() if one.get(name) != value] for one in theirs if one]
+    if unlike and all(unlike):
+        problem = f"was tuned with another version of suite {work.suite.name}, in {MEANS[unlike[0][0]]}"
+        raise ParameterError("merge", str(other), f"{problem}: tune both with the same files")

@@ -111,8 +111,10 @@ def test_a_report_and_figures_know_what_was_not_measured(outcome: RunOutcome) ->
         assert "clean" in str(plot(name, folder).to_dict()["title"]) or name in ("feature_margins", "learning_curves")
     with pytest.raises(ParameterError, match=r"no row of suite .* has it; they have clean_accuracy"):
         plot("cost", folder, column="robust_accuracy_l2")
-    with pytest.raises(ParameterError, match=r"is on the other axis; name another column: .*embedding_l2"):
+    with pytest.raises(MarginbenchError, match=r"sentences have no robust accuracy; name a column: .*embedding_l2"):
         plot("accuracy_tradeoff", folder)
+    with pytest.raises(ParameterError, match=r"is on the other axis; name another column: .*embedding_l2"):
+        plot("accuracy_tradeoff", folder, column="clean_accuracy")
     assert plot("accuracy_tradeoff", folder, column="embedding_l2") is not None
 
 

@@ -162,12 +162,12 @@ def test_an_order_by_what_nobody_measured_is_refused() -> None:
     assert "Ordered by robust" in mixed and "Ordered by clean %" in mixed, "each by what it has"
 
 
-def test_notes_are_for_a_terminal(run: Run, tmp_path: Path) -> None:
+def test_notes_are_refused_where_there_are_none(run: Run, tmp_path: Path) -> None:
     for record in four():
         write_record(tmp_path / "toy" / "runs", record, {})
-    for words in (("--format", "csv"), ("-o", str(tmp_path / "a.md"))):
+    for words in (("--format", "csv"), ("-o", str(tmp_path / "a.json"))):
         code, _, text = run("leaderboard", tmp_path, "--notes", *words)
-        assert code == 2 and text.startswith("error: --notes: is for a terminal: ")
+        assert code == 2 and text.startswith("error: --notes: there are none in ")
 
 
 def test_the_name_of_the_file_says_its_format(run: Run, tmp_path: Path) -> None:
