@@ -118,6 +118,7 @@ def _laid_out(**values: Any) -> str:
     environment.filters["short"] = "{:.6g}".format
     environment.filters["ratio"] = lambda value: "∞" if math.isinf(value) else f"{value:.3g}"
     environment.filters["marked"] = _marked
+    environment.filters["counted"] = counted
     environment.filters["breakable"] = _breakable
     themes = {"light": (config(), LIGHT), "dark": (config(dark=True), DARK)}
     return environment.get_template("page.html").render(

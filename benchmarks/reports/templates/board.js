@@ -103,7 +103,7 @@ class Board {
       header.hidden = hidden;
       this.rows.forEach((row) => { row.cells[place].hidden = hidden; });
     });
-    this.form.querySelector(".count").textContent = `${shown} of ${this.rows.length} rows`;
+    this.form.querySelector(".count").textContent = `${shown} of ${this.rows.length} row${this.rows.length === 1 ? "" : "s"}`;
   }
 
   // A telephone shows the accuracy and what the table is sorted by; the menu has the others.
