@@ -44,13 +44,14 @@ class Gaps:
     @property
     def words(self) -> list[str]:
         """What is amiss, in a few words each."""
-        counts = {
-            "runs failed": len(self.failed),
-            "rows have fewer networks than the others": len(self.fewer),
-            "rows of the suite were not run": len(self.absent),
-            "older records are compared with nothing": sum(old.runs for old in self.old),
-        }
-        return [f"{count} {what}" for what, count in counts.items() if count]
+        older = sum(old.runs for old in self.old)
+        counts = (
+            (len(self.failed), "run failed", "runs failed"),
+            (len(self.fewer), "row has fewer networks than the others", "rows have fewer networks than the others"),
+            (len(self.absent), "row of the suite was not run", "rows of the suite were not run"),
+            (older, "older record is compared with nothing", "older records are compared with nothing"),
+        )
+        return [counted(*one) for one in counts if one[0]]
 
 
 def facts(counted: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str, str]]:

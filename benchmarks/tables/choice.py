@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.statistics.paired import MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import Row, has
 from marginbench.methods.errors import MarginbenchError, ParameterError, suggest
@@ -69,6 +70,9 @@ def check_order(choice: Choice, rows: Sequence[Row], records: Iterable[Record]) 
     """
     if choice.by is None or any(has(row, choice.by) for row in rows):
         return
+    if any(has(row, columns.stem(choice.by)) for row in rows):
+        problem = f"intervals take {MIN_FOR_INTERVAL} networks of a row, and none has so many"
+        raise ParameterError("by", choice.by, problem)
     names = columns.stems(columns.ordering(columns.of_probes(records)))
     known = [name for name in names if any(has(row, name) for row in rows)]
     if known:

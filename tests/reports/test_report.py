@@ -102,7 +102,7 @@ def test_what_is_missing_failed_or_stale_is_said(tmp_path: Path) -> None:
     text = re.sub(r"<script.*?</script>|<[^>]*>", " ", report(tmp_path).html, flags=re.DOTALL)
     text = re.sub(r"\s+", " ", text)
     assert "2 runs failed" in text and "RuntimeError: no | luck" in text
-    assert "1 older records are compared with nothing" in text and "stale" in text
+    assert "1 older record is compared with nothing" in text and "stale" in text
     assert "Files that could not be read" in text and "not a complete JSON object" in text
     assert "pmm: 0" in text
 

@@ -120,7 +120,7 @@ def test_doubts_may_be_asked_for_where_there_are_none() -> None:
     [
         (
             Choice("method", top=1),
-            ["Ordered by method.", "Left out: 3 rows; asked for: the first 1 by method, and ce.", "of the rows shown"],
+            ["Ordered by method.", "Left out: 2 rows; asked for: the first 1 by method, and ce.", "of the rows shown"],
         ),
         (
             Choice("clean_accuracy", top=1),
@@ -133,7 +133,7 @@ def test_doubts_may_be_asked_for_where_there_are_none() -> None:
     ],
 )
 def test_the_legend_says_what_orders_the_rows_and_which_are_shown(choice: Choice, words: list[str]) -> None:
-    records = [a_record(name, seed, 0.8 + 0.1 * i) for i, name in enumerate(("ce", "mma", "pmm")) for seed in range(2)]
+    records = [a_record(name, seed, 0.8 + 0.1 * i) for i, name in enumerate(("ce", "mma", "pmm")) for seed in range(3)]
     text = render(records, "md", choice)
     for word in words:
         assert word in text
@@ -155,8 +155,10 @@ def test_the_command_names_its_options(run: Run, tmp_path: Path) -> None:
 def test_an_order_by_what_nobody_measured_is_refused() -> None:
     bare = sentences()
     for form in ("md", "csv"):
-        with pytest.raises(ParameterError, match=r"no row of these records has it; they have method, n, .*clean"):
+        with pytest.raises(ParameterError, match=r"no row of these records has it; they have method, key, n, .*clean"):
             render(bare, form, Choice(DEFAULT_SORT))
+    with pytest.raises(ParameterError, match="intervals take 3 networks of a row, and none has so many"):
+        render(bare, "md", Choice("clean_accuracy_ci95"))
     assert "Ordered by clean %" in render(bare, "md")
     mixed = render([*four(), *bare], "md", Choice("robust_accuracy_l2"))
     assert "Ordered by robust" in mixed and "Ordered by clean %" in mixed, "each by what it has"
