@@ -65,7 +65,7 @@ class Tuning:
     seconds: float  # of all trainings and evaluations
     passes: float  # forward and backward through the network, each over a batch, of all trainings
     date: str  # of the last trial; UTC, ISO 8601
-    trained_for: dict[str, float] = field(default_factory=dict)  # radii, of a method that trains for some; pixels
+    trained_for: dict[Norm, float] = field(default_factory=dict)  # radii, of a method that trains for some; pixels
     versions: dict[str, str] = field(default_factory=dict)
     space: dict[str, str] = field(default_factory=dict)  # what was searched, in words
     importance: dict[str, float] = field(default_factory=dict)  # share of the variance of the value, by fANOVA

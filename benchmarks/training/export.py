@@ -3,7 +3,7 @@
 import importlib
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ def export(what: str, output: Path, folder: Path = RESULTS, network: str | None 
     text = is_text(training.identity.recipe["data"]["name"])
     head = HEADER.format(name=described.name, weights=weights.name, reads=SENTENCES if text else IMAGES)
     write_atomically(described, (head + to_toml(training)).encode())
-    inputs = partial(_sentences, net) if text else _images
+    inputs: Callable[[Sequence[int], int], Tensor] = partial(_sentences, net) if text else _images
     graph_bytes, problem = to_onnx(net, inputs(training.input_shape, 2))
     if graph_bytes is None:
         return Exported([weights, described], problem, None)

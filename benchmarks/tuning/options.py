@@ -19,7 +19,7 @@ Sampler = Literal["tpe", "random"]
 Pick = Literal["floor", "knee", "clean", "robust"]
 TRIALS = 20
 FLOOR = 0.95
-ROBUST = ("robust_accuracy", "pareto")
+ROBUST: Sequence[Objective] = ("robust_accuracy", "pareto")
 OF_OBJECTIVES: Mapping[str, Sequence[Objective]] = {"norm": ROBUST, "floor": ROBUST, "pick": ("pareto",)}
 
 
