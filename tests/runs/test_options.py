@@ -231,7 +231,7 @@ def test_progress_goes_to_stderr_and_nowhere_twice(
     assert lines[0] == "suite tiny: 1 method x 1 seed = 1 run" and lines[1].startswith(
         "1 run to do with 1 worker; no estimate"
     )
-    assert lines[2].startswith("[1/1] ce") and lines[3] == "1 of 1 runs done"
+    assert lines[2].startswith("[1/1] ce") and lines[3] == "1 of 1 run done"
 
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, redo="everything", progress=False)
     assert capsys.readouterr().err == ""
