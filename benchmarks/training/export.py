@@ -27,10 +27,12 @@ HEADER = """\
 # A network that marginbench has trained; its weights are in {weights}. In Python:
 #   from marginbench.benchmarks import load_network
 #   net, info = load_network("{name}")  # {reads} to logits [B, K]
-
 """
 IMAGES = "images [B, C, H, W] in [0, 1]"
-SENTENCES = "x [B, 2, 1, L] int64, of which x[:, 0, 0] are token ids and x[:, 1, 0] segments, 1, 2 or 0 for padding,"
+SENTENCES = "x [B, 2, 1, L] int64"
+OF_SENTENCES = (
+    "# x[:, 0, 0] are token ids, and x[:, 1, 0] segments: 1 first sentence, 2 second, 0 padding at the end.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def export(what: str, output: Path, folder: Path = RESULTS, network: str | None 
     write_atomically(weights, content)
     text = is_text(training.identity.recipe["data"]["name"])
     head = HEADER.format(name=described.name, weights=weights.name, reads=SENTENCES if text else IMAGES)
-    write_atomically(described, (head + to_toml(training)).encode())
+    more = f"{OF_SENTENCES}\n" if text else "\n"
+    write_atomically(described, f"{head}{more}{to_toml(training)}".encode())
     inputs: Callable[[Sequence[int], int], Tensor] = partial(_sentences, net) if text else _images
     graph_bytes, problem = to_onnx(net, inputs(training.input_shape, 2))
     if graph_bytes is None:
