@@ -101,7 +101,7 @@ class Rows:
 
     @cached_property
     def known(self) -> list[str]:
-        """The columns that some row has."""
+        """The columns of which some row has a finite mean."""
         rows = self.table.values()
         return [name for name in self.columns if any(math.isfinite(row.mean(name)[0]) for row in rows)]
 
