@@ -38,9 +38,7 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
         if logits.shape[1] != data.num_classes:
             more = ": return the logits of these alone" if logits.shape[1] > data.num_classes else ""
             given = counted(logits.shape[1], "logit")
-            raise MarginbenchError(
-                f"{where}: gives {given}; the data have {data.num_classes} classes{more}"
-            )
+            raise MarginbenchError(f"{where}: gives {given}; the data have {data.num_classes} classes{more}")
         if not logits.requires_grad:
             raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
     if (seen := probabilities(model, few)) is not None:
