@@ -4,7 +4,7 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -235,7 +235,7 @@ def plot_command(
         "norm": norm,
         "data_dir": data_dir,
     }
-    options = {key: value for key, value in given.items() if value is not None}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for key, value in further:
         if key in options:
             raise ParameterError("option", f"{key}={value}", f"{key} is given twice")
