@@ -18,6 +18,7 @@ from marginbench.benchmarks.records.current import MARKS, current, marks
 from marginbench.benchmarks.records.metrics import per_point
 from marginbench.benchmarks.records.reader import RESULTS, Reading, read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.scores import SCORES
 from marginbench.benchmarks.statistics.paired import LEVEL, holm, sign_test
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import canonical
@@ -28,6 +29,8 @@ from marginbench.methods.errors import suggest
 if TYPE_CHECKING:
     import pandas as pd
 
+# what can be compared over test points, in the order of a page
+COMPARED = tuple(column for column in columns.paged(SCORES.values()) if column is not columns.COST)
 FEW = "too few seeds"
 
 
@@ -115,8 +118,7 @@ def _of_suite(a: str, b: str, of_a: list[Record], of_b: list[Record], reading: R
     pairs = [(images_a[seed], images_b[seed]) for seed in seeds]
     every = [*images_a.values(), *images_b.values()]
     records = (*of_a, *of_b)
-    known = [column for column in columns.paged(columns.of_probes(records)) if column is not columns.COST]
-    asked = [column for column in known if any(column.name in record.metrics for record in records)]
+    asked = [column for column in COMPARED if any(column.name in record.metrics for record in records)]
     table = [_column(column_pairs(suite[first.identity.suite], column), a, b, pairs, every) for column in asked]
     adjusted = holm([column.p for column in table])
     facts: dict[str, Any] = {

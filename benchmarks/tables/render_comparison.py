@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS
-from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.cells import MEASURED_NOTHING, Side, p_text
-from marginbench.benchmarks.tables.compare import FEW
+from marginbench.benchmarks.tables.compare import COMPARED, FEW
 from marginbench.benchmarks.tables.notes import asked_once
 from marginbench.benchmarks.tables.text import pipe
 from marginbench.methods import NORMS
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 SIDES: tuple[Side, ...] = ("left", "right", "right", "right", "right", "right", "left")
 Line = Mapping[str, Any]  # of the table of `compare_rows`
 
-_COLUMNS = {column.name: column for column in columns.measured()}
+_COLUMNS = {column.name: column for column in COMPARED}
 
 
 def render_comparison(table: "pd.DataFrame") -> str:

@@ -109,7 +109,7 @@ def test_intervals_are_those_of_the_table(board: Path) -> None:
 
 
 def test_a_column_that_no_row_has_is_refused(board: Path) -> None:
-    with pytest.raises(MarginbenchError, match="no row has both"):
+    with pytest.raises(MarginbenchError, match="no row of suite toy has it"):
         plot("accuracy_tradeoff", board, column="generalisation_gap")
     with pytest.raises(ParameterError, match="did you mean 'certified_accuracy_l2'"):
         plot("accuracy_tradeoff", board, column="certified_acuracy_l2")

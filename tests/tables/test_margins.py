@@ -164,7 +164,7 @@ def test_few_methods_have_no_intervals_and_two_no_table(reading: Reading) -> Non
     few = margins(of(4), ["clean_accuracy"])
     assert few["tau"].notna().any() and few["tau_low"].isna().all() and not few["across_shown"].any()
     assert "nothing can be said of measures" in render_margins(of(4))
-    assert margins(of(2)).empty and "Of fewer than three methods" in render_margins(of(2))
+    assert margins(of(2)).empty and "Nothing can be said: fewer than 3 methods" in render_margins(of(2))
     assert render_margins(of(2), "csv").startswith("suite,")
 
 
