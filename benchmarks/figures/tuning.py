@@ -81,7 +81,7 @@ def tuning_importance(source: Any, *, suite: str | None = None, picked: Sequence
 def tuning_front(source: Any, *, suite: str | None = None, picked: Sequence[str] | None = None) -> Any:
     """Clean against robust accuracy of the trials, with each row's Pareto front; rings are what was chosen.
 
-    Both on validation images, the robust accuracy by the cheap attack of the tuning.
+    Both on validation images, the robust accuracy by the attacks of `quick`.
 
     Args:
         source: see `rows_of`.

@@ -1,8 +1,9 @@
-"""What a trial is worth: the suite on validation images, with the cheapest evaluation that answers the objective."""
+"""What a trial is worth: the suite on validation images, evaluated as far as the objective asks."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.tuning import Objective, Trial
@@ -14,7 +15,9 @@ from marginbench.benchmarks.tuning.options import Pick
 from marginbench.methods import MarginbenchError, Norm
 from marginbench.methods.words import counted
 
-ATTACKS = {"fmn": {"steps": 20}, "blend": {}}  # blend asks for no gradients: hiding these is not worth while
+# A search rewards what fools weaker attacks: by 20 steps of FMN and blend the digits' tuned cosface was robust on
+# 76.5 % of the validation images in L-infinity, by these on 42 %.
+ATTACKS = "quick"
 WORST = -1.0  # of a trial that failed: below every other one
 
 
@@ -23,7 +26,7 @@ def judged_on(suite: Suite, objective: Objective) -> Suite:
 
     Its trainings are those of the suite; the test images are not loaded into it.
     """
-    attacks = {} if objective == "validation_accuracy" else ATTACKS
+    attacks: Any = {} if objective == "validation_accuracy" else ATTACKS
     changes = {
         "data.evaluate": "validation",
         "evaluation.points": suite.data.validation,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.records.tuning import Trial
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.benchmarks.tuning.judge import WORST, Judge, choose, judged_on
@@ -53,5 +54,5 @@ def test_trials_have_the_trainings_of_the_suite(objective: Any) -> None:
     judged = judged_on(suite, objective)
     assert (judged.recipe, judged.trained_for) == (suite.recipe, suite.trained_for)
     assert judged.data.evaluate == "validation" and judged.fingerprint != suite.fingerprint
-    assert bool(judged.evaluation.attacks) == (objective == "robust_accuracy")
+    assert judged.evaluation.attacks == (PRESETS["quick"] if objective == "robust_accuracy" else {})
     assert judged.evaluation.points == 200 and not judged.evaluation.certificates and not judged.evaluation.probes
