@@ -34,7 +34,7 @@ class Ranking:
         what = "no pair of rows can be told apart" if self.blocks < pairs else "pairs of rows can be told apart"
         return (
             f"With {self.blocks} suites {what}: all pairs of {rows} rows need {pairs} suites before Wilcoxon's test"
-            f" with Holm's correction can reject anything, {rows - 1} comparisons with a baseline need {baseline}."
+            f" with Holm's correction can reject anything, and comparisons with a baseline alone need {baseline}."
         )
 
 
