@@ -115,6 +115,20 @@ def test_an_attack_that_finds_less_at_larger_radii_is_seen() -> None:
     )
 
 
+def test_noise_that_is_nearer_by_rounding_is_nothing_to_doubt() -> None:
+    """Of two pixels every fourth direction in L-infinity is that of the gradient."""
+    torch.manual_seed(0)
+    images = torch.randint(256, (64, 1, 1, 2), dtype=torch.uint8)
+    net = Net(nn.Identity(), nn.Sequential(nn.Flatten(), nn.Linear(2, 8), nn.LeakyReLU()), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        logits = net(images / 255)
+        net.head.bias -= logits.median(0).values
+        split = Split(images, net(images / 255).argmax(1), 255)
+    result = evaluated(net, Dataset(split, split, split, 2, "two pixels"))
+    white = np.minimum(result.arrays["upper_linf_fmn"], result.arrays["upper_linf_apgd"])
+    assert (result.arrays["upper_linf_noise"] < white).sum() > 1 and "noise_wins" not in result.doubts
+
+
 class Moody(nn.Module):
     """Noise on the logits, new at every call."""
 
