@@ -25,7 +25,9 @@ class Logits(nn.Module):
 
     With `standardised`, logits are centred and divided by their largest absolute value, per image: the order of
     the classes stays. The losses of libraries need it: cross-entropy saturates on large logits, and the denominator
-    of DLR, with its + 1e-12, is wrong for tiny ones. `net` is the network itself.
+    of DLR, with its + 1e-12, is wrong for tiny ones. Of two classes it would leave 1 and -1, however near the boundary
+    an image is, and no loss would show the way: these are divided by the largest absolute value of the first call.
+    `net` is the network itself.
 
     Infinite logits take no part in that, nor classes masked by a large negative number, of which the first images
     tell: beside -1e9 the digits of the others would be lost. They become so low that softmax gives them 0, +inf as
@@ -39,6 +41,7 @@ class Logits(nn.Module):
         self.standardised = standardised
         self.nowhere = nowhere
         self._columns: Tensor | None = None
+        self._size: Tensor | None = None
         # Libraries read the device off the first parameter; torchattacks prints a complaint where there is none.
         self.register_parameter("anchor", nn.Parameter(torch.empty(0, device=device), requires_grad=False))
 
@@ -54,11 +57,18 @@ class Logits(nn.Module):
             count = finite.sum(1, keepdim=True).clamp(min=1)
             centred = (logits - logits.detach().sum(1, keepdim=True) / count) * finite
             scale = centred.detach().abs().amax(1, keepdim=True)
+            scale = torch.where((count == 2) & (scale > 0), self._largest(scale), scale)
             logits = centred / scale.where(scale > 0, 1.0)
         far = FAR * logits.detach().abs().amax(1, keepdim=True).clamp(min=1)
         infinite = torch.where(values.isposinf(), far, -far) * decided
         logits = torch.where(finite, logits, infinite)
         return torch.cat([logits, torch.where(decided, -far, 1.0)], 1) if self.nowhere else logits
+
+    def _largest(self, scale: Tensor) -> Tensor:
+        """Of the first call in which it is not 0."""
+        if self._size is None or not bool(self._size > 0):
+            self._size = scale.max() if len(scale) else scale.new_zeros(())
+        return self._size
 
     def _masked(self, values: Tensor) -> Tensor:
         """[K] bool, classes that for all of the first images lie far below, by the largest gap to a runner-up."""

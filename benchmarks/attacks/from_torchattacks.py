@@ -24,7 +24,7 @@ def apgd(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1) -> Ten
     """torchattacks' Auto-PGD on the DLR loss at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     DLR = -(z_y - max_{j != y} z_j) / (z_pi1 - z_pi3) needs 4 classes. NOTE: with 2 or 3 classes the loss is
-    the cross-entropy of the logits centred and divided by their largest absolute value, per image; like DLR
+    the cross-entropy of the logits centred and divided by their largest absolute value, see `Logits`; like DLR
     it depends on neither shift nor scale of the logits, but it is another loss.
 
     Args:
@@ -43,7 +43,7 @@ def apgd_ce(q: Query, *, steps: PositiveInt = 30, restarts: PositiveInt = 1, ori
     """torchattacks' Auto-PGD on cross-entropy at one epsilon (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     Cross-entropy saturates: on logits that lie far apart its gradient underflows. It is therefore taken of the
-    logits centred and divided by their largest absolute value, per image. `original` takes it of the logits as they
+    logits centred and divided by their largest absolute value, see `Logits`. `original` takes it of the logits as they
     are, as AutoAttack does; the result then depends on their scale.
 
     Args:

@@ -48,8 +48,8 @@ def square(q: Query, *, n_queries: PositiveInt = 100, restarts: PositiveInt = 1,
         n_queries: forward passes per start, beside the first.
         restarts: random starts.
         original: the margin of the logits as they are, and the first `n_queries` of the schedule for 10,000, as
-            AutoAttack does; otherwise logits are centred and divided by their largest absolute value, per image, and
-            the schedule is stretched to `n_queries`.
+            AutoAttack does; otherwise logits are centred and divided by their largest absolute value, see `Logits`,
+            and the schedule is stretched to `n_queries`.
 
     Returns:
         [B, C, H, W] float32: an adversarial point in the ball, x itself where none was found.

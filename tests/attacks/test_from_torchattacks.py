@@ -86,6 +86,18 @@ def test_logits_for_libraries_keep_the_order_and_the_modes() -> None:
     assert not any(m.training for m in net.modules())
 
 
+def test_logits_of_two_classes_keep_how_far_apart_they_are() -> None:
+    """Divided by their own size, they would be 1 and -1 for every image."""
+    net, x = random_net(21, 2), images(21, 10, 1.0)
+    model, raw = Logits(net, x.device), net(x)
+    gaps = model(x).diff()
+    torch.testing.assert_close(gaps / gaps.abs().max(), raw.diff() / raw.diff().abs().max())
+    assert float(gaps.abs().max()) == pytest.approx(2)
+    scaled = Logits(Scaled(net, 7.0, -3.0), x.device)
+    for part in (x, x.flip(3)):  # of the second call the first decides the scale
+        torch.testing.assert_close(scaled(part), model(part), rtol=1e-4, atol=1e-5)
+
+
 def one_after_another(q: Query, steps: int, restarts: int, targets: int) -> Tensor:
     """The library's FAB, asked about one target and one start at a time."""
     import torchattacks
