@@ -10,8 +10,8 @@ import torch
 from certificate_support import certify, images, network, predicted
 from torch import Tensor, nn
 
-from marginbench.benchmarks import run_all
-from marginbench.benchmarks.certificates import _bounds, _compat, certificate
+from marginbench.benchmarks import extras, run_all
+from marginbench.benchmarks.certificates import _bounds, _compat
 from marginbench.benchmarks.estimator import Answer
 from marginbench.methods import NORMS
 from marginbench.methods.maths.transpose import conv_transpose2d
@@ -50,7 +50,7 @@ def test_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_without_auto_lirpa_says_so_before_it_starts(
     there: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(certificate, "find_spec", lambda name: object() if there else None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: object() if there else None)
     run_all(str(tiny), ["ce"], 1, "cpu", tmp_path)
     advice = "warning: nothing will be certified by crown: install auto-LiRPA: pip install --no-deps auto-lirpa"
     assert (advice in capsys.readouterr().err) is not there

@@ -118,7 +118,7 @@ FAULTS = {  # key: hook, its code, the line, and what is said
         "return Radii(torch.zeros(()))",
         "Radii.radius is a tensor [] float32: it must be a tensor [B] of floats ({}",
     ),
-    "few_radii": ("certify", "return Radii(torch.zeros(1))", "{}: gave 1 radii for "),
+    "few_radii": ("certify", "return Radii(torch.zeros(1))", "{}: gave 1 radius for "),
     "bare_radii": ("certify", "return torch.zeros(len(x))", "{}: returned a tensor ["),
     "left_eval": ("loss", f"net.eval()\n        {GOOD}", "{}: left net.eval() on: put it back into the mode that"),
     "left_part": ("loss", f"net.body[-1].eval()\n        {GOOD}", "{}: left net.body."),
