@@ -141,6 +141,32 @@ def test_an_outside_model_is_looked_into_and_its_logits_are_no_hidden_layer() ->
     assert hidden_layers(nn.Flatten(), torch.rand(1, 1, 8, 8)) == []
 
 
+def test_a_module_that_returns_a_constant_is_no_hidden_layer() -> None:
+    """Converters of ONNX make modules of the numbers in a graph."""
+
+    class Number(nn.Module):
+        def __init__(self, value: Tensor) -> None:
+            super().__init__()
+            self.register_buffer("value", value)
+
+        def forward(self) -> Tensor:
+            return self.get_buffer("value")
+
+    class Converted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.offset = Number(torch.tensor(0.5)), Number(torch.ones(1, 5))
+            self.first, self.act, self.last = nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            phi = self.act(self.first((x - self.mean()).flatten(1)))
+            return self.last(phi + self.offset())
+
+    model = Converted()
+    net = Net(nn.Identity(), nn.Sequential(model), nn.Identity()).eval()
+    assert hidden_layers(net, torch.rand(1, 1, 8, 8)) == [model.act] * DEPTHS
+
+
 def test_torchscript_is_measured_without_hidden_layers() -> None:
     """Its modules take no hooks."""
     net = a_cnn()
