@@ -37,6 +37,8 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             )
         if logits.shape[1] != data.num_classes:
             more = ": return the logits of these alone" if logits.shape[1] > data.num_classes else ""
+            if (logits.shape[1], data.num_classes) == (1, 2):
+                more = ": where z > 0 means class 1, return torch.cat([0 * z, z], 1)"
             given = counted(logits.shape[1], "logit")
             raise MarginbenchError(f"{where}: gives {given}; the data have {data.num_classes} classes{more}")
         if not logits.requires_grad:

@@ -46,7 +46,9 @@ def _from_archive(path: Path) -> nn.Module:
         raise MarginbenchError(f"model {path}: no such file")
     if (problem := placeholder(path)) is not None:
         raise MarginbenchError(f"model {path}: {problem}")
+    remedy = ""
     if path.suffix == ".onnx":
+        remedy = ": export it with opset_version=17 and dynamo=False, or give FILE.py:FACTORY, which makes an nn.Module"
         try:
             convert: Callable[[str], nn.Module] = importlib.import_module("onnx2torch").convert
         except ImportError:
@@ -62,7 +64,7 @@ def _from_archive(path: Path) -> nn.Module:
             warnings.simplefilter("ignore")  # both speak of formats that follow them
             return convert(str(path)).cpu()
     except Exception as error:  # operators that are not known, damaged files
-        raise MarginbenchError(f"model {path}: cannot be read ({one_line(error)})") from error
+        raise MarginbenchError(f"model {path}: cannot be read ({one_line(error)}){remedy}") from error
 
 
 def fingerprint(net: nn.Module) -> str:

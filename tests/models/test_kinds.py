@@ -18,8 +18,9 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.certificates._record import Unbounded
-from marginbench.benchmarks.data.dataset import load_data
+from marginbench.benchmarks.data.dataset import Dataset, Split, load_data
 from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.models.check import check_model
 from marginbench.benchmarks.models.load import load_model
 from marginbench.benchmarks.models.plain import Untraced, copied, ready
 from marginbench.methods import MarginbenchError
@@ -305,7 +306,9 @@ def test_an_onnx_file_is_a_model_where_the_package_is(tiny: Path, monkeypatch: p
     model, _ = load_model(str(path))
     assert torch.equal(model(images()), mlp()(images()))
     stand_in.convert = F.relu  # type: ignore[attr-defined]
-    with pytest.raises(MarginbenchError, match=r"model .*net\.onnx: cannot be read \(TypeError"):
+    with pytest.raises(
+        MarginbenchError, match=r"model .*net\.onnx: cannot be read \(TypeError.*\): export it with opset_version=17"
+    ):
         load_model(str(path))
     monkeypatch.setitem(sys.modules, "onnx2torch", None)
     with pytest.raises(MarginbenchError, match=r"net\.onnx: needs a package: pip install onnx2torch; or give FILE\.py"):
@@ -329,3 +332,12 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, name: st
     assert "\n" not in str(error.value)
     with pytest.raises(MarginbenchError, match="no such file"):
         load_model(f"{tmp_path}/none.pt")
+
+
+def test_one_logit_for_two_classes_is_refused_with_what_to_return() -> None:
+    split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), 255)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).eval()
+    with pytest.raises(
+        MarginbenchError, match=r"gives 1 logit; .* 2 classes: .* return torch\.cat\(\[0 \* z, z\], 1\)$"
+    ):
+        check_model(net, Dataset(split, split, split, 2, "two"), "model net")
