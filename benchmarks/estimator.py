@@ -141,7 +141,8 @@ class _State:
         self.weights = [(p._version, p.detach().clone()) for p in net.parameters()]
 
     def differs_from(self, net: nn.Module) -> str | None:
-        if [module.training for module in net.modules()] != self.modes:
+        # eval mode is what everybody is asked in, and what the wrappers of doubts may not say of themselves
+        if any(module.training and not was for module, was in zip(net.modules(), self.modes, strict=False)):
             return "modes"
         written = (
             (p, was) for p, (version, was) in zip(net.parameters(), self.weights, strict=True) if p._version != version

@@ -89,3 +89,17 @@ def test_points_in_float64_are_taken() -> None:
     double = Attack("negative", lambda q: 1 - q.x.double())(a_query(net, x, y, "l2")).upper
     assert plain is not None and bool(plain.isfinite().all())
     torch.testing.assert_close(double, plain, rtol=1e-5, atol=0)
+
+
+def test_an_attack_may_put_the_network_into_eval_mode() -> None:
+    """As libraries do; the scaled network of a doubt is a new module, which is in train mode."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    x = images(1, 3, 1.0)
+    y = net(x).argmax(1)
+
+    def settled(q: Query) -> Tensor:
+        q.net.eval()
+        return 1 - q.x
+
+    assert net.training
+    assert Attack("settled", settled)(a_query(net, x, y, "l2")).upper is not None
