@@ -54,16 +54,16 @@ class Gaps:
         return [counted(*one) for one in counts if one[0]]
 
 
-def facts(counted: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str, str]]:
+def facts(records: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str, str]]:
     """What was run, in pairs of a word and its value."""
-    newest = max(counted, key=lambda record: record.finished)
-    dates = sorted(record.finished for record in counted)
+    newest = max(records, key=lambda record: record.finished)
+    dates = sorted(record.finished for record in records)
     evaluated, trained = (
-        [*filter(None, own)] for own in zip(*((r.environment, r.trained) for r in counted), strict=True)
+        [*filter(None, own)] for own in zip(*((r.environment, r.trained) for r in records), strict=True)
     )
     found = [
         ("Suite", f"{newest.suite.name}: {newest.suite.title}"),
-        ("Command", command(newest.suite.settings, counted)),
+        ("Command", command(newest.suite.settings, records)),
         ("Folders", ", ".join(map(str, folders))),
         ("Finished", f"{_moment(dates[0])} to {_moment(dates[-1])}"),
         ("Evaluated on", _distinct(_machine(place) for place in evaluated)),
@@ -71,7 +71,7 @@ def facts(counted: Sequence[Record], folders: Sequence[Path]) -> list[tuple[str,
         ("Versions", ", ".join(versions([*evaluated, *trained]))),
         ("Commit", _distinct(str(place.commit) for place in evaluated)),
         ("Fingerprint of the suite", newest.identity.suite),
-        ("Fingerprint of the data", _distinct(record.identity.data for record in counted)),
+        ("Fingerprint of the data", _distinct(record.identity.data for record in records)),
         ("Check it", shlex.join(["marginbench", "verify", *map(str, folders)])),
     ]
     return [(word, value) for word, value in found if value]
@@ -83,12 +83,12 @@ def settings(record: Record) -> list[tuple[str, str]]:
     return [(key, _text(value)) for key, value in shown.items() if value is not None]
 
 
-def command(of: Mapping[str, Any], counted: Sequence[Record]) -> str:
+def command(of: Mapping[str, Any], records: Sequence[Record]) -> str:
     """What makes these records again: the suite, what was changed in it, its rows and seeds."""
     base = str(of["name"]).partition("+")[0]
     words = ["marginbench", "run-all", "--suite", base if base in suite_names() else f"{base}.toml"]
-    methods = list(dict.fromkeys(record.method for record in counted))
-    seeds = max(record.repetition for record in counted) + 1
+    methods = list(dict.fromkeys(record.method for record in records))
+    seeds = max(record.repetition for record in records) + 1
     if base in suite_names():
         suite = load_suite(base)
         defaults = dotted(suite.model_dump(mode="json", exclude={"name", "title", *WHICH}))
@@ -108,13 +108,13 @@ def gaps(records: Sequence[Record], marks: Mapping[str, str]) -> Gaps:
     Args:
         marks: why a record does not count, by id; see `records.current.marks`.
     """
-    counted = [record for record in records if not marks[record.id]]
+    current = [record for record in records if not marks[record.id]]
     done: dict[str, int] = defaultdict(int)
-    for record in counted:
+    for record in current:
         done[record.method] += record.status == "done"
     most = max(done.values(), default=0)
     return Gaps(
-        [(r.method, r.repetition, r.error or "") for r in counted if r.status == "failed"],
+        [(r.method, r.repetition, r.error or "") for r in current if r.status == "failed"],
         [(row, n) for row, n in sorted(done.items()) if n < most],
         _absent(records),
         _old(records, marks),
