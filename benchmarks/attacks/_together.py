@@ -13,7 +13,8 @@ def copies_at_once(images: int, fitting: int | None) -> int:
     Args:
         fitting: images that memory holds, see `Query.fitting`.
     """
-    return max(1, min(ROWS, ROWS if fitting is None else fitting) // max(1, images))
+    most = ROWS if fitting is None else min(ROWS, fitting)
+    return max(1, most // max(1, images))
 
 
 def first_that_fools(fooled: Tensor, points: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
