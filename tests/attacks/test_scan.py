@@ -1,5 +1,9 @@
 """What is refused as an attack, and as its result."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from attack_support import Constant, images
@@ -52,6 +56,62 @@ def test_writing_into_the_images_is_refused_by_name() -> None:
         Attack("darken", darken)(a_query(Constant(3, graph=True), x, y, "l2"))
 
 
+@pytest.mark.parametrize(("field", "words"), [("x", "images"), ("y", "labels"), ("upper", "distances")])
+def test_writing_that_torch_does_not_see_is_refused(field: str, words: str) -> None:
+    """NumPy shares the memory of a tensor, and `.data` the tensor."""
+    x, y = images(1, 3, 1.0), torch.zeros(3, dtype=torch.int64)
+
+    for write in (lambda tensor: tensor.numpy().fill(1), lambda tensor: tensor.data.fill_(1)):
+
+        def meddle(q: Query, write: Callable[[Tensor], Any] = write) -> Tensor:
+            write(getattr(q, field))
+            return q.x
+
+        q = replace(a_query(Constant(3, graph=True), x.clone(), y.clone(), "l2"), upper=torch.full((3,), 0.5))
+        with pytest.raises(MarginbenchError, match=f"'meddle' writes into the {words} .*: work on q.{field}.clone"):
+            Attack("meddle", meddle).propose(q)
+
+
+class Normed(nn.Module):
+    """Batch norm, and a count of the calls in a buffer."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(36, 3), nn.Dropout())
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def test_other_running_statistics_are_refused_by_name() -> None:
+    """A pass in train mode changes them; to go back to eval mode is not enough."""
+    x, y = images(1, 3, 1.0), torch.zeros(3, dtype=torch.int64)
+
+    def train(q: Query) -> Tensor:
+        q.net.train()
+        q.net(q.x)
+        q.net.eval()
+        return q.x
+
+    with pytest.raises(MarginbenchError, match=r"^attack 'train' leaves the network with other buffers: "):
+        Attack("train", train)(a_query(Normed().eval(), x, y, "l2"))
+    counted = Normed().eval()
+    assert Attack("ask", lambda q: q.x + 0 * q.net(q.x).sum())(a_query(counted, x, y, "l2")).upper is not None
+    assert int(counted.calls) > 0
+
+
+def test_eval_mode_may_be_asked_for_where_only_the_parts_are_in_it() -> None:
+    """As of a network that was put together from parts: torch makes modules in train mode."""
+    x, y = images(1, 3, 1.0), torch.zeros(3, dtype=torch.int64)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.Dropout().eval())
+    assert Attack("calm", lambda q: q.net.eval() and q.x)(a_query(net, x, y, "l2")).upper is not None
+
+
 @pytest.mark.parametrize("part", ["weights", "modes"])
 def test_changing_the_network_is_refused_by_name(part: str) -> None:
     """Whatever is asked after it would be asked about another network."""
@@ -62,8 +122,7 @@ def test_changing_the_network_is_refused_by_name(part: str) -> None:
         if part == "modes":
             q.net.train()
         else:
-            with torch.no_grad():
-                next(q.net.parameters()).mul_(0)
+            next(q.net.parameters()).data.mul_(0)
         return q.x
 
     with pytest.raises(MarginbenchError, match=f"^attack 'meddle' leaves the network with other {part}: "):
