@@ -15,7 +15,8 @@ from marginbench.methods import MarginbenchError
 Prove = Callable[..., Tensor | Answer]
 """(q, *, settings) -> [B] certified radii in pixels, 0 where nothing is certified, or an `Answer`.
 
-An `Answer` says why there are no radii (`reason`), or also gives distances of adversarial images that were found.
+An `Answer` says why there are no radii (`reason`), or also gives adversarial images that were found (`points`)
+and their distances (`upper`). These are measured again: the evaluation believes none.
 """
 
 
@@ -44,6 +45,9 @@ class Certificate(Estimator):
             if values is not None and not (isinstance(values, Tensor) and values.shape == q.y.shape):
                 shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 raise MarginbenchError(f"certificate {self.name!r} returned {shape}, shape {tuple(q.y.shape)} needed")
+        if answer.points is not None and answer.points.shape != q.x.shape:
+            given, needed = tuple(answer.points.shape), tuple(q.x.shape)
+            raise MarginbenchError(f"certificate {self.name!r} returned points {given}, images {needed} needed")
         return answer
 
 

@@ -53,7 +53,8 @@ def milp(
 
     Returns:
         For networks of affine layers and ReLUs, in L-infinity: `lower` [B] proven, inf where the whole box holds no
-        adversarial image, `upper` [B] of adversarial images, both 0 for a wrong prediction, and `solved` [B].
+        adversarial image, `upper` [B] of adversarial images, both 0 for a wrong prediction, `solved` [B], and `points`
+        [B, C, H, W], the images that are nearer than `q.upper`.
     """
     if q.norm != "linf":
         return Answer(reason="exact margins are computed in L-infinity only")
@@ -66,12 +67,14 @@ def milp(
         return Answer(reason=f"exact margins: {units} hidden units are more than {max_units}")
     slack = logit_allowance(q.net, q.x, q.epsilon, q.norm).double().cpu()
     bounds: list[tuple[float, float]] = []
+    points = q.x.clone()
     for i in range(len(q.x)):
         image = _Image(q.rows(slice(i, i + 1)), blocks, slack[i], gap, time.perf_counter() + time_limit)
         image.search()
         bounds.append((image.lower, image.upper))
+        points[i] = image.nearest[0]
     lower, distance = torch.tensor(bounds, dtype=torch.float32).view(-1, 2).to(q.x.device).unbind(1)
-    return Answer(lower, distance, lower >= (1 - gap) * distance - FINE)
+    return Answer(lower, distance, points, lower >= (1 - gap) * distance - FINE)
 
 
 class _Image:
@@ -83,6 +86,7 @@ class _Image:
     def __init__(self, q: Query, blocks: Blocks, slack: Tensor, gap: float, deadline: float) -> None:
         self.q, self.blocks, self.slack, self.gap, self.deadline = q, blocks, slack, gap, deadline
         self.lower, self.upper = 0.0, math.inf if q.upper is None else float(q.upper)
+        self.nearest = q.x
         self.point = q.x.detach().cpu().double().flatten(1)  # [1, n]
         logits = q.net(q.x)
         self.y, self.classes = int(q.y), logits.shape[1]
@@ -148,5 +152,7 @@ class _Image:
         factors = 1 + torch.tensor(BEYOND, dtype=torch.float64).view(-1, 1, 1, 1)
         x, y = self.q.x, self.q.y
         candidates = (x.double() + (factors * move.view_as(x)).to(x.device)).to(x.dtype)
-        distance = tighten(self.q.net, x.expand_as(candidates), candidates, y.expand(len(candidates)), "linf")[1]
-        self.upper = min(self.upper, float(distance.min()))
+        points, distance = tighten(self.q.net, x.expand_as(candidates), candidates, y.expand(len(candidates)), "linf")
+        best = int(distance.argmin())
+        if float(distance[best]) < self.upper:
+            self.upper, self.nearest = float(distance[best]), points[best : best + 1]

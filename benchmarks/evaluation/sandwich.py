@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.attack import Attack
+from marginbench.benchmarks.attacks.ray import distance, is_adversarial, pushed
 from marginbench.benchmarks.attacks.scan import configured_attacks
 from marginbench.benchmarks.certificates.certificate import OWN, Certificate
 from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.estimator import Certify, Query
+from marginbench.benchmarks.estimator import Answer, Certify, Query
 from marginbench.benchmarks.evaluation.coarse import hardly_measurable
 from marginbench.benchmarks.evaluation.doubts import collect, explanation
 from marginbench.benchmarks.evaluation.evaluated import Evaluated, Facts, frozen, output_margins, probed
@@ -39,9 +40,10 @@ from marginbench.benchmarks.machine.passes import PassCounter
 from marginbench.benchmarks.machine.search import kernels_in
 from marginbench.benchmarks.probes.scan import Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
-from marginbench.methods import NORMS, Net, Norm, predicted_class
+from marginbench.methods import NORMS, MarginbenchError, Net, Norm, predicted_class
 
 log = logging.getLogger(__name__)
+SHORT, FINE = 0.01, 1e-5  # relative, and pixels: what layers in simple form round otherwise than the network
 REFERENCES = 2000  # training images that the blend attack may walk towards
 
 
@@ -236,6 +238,26 @@ class _Enclosure:
             answer = self.certificates[name](replace(q, net=layers))
         if answer.lower is None:
             return Found({}, {"not_applicable": answer.reason})
-        arrays = {"lower": answer.lower} | ({} if answer.upper is None else {"upper": answer.upper})
+        arrays = {"lower": answer.lower} | ({} if answer.upper is None else {"upper": self._reached(name, q, answer)})
         solved = {} if answer.solved is None else {"points": len(q.x), "solved": int(answer.solved.sum())}
         return Found(arrays, solved)
+
+    def _reached(self, name: str, q: Query, answer: Answer) -> Tensor:
+        """[B] distances of the nearest adversarial images: those known, and those that a certificate has found.
+
+        Raises:
+            MarginbenchError: it says that there are nearer ones.
+        """
+        assert q.upper is not None and answer.upper is not None
+        nearest = q.upper
+        if answer.points is not None:
+            points = pushed(self.net, q.x, answer.points.to(q.x), q.y)
+            away = distance(points.double() - q.x.double(), q.norm)
+            nearest = torch.minimum(nearest, away.masked_fill(~is_adversarial(self.net, points, q.y), torch.inf))
+        if bool((short := answer.upper < (1 - SHORT) * nearest - FINE).any()):
+            said, seen = float(answer.upper[short][0]), float(nearest[short][0])
+            raise MarginbenchError(
+                f"certificate {name!r} gives {said:.6g} as `upper` in {q.norm}, and the nearest adversarial image known"
+                f" is at {seen:.6g}: return the images that it has found as `points` of the Answer, or no `upper`"
+            )
+        return nearest

@@ -9,6 +9,8 @@ import torch
 from evaluation_support import SETTINGS, evaluated, no_certificate
 from torch import Tensor, nn
 
+from marginbench.benchmarks.attacks.presets import PRESETS
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, Certificate
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
@@ -18,7 +20,7 @@ from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import Net, Norm, NotApplicable, create
+from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, create
 
 
 def linear_canary() -> tuple[Net, Dataset, dict[Norm, np.ndarray]]:
@@ -153,6 +155,49 @@ def test_a_certificate_that_applies_to_some_chunks_proves_nothing_about_the_othe
         assert np.isinf(found.arrays[f"upper_{norm}_crown"][32:][correct[32:]]).all()
         assert (found.arrays[f"upper_{norm}_crown"][~correct] == 0).all()
     assert "contradiction" not in found.doubts
+
+
+@pytest.mark.parametrize(("share", "with_points"), [(0.97, False), (0.97, True), (-1.0, True)])
+def test_distances_that_no_image_of_the_certificate_reaches_are_refused(
+    trained: Net, monkeypatch: pytest.MonkeyPatch, share: float, with_points: bool
+) -> None:
+    """They would be the upper ends of margins, and nothing would have shown that there is such an image."""
+
+    def boast(q: Query) -> Answer:
+        assert q.upper is not None
+        points = q.x.lerp(q.reference[: len(q.x)], 1e-3) if with_points else None
+        return Answer(lower=0 * q.upper, upper=share * q.upper, points=points)
+
+    monkeypatch.setitem(CERTIFICATES, "crown", Certificate("crown", boast))
+    with pytest.raises(MarginbenchError, match=r"^certificate 'crown' gives \S+ as `upper` in l2, and the nearest"):
+        evaluated(trained)
+
+
+@pytest.mark.parametrize("claim", [float("nan"), float("inf")])
+def test_images_of_a_certificate_count_as_far_as_they_are(
+    trained: Net, monkeypatch: pytest.MonkeyPatch, claim: float
+) -> None:
+    """Whatever it says of their distance, if that is not too near."""
+    nearer: dict[str, Tensor] = {}
+
+    def lame(q: Query) -> Tensor:
+        nearer[q.norm] = honest.propose(q)
+        return q.x
+
+    def found(q: Query) -> Answer:
+        assert q.upper is not None
+        return Answer(lower=0 * q.upper, upper=torch.full_like(q.upper, claim), points=nearer[q.norm])
+
+    honest = ATTACKS["fmn"]
+    true = evaluated(trained)
+    for name in PRESETS["quick"]:
+        monkeypatch.setitem(ATTACKS, name, Attack(name, lame))
+    monkeypatch.setitem(CERTIFICATES, "crown", Certificate("crown", found))
+    result = evaluated(trained)
+    correct = true.arrays["label"] == true.arrays["prediction"]
+    reached = result.arrays["upper_l2_crown"][correct]
+    np.testing.assert_allclose(reached, true.arrays["upper_l2_fmn"][correct], rtol=5e-3)
+    np.testing.assert_array_equal(result.arrays["upper_l2"][correct], reached)
 
 
 def test_the_network_is_afterwards_as_it_was(trained: Net) -> None:

@@ -101,7 +101,7 @@ def test_work_that_is_repeated_because_memory_ran_out_is_counted_once(monkeypatc
     settings = small_suite().evaluation.model_copy(update=changes)
 
     def solver(q: Query) -> Answer:
-        return Answer(torch.zeros(len(q.x)), q.upper, torch.ones(len(q.x)).bool())
+        return Answer(lower=torch.zeros(len(q.x)), upper=q.upper, solved=torch.ones(len(q.x)).bool())
 
     def hungry(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
         if len(x) > 10:
