@@ -1,7 +1,7 @@
 """What an attack or a certificate is asked about a margin, and what it answers."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -10,6 +10,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from marginbench.benchmarks.unchanged import NetworkState, equal
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, Radii
 from marginbench.methods.errors import suggest
 from marginbench.methods.hooks import HookError, holding, place_of, returned
@@ -18,7 +19,6 @@ from marginbench.methods.words import counted
 Certify = Callable[[Net, Tensor, Norm], Radii | NotApplicable]
 """A method's certificate of its own networks, for images [B, C, H, W]: see `Method.certify`."""
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-FEW = 8  # images on which a network is asked whether it still answers the same
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ class Estimator:
                 buffers with which it answers otherwise: that would change every number after it.
         """
         what = f"{type(self).__name__.lower()} {self.name!r}"
-        before, network = _Contents(q), _State(q.net)
+        before, network = _Contents(q), NetworkState(q.net)
         answer = self.function(q, **settings)
         if (name := before.written(q)) is not None:
             raise MarginbenchError(f"{what} writes into the {name} that it is given: work on q.{_FIELDS[name]}.clone()")
-        if (part := network.differs_from(q.net, q.x[:FEW])) is not None:
+        if (part := network.differs_from(q.net, q.x)) is not None:
             raise MarginbenchError(f"{what} leaves the network with other {part}: work on copy.deepcopy(q.net)")
         return answer
 
@@ -149,7 +149,7 @@ class _Contents:
         """The first that is not as it was."""
         for name, version in self.versions.items():
             value, was = _value(q, name), self.values.get(name)
-            if version != _version(q, name) or (value is not None and was is not None and not _equal(value, was)):
+            if version != _version(q, name) or (value is not None and was is not None and not equal(value, was)):
                 return name
         return None
 
@@ -166,54 +166,6 @@ def _version(q: Query, name: str) -> int:
 def _copied(q: Query, name: str) -> Tensor | None:
     value = _value(q, name)
     return None if value is None else value.detach().clone()
-
-
-class _State:
-    """What an estimator must leave as it was. Buffers may differ where answers do not: some networks count calls.
-
-    That a network is put into eval mode is no change: as a whole it is asked in that.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        self.modes = {name: module.training for name, module in net.named_modules()}
-        self.weights = {name: p.detach().clone() for name, p in net.named_parameters()}
-        self.buffers = {name: b.detach().clone() for name, b in net.named_buffers()}
-
-    def differs_from(self, net: nn.Module, x: Tensor) -> str | None:
-        if any(module.training and not self.modes.get(name, True) for name, module in net.named_modules()):
-            return "modes"
-        weights = dict(net.named_parameters())
-        if weights.keys() != self.weights.keys() or not all(
-            _equal(p, self.weights[name]) for name, p in weights.items()
-        ):
-            return "weights"
-        pairs = [(b, self.buffers[name]) for name, b in net.named_buffers() if name in self.buffers]
-        written = [pair for pair in pairs if not _equal(*pair)]
-        return "buffers" if written and _answers_otherwise(net, x, written) else None
-
-
-@torch.no_grad()
-def _answers_otherwise(net: nn.Module, x: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Whether the buffers as they were give other logits. A network that answers itself otherwise has no say."""
-    if any(now.shape != was.shape for now, was in pairs):
-        return True
-    held = [now.clone() for now, _ in pairs]
-    first, second = net(x), net(x)
-    for now, was in pairs:
-        now.copy_(was)
-    before = net(x)
-    for (now, _), value in zip(pairs, held, strict=True):
-        now.copy_(value)
-    return _close(first, second) and not _close(first, before)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=1e-5, atol=1e-6 * float(a.abs().nan_to_num(posinf=0).max()), equal_nan=True)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """NaN equals NaN."""
-    return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def check_signature(function: Callable[..., Any]) -> None:

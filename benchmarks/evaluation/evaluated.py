@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.evaluation.partial import Found, Partial
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.probes.scan import Probe, Subject
+from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, logit_margin
 from marginbench.methods.maths.perturb import eval_mode
 
@@ -80,11 +81,15 @@ def probed(
     """The arrays of a probe, found before or now.
 
     Raises:
-        MarginbenchError: one has the name of a known array.
+        MarginbenchError: one has the name of a known array, or the network is not as it was.
     """
 
     def measure() -> Found:
-        return Found(probe.measure(subject), {})
+        network = NetworkState(subject.net)
+        arrays = probe.measure(subject)
+        if (part := network.differs_from(subject.net, subject.test.images(slice(1)))) is not None:
+            raise MarginbenchError(f"probe {key!r} leaves the network with other {part}: work on a copy of it")
+        return Found(arrays, {})
 
     measured = facts.ask(kept, key, key, subject.test.device, measure).arrays
     if taken := measured.keys() & known.keys():

@@ -1,6 +1,7 @@
 """Canaries: networks whose margins are known go through the same sandwich as any other."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,11 +17,15 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import sandwich as margins
+from marginbench.benchmarks.evaluation.evaluated import Facts, probed
+from marginbench.benchmarks.evaluation.partial import Partial
 from marginbench.benchmarks.evaluation.sandwich import evaluate
+from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.nets.make import make_net
+from marginbench.benchmarks.probes.probe import Probe, Subject
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, create
+from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable, Radii, create
 
 
 def linear_canary() -> tuple[Net, Dataset, dict[Norm, np.ndarray]]:
@@ -198,6 +203,36 @@ def test_images_of_a_certificate_count_as_far_as_they_are(
     reached = result.arrays["upper_l2_crown"][correct]
     np.testing.assert_allclose(reached, true.arrays["upper_l2_fmn"][correct], rtol=5e-3)
     np.testing.assert_array_equal(result.arrays["upper_l2"][correct], reached)
+
+
+def test_own_certificates_and_probes_that_change_the_network_are_refused(trained: Net) -> None:
+    """What is measured after them would be that of another network."""
+
+    def careless(net: Net, x: Tensor, norm: Norm) -> Radii:
+        net.train()
+        return Radii(torch.zeros(len(x)))
+
+    with pytest.raises(MarginbenchError, match=r"careless.*: leaves the network with other modes: work on"):
+        evaluated(copy.deepcopy(trained), certify=careless)
+
+    class Scaling(Probe):
+        key = "scaling"
+        columns = ()
+
+        def measure(self, subject: Subject) -> dict[str, Tensor]:
+            next(subject.net.parameters()).data.mul_(2)
+            return {}
+
+        def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[str, float]) -> dict[str, float]:
+            return {}
+
+        def note(self, epsilon: Mapping[str, float]) -> str:
+            return ""
+
+    data = small_data()
+    subject = Subject(copy.deepcopy(trained).eval(), data.test, data.validation, data.train, {}, 0)
+    with pytest.raises(MarginbenchError, match=r"^probe 'scaling' leaves the network with other weights: "):
+        probed("scaling", Scaling(), subject, {}, Facts({}, Deadline()), Partial())
 
 
 def test_the_network_is_afterwards_as_it_was(trained: Net) -> None:
