@@ -28,6 +28,7 @@ from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.suites.schema import WHICH, Suite
 from marginbench.benchmarks.training.curve import accuracy, seen_split
 from marginbench.methods import MarginbenchError, Net, Norm, NotApplicable
+from marginbench.methods.hooks import in_words
 from marginbench.methods.words import counted
 
 NOT_OF_SENTENCES = (
@@ -140,18 +141,27 @@ def derived_metrics(
     """What follows from per-point arrays, those of probes included, and `more`, whose names are taken too.
 
     Raises:
-        MarginbenchError: a probe's name for a metric is taken.
+        MarginbenchError: a probe's name for a metric is taken, or its value is no number.
     """
     metrics = {**summarise(arrays, evaluation.epsilon), **more}
     sentences = not enclosed(arrays)
     for name, probe in evaluation.probes.items():
         if probe.reads_sentences != sentences:
             continue
-        measured = probe.metrics(arrays, evaluation.epsilon)
+        found = probe.metrics(arrays, evaluation.epsilon)
+        measured = {metric: _number(value, f"probe {name!r}: the metric {metric!r}") for metric, value in found.items()}
         if taken := measured.keys() & metrics.keys():
             raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
         metrics |= measured
     return metrics
+
+
+def _number(value: Any, what: str) -> float:
+    """A number of Python; those of NumPy and torch, which no record holds, become one."""
+    item = value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0 else value
+    if isinstance(item, bool) or not isinstance(item, (int, float)):
+        raise MarginbenchError(f"{what} is {in_words(value)}: it must be a number; NaN where there is none")
+    return float(item)
 
 
 def _generalisation(net: Net, data: Dataset) -> dict[str, float]:

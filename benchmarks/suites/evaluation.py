@@ -26,6 +26,7 @@ from marginbench.benchmarks.attacks.scan import ATTACKS, configured_attacks
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, OWN, configured_certificates
 from marginbench.benchmarks.probes.scan import PROBES, Probe
 from marginbench.benchmarks.section import Count, Section, Settings
+from marginbench.benchmarks.tables import columns
 from marginbench.methods import NORMS, MarginbenchError, Norm
 from marginbench.methods.errors import Problems, suggest
 
@@ -147,7 +148,7 @@ def _probe(key: str, values: Any) -> Probe:
 
 
 def check_estimators(evaluation: Evaluation, problems: Problems) -> None:
-    """Do all attacks and certificates exist, and take their settings?
+    """Do all attacks and certificates exist, and take their settings? Have the columns of probes names of their own?
 
     Args:
         problems: collects what is wrong; each message begins with its key.
@@ -163,6 +164,18 @@ def check_estimators(evaluation: Evaluation, problems: Problems) -> None:
     for name, settings in evaluation.certificates.items():
         with problems.collected():
             _check("certificates", name, settings, CERTIFICATES, configured_certificates)
+    _check_columns(evaluation, problems)
+
+
+def _check_columns(evaluation: Evaluation, problems: Problems) -> None:
+    taken = columns.taken()
+    for key, probe in evaluation.probes.items():
+        own = {text for column in probe.columns for text in (column.name, column.header)}
+        for text in sorted(own & taken):
+            problems.add(
+                f"evaluation.{key}: tables have a column {text!r} already: let the probe call its own otherwise"
+            )
+        taken |= own
 
 
 def _check_file(name: str, settings: Settings) -> None:

@@ -11,14 +11,13 @@ from marginbench.benchmarks.records.record import INAPPLICABLE
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, is_baseline
-from marginbench.benchmarks.tables.derived import BASELINE
+from marginbench.benchmarks.tables.columns import RANK, TO_BASELINE
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods import Norm
 
 Side = Literal["left", "right"]
 MEASURED_NOTHING = "—"
-RANK, TO_BASELINE = "rank", f"to {BASELINE}"
 METHOD, POINTS, N, DOUBTS = "method", "points", "n", "doubts"
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from marginbench.benchmarks.records.column import NORM_TEXT, Column
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.scores import SCORES
+from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.methods import NORMS
 
+RANK, TO_BASELINE = "rank", f"to {BASELINE}"  # columns of pages that say where a row stands
 INTERVAL = "_ci95"  # after the name of a column: half of Student's interval over seeds
 STANDING = {  # after the name of a measured column, in csv and json; see `standing.Standing`
     "low": "Lower end of the mean's 95 % interval over seeds; none below three of them.",
@@ -173,6 +175,13 @@ def all_columns(probes: Iterable[Column] = ()) -> tuple[Column, ...]:
 def names(probes: Iterable[Column] = ()) -> list[str]:
     """The names in csv and json."""
     return [name for column in all_columns(probes) for name in _with_interval(column, probes)]
+
+
+def taken() -> set[str]:
+    """Names in csv and json, and headers of pages, that no probe's column may have."""
+    standing = (f"{column.name}_{end}" for column in numbers() for end in STANDING)
+    headers = (column.header for column in (*all_columns(), *SCORES.values()))
+    return {*names(), *SCORES, *standing, *headers, RANK, TO_BASELINE}
 
 
 def ordering(probes: Iterable[Column] = ()) -> list[str]:

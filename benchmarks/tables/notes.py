@@ -11,7 +11,8 @@ from marginbench.benchmarks.records.record import IDENTITY_SCHEMA, Environment, 
 from marginbench.benchmarks.statistics.paired import LEVEL, MIN_FOR_INTERVAL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board
-from marginbench.benchmarks.tables.cells import RANK, TO_BASELINE, shared
+from marginbench.benchmarks.tables.cells import shared
+from marginbench.benchmarks.tables.columns import RANK, TO_BASELINE
 from marginbench.benchmarks.tables.derived import BASELINE, OF_TUNED
 from marginbench.benchmarks.tables.leaderboard import Row
 from marginbench.benchmarks.tables.standing import Standing

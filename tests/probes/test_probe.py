@@ -4,14 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from marginbench.benchmarks.contract.fixtures import small_suite
 from marginbench.benchmarks.evaluation.canaries import linear
 from marginbench.benchmarks.probes.scan import PROBES, Probe, Subject, probe
+from marginbench.benchmarks.records.column import Column
+from marginbench.benchmarks.runs.measure import derived_metrics
+from marginbench.benchmarks.suites.evaluation import Evaluation, check_estimators
 from marginbench.benchmarks.suites.schema import load_suite
 from marginbench.methods import MarginbenchError, Net, Norm
+from marginbench.methods.errors import Problems
 
 EPSILON: dict[Norm, float] = {"linf": 0.05, "l2": 0.25}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -82,3 +88,73 @@ def test_a_probe_without_columns_is_refused() -> None:
     with pytest.raises(MarginbenchError, match="Bare: a probe has columns"):
         probe(Bare)
     assert "bare" not in PROBES
+
+
+class Single(Probe):
+    """One metric, which is what the test says."""
+
+    key = "single"
+    columns = (Column("single_value", "single"),)
+    value: Any = None
+
+    def metrics(self, arrays: Any, epsilon: Any) -> Any:
+        return {"single_value": self.value}
+
+
+ARRAYS = {
+    "label": np.zeros(2, int),
+    "prediction": np.zeros(2, int),
+    "output_margin": np.ones(2),
+    "feature_margin": np.ones(2),
+} | {f"{end}_{norm}": np.ones(2) for end in ("upper", "lower") for norm in ("l2", "linf")}
+
+
+def with_probe(monkeypatch: pytest.MonkeyPatch, made: type[Probe], **settings: Any) -> Evaluation:
+    monkeypatch.setitem(PROBES, made.key, made)
+    return Evaluation(**small_suite().evaluation.model_dump(exclude_none=True), **{made.key: settings})
+
+
+@pytest.mark.parametrize("value", [2, np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0)])
+def test_a_metric_is_a_number_of_any_library(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
+    found = derived_metrics(ARRAYS, with_probe(monkeypatch, Single, value=value), {})["single_value"]
+    assert type(found) is float and found == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(None, "None"), (True, "a bool"), ("much", "a str"), (torch.ones(2), r"a tensor \[2\] float32")],
+)
+def test_a_metric_that_is_no_number_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, value: Any, words: str) -> None:
+    evaluation = with_probe(monkeypatch, Single, value=value)
+    with pytest.raises(MarginbenchError, match=rf"^probe 'single': the metric 'single_value' is {words}: it must be"):
+        derived_metrics(ARRAYS, evaluation, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "taken"),
+    [
+        ("rank", "my rank", "rank"),
+        ("my_rank", "rank", "rank"),
+        ("my_cost", "to ce", "to ce"),
+        ("cost", "my cost", "cost"),
+        ("n", "my n", "n"),
+        ("robust_accuracy_l2_p", "my p", "robust_accuracy_l2_p"),
+        ("clean_accuracy_ci95", "width", "clean_accuracy_ci95"),
+        ("clever_l2", "mine", "clever_l2"),
+    ],
+)
+def test_columns_that_tables_have_already_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, header: str, taken: str
+) -> None:
+    """Their values would be dropped, or take the meaning of the other."""
+
+    class Named(Probe):
+        key = "named"
+        columns = (Column(name, header),)
+
+    monkeypatch.setitem(PROBES, "named", Named)
+    given = load_suite("digits_exact").evaluation.model_dump(exclude_none=True)
+    problems = Problems()
+    check_estimators(Evaluation(**given, named={}), problems)
+    with pytest.raises(MarginbenchError, match=rf"^evaluation\.named: tables have a column '{taken}' already"):
+        problems.report()
