@@ -57,9 +57,7 @@ class Answer:
 
     lower: Tensor | None = None  # [B] certified radii, 0 where nothing is certified, inf for the whole box
     upper: Tensor | None = None  # [B] distances of adversarial images, inf where none was found
-    points: Tensor | None = (
-        None  # [B, C, H, W] such images, on which `upper` of a certificate is checked; else x itself
-    )
+    points: Tensor | None = None  # [B, C, H, W] such images, else x: a certificate's `upper` is measured on them
     solved: Tensor | None = None  # [B] bool: the margin is known exactly
     reason: str = ""  # why the estimator does not apply to this network or norm
 

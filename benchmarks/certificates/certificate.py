@@ -32,7 +32,7 @@ class Certificate(Estimator):
         """The answer; radii alone are its `lower`. The function does not see classes that are masked by -inf.
 
         Raises:
-            MarginbenchError: not one radius for each image, or the function wrote into the images.
+            MarginbenchError: neither a real radius for each image nor a reason, or the function wrote into the images.
         """
         if isinstance(q.net, nn.Sequential) and len(q.x):
             asked = without_masked(q)
@@ -41,14 +41,23 @@ class Certificate(Estimator):
             q = asked
         found = self._ask(q, settings)
         answer = found if isinstance(found, Answer) else Answer(lower=found)
+        if found is None or (answer.lower is None and not answer.reason):
+            what = "None" if found is None else "an Answer with neither `lower` nor `reason`"
+            raise MarginbenchError(f"certificate {self.name!r} returned {what}: return radii [B], or say why not")
         for values in (answer.lower, answer.upper, answer.solved):
             if values is not None and not (isinstance(values, Tensor) and values.shape == q.y.shape):
                 shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 raise MarginbenchError(f"certificate {self.name!r} returned {shape}, shape {tuple(q.y.shape)} needed")
+            if values is not None and values.is_complex():
+                raise MarginbenchError(f"certificate {self.name!r} returned {values.dtype}: real numbers are needed")
         if answer.points is not None and answer.points.shape != q.x.shape:
             given, needed = tuple(answer.points.shape), tuple(q.x.shape)
             raise MarginbenchError(f"certificate {self.name!r} returned points {given}, images {needed} needed")
-        return answer
+        return Answer(*map(_detached, (answer.lower, answer.upper, answer.points, answer.solved)), answer.reason)
+
+
+def _detached(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach()
 
 
 OWN = "own"  # the name in records of the certificate that a method has of its own networks

@@ -39,6 +39,7 @@ PROBED = 64  # points on which networks are asked again
 GLANCE, HARDLY = 16, 0.005  # points that are asked first, and what they may differ by if that is enough
 STEPS = 10  # of projected gradient ascent, where attacks are doubted
 COUNTED = 5  # images of a class, from which on it should be predicted once
+INVALID = "invalid"  # of an estimator in the record: at how many points its radius is none
 SCALE, SHIFT = 100.0, 50.0  # of logits, and their least spread once scaled
 
 
@@ -47,6 +48,13 @@ def contradiction(e: Evidence) -> str | None:
     """A certified radius exceeds the distance of an adversarial example: a wrong certificate or a wrong attack."""
     count = sum(int((e.arrays[f"lower_{n}"] > e.arrays[f"upper_{n}"])[e.correct].sum()) for n in NORMS)
     return counted(count, "point") if count else None
+
+
+@doubt
+def invalid_radius(e: Evidence) -> str | None:
+    """A certificate gives radii that are NaN or negative. They count as 0: it is wrong, or the network is broken."""
+    found = [f"{name}: {counted(cost[INVALID], 'point')}" for name, cost in e.estimators.items() if INVALID in cost]
+    return ", ".join(found) or None
 
 
 @doubt

@@ -24,7 +24,7 @@ from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.estimator import Answer, Certify, Query
 from marginbench.benchmarks.evaluation.coarse import hardly_measurable
-from marginbench.benchmarks.evaluation.doubts import collect, explanation
+from marginbench.benchmarks.evaluation.doubts import INVALID, collect, explanation
 from marginbench.benchmarks.evaluation.evaluated import Evaluated, Facts, frozen, output_margins, probed
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
@@ -239,8 +239,10 @@ class _Enclosure:
         if answer.lower is None:
             return Found({}, {"not_applicable": answer.reason})
         arrays = {"lower": answer.lower} | ({} if answer.upper is None else {"upper": self._reached(name, q, answer)})
-        solved = {} if answer.solved is None else {"points": len(q.x), "solved": int(answer.solved.sum())}
-        return Found(arrays, solved)
+        more = {} if answer.solved is None else {"points": len(q.x), "solved": int(answer.solved.sum())}
+        if wrong := int((~(answer.lower >= 0)).sum()):
+            more[INVALID] = wrong
+        return Found(arrays, more)
 
     def _reached(self, name: str, q: Query, answer: Answer) -> Tensor:
         """[B] distances of the nearest adversarial images: those known, and those that a certificate has found.

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +177,40 @@ def test_distances_that_no_image_of_the_certificate_reaches_are_refused(
     monkeypatch.setitem(CERTIFICATES, "crown", Certificate("crown", boast))
     with pytest.raises(MarginbenchError, match=r"^certificate 'crown' gives \S+ as `upper` in l2, and the nearest"):
         evaluated(trained)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda q: None, "None: return radii"),
+        (lambda q: Answer(), "an Answer with neither `lower` nor `reason`: return radii"),
+        (lambda q: q.x.new_zeros(len(q.x), dtype=torch.complex64), "torch.complex64: real numbers are needed"),
+    ],
+)
+def test_a_certificate_that_says_nothing_is_refused_by_name(trained: Net, answer: Any, words: str) -> None:
+    data = small_data().test
+    q = Query(trained, data.images(slice(4)), data.y[:4], "l2", 0.5, data.images(slice(0)), torch.Generator())
+    with pytest.raises(MarginbenchError, match=f"^certificate 'mute' returned {words}"):
+        Certificate("mute", answer)(q)
+
+
+def test_radii_that_follow_gradients_are_taken_without_them(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    scale = torch.tensor(0.01, requires_grad=True)
+    monkeypatch.setitem(CERTIFICATES, "crown", Certificate("crown", lambda q: scale * torch.ones(len(q.x))))
+    result = evaluated(trained)
+    correct = result.arrays["label"] == result.arrays["prediction"]
+    np.testing.assert_allclose(result.arrays["lower_l2_crown"][correct], 0.01)
+
+
+@pytest.mark.parametrize("radius", [-3.0, float("nan")])
+def test_radii_that_are_none_are_0_and_a_doubt(trained: Net, monkeypatch: pytest.MonkeyPatch, radius: float) -> None:
+    monkeypatch.setitem(
+        CERTIFICATES, "crown", Certificate("crown", lambda q: torch.full_like(q.y, 1.0, dtype=torch.float32) * radius)
+    )
+    result = evaluated(trained)
+    count = int((result.arrays["label"] == result.arrays["prediction"]).sum())
+    assert (result.arrays["lower_l2_crown"] == 0).all()
+    assert result.doubts["invalid_radius"] == f"crown_l2: {count} points, crown_linf: {count} points"
 
 
 @pytest.mark.parametrize("claim", [float("nan"), float("inf")])
