@@ -107,6 +107,11 @@ def folders() -> list[Path]:
     return sorted(path.parent for path in REFERENCE.glob("*/runs"))
 
 
+def untuned() -> list[Path]:
+    """Those without tuned rows, which are relatives of the defaults beside them."""
+    return [folder for folder in folders() if not folder.name.endswith("_tuned")]
+
+
 def refreshed() -> dict[Path, str]:
     """Every file that follows from the records, with its content."""
     files = {}
@@ -119,7 +124,7 @@ def refreshed() -> dict[Path, str]:
         files[folder / "README.md"] = suite_page(folder.name, made)
         if folder.name == "digits":
             files[ROOT / "README.md"] = filled("README.md", **{"ten rows": ten_rows(reading)})
-    files[ROOT / "results" / "margins.md"] = page(read_folders(folders()))
+    files[ROOT / "results" / "margins.md"] = page(read_folders(untuned()))
     files[ROOT / "methods" / "README.md"] = filled("methods/README.md", catalogue=catalogue())
     files[ROOT / "results" / "README.md"] = filled("results/README.md", columns=legend(everything), doubts=doubts())
     return files

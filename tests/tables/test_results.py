@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from marginbench.benchmarks.records.reader import read_folders, read_records
+from marginbench.benchmarks.records.tuning import read_setting, setting_paths
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite
@@ -16,7 +17,8 @@ from marginbench.benchmarks.tables.leaderboard import rank
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/runs"))  # not networks
-
+SUFFIX = "_tuned"
+TUNED = [folder for folder in FOLDERS if folder.name.endswith(SUFFIX)]
 
 OLD_CSV = [  # when every table had all columns
     "suite",
@@ -69,7 +71,7 @@ def test_what_is_committed_follows_from_the_records(refresh: ModuleType) -> None
     files = refresh.refreshed()
     for path, content in files.items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run results/refresh.py"
-    assert len(files) == 6 * len(FOLDERS) + 4
+    assert len(files) == 6 * len(FOLDERS) + 2 * len(TUNED) + 4
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -99,8 +101,8 @@ def test_ten_rows_are_chosen_by_their_rule(refresh: ModuleType) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
-    suite = load_suite(folder.name)
-    records = read_records([folder])
+    suite = load_suite(folder.name.removesuffix(SUFFIX))
+    records = [record for record in read_records([folder]) if record.tuning is None]
     assert {record.identity.suite for record in records} == {suite.fingerprint}, "the suite has changed: run it again"
     methods = choose_methods(None, suite, ())
     wanted = {(method.info.key, method.info.revision) for method in methods}
@@ -113,6 +115,20 @@ def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
     assert len(records) == len(found)
     for record in records:
         assert record.status == "done" and "contradiction" not in record.doubts, record.method
+
+
+@pytest.mark.parametrize("folder", TUNED, ids=lambda folder: folder.name)
+def test_every_row_has_been_tuned_alike(folder: Path) -> None:
+    records = read_records([folder])
+    tuned = {record.method: record for record in records if record.tuning is not None}
+    assert {record.tuning.row for record in tuned.values()} == {r.method for r in records if r.tuning is None}
+    assert len({record.tuning.budget for record in tuned.values()}) == 1
+    for name, record in tuned.items():
+        seeds = [one.repetition for one in records if one.method == name]
+        assert sorted(seeds) == [0, 1, 2] and len(record.tuning.history) == record.tuning.trials, name
+        assert record.status == "done" and "contradiction" not in record.doubts, name
+    settings = [read_setting(path) for path in setting_paths(folder)]
+    assert {setting.row: setting for setting in settings} == {one.tuning.row: one.tuning for one in tuned.values()}
 
 
 def test_every_doubt_is_explained_beside_the_results() -> None:
