@@ -53,7 +53,8 @@ class Certificate(Estimator):
         if answer.points is not None and answer.points.shape != q.x.shape:
             given, needed = tuple(answer.points.shape), tuple(q.x.shape)
             raise MarginbenchError(f"certificate {self.name!r} returned points {given}, images {needed} needed")
-        return Answer(*map(_detached, (answer.lower, answer.upper, answer.points, answer.solved)), answer.reason)
+        lower, upper, points, solved = map(_detached, (answer.lower, answer.upper, answer.points, answer.solved))
+        return Answer(lower, upper, points, solved, answer.reason)
 
 
 def _detached(values: Tensor | None) -> Tensor | None:

@@ -17,8 +17,6 @@ from marginbench.benchmarks.tables.board import Board, boards, is_baseline, wher
 from marginbench.benchmarks.tables.cells import (
     DOUBTS,
     METHOD,
-    RANK,
-    TO_BASELINE,
     Cell,
     PageColumn,
     Span,
@@ -29,6 +27,7 @@ from marginbench.benchmarks.tables.cells import (
     spaced,
 )
 from marginbench.benchmarks.tables.choice import EVERYTHING, Choice
+from marginbench.benchmarks.tables.columns import RANK, TO_BASELINE
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, Row
 from marginbench.benchmarks.tables.notes import legend, notes
 from marginbench.benchmarks.tables.render import across_markdown, render
