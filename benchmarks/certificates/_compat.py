@@ -40,6 +40,7 @@ def load_auto_lirpa() -> ModuleType:
     except Exception as error:  # libraries of different ages may fail in any way
         raise ImportError(f"auto_LiRPA does not import: {error}") from error
     _accept_new_arguments(library.BoundedModule)
+    _multiply_in_fewer_passes()
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # an unknown layer is an answer, not an event
     return library
 
@@ -132,6 +133,26 @@ def _accept_new_arguments(bounded_module: Any) -> None:
         return old(self, get, prefix, recurse)
 
     bounded_module._named_members = named_members
+
+
+def _multiply_in_fewer_passes() -> None:
+    """Coefficients times slopes by their sign: most of what is written to memory is written here."""
+    operation: Any = importlib.import_module("auto_LiRPA.operators.clampmult").ClampedMultiplication
+    operation.clamp_mutiply_forward = staticmethod(_by_sign)
+
+
+def _by_sign(
+    a: Tensor, d_pos: Tensor, d_neg: Tensor, b_pos: Tensor | None, b_neg: Tensor | None, patches_mode: bool
+) -> tuple[Tensor, Tensor]:
+    """max(a, 0) d_pos + min(a, 0) d_neg, and the same with b summed over the units: the library's, to the bit."""
+    negative = a.clamp(max=0)
+    positive = a - negative
+    equation = "sb...chw,sb...chw->sb..." if patches_mode else "sb...,sb...->sb"
+    parts = [(positive, b_pos), (negative, b_neg)]
+    bias = sum((torch.einsum(equation, part, b) for part, b in parts if b is not None), a.new_zeros(()))
+    wider = torch.broadcast_shapes(a.shape, d_pos.shape, d_neg.shape) != a.shape
+    product = positive * d_pos if wider else positive.mul_(d_pos)
+    return product.addcmul_(negative, d_neg), bias
 
 
 class FastTranspose(TorchFunctionMode):

@@ -1,6 +1,7 @@
 """auto-LiRPA: rewritten where it is slow, left alone where it is current, and missing with a reason."""
 
 import contextlib
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,29 @@ def test_the_library_calls_our_transposed_convolution_and_gets_what_torch_gives(
             patch.setattr(_bounds, "FastTranspose", contextlib.nullcontext)
             slow = certify(net, x, label, norm, conv_mode="patches")
         assert torch.allclose(fast, slow, rtol=1e-4)
+
+
+@pytest.mark.parametrize("patches", [False, True])
+@pytest.mark.parametrize("biases", ["none", "positive", "negative", "both"])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_products_by_sign_are_those_of_the_library_to_the_bit(patches: bool, biases: str, rows: int) -> None:
+    load = _compat.load_auto_lirpa()
+    library = importlib.import_module(f"{load.__name__}.operators.clampmult")
+    draw = torch.Generator().manual_seed(0)
+    shape = (7, 3, 4, 4, 2, 3, 3) if patches else (7, 3, 6, 5, 5)
+    a = torch.randn(*shape, generator=draw)
+    a[a.abs() < 0.1] = 0.0
+    slopes = [torch.rand(rows, *shape[1:], generator=draw) for _ in range(4)]
+    b_pos = slopes[2] if biases in ("positive", "both") else None
+    b_neg = slopes[3] if biases in ("negative", "both") else None
+    before = a.clone()
+    expected = library._reference_multiply_by_A_signs(a, *slopes[:2], b_pos, b_neg, patches)
+    found = library.ClampedMultiplication.apply(a, *slopes[:2], b_pos, b_neg, patches)
+    assert library.ClampedMultiplication.clamp_mutiply_forward is _compat._by_sign
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    wide = library.ClampedMultiplication.apply(a[:1], *slopes[:2], None, None, patches)[0]
+    assert torch.equal(wide, library._reference_multiply_by_A_signs(a[:1], *slopes[:2], None, None, patches)[0])
+    assert torch.equal(a, before)
 
 
 def test_missing_library_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
