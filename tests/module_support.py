@@ -252,7 +252,7 @@ def _of(value: float) -> Tensor:
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "group_norm": (nn.GroupNorm(2, 4), "GroupNorm has no sound bound here: its statistics depend on the image"),
     "layer_norm": (nn.LayerNorm([4, 6, 6]), "LayerNorm has no sound bound here: its statistics depend on the image"),
-    "instance_norm": (nn.InstanceNorm2d(4), "as attention and InstanceNorm do: that has no sound bound here"),
+    "instance_norm": (nn.InstanceNorm2d(4), "into one dimension (view), as InstanceNorm, attention"),
     "statistics_of_the_batch": (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
     "glu": (lambda m, x: F.glu(x, 1).repeat(1, 2, 1, 1), "glu has no sound bound here"),
     "log": (lambda m, x: (x.abs() + 1).log(), "log has no sound bound here"),
@@ -265,6 +265,10 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "attention": (
         lambda m, x: (x[:, 0] @ x[:, 1])[:, None].expand(-1, 4, 6, 6),
         "a product of matrices has no sound bound here: both depend on the image",
+    ),
+    "transform": (
+        lambda m, x: (dct := torch.eye(6).roll(1, 0)) @ x @ dct.T,
+        "into one dimension (view), as InstanceNorm, attention and products of matrices (A @ x) do",
     ),
     "round": (lambda m, x: x.round(), "round has no sound bound here"),
     "if": (lambda m, x: 2 * x if x.mean() > 0 else x, "the code of Code decides by the values in the image"),
