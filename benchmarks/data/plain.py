@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 COLOURS = (1, 3)  # channels that an axis of this length may hold, however large the image is
 WHITE = 255
+DARK = 1 / 2  # of what means white: images that nowhere reach this share are on another scale, or dark indeed
 EXCESS = 2e-6  # outside of [0, 1]: rounding in float32, of a division or a change of scale
 MOST = 2**31  # above any label
 WANTED = "it should be NxHxW or NxHxWxC, uint8 or float in [0, 1]"
@@ -132,6 +133,7 @@ def _scaled(reader: _Reader, name: str, x: np.ndarray) -> tuple[np.ndarray, int]
     if kind == "f" and low >= 0 and high <= 1:
         if high <= 1 / WHITE:
             raise reader.wrong(name, f"holds no value above {high:g}: was it divided by 255 twice? {WANTED}")
+        _say_dark(reader, name, high, 1)
         exact = x.astype(np.float32)
         if (exact != x).any():
             reader.say(name, f"{x.dtype} is rounded to float32")
@@ -140,14 +142,18 @@ def _scaled(reader: _Reader, name: str, x: np.ndarray) -> tuple[np.ndarray, int]
         reader.say(name, "holds 0 and 1 alone: 1 means white, not 255")
         return x.astype(np.uint8), 1
     if x.dtype in (np.uint8, np.bool_):
-        if high < WHITE // 2:
-            reader.say(name, f"holds no value above {high:d}; 255 means white")
+        _say_dark(reader, name, high, WHITE)
         return x.astype(np.uint8), WHITE
-    if low >= 0 and WHITE // 2 < high <= WHITE and (kind in "iu" or (x == np.rint(x)).all()):
+    if low >= 0 and DARK * WHITE <= high <= WHITE and (kind in "iu" or (x == np.rint(x)).all()):
         reader.say(name, f"{x.dtype} holds whole numbers: read as 8 bits, 255 means white")
         return x.astype(np.uint8), WHITE
     scale = "mean and std are for what normalises them" if low < 0 else "divide by the value that means white"
     raise reader.wrong(name, f"holds {x.dtype} from {low:.9g} to {high:.9g}: give float32 in [0, 1]; {scale}")
+
+
+def _say_dark(reader: _Reader, name: str, high: np.generic, white: int) -> None:
+    if float(high) < DARK * white:
+        reader.say(name, f"holds no value above {float(high):g}; {white} means white")
 
 
 def _without_alpha(reader: _Reader, x: dict[str, np.ndarray], white: int) -> dict[str, np.ndarray]:

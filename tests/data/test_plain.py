@@ -57,6 +57,23 @@ READ: dict[str, tuple[Arrays, np.ndarray, str]] = {  # what it is, the images of
     "big-endian": (images(lambda x: x.astype(">u2")), FIRST / 255, "read as 8 bits"),
     "whole floats": (images(lambda x: x.astype(np.float32)), FIRST / 255, "read as 8 bits"),
     "dark": (images(lambda x: x // 16), FIRST // 16 / 255, "no value above 15; 255 means white"),
+    "dark floats": (
+        images(lambda x: np.float32(x // 16 / 255)),
+        FIRST // 16 / 255,
+        f"no value above {15 / 255:g}; 1 means white",
+    ),
+    "just not dark": (images(lambda x: (x > 99) * np.uint8(128)), (FIRST > 99) * 128 / 255, ""),
+    "just dark": (
+        images(lambda x: (x > 99) * np.uint8(127)),
+        (FIRST > 99) * 127 / 255,
+        "no value above 127; 255 means white",
+    ),
+    "floats, just not dark": (images(lambda x: (x > 99) * 0.5), (FIRST > 99) * 0.5, ""),
+    "dark floats that are exact": (
+        images(lambda x: (x > 99) * 0.25),
+        (FIRST > 99) * 0.25,
+        "no value above 0.25; 1 means",
+    ),
     "a little above 1": (
         images(lambda x: np.float32(x / x.max()) * np.float32(1 + 1e-6), COLOUR),
         (np.float32(FIRST / COLOUR["x_test"].max()) * np.float32(1 + 1e-6)).clip(0, 1),
