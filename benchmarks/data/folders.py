@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import secrets
 import shutil
 import time
@@ -44,9 +45,9 @@ def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
             facts = Path(path).stat()
             key.update(f"{Path(path).relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     _say_order(place, listed)
+    _say_what_is_left_out(place, listed)
     cache = data_dir / f"{place.name}-{size}-{key.hexdigest()[:12]}"
     if not cache.is_dir():
-        _say_what_is_left_out(place, listed)
         paths = [path for samples in listed.values() for path, _ in samples]
         channels = 1 if all(map(_may_be_grey, paths)) else 3
         _make_room(data_dir, len(paths) * channels * size**2, place)
@@ -93,14 +94,15 @@ def _say_order(place: Path, listed: dict[str, Samples]) -> None:
 
 
 def _say_what_is_left_out(place: Path, listed: dict[str, Samples]) -> None:
-    """Files in the folders of the classes that are not images by their names."""
+    """Files in the folders of the classes that are not images by their names: looked for each time, not in the key."""
     for part, samples in listed.items():
         used = {path for path, _ in samples}
-        folders = {Path(path).relative_to(place).parts[:2] for path in used}
-        files = (file for folder in sorted(folders) for file in sorted(place.joinpath(*folder).rglob("*")))
-        rest = [file for file in files if file.is_file() and str(file) not in used and file.name[0] != "."]
+        top = str(place / Path(samples[0][0]).relative_to(place).parts[0])
+        below = ((folder, names) for folder, _, names in os.walk(top, followlinks=True) if folder != top)
+        files = (f"{folder}{os.sep}{name}" for folder, names in below for name in names if name[0] != ".")
+        rest = sorted(file for file in files if file not in used)
         if rest:
-            kinds = ", ".join(sorted({file.suffix or file.name for file in rest}))
+            kinds = ", ".join(sorted({Path(file).suffix or Path(file).name for file in rest}))
             text = f"left out of {part}, being no images by their names: {len(rest)} ({kinds}), such as {rest[0]}"
             log.warning("image folder %s: %s", place, text)
 

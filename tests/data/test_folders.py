@@ -160,6 +160,11 @@ def test_files_that_are_left_out_are_told(sets: Path, tmp_path: Path, caplog: py
     read_folder(place, sets, 4)
     (message,) = caplog.messages
     assert "left out of train, being no images by their names: 2 (.gif, .npy), such as " in message
+    caplog.clear()
+    (place / "train" / "rose" / "7.svg").write_bytes(b"")
+    read_folder(place, sets, 4)
+    (message,) = caplog.messages
+    assert "3 (.gif, .npy, .svg)" in message, "from the cache"
 
 
 def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:
