@@ -45,7 +45,11 @@ def evaluate_command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE.npz", help="digits, mnist, ..., as suites name them. Default: the suite's."),
+        typer.Option(
+            metavar="NAME|FILE.npz|FOLDER",
+            help="digits, mnist, ..., as suites name them. Images of a folder are scaled by --set data.size=N."
+            " Default: the suite's.",
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None,

@@ -17,6 +17,8 @@ class Arrays:
 
     Images that may not fit into memory are memory-mapped. They come with `digests`: by part, the SHA-256 of each image,
     [N, 32] uint8. Their training images are stored in the hashed order, so that splits are slices.
+
+    Images of a folder come with `files`: words on the files, which follow the shape of the images in a message.
     """
 
     x_train: np.ndarray
@@ -26,6 +28,7 @@ class Arrays:
     levels: int = 255
     digests: Mapping[str, np.ndarray] | None = None
     text: Text | None = None
+    files: str = ""
 
 
 def hashed_order(purpose: str, count: int) -> np.ndarray:

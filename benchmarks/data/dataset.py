@@ -79,6 +79,7 @@ class Dataset:
     num_classes: int
     fingerprint: str  # SHA-256 of all arrays, in their order, and of what their values mean
     text: Text | None = None  # of sentences
+    files: str = ""  # words on the files of an image folder, which follow the shape of the images in a message
 
     @property
     def checkpoint(self) -> Path | None:
@@ -134,7 +135,8 @@ def load_data(
             last; see `long_tail`. Its numbers are those of the training set with the validation images, which shorten
             only classes of which the tail leaves too few for them: the first. With `train_size` they are those of that
             many images.
-        size: height and width to which the images of a folder are scaled.
+        size: height and width to which the images of a folder are scaled; default: see `scaling.default_size`. Images
+            that this enlarges are told.
         max_length: tokens of a sentence, or of a pair, with the special ones; longer ones are cut.
         checkpoint: whose tokenizer reads sentences; see `checkpoint.find_checkpoint`.
         evaluate: "validation" puts the validation images in the place of the test images, which are then neither looked
@@ -183,7 +185,7 @@ def load_data(
             fingerprint.update(content.data)
         splits.append(Split(torch.from_numpy(x), torch.from_numpy(y), found.levels))
     train, valid, test = [*splits, splits[1]][:3]
-    return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest(), found.text)
+    return Dataset(train, valid, test, int(labels.max()) + 1, fingerprint.hexdigest(), found.text, found.files)
 
 
 def _known(found: Arrays) -> int:

@@ -1,19 +1,25 @@
 """Image folders: decoded once into a cache of uint8 arrays, which are memory-mapped from then on."""
 
+import glob
 import hashlib
+import json
 import logging
 import os
 import secrets
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from marginbench.benchmarks.data.arrays import Arrays, hashed_order
-from marginbench.benchmarks.data.images import is_grey, read_image
+from marginbench.benchmarks.data.images import read_header, read_image
+from marginbench.benchmarks.data.scaling import Size, default_size, enlarged, of_files, taken
 from marginbench.benchmarks.machine.device import cores
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, Problems
@@ -22,49 +28,108 @@ log = logging.getLogger(__name__)
 
 Samples = list[tuple[str, int]]  # path and label of each image
 
-READING = b"2"  # of the rules by which files are read: a cache made by others is not used
+READING = b"3"  # of the rules by which files are read: a cache made by others is not used
 BLOCK = 1024  # images decoded at a time
 PROGRESS = 10.0  # seconds between two messages
+ABOUT = "about.json"  # in a cache
 
 
-def read_folder(place: Path, data_dir: Path, size: int) -> Arrays:
+@dataclass(frozen=True)
+class _Files:
+    """What the files of a folder say of themselves. It stands in each cache, of whatever size."""
+
+    channels: int
+    sizes: Mapping[Size, int]  # how many there are of each
+    remarks: Sequence[str] = ()  # on how they were decoded
+
+    def write(self, cache: Path) -> None:
+        sizes = [[*sides, count] for sides, count in sorted(self.sizes.items())]
+        content = {"channels": self.channels, "sizes": sizes, "remarks": self.remarks}
+        (cache / ABOUT).write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def read(cls, cache: Path) -> "_Files":
+        content = json.loads((cache / ABOUT).read_text(encoding="utf-8"))
+        sizes = {(width, height): count for width, height, count in content["sizes"]}
+        return cls(content["channels"], sizes, content["remarks"])
+
+
+def read_folder(place: Path, data_dir: Path, size: int | None = None) -> Arrays:
     """Images of `place`/train and `place`/test (or val), [N, C, size, size], from their cache in `data_dir`.
 
     C is 1 where all images are grey, else 3. See `images.py` for how a file is read, and which are refused. The cache's
     name holds a hash of the names, sizes and times of all image files: changed folders are decoded again.
     Both parts are stored in a hashed order: they are listed by class, so the first test images would be of one class.
+    What there is to remark is logged at each call, whether the images are decoded or come from the cache.
+
+    Args:
+        size: default: see `scaling.default_size`.
 
     Raises:
         MarginbenchError: missing parts, classes that differ, an image that cannot be read, or no room for the cache.
     """
     place = place.resolve()
     listed = _list(place)
+    _say_order(place, listed)
+    _say_what_is_left_out(place, listed)
+    cache = _cache(place, listed, data_dir, size)
+    with _readable(cache, place):
+        files = _Files.read(cache)
+        arrays = {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
+        digests = {part: arrays.pop(f"sha256_{part}") for part in listed}
+        found = Arrays(**arrays, digests=digests, files=of_files(files.sizes))
+    for remark in (*files.remarks, enlarged(files.sizes, found.x_train.shape[-1])):
+        if remark:
+            log.warning("image folder %s: %s", place, remark)
+    if size is None and (remark := taken(files.sizes)):
+        log.info("image folder %s: %s", place, remark)
+    return found
+
+
+@contextmanager
+def _readable(cache: Path, place: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise MarginbenchError(f"{cache}: not a readable cache of {place} ({error}); delete it") from None
+
+
+def _cache(place: Path, listed: dict[str, Samples], data_dir: Path, size: int | None) -> Path:
+    """The cache of this size, made where there is none; a cache of another size says what is the default."""
     key = hashlib.sha256(READING)
     for samples in listed.values():
         for path, _ in samples:
             facts = Path(path).stat()
             key.update(f"{Path(path).relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    _say_order(place, listed)
-    _say_what_is_left_out(place, listed)
-    cache = data_dir / f"{place.name}-{size}-{key.hexdigest()[:12]}"
+    ending = key.hexdigest()[:12]
+    if size is not None and (cache := data_dir / f"{place.name}-{size}-{ending}").is_dir():
+        return cache
+    made = sorted(data_dir.glob(f"{glob.escape(place.name)}-*-{ending}"))
+    if made:
+        with _readable(made[0], place):
+            files = _Files.read(made[0])
+    else:
+        files = _look(listed)
+    side = default_size(files.sizes) if size is None else size
+    cache = data_dir / f"{place.name}-{side}-{ending}"
     if not cache.is_dir():
-        paths = [path for samples in listed.values() for path, _ in samples]
-        channels = 1 if all(map(_may_be_grey, paths)) else 3
-        _make_room(data_dir, len(paths) * channels * size**2, place)
-        _make_cache(cache, place, listed, (channels, size, size))
-    try:
-        arrays = {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
-        digests = {part: arrays.pop(f"sha256_{part}") for part in listed}
-        return Arrays(**arrays, digests=digests)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise MarginbenchError(f"{cache}: not a readable cache of {place} ({error}); delete it") from None
+        _make_room(data_dir, sum(map(len, listed.values())) * files.channels * side**2, place)
+        _make_cache(cache, place, listed, (files.channels, side, side))
+    return cache
 
 
-def _may_be_grey(path: str) -> bool:
-    try:
-        return is_grey(path)
-    except MarginbenchError:  # told with all others when it is decoded
-        return True
+def _look(listed: dict[str, Samples]) -> _Files:
+    """From the headers alone, and only until colours and a second size were seen: further files change nothing."""
+    sizes: Counter[Size] = Counter()
+    grey = True
+    for path in (path for samples in listed.values() for path, _ in samples):
+        with suppress(MarginbenchError):  # told with all others when it is decoded
+            header = read_header(path)
+            sizes[header.size] += 1
+            grey = grey and header.is_grey
+        if not grey and len(sizes) > 1:
+            break
+    return _Files(1 if grey else 3, sizes)
 
 
 def _list(place: Path) -> dict[str, Samples]:
@@ -127,10 +192,15 @@ def _make_cache(cache: Path, place: Path, listed: dict[str, Samples], shape: tup
     try:
         partial.mkdir()
         problems = Problems(f"image folder {place}")
+        sizes: Counter[Size] = Counter()
+        remarks: list[str] = []
         for part, samples in listed.items():
             order = hashed_order("validation" if part == "train" else "test", len(samples))
-            _decode(partial, place, part, [samples[i] for i in order], shape, problems)
+            found, told = _decode(partial, part, [samples[i] for i in order], shape, problems)
+            sizes += found
+            remarks += [f"{told[text]} of {len(samples)} {part} images: {text}" for text in sorted(told) if text]
         problems.report()
+        _Files(shape[0], sizes, remarks).write(partial)
         try:
             partial.rename(cache)
         except OSError:
@@ -144,10 +214,14 @@ def _make_cache(cache: Path, place: Path, listed: dict[str, Samples], shape: tup
 
 
 def _decode(
-    folder: Path, place: Path, part: str, samples: Samples, shape: tuple[int, int, int], problems: Problems
-) -> None:
-    """Decode one part; images that cannot be read are left out, and collected with those of the other part."""
+    folder: Path, part: str, samples: Samples, shape: tuple[int, int, int], problems: Problems
+) -> tuple[Counter[Size], Counter[str]]:
+    """Decode one part, and count the sizes of its files and the remarks on them.
+
+    Images that cannot be read are left out, and collected with those of the other part.
+    """
     images = np.lib.format.open_memmap(folder / f"x_{part}.npy", "w+", np.uint8, (len(samples), *shape))
+    sizes: Counter[Size] = Counter()
     remarks: Counter[str] = Counter()
     digests = np.empty((len(samples), 32), np.uint8)
     reported = time.monotonic()
@@ -157,16 +231,15 @@ def _decode(
             reading = [pool.submit(read_image, path, shape) for path in paths]
             for row, image in enumerate(reading, start):
                 with problems.collected():
-                    images[row], remark = image.result()
+                    images[row], size, remark = image.result()
+                    sizes[size] += 1
                     remarks[remark] += 1
                     digests[row] = np.frombuffer(hashlib.sha256(images[row].data).digest(), np.uint8)
             if time.monotonic() - reported > PROGRESS:
                 reported = time.monotonic()
                 done = f"{start + len(paths)} of {len(samples)} {part} images{problems.so_far()}"
                 log.info("decoding into %s: %s", folder.parent, done)
-    del remarks[""]
-    for remark, count in sorted(remarks.items()):
-        log.warning("image folder %s: %d of %d %s images: %s", place, count, len(samples), part, remark)
     images.flush()
     np.save(folder / f"y_{part}.npy", np.array([label for _, label in samples], np.int64))
     np.save(folder / f"sha256_{part}.npy", digests)
+    return sizes, remarks

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from marginbench.benchmarks.data.scaling import Size
 from marginbench.benchmarks.machine.files import placeholder
 from marginbench.methods import MarginbenchError
 
@@ -22,14 +23,21 @@ OTHER_SPACES = ("CMYK", "YCbCr", "LAB", "HSV")  # with three channels of 8 bits,
 MOST = 255  # the largest value that 8 bits hold
 
 
-def is_grey(path: str) -> bool:
-    """Whether the file holds one channel, besides alpha.
+class Header(NamedTuple):
+    """What a file says before its pixels are decoded."""
+
+    size: Size
+    is_grey: bool  # it holds one channel, besides alpha
+
+
+def read_header(path: str) -> Header:
+    """Read the header alone.
 
     Raises:
         MarginbenchError: it cannot be read.
     """
     with _opened(path) as image:
-        return _is_grey(image)
+        return Header(image.size, _is_grey(image))
 
 
 def _is_grey(image: "Image") -> bool:
@@ -39,8 +47,16 @@ def _is_grey(image: "Image") -> bool:
     return image.mode in GREY
 
 
-def read_image(path: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
-    """The pixels [C, H, W] uint8, and a remark on what was not taken as it is, empty where there is nothing to say.
+class Decoded(NamedTuple):
+    """An image file, decoded."""
+
+    pixels: np.ndarray  # [C, H, W] uint8
+    size: Size  # of the file
+    remark: str  # on what was not taken as it is, empty where there is nothing to say
+
+
+def read_image(path: str, shape: tuple[int, int, int]) -> Decoded:
+    """The pixels, as many as `shape` [C, H, W] asks for.
 
     Palettes are exact. An alpha channel that is opaque everywhere is dropped, and other colour spaces are converted to
     RGB, with a remark. Where other images of the folder have colours, a grey one fills three channels.
@@ -57,7 +73,8 @@ def read_image(path: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]
         # a palette turns grey by way of colours; greys among them are left as they are
         flat = image.convert("RGB").getchannel(0) if channels == 1 and image.mode == "P" else image.convert(kind)
         pixels = np.asarray(ImageOps.fit(flat, (width, height), Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), remark
+        size = image.size
+    return Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), size, remark)
 
 
 @contextmanager

@@ -33,7 +33,6 @@ TORCHVISION = {
 NAMES = ("digits", *TORCHVISION, "imagenet")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 DAMAGED = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)  # what reading an .npz raises
-SIZE = 224  # pixels: default height and width of the images of a folder
 PATIENCE = 30.0  # seconds without an answer after which a download has failed
 OTHER_FOLDER = "or set data_dir or MARGINBENCH_DATA to the folder that has it"
 
@@ -63,7 +62,7 @@ def find(name: str, folder: Path, data_dir: Path, size: int | None = None, max_l
     elif name in TORCHVISION:
         found = _torchvision(name, data_dir)
     else:
-        return read_folder(_image_folder(name, folder, data_dir), data_dir, SIZE if size is None else size)
+        return read_folder(_image_folder(name, folder, data_dir), data_dir, size)
     if size is not None:
         raise MarginbenchError(f"data.size={size}: for image folders only; the images of {name!r} stay as they are")
     return found

@@ -35,7 +35,7 @@ class Data(Section):
     validation: Count
     train_size: Count | None = None  # images to train on; default: all that are left
     imbalance: float | None = Field(default=None, ge=1)  # first class to last, in images: a long-tailed training split
-    size: Count | None = None  # height and width of the images, for image folders only
+    size: Count | None = None  # height and width to which the images of a folder are scaled
     max_length: Count | None = None  # tokens of a sentence or pair, of sets with a tokenizer; default: 128
     evaluate: Literal["validation"] | None = None  # for choices: on these, and without doubts; default: the test split
 

@@ -179,3 +179,59 @@ def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(MarginbenchError, match=r"data_dir=.*choose another folder"):
         load_data("flowers", 2, tmp_path, tmp_path / "file" / "sets", size=4)
+
+
+SMALL = {"rose": 3, "tulip": 3}
+
+
+def test_files_of_one_small_square_are_taken_as_they_are(
+    sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "marginbench")
+    place = tmp_path / "flowers"
+    save_images(place, SMALL, (8, 8))
+    wanted = {np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes() for path in (place / "val").rglob("*.png")}
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        data = load_data("flowers", 2, tmp_path, sets)
+        assert data.shape == (3, 8, 8) and rows(data.test) == wanted
+        assert caplog.messages == [
+            f"image folder {place}: all files are 8x8 and taken as they are; --set data.size=N scales them to NxN"
+        ]
+    caplog.clear()
+    assert load_data("flowers", 2, tmp_path, sets, size=8).fingerprint == data.fingerprint
+    assert not caplog.messages and len(list(sets.iterdir())) == 1, "the same data in one cache"
+    for path in place.rglob("*.png"):
+        Image.open(path).resize((7, 7)).save(path)
+    assert load_data("flowers", 2, tmp_path, sets).shape == (3, 7, 7), "the size follows the files"
+
+
+@pytest.mark.parametrize(("width", "height"), [(224, 224), (225, 225), (8, 9)])
+def test_other_files_are_scaled_to_the_default(width: int, height: int, sets: Path, tmp_path: Path) -> None:
+    save_images(tmp_path / "flowers", SMALL, (width, height))
+    assert load_data("flowers", 2, tmp_path, sets).shape == (3, 224, 224)
+
+
+def test_images_that_are_scaled_up_are_told(sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At every load, whichever sizes were decoded before."""
+    place = tmp_path / "flowers"
+    save_images(place, SMALL, (8, 8))
+    head, advice = f"image folder {place}: ", "and L2 distances with them: --set data.size=8 enlarges none"
+    for _ in range(2):
+        caplog.clear()
+        data = load_data("flowers", 2, tmp_path, sets, size=80)
+        assert data.shape == (3, 80, 80)
+        assert caplog.messages == [f"{head}12 of 12 images, of 8x8 pixels, are scaled up to 80x80, {advice}"]
+    assert load_data("flowers", 2, tmp_path, sets).shape == (3, 8, 8)
+
+    for name in ("train/rose/0.png", "val/tulip/1.png", "val/tulip/2.png"):
+        Image.open(place / name).resize((300, 240)).save(place / name)
+    Image.open(place / name).resize((100, 230)).save(place / name)
+    for size in (None, 224):
+        caplog.clear()
+        assert load_data("flowers", 2, tmp_path, sets, size=size).shape == (3, 224, 224)
+        wanted = f"{head}10 of 12 images, of 8x8 to 100x230 pixels, are scaled up to 224x224, {advice}"
+        assert caplog.messages == [wanted]
+    caplog.clear()
+    load_data("flowers", 2, tmp_path, sets, size=8)
+    assert not caplog.messages

@@ -11,7 +11,7 @@ from data_support import rows, save_images
 from PIL import Image
 
 from marginbench.benchmarks.data.dataset import load_data
-from marginbench.benchmarks.data.images import is_grey, read_image
+from marginbench.benchmarks.data.images import read_header, read_image
 from marginbench.methods import MarginbenchError
 
 RNG = np.random.default_rng(2)
@@ -66,12 +66,16 @@ def test_eight_bits_are_kept_exactly(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     make(path)
     channels = 3 if wanted.ndim == 3 else 1
-    assert is_grey(str(path)) == (channels == 1)
-    found, remark = read_image(str(path), (channels, 6, 6))
-    assert found.dtype == np.uint8 and np.array_equal(found, wanted.reshape(6, 6, channels).transpose(2, 0, 1))
+    assert read_header(str(path)) == ((6, 6), channels == 1)
+    found, size, remark = read_image(str(path), (channels, 6, 6))
+    assert (
+        size == (6, 6)
+        and found.dtype == np.uint8
+        and np.array_equal(found, wanted.reshape(6, 6, channels).transpose(2, 0, 1))
+    )
     assert words in remark and bool(words) == bool(remark)
     if channels == 1:
-        three, remark = read_image(str(path), (3, 6, 6))
+        three, _, remark = read_image(str(path), (3, 6, 6))
         assert (three == found).all() and (words or "three equal channels") in remark
 
 
@@ -107,17 +111,17 @@ def test_what_would_be_lost_is_refused(name: str, tmp_path: Path) -> None:
 def test_other_ways_to_store_eight_bits_are_no_more(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"P5 6 6 15\n" + (L // 16).tobytes())
-    assert np.array_equal(read_image(str(path), (1, 6, 6))[0][0], L // 16 * 17)
+    assert np.array_equal(read_image(str(path), (1, 6, 6)).pixels[0], L // 16 * 17)
     pixels = (L // 64).astype("<u2") * 0x0421  # five bits of each colour in a BMP of 16 bits a pixel
     head = struct.pack("<IiiHHIIiiII", 40, 6, -6, 1, 16, 0, 72, 0, 0, 0, 0)
     path.write_bytes(b"BM" + struct.pack("<IHHI", 54 + 72, 0, 0, 54) + head + pixels.tobytes())
-    assert read_image(str(path), (3, 6, 6))[1] == ""
+    assert read_image(str(path), (3, 6, 6)).remark == ""
 
 
 def test_other_colour_spaces_are_converted_with_a_remark(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(RGB).convert("CMYK").save(path)
-    assert read_image(str(path), (3, 6, 6))[1] == "converted from CMYK to RGB"
+    assert read_image(str(path), (3, 6, 6)).remark == "converted from CMYK to RGB"
 
 
 def folder(place: Path, modes: list[str]) -> None:
@@ -140,11 +144,13 @@ def test_grey_images_among_others_are_counted(sets: Path, tmp_path: Path, caplog
     folder(tmp_path / "mixed", ["L", "RGB", "RGBA"])
     data = load_data("mixed", 2, tmp_path, sets, size=9)
     assert data.shape == (3, 9, 9)
-    assert [message.split(": ", 1)[1] for message in caplog.messages] == [
+    remarks = [message.split(": ", 1)[1] for message in caplog.messages]
+    assert remarks == [
         "2 of 6 train images: an alpha channel that is opaque everywhere is dropped",
         "2 of 6 train images: grey, as three equal channels",
         "2 of 6 test images: an alpha channel that is opaque everywhere is dropped",
         "2 of 6 test images: grey, as three equal channels",
     ]
+    caplog.clear()
     load_data("mixed", 2, tmp_path, sets, size=9)
-    assert len(caplog.messages) == 4, "told when they are decoded"
+    assert [message.split(": ", 1)[1] for message in caplog.messages] == remarks, "from the cache"
