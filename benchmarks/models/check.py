@@ -27,7 +27,7 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             try:
                 logits = model(x.clone().requires_grad_())
             except Exception as error:
-                raise MarginbenchError(f"{where}: fails on images {shape}: {one_line(error)}") from error
+                raise MarginbenchError(f"{where}: fails on images {shape}{data.files}: {one_line(error)}") from error
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
             kind = str(logits.dtype) if isinstance(logits, Tensor) else type(logits).__name__
             raise MarginbenchError(f"{where}: returns {kind}; needed is one tensor of float logits [B, K]: wrap it")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_support import save_images
 from support import Run
 from torch import nn
 
@@ -99,6 +100,21 @@ def test_wrong_input_gives_one_line_and_exit_code_2(
 def test_a_broken_rule_is_named_in_python_too(tiny: Path) -> None:
     with pytest.raises(MarginbenchError, match="model Linear: fails on images"):
         evaluate_model(nn.Linear(3, 10), suite=str(tiny), out=tiny.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "files"),
+    [((), [1, 3, 8, 8], "8x8"), (("data.size=12",), [1, 3, 12, 12], "8x8")],
+)
+def test_images_that_do_not_fit_the_model_are_named_with_their_files(
+    tiny: Path, tmp_path: Path, settings: tuple[str, ...], shape: list[int], files: str
+) -> None:
+    save_images(tmp_path / "flowers", {str(name): 30 for name in range(10)}, (8, 8))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(27, 10))
+    with pytest.raises(MarginbenchError) as caught:
+        evaluate_model(net, data=str(tmp_path / "flowers"), suite=str(tiny), out=tmp_path / "out", set=settings)
+    words = f"fails on images {shape}, of files of {files} pixels (--set data.size=N scales them to NxN): "
+    assert words in str(caught.value)
 
 
 def test_what_is_no_module_is_named(tiny: Path) -> None:
