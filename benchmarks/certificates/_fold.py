@@ -5,7 +5,6 @@ normalisation layer it forgets that an L2 ball is perturbed: it takes the interv
 "bounds" are the clean logits. Patches mode fails there for the L-infinity norm. So the normalisation is merged.
 """
 
-import copy
 import math
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._layers import Reshape, Shift, Simple
 from marginbench.methods import Normalise, Scale
+from marginbench.methods.held import in_double
 
 AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise, Scale, Shift)
 RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, Reshape)  # dropout: identity in eval mode
@@ -33,7 +33,7 @@ def fold_affine(
         linear layers and those of `between` alternating, or None where a layer is of another kind, or
         all the weights together have more than `limit` entries.
     """
-    net = copy.deepcopy(net).double().eval()
+    net = in_double(net).eval()
     folded: list[nn.Module] = []
     run: list[nn.Module] = []
     point = torch.zeros_like(x[:1], dtype=torch.float64)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from marginbench.methods.errors import one_line
+from marginbench.methods.held import duplicate
 
 BATCHES = (2, 3)  # sizes: what differs between two recordings beyond them depends on the batch or on the data
 
@@ -41,7 +42,9 @@ def record(net: nn.Module, x: Tensor) -> tuple[fx.GraphModule, fx.GraphModule, t
 def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
     try:
         with torch.no_grad(), _CircularPadding():
-            return make_fx(functionalize(net))(x.clone())
+            copy = duplicate(net)  # what is recorded stays in whatever a network keeps from its calls
+            copy(x.clone())  # and what it keeps from its first call is there, as numbers
+            return make_fx(functionalize(copy))(x.clone())
     except Unbounded:  # a wrapper that knows why
         raise
     except Exception as error:  # the network's own code may raise anything

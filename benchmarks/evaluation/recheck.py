@@ -1,6 +1,5 @@
 """Certificates once more, in float64, for a random share of the certified points: was the slack wide enough?"""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from marginbench.benchmarks.evaluation.evidence import Evidence, doubt, sample
 from marginbench.benchmarks.evaluation.own import ask_own
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.errors import one_line
+from marginbench.methods.held import in_double
 
 SHARE, LEAST = 0.05, 16  # of the certified points, in each norm and for each certificate
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # pixels; certificates that do not look `at` a radius keep their slack and resolution
@@ -37,7 +37,7 @@ def recheck(e: Evidence) -> dict[str, dict[str, str]]:
     """
     found = {}
     try:
-        precise = copy.deepcopy(e.net).double()
+        precise = in_double(e.net)
         layers = precise.decision_net()
     except Exception as error:  # a user's module may raise anything
         return {key: {UNCHECKED: one_line(error)} for key in _certified(e)}

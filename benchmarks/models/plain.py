@@ -1,7 +1,5 @@
 """A module as its layers alone: without what trained, compiled or spread it, in eval mode, and answering in float32."""
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
+from marginbench.methods.held import duplicate
 
 
 def stripped(model: nn.Module) -> nn.Module:
@@ -34,37 +33,22 @@ def _inside(model: nn.Module) -> nn.Module | None:
 def copied(model: nn.Module, where: str) -> nn.Module:
     """A copy that shares nothing with the model, stripped of wrappers wherever they are.
 
-    Tensors that were computed with gradients, which `deepcopy` refuses, are copied as constants: `weight_norm`,
-    `spectral_norm` and pruning leave such a weight behind, and compute it anew in each call.
+    `weight_norm`, `spectral_norm` and pruning leave a weight with gradients behind, and compute it anew in each call:
+    it is copied as a constant.
 
     Raises:
         MarginbenchError: something in the model cannot be copied.
     """
     model = stripped(model)
-    memo: dict[int, Any] = {}
-    for layer in model.modules():
-        for tensor in _tensors(list(vars(layer).values())):
-            if not tensor.is_leaf:
-                memo[id(tensor)] = tensor.detach().clone()
     try:
-        with torch.no_grad():  # the weights of a ScriptModule are cloned
-            model = copy.deepcopy(model, memo)
-    except Exception as error:  # whatever a part of the model raises
-        problem = f"cannot be copied ({one_line(error)}): keep locks, files, generators and the like out of the module"
-        raise MarginbenchError(f"{where}: {problem}") from error
+        model = duplicate(model)
+    except MarginbenchError as error:
+        raise MarginbenchError(f"{where}: {error}") from error
     for parent in () if isinstance(model, torch.jit.ScriptModule) else list(model.modules()):
         for name, child in parent.named_children():
             if stripped(child) is not child:
                 parent._modules[name] = stripped(child)
     return model
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
 
 
 def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
@@ -93,13 +77,16 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
         model.float().to(x.device)
     except Exception as error:  # quantised modules, for one, refuse to be cast
         raise MarginbenchError(f"{where}: cannot be moved to {x.device} as float32: {one_line(error)}") from error
-    for candidate, kind in candidates:
-        candidate.to(x.device)
+    for given, kind in candidates:
+        given.to(x.device)
         try:
             with torch.no_grad():
-                out = candidate(x if kind is None else x.to(kind))
+                called = duplicate(given)
+                out = called(x if kind is None else x.to(kind))
         except Exception:  # `check_model` says what is wrong
             continue
+        built = called.state_dict().keys() != given.state_dict().keys()  # it makes layers when it is first called
+        candidate = called if built else given
         _without_reparametrisation(candidate)
         reason = _untraceable(candidate, kind, out)
         return candidate if reason is None else Untraced(candidate, kind or torch.float32, reason)

@@ -1,12 +1,12 @@
 """How far float32 moves the logits of a network: measured against its copy in float64."""
 
-import copy
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from marginbench.methods.facts import Norm
+from marginbench.methods.held import in_double
 
 RELATIVE = 1e-5  # of the largest |logit|: float32 forward passes of ordinary networks differ by about 1e-6
 SAFETY = 4  # times the largest error seen: other points have others
@@ -89,6 +89,6 @@ def gap_error(net: nn.Module, points: Iterable[Tensor]) -> float:
 def double_copy(net: nn.Module) -> nn.Module | None:
     """The network in float64, or None for one that cannot be copied."""
     try:
-        return copy.deepcopy(net).double()
+        return in_double(net)
     except Exception:  # copying runs the network's own code
         return None

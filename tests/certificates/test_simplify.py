@@ -233,3 +233,29 @@ def test_what_only_other_images_show_is_seen() -> None:
 def test_a_simple_network_stays_as_it_is() -> None:
     net = simplified(made("residual"), images("residual"))
     assert isinstance(net, Simple) and simplified(net, images("residual")) is net
+
+
+class Kept(nn.Module):
+    """Keeps a constant for each shape, and what it computed last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.known, self.last = nn.Linear(4, 3), {}, torch.zeros(())  # type: ignore[var-annotated]
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = self.known.setdefault(x.shape, torch.linspace(0, 1, 4).expand_as(x))
+        self.last = self.layer(x + shift)
+        return self.last
+
+
+@pytest.mark.parametrize("calls", [(), (2,), (2, 3)])
+def test_nothing_of_a_recording_stays_in_the_network(calls: tuple[int, ...]) -> None:
+    """Nor does it matter for which numbers of images the network has been asked before."""
+    net = Kept().eval().requires_grad_(False)
+    x = torch.rand(5, 4)
+    for size in calls:
+        net(x[:size])
+    simple = simplified(net, x)
+    assert {shape[0] for shape in net.known} == {*calls, 5}, "recorded with 2 and 3 images"
+    assert not any(map(torch._is_functional_tensor, [*net.known.values(), net.last]))
+    assert torch.allclose(simple(x), net(x))

@@ -1,0 +1,149 @@
+"""What a network holds: its tensors and numbers wherever it keeps them, and copies that share none of them."""
+
+import copy
+import sys
+from collections import deque
+from collections.abc import Iterator, MutableMapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from marginbench.methods.errors import MarginbenchError, one_line
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Place(NamedTuple):
+    """Where a value stands, so that another can be put there."""
+
+    container: Any  # a mapping, a list or deque, or a ScriptModule
+    key: Any
+    value: Any
+
+    @torch.no_grad()
+    def put(self, value: Any) -> None:
+        """Set a copy of it; in the same memory where that fits, for whoever else looks at it."""
+        fits = isinstance(value, Tensor) and isinstance(self.value, Tensor)
+        if fits and (value.shape, value.dtype) == (self.value.shape, self.value.dtype):
+            self.value.copy_(value)
+        elif isinstance(self.value, nn.Parameter):  # of a module that stands in a list
+            self.value.data = value.clone()
+        elif isinstance(self.container, nn.Module):
+            setattr(self.container, self.key, copy.deepcopy(value))
+        else:
+            self.container[self.key] = copy.deepcopy(value)
+
+    def remove(self) -> None:
+        """As before it was first set."""
+        del self.container[self.key]
+
+
+def held(net: nn.Module) -> dict[str, Place]:
+    """By name, as in `layers.1.mean` or `known['a'][0]`, all that is neither a module nor a registered parameter.
+
+    That is buffers and attributes of modules, and what lists, mappings and objects in them hold. What stands in two
+    places has the name of the first.
+    """
+    seen = {id(parameter) for parameter in net.parameters()}
+    return {name.removeprefix("."): place for name, place in _walk("", Place(None, None, net), seen)}
+
+
+def duplicate(net: M) -> M:
+    """A copy that shares nothing with the network, whatever that keeps from earlier calls.
+
+    Tensors that were computed with gradients, which `deepcopy` refuses, are copied as constants.
+
+    Raises:
+        MarginbenchError: something in the network cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for place in held(net).values():
+        for tensor in _tensors(place.value):
+            if not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        with torch.no_grad():  # the weights of a ScriptModule are cloned
+            return copy.deepcopy(net, memo)
+    except Exception as error:  # whatever a part of the network raises
+        problem = f"cannot be copied ({one_line(error)}): keep locks, files, generators and the like out of the module"
+        raise MarginbenchError(problem) from error
+
+
+@torch.no_grad()
+def in_double(net: M) -> M:
+    """A copy in float64, also of constants that are no buffers: what it keeps for one type would not fit the other.
+
+    Raises:
+        MarginbenchError: something in the network cannot be copied.
+    """
+    precise = duplicate(net).double()
+    for place in held(precise).values():
+        if isinstance(place.value, Tensor) and place.value.dtype == torch.float32:
+            place.value.data = place.value.double()  # wherever else it stands
+    return precise
+
+
+def _walk(name: str, place: Place, seen: set[int]) -> Iterator[tuple[str, Place]]:
+    members = _members(place.value)
+    if members is not None or isinstance(place.value, Tensor):
+        if id(place.value) in seen:
+            return
+        seen.add(id(place.value))
+    if members is None:
+        yield name, place
+    else:
+        for part, member in members:
+            yield from _walk(name + part, member, seen)
+
+
+def _members(value: Any) -> list[tuple[str, Place]] | None:
+    """What is in a module or a container, or None for anything else."""
+    if isinstance(value, torch.jit.ScriptModule):
+        children = [(f".{key}", Place(value, key, child)) for key, child in value.named_children()]
+        return [(f".{key}", Place(value, key, item)) for key, item in _scripted(value)] + children
+    if isinstance(value, nn.Module):
+        stores = (vars(value), value._parameters, value._buffers, value._modules)
+        return [
+            (f".{key}", Place(store, key, item))
+            for store in stores
+            for key, item in store.items()
+            if key not in _OF_TORCH or store is not stores[0]
+        ]
+    if isinstance(value, MutableMapping):
+        return [(f"[{key!r}]", Place(value, key, item)) for key, item in value.items()]
+    if isinstance(value, list | deque):
+        return [(f"[{i}]", Place(value, i, item)) for i, item in enumerate(value)]
+    if _is_plain(value):
+        return [(f".{key}", Place(vars(value), key, item)) for key, item in vars(value).items()]
+    return None
+
+
+_OF_TORCH = vars(nn.Module()).keys()
+
+
+def _scripted(module: torch.jit.ScriptModule) -> Iterator[tuple[str, Any]]:
+    """Buffers, and attributes that TorchScript lets the code of a module change."""
+    kind = vars(module).get("_concrete_type")
+    for key in [] if kind is None else kind.get_attributes():
+        value = getattr(module, key)
+        if isinstance(value, Tensor | int | float):  # lists and mappings come as copies
+            yield key, value
+
+
+def _is_plain(value: Any) -> bool:
+    """An object of a user's class that holds values, as data classes do."""
+    if isinstance(value, SimpleNamespace):
+        return True
+    root = type(value).__module__.partition(".")[0]
+    foreign = root in sys.stdlib_module_names or root in ("torch", "numpy")
+    return hasattr(value, "__dict__") and not callable(value) and not foreign
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _tensors(item)
