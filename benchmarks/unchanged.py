@@ -1,56 +1,186 @@
-"""Is a network still what it was before somebody was asked about it?"""
+"""Is a network still what it was before somebody was asked about it? And does it stay so when it is called?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from marginbench.methods import MarginbenchError
+from marginbench.methods.held import Place, duplicate, held
+
 FEW = 8  # images on which a network is asked whether it still answers the same
+ROUNDING = 4  # units in the last place of the largest entry: steps of an iteration that has arrived
+MOST = 32  # values of which each is looked at alone
 
 
 class NetworkState:
     """What those who are asked about a network must leave as it was.
 
-    Buffers may differ where answers do not: some networks count calls. That a network is put into eval mode is no
-    change: as a whole it is asked in that.
+    Buffers, and what else it keeps, may differ where answers do not: some networks count calls. That a network is put
+    into eval mode is no change: as a whole it is asked in that.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self.modes = {name: module.training for name, module in net.named_modules()}
-        self.weights = {name: p.detach().clone() for name, p in net.named_parameters()}
-        self.buffers = {name: b.detach().clone() for name, b in net.named_buffers()}
+        self.net = duplicate(net)
 
     def differs_from(self, net: nn.Module, x: Tensor) -> str | None:
-        """What is not as it was, in a word, or None; images x [B, C, H, W] are asked about, a few of them."""
-        if any(module.training and not self.modes.get(name, True) for name, module in net.named_modules()):
+        """What is not as it was, in a word, or None; images x [B, C, H, W] are asked about, a few of them.
+
+        Raises:
+            MarginbenchError: the network changes itself, whoever calls it.
+        """
+        modes = {name: module.training for name, module in self.net.named_modules()}
+        if any(module.training and not modes.get(name, True) for name, module in net.named_modules()):
             return "modes"
-        weights = dict(net.named_parameters())
-        if weights.keys() != self.weights.keys() or not all(
-            equal(p, self.weights[name]) for name, p in weights.items()
-        ):
+        weights, before = dict(net.named_parameters()), dict(self.net.named_parameters())
+        if weights.keys() != before.keys() or not all(equal(p, before[name]) for name, p in weights.items()):
             return "weights"
-        pairs = [(b, self.buffers[name]) for name, b in net.named_buffers() if name in self.buffers]
-        written = [pair for pair in pairs if not equal(*pair)]
-        return "buffers" if written and _answers_otherwise(net, x[:FEW], written) else None
+        x = x[:FEW]
+        if not (names := _deciding(self.net, net, x)):
+            return None
+        if own := changes_itself(self.net, x, batches(x)):
+            raise MarginbenchError(self_changing(own))
+        return "buffers" if names[0] in dict(net.named_buffers()) else "attributes"
+
+
+def changes_itself(net: nn.Module, x: Tensor, calls: Sequence[Tensor]) -> list[str]:
+    """Names of what the network changes when it is called, if its answers on x depend on that.
+
+    A step that rounding would hide is seen too: what has changed is changed further, and the network asked again.
+
+    Args:
+        net: in eval mode; copies of it are called.
+        x: [B, C, H, W] images in [0, 1].
+        calls: what it is called with; after each it is asked about x again.
+    """
+    was, called = duplicate(net), duplicate(net)
+    for batch in calls:
+        _answers(called, batch, gradients=batch is calls[0])
+        if names := _deciding(was, called, x):  # after some more, a mean may be back where it was
+            return names
+    return []
+
+
+def self_changing(names: Sequence[str]) -> str:
+    """What is said of such a network."""
+    shown = list(dict.fromkeys(name.partition("[")[0] for name in names))
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return (
+        f"the model changes itself when it is called ({', '.join(shown[:3])}{more}): what it answers depends on the"
+        " images before; keep that constant in eval mode"
+    )
+
+
+def batches(x: Tensor) -> list[Tensor]:
+    """Other images in [0, 1] of the shape of x [B, ...], then other numbers of images, then x."""
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    other = 1 - x
+    return [other, noise, x.new_zeros(x.shape), x.new_ones(x.shape), other[:1], torch.cat([noise, other]), x]
 
 
 @torch.no_grad()
-def _answers_otherwise(net: nn.Module, x: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Whether the buffers as they were give other logits. A network that answers itself otherwise has no say."""
-    if any(now.shape != was.shape for now, was in pairs):
-        return True
-    held = [now.clone() for now, _ in pairs]
-    first, second = net(x), net(x)
-    for now, was in pairs:
-        now.copy_(was)
-    before = net(x)
-    for (now, _), value in zip(pairs, held, strict=True):
-        now.copy_(value)
-    return _close(first, second) and not _close(first, before)
+def _deciding(was: nn.Module, now: nn.Module, x: Tensor) -> list[str]:
+    """Names of what two states of a network hold otherwise, if the logits of x depend on it.
+
+    A network that answers itself otherwise in the same state has no say.
+    """
+    before, after = held(was), held(now)
+    names = [n for n, place in after.items() if n not in before or not _alike(place.value, before[n].value)]
+    if not names or not len(x):
+        return []
+    wanted = _answers(duplicate(now), x)
+    if wanted is None:
+        return [] if _answers(duplicate(was), x) is None else names
+    if not _agree(wanted, _answers(duplicate(now), x)):
+        return []
+
+    def decide(some: Sequence[str], change: Callable[[Place, Place | None], None]) -> bool | None:
+        """None where the network does not work so."""
+        changed = duplicate(now)
+        places = held(changed)
+        try:
+            for name in reversed(some):  # the last item of a list goes first
+                change(places[name], before.get(name))
+        except Exception:  # a number that is too large, a list that is shorter now
+            return None
+        found = _answers(changed, x)
+        return None if found is None else not _agree(wanted, found)
+
+    for change in (_back, _further):
+        if (together := decide(names, change)) is not False:
+            alone = [name for name in names[:MOST] if decide([name], change)]
+            if alone or together:
+                return alone or names
+    return []
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _back(place: Place, before: Place | None) -> None:
+    if before is None:
+        place.remove()
+    else:
+        place.put(before.value)
+
+
+def _further(place: Place, before: Place | None) -> None:
+    """Numbers in the same direction, as far as they are large, or 1; counts by a thousand times as many."""
+    if before is None or type(place.value) is not type(before.value) or isinstance(place.value, bool):
+        return
+    now, was = place.value, before.value
+    if isinstance(now, int | float):
+        kind = torch.int64 if isinstance(now, int) else torch.float64
+        place.put(_beyond(torch.tensor(now, dtype=kind), torch.tensor(was, dtype=kind)).item())
+    elif isinstance(now, Tensor) and (now.shape, now.dtype) == (was.shape, was.dtype) and now.dtype != torch.bool:
+        place.put(_beyond(now, was))
+
+
+def _beyond(now: Tensor, was: Tensor) -> Tensor:
+    if not now.is_floating_point():
+        return now + 1000 * (now - was)
+    step = (now - was).nan_to_num(0, 0, 0)
+    size = now.abs().nan_to_num(0, 0, 0).amax().clamp_min(1)
+    return now + step / step.abs().amax().clamp_min(torch.finfo(now.dtype).tiny) * size
+
+
+def _answers(net: nn.Module, x: Tensor, gradients: bool = False) -> Tensor | None:
+    """Logits, with the same draws from torch's generators each time; None where it fails, which others will say."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
+        torch.manual_seed(0)
+        try:
+            out = net(x.clone().requires_grad_(gradients))
+        except Exception:  # whatever its code raises
+            return None
+    return out.detach() if isinstance(out, Tensor) else None
+
+
+def _agree(a: Tensor, b: Tensor | None) -> bool:
+    if b is None or a.shape != b.shape:
+        return False
     return torch.allclose(a, b, rtol=1e-5, atol=1e-6 * float(a.abs().nan_to_num(posinf=0).max()), equal_nan=True)
+
+
+def _alike(now: Any, was: Any) -> bool:
+    """The same up to rounding; of objects that hold no numbers, nothing is asked."""
+    if type(now) is not type(was):
+        return False
+    if isinstance(now, tuple):
+        return len(now) == len(was) and all(map(_alike, now, was))
+    if isinstance(now, np.ndarray):
+        return np.array_equal(now, was)
+    if isinstance(now, Tensor):
+        return _near(now, was)
+    return not isinstance(now, int | float | complex | str) or now == was
+
+
+def _near(now: Tensor, was: Tensor) -> bool:
+    if now.shape != was.shape or now.dtype != was.dtype:
+        return False
+    if equal(now, was) or not now.is_floating_point():
+        return equal(now, was)
+    unit = torch.finfo(now.dtype).eps * float(was.abs().nan_to_num(0, 0, 0).max())
+    return torch.allclose(now, was, rtol=0, atol=ROUNDING * unit, equal_nan=True)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.evaluation.disguise import probabilities
+from marginbench.benchmarks.unchanged import FEW, batches, changes_itself, self_changing
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 from marginbench.methods.words import counted
@@ -48,3 +49,23 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             f"{where}: returns probabilities ({seen}), whose gradients vanish: return the logits before softmax or"
             " sigmoid"
         )
+
+
+def check_unchanging(model: nn.Module, enter: nn.Module, data: Dataset, where: str) -> None:
+    """Call copies of the model with other images, and see whether it then answers what it did before.
+
+    Args:
+        model: has not been called on several images yet: what it keeps of them would be taken for its own.
+        enter: images [B, C, H, W] to what the model is given.
+
+    Raises:
+        MarginbenchError: its answers depend on the images before, at once or after many calls; or it cannot be copied
+            after a call.
+    """
+    x = data.test.images(data.test.sample(FEW))
+    try:
+        names = changes_itself(model, enter(x), [enter(batch) for batch in batches(x)])
+    except MarginbenchError as error:
+        raise MarginbenchError(f"{where}: after a call, {error}") from error
+    if names:
+        raise MarginbenchError(f"{where}: {self_changing(names)}")

@@ -24,7 +24,7 @@ from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models import answers
 from marginbench.benchmarks.models.adapter import Copied, adapt
-from marginbench.benchmarks.models.check import PROBE, check_model
+from marginbench.benchmarks.models.check import PROBE, check_model, check_unchanging
 from marginbench.benchmarks.models.load import fingerprint, load_model
 from marginbench.benchmarks.models.plain import copied, ready, stripped
 from marginbench.benchmarks.models.weights import load_weights
@@ -40,6 +40,7 @@ from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
 from marginbench.methods import MarginbenchError, Net, Norm, Normalise, NotApplicable, rows
 from marginbench.methods.errors import ParameterError
+from marginbench.methods.held import duplicate
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,9 @@ def _get_ready(
     device = images.test.device
     normalise = normalise.to(device)
     module = ready(module, normalise(images.test.images(slice(1))), where)
-    check_model(nn.Sequential(normalise, Copied(), module), images, where)
+    enter = nn.Sequential(normalise, Copied())
+    check_model(nn.Sequential(enter, duplicate(module)), images, where)
+    check_unchanging(module, enter, images, where)
     net = adapt(module, normalise, images.test.images(images.test.sample(PROBE)))
     return _Ready(net, source, fingerprint(nn.Sequential(normalise, module)))
 

@@ -105,6 +105,46 @@ def test_other_running_statistics_are_refused_by_name() -> None:
     assert int(counted.calls) > 0
 
 
+class Drifting(Normed):
+    """Takes a mean of all images that it is given, a little at a time."""
+
+    mean: Tensor
+
+    def __init__(self, plain: bool) -> None:
+        super().__init__()
+        if plain:
+            self.mean = torch.zeros(())
+        else:
+            self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = self.mean + 1e-5 * x.detach().mean()
+        return super().forward(x - self.mean)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_an_attack_is_not_blamed_for_a_network_that_changes_itself(plain: bool) -> None:
+    x, y = images(1, 3, 0.5), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(MarginbenchError, match=r"^the model changes itself when it is called \(net\.mean\): "):
+        Attack("ask", lambda q: q.x + 0 * q.net(q.x).sum())(a_query(Drifting(plain).eval(), x, y, "l2"))
+
+    def meddle(q: Query) -> Tensor:
+        next(module for module in q.net.modules() if isinstance(module, Settable)).shift = torch.ones(3)
+        return q.x
+
+    class Settable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift, self.layer = torch.zeros(3), nn.Linear(36, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z: Tensor = self.layer(x.flatten(1)) + self.shift
+            return z
+
+    with pytest.raises(MarginbenchError, match=r"^attack 'meddle' leaves the network with other attributes: "):
+        Attack("meddle", meddle)(a_query(Settable().eval(), x, y, "l2"))
+
+
 def test_eval_mode_may_be_asked_for_where_only_the_parts_are_in_it() -> None:
     """As of a network that was put together from parts: torch makes modules in train mode."""
     x, y = images(1, 3, 1.0), torch.zeros(3, dtype=torch.int64)
