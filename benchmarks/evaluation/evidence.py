@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.certificates.certificate import Certificate
 from marginbench.benchmarks.estimator import Certify, Query
 from marginbench.benchmarks.registry import Registry
+from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, Norm
 
 
@@ -88,9 +89,23 @@ def doubt(check: Doubt) -> Doubt:
 
 
 def collect(evidence: Evidence) -> dict[str, str]:
-    """All doubts about one run: name to what was seen."""
-    found = {name: check(evidence) for name, check in DOUBTS.items()}
-    return {name: seen for name, seen in found.items() if seen is not None}
+    """All doubts about one run: name to what was seen.
+
+    Raises:
+        MarginbenchError: one returns something else, or leaves the network otherwise than it was.
+    """
+    found = {}
+    for name, check in DOUBTS.items():
+        network = NetworkState(evidence.net)
+        seen = check(replace(evidence, arrays={key: values.clone() for key, values in evidence.arrays.items()}))
+        if (part := network.differs_from(evidence.net, evidence.x)) is not None:
+            raise MarginbenchError(f"doubt {name!r} leaves the network with other {part}: work on a copy of it")
+        if seen is not None and not (isinstance(seen, str) and seen):
+            problem = "what was seen, in few words, is needed, and None where there is nothing to doubt"
+            raise MarginbenchError(f"doubt {name!r} returned {seen!r}: {problem}")
+        if seen is not None:
+            found[name] = seen
+    return found
 
 
 def explanation(name: str) -> str:

@@ -15,8 +15,9 @@ from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation
+from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.methods import Net, Radii, logit_margin
+from marginbench.methods import MarginbenchError, Net, Radii, logit_margin
 
 
 def _certificate(radius: float) -> Any:
@@ -240,3 +241,35 @@ def test_logits_that_rounding_moves_are_seen(trained: Net) -> None:
 def test_every_doubt_explains_itself() -> None:
     for name in DOUBTS:
         assert explanation(name).endswith("."), name
+
+
+@pytest.mark.parametrize("returned", [True, False, "", 3])
+def test_a_doubt_that_returns_no_words_is_refused_by_name(
+    trained: Net, monkeypatch: pytest.MonkeyPatch, returned: Any
+) -> None:
+    """The record of the run could not be read."""
+    monkeypatch.setitem(DOUBTS, "odd", lambda e: returned)
+    with pytest.raises(MarginbenchError, match=rf"^doubt 'odd' returned {returned!r}: what was seen, in few words"):
+        evaluated(trained)
+
+
+def test_a_doubt_changes_no_number(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(e: Evidence) -> None:
+        for values in e.arrays.values():
+            values.zero_()
+
+    before = evaluated(trained)
+    monkeypatch.setitem(DOUBTS, "careless", careless)
+    after = evaluated(trained)
+    assert after.doubts == before.doubts
+    for name, values in before.arrays.items():
+        np.testing.assert_array_equal(after.arrays[name], values)
+
+
+def test_a_doubt_that_changes_the_network_is_refused_by_name(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(e: Evidence) -> None:
+        next(e.net.parameters()).data.mul_(2)
+
+    monkeypatch.setitem(DOUBTS, "careless", careless)
+    with pytest.raises(MarginbenchError, match=r"^doubt 'careless' leaves the network with other weights"):
+        evaluated(copy.deepcopy(trained))
