@@ -93,13 +93,20 @@ def test_an_array_is_not_overwritten(tmp_path: Path) -> None:
         evaluate(canary.net, none, canary.data, a_suite(tmp_path).evaluation, "test")
 
 
-def test_a_metric_is_not_overwritten(tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize("place", ["{", "("])
+def test_a_metric_is_not_overwritten(tmp_path: Path, run: Run, place: str) -> None:
+    """A column is refused at the start, a metric without one when it is there."""
     for name in NAMES:
-        source = (DOORS / f"my_{name}.py").read_text().replace("mirror_agreement", "clean_accuracy")
+        source = (DOORS / f"my_{name}.py").read_text()
+        source = source.replace(f'{place}"mirror_agreement"', f'{place}"clean_accuracy"')
         (tmp_path / f"my_{name}.py").write_text(source)
     (tmp_path / "own.toml").write_text(SUITE)
     plugins = [word for name in NAMES for word in ("--plugin", tmp_path / f"my_{name}.py")]
-    run("run-all", "--suite", tmp_path / "own.toml", "--methods", "ce", "--out", tmp_path / "out", *plugins)
+    words = ("--suite", tmp_path / "own.toml", "--methods", "ce", "--out", tmp_path / "out", *plugins)
+    code, _, complaint = run("run-all", *words)
+    if place == "(":
+        assert code == 2 and "evaluation.mirror: tables have a column 'clean_accuracy' already" in complaint
+        return
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").rglob("runs/*.json"))
     assert (
         record["status"] == "failed" and "probe 'mirror': the metric name 'clean_accuracy' is taken" in record["error"]
