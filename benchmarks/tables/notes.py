@@ -33,7 +33,10 @@ def legend(board: Board, headers: Sequence[str]) -> Iterator[str]:
     images = f"`points` {what}" if points is None else f"{points} {what}"
     interval = "" if n is not None and int(n) < MIN_FOR_INTERVAL else f" {INTERVAL_WORDS};"
     if interval and any(_is_skewed(board.of(row)) for row in board.rows):
-        interval += " [low, high] where it is not symmetric, as of shares near 0 and 100 % (Clopper and Pearson's);"
+        interval += (
+            " in the column that orders the rows [low, high] where it is not symmetric, as of shares near 0 and 100 %"
+            " (Clopper and Pearson's);"
+        )
     bold = f"bold: best mean{'' if board.whole else ' of the rows shown'}"
     yield f"{networks} a row, {images};{interval} {bold}.{' Radii in pixels of [0, 1].' * radii}"
     if any(header.startswith("margin") for header in headers):

@@ -156,9 +156,14 @@ def _notes(of: Gains) -> Iterator[str]:
     yield f"Tuned on the validation images alone, {date}: {how}; trial 0 is the default. Choice: {tuning.rule}."
     yield (
         "trials: in brackets, distinct settings among them, each trained once; failed: trials that diverged or were"
-        " refused, and count; passes: forward and backward, each over a batch, of all trainings; time: of these and"
-        " their evaluations."
+        " refused, and count; passes: forward and backward, each over a batch, of all trainings, but for bounds that"
+        " are propagated through the layers; time: of these and their evaluations."
     )
+    if BASELINE in of.tunings and len(of.tunings) > 1:
+        yield (
+            f"ahead of {BASELINE}: p < {LEVEL:g} after Holm's correction over the rows of one kind. The leaderboard"
+            " pools the luck of seeds over default and tuned rows, and corrects over all: it may count fewer."
+        )
     for column in of.found:
         heading, known = column.heading(of.suite.epsilon), of.gains[column.name]
         up = sum(g.difference > 0 and g.p < LEVEL for g in known.values())
