@@ -126,7 +126,7 @@ class Estimator:
         what = f"{type(self).__name__.lower()} {self.name!r}"
         before, network = _Contents(q), NetworkState(q.net)
         answer = self.function(q, **settings)
-        if (name := before.written(q)) is not None:
+        if (name := before.written()) is not None:
             raise MarginbenchError(f"{what} writes into the {name} that it is given: work on q.{_FIELDS[name]}.clone()")
         if (part := network.differs_from(q.net, q.x)) is not None:
             raise MarginbenchError(f"{what} leaves the network with other {part}: work on copy.deepcopy(q.net)")
@@ -140,30 +140,17 @@ class _Contents:
     """The tensors of a query. Of the reference images, which are many, only what torch counts as written is seen."""
 
     def __init__(self, q: Query) -> None:
-        self.versions = {name: _version(q, name) for name in _FIELDS}
-        self.values = {name: _copied(q, name) for name in _FIELDS if name != "reference images"}
+        found: dict[str, Tensor | None] = {name: getattr(q, field) for name, field in _FIELDS.items()}
+        self.given = {name: (value, value._version) for name, value in found.items() if value is not None}
+        copied = (name for name in self.given if name != "reference images")
+        self.were = {name: self.given[name][0].detach().clone() for name in copied}
 
-    def written(self, q: Query) -> str | None:
+    def written(self) -> str | None:
         """The first that is not as it was."""
-        for name, version in self.versions.items():
-            value, was = _value(q, name), self.values.get(name)
-            if version != _version(q, name) or (value is not None and was is not None and not equal(value, was)):
+        for name, (value, version) in self.given.items():
+            if value._version != version or (name in self.were and not equal(value, self.were[name])):
                 return name
         return None
-
-
-def _value(q: Query, name: str) -> Tensor | None:
-    return getattr(q, _FIELDS[name])  # type: ignore[no-any-return]
-
-
-def _version(q: Query, name: str) -> int:
-    value = _value(q, name)
-    return 0 if value is None else value._version
-
-
-def _copied(q: Query, name: str) -> Tensor | None:
-    value = _value(q, name)
-    return None if value is None else value.detach().clone()
 
 
 def check_signature(function: Callable[..., Any]) -> None:

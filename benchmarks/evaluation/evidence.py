@@ -95,8 +95,8 @@ def collect(evidence: Evidence) -> dict[str, str]:
         MarginbenchError: one returns something else, or leaves the network otherwise than it was.
     """
     found = {}
+    network = NetworkState(evidence.net)
     for name, check in DOUBTS.items():
-        network = NetworkState(evidence.net)
         seen = check(replace(evidence, arrays={key: values.clone() for key, values in evidence.arrays.items()}))
         if (part := network.differs_from(evidence.net, evidence.x)) is not None:
             raise MarginbenchError(f"doubt {name!r} leaves the network with other {part}: work on a copy of it")
