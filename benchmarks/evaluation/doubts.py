@@ -1,6 +1,7 @@
 """Reasons to distrust a number. One function for each: its docstring is the explanation that the tables print.
 
-Any file may add one: see `evidence.doubt`. `gradient.py`, `recheck.py`, `rounding.py`, `weak_attack.py` have one each.
+Any file may add one: see `evidence.doubt`. `gradient.py`, `recheck.py`, `rounding.py`, `weak_attack.py` and
+`weak_rejection.py` have one each.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.evaluation.weak_attack import weak_attack
+from marginbench.benchmarks.evaluation.weak_rejection import weak_rejection
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
 from marginbench.methods import NORMS, Net, Norm, logit_margin, predicted_class
 from marginbench.methods.maths.perturb import pgd
@@ -31,6 +33,7 @@ __all__ = [
     "not_confirmed",
     "rounded_away",
     "weak_attack",
+    "weak_rejection",
 ]
 
 TINY = 1e-30

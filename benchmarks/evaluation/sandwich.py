@@ -121,9 +121,10 @@ def evaluate(
             facts.merge(cost)
         images = test.images(slice(None))
         kept = kept.about(*(tensors[name] for name in ("prediction", "output_margin")))
+        upper = {norm: tensors[f"upper_{norm}"] for norm in NORMS}
         for key, probe in settings.probes.items():
             seed = seeds.derive_seed(key, *seed_parts)
-            subject = Subject(net, test, data.validation, data.train, settings.epsilon, seed)
+            subject = Subject(net, test, data.validation, data.train, settings.epsilon, seed, upper)
             tensors |= probed(key, probe, subject, tensors, facts, kept)
         evidence = Evidence(
             net,

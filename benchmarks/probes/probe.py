@@ -1,7 +1,7 @@
 """A probe: a further measurement of a network, with columns of its own in the tables."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -27,6 +27,9 @@ class Subject:
     train: Split  # the training images of the suite
     epsilon: Mapping[Norm, float]  # the suite's radii, in pixels
     seed: int  # the only source of randomness
+    upper: Mapping[Norm, Tensor] = field(
+        default_factory=dict
+    )  # [N] distances of the nearest adversarial examples known
 
     @property
     def generator(self) -> torch.Generator:

@@ -109,6 +109,43 @@ def test_metrics_by_hand() -> None:
     assert metrics["rejection_robust_accuracy_linf"] == pytest.approx(1 - 1 / 3)
 
 
+@pytest.fixture
+def detour() -> nn.Sequential:
+    """The likeliest wrong class of grey images hardly grows; another does, where the first one falls."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].weight[1, :8], net[1].weight[2, 8:] = 1.0, 8.0
+        net[1].bias.copy_(torch.tensor([0.0, -0.1, -1.0]) - 0.5 * net[1].weight.sum(1))
+    return net.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_wrong_class_is_followed(detour: nn.Sequential, norm: Norm) -> None:
+    """At grey + (d, d'): z = (0, 8 d - 0.1, 64 d' - 1); L-infinity: d = -0.1, d' = 0.1; L2: 0 and 0.3 / sqrt(8).
+
+    In L2 d falls a little too, which is worth next to nothing.
+    """
+    x = torch.full((3, 1, 4, 4), 0.5)
+    gap = {"linf": 64 * 0.1 - 1, "l2": 8 * 0.3 * 8**0.5 - 1}[norm]
+    best = gap + np.log(2) - np.log(1 + np.exp(-0.1 - (0.8 if norm == "linf" else 0.0)))
+    q = a_query(detour, x, detour(x).argmax(1), norm, epsilon=EPSILON[norm])
+    rivals = rejection.likeliest_rivals(detour, x, q.y, 9)
+    assert rivals.tolist() == [[1, 2]] * 3
+    assert float(rejection.wrong_confidence(q, 30).max()) < 1.5
+    sharp = rejection.wrong_confidence(q, 50, rivals[:, 1])
+    torch.testing.assert_close(sharp, torch.full((3,), best), rtol=2e-2, atol=0)
+
+    grey = Split((255 * x).byte(), q.y, 255)
+    sure = Split(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8), torch.tensor([2]), 255)  # no attack gets there
+    upper = {norm: torch.tensor([0.0, EPSILON[norm], 1.01 * EPSILON[norm]]) for norm in NORMS}
+    for count, low, high in ((0, -np.inf, 1.5), (1, -np.inf, 1.5), (2, 0.95 * best, best + 0.1)):
+        subject = Subject(detour, grey, sure, sure, EPSILON, 0, upper)
+        found = Rejection(tpr=0.9, steps=50, restarts=count).measure(subject)[f"wrong_confidence_{norm}"]
+        assert low <= float(found[:2].min()) <= float(found[:2].max()) <= high, count
+        assert float(found[2]) < 1.5, "no adversarial example is known in its ball"
+
+
 def test_without_rejection_it_is_robust_accuracy(linear: nn.Sequential) -> None:
     found, test, _ = run(linear, tpr=1.0)
     arrays = {name: value.numpy() for name, value in found.items()}
@@ -131,9 +168,9 @@ def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.
     x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     y = linear(x).argmax(1)
     for norm in NORMS:
-        for at_random in (False, True):
+        for rival in (None, 1 - y):
             seen.clear()
-            rejection._attack(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, at_random=at_random)
+            rejection.wrong_confidence(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, rival)
             points = torch.stack(seen)
             move = (points - x).flatten(2)
             size = move.norm(dim=2) if norm == "l2" else move.abs().amax(2)

@@ -1,0 +1,74 @@
+"""An attack on the reject option that is too weak is a doubt; the one of the suites is not."""
+
+from typing import Any
+
+import pytest
+import torch
+from evaluation_support import no_certificate
+from torch import Tensor, nn
+
+from marginbench.benchmarks.contract.fixtures import small_data
+from marginbench.benchmarks.evaluation import weak_rejection as module
+from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence
+from marginbench.benchmarks.evaluation.sandwich import evaluate
+from marginbench.benchmarks.probes import rejection
+from marginbench.benchmarks.suites.evaluation import Evaluation
+from marginbench.methods import NORMS, Net, Norm
+
+check = DOUBTS["weak_rejection"]
+
+
+EPSILON: dict[Norm, float] = {"linf": 0.2, "l2": 1.0}
+
+
+def doubts(net: Net, **settings: Any) -> dict[str, str]:
+    asked = {"rejection": {"tpr": 0.99, **settings}}
+    suite = Evaluation(points=64, epsilon=EPSILON, attacks={"fmn": {}}, certificates={}, **asked)
+    return evaluate(net, no_certificate, small_data(), suite, "test").doubts
+
+
+def test_the_attack_of_the_suites_is_strong_enough(trained: Net) -> None:
+    assert doubts(trained, steps=50) == {}
+
+
+def test_crippled_attacks_are_weak(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in (1, 50):
+        assert "points lower" in doubts(trained, steps=steps, restarts=0)["weak_rejection"]
+    monkeypatch.setattr(rejection, "wrong_confidence", lambda q, *_: torch.full((len(q.x),), -torch.inf))
+    assert "points lower" in doubts(trained, steps=50)["weak_rejection"]
+
+
+def evidence(**arrays: Tensor) -> Evidence:
+    right = torch.zeros(40, dtype=torch.long)
+    net = Net(nn.Identity(), nn.Flatten(), nn.Linear(4, 3))
+    every = {"label": right, "prediction": right, **arrays}
+    return Evidence(net, torch.rand(40, 1, 2, 2), every, {}, {}, {}, {"l2": 0.5, "linf": 0.5}, 3, no_certificate)
+
+
+def test_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of all correct points; those not attackable, or past the threshold already, are not asked about."""
+    tau, asked = torch.tensor(2.0), []
+
+    def passes(count: int) -> None:
+        def stronger(q: Any, steps: int, rival: Tensor) -> Tensor:
+            asked.append(len(q.x))
+            assert not bool((rival == q.y).any())
+            return torch.where(torch.arange(len(q.x)) < 2 * count, tau, 1.0)  # two wrong classes for each image
+
+        monkeypatch.setattr(module, "wrong_confidence", stronger)
+
+    near = torch.arange(40) < 20
+    known = {"rejection_threshold": tau}
+    for norm in NORMS:
+        known[f"wrong_confidence_{norm}"] = torch.where(torch.arange(40) < 10, 2.0, -torch.inf)
+        known[f"upper_{norm}"] = torch.where(near, 0.5, 0.6)
+    passes(3)
+    words = "robust accuracy at 0.5 in {} about 8 points lower"  # 3 of 40
+    assert check(evidence(**known)) == words.format("l2") + "; " + words.format("linf")
+    assert asked == [20, 20]
+    assert check(evidence(**{**known, "wrong_confidence_l2": torch.full((40,), 2.0)})) == words.format("linf")
+    passes(1)
+    assert check(evidence(**known)) is None, "2 % are tolerated"
+    passes(10)
+    assert check(evidence()) is None, "no reject option in this suite"
+    assert check(evidence(**known, prediction=torch.ones(40, dtype=torch.long))) is None, "no correct point"
