@@ -1,4 +1,4 @@
-"""A stronger attack on the reject option, on a few points: see `weak_attack`, which watches the other attacks."""
+"""Another attack on the reject option, on a few points: see `weak_attack`, which watches the other attacks."""
 
 from collections.abc import Iterable
 
@@ -6,16 +6,16 @@ from marginbench.benchmarks.evaluation.evidence import Evidence, doubt, sample
 from marginbench.benchmarks.probes.rejection import likeliest_rivals, wrong_confidence
 from marginbench.methods import NORMS, Norm
 
-SAMPLE = 32  # correct points, at random
-STEPS, RIVALS = 100, 9  # of each random start, one for each of the likeliest wrong classes
+SAMPLE = 16  # correct points, at random
+STEPS, RIVALS = 60, 9  # of each random start, one for each of the likeliest wrong classes
 FEWER = 0.05  # the share of the correct points that may be lost
 
 
 @doubt
 def weak_rejection(e: Evidence) -> str | None:
-    """A longer attack on the reject option, from random starts, takes more than 5 % of the correct points past the
-    threshold of confidence. It is asked about 32 random ones that have an adversarial example, though none as confident
-    as that was found: the suite's attack on the reject option is too weak for this network."""
+    """Another attack on the reject option, from other random points, takes more than 5 % of the correct points past
+    the threshold of confidence. It is asked about 16 random ones that have an adversarial example, though none as
+    confident as that was found: the suite's attack on the reject option is too weak for this network."""
     if "rejection_threshold" not in e.arrays:
         return None
     return "; ".join(text for norm in NORMS for text in _weaknesses(e, norm)) or None

@@ -81,12 +81,13 @@ class Rejection(Probe):
                 best = wrong_confidence(q, self.steps)
                 nearest = subject.upper[norm][part] if norm in subject.upper else torch.zeros_like(best)
                 rivals = likeliest_rivals(net, x, y, self.restarts)
-                for start in range(self.restarts):
-                    left = ((best < tau) & (nearest <= q.epsilon)).nonzero()[:, 0]
-                    if len(left) == 0:  # not every network can be asked about no images
-                        break
-                    rival = rivals[left, start % rivals.shape[1]]
-                    best[left] = torch.maximum(best[left], wrong_confidence(q.rows(left), self.steps, rival))
+                begun = 0
+                while begun < self.restarts and len(left := ((best < tau) & (nearest <= q.epsilon)).nonzero()[:, 0]):
+                    starts = range(begun, min(self.restarts, begun + len(x) // len(left)))  # no more rows than images
+                    rival = torch.cat([rivals[left, start % rivals.shape[1]] for start in starts])
+                    again = wrong_confidence(q.rows(left.repeat(len(starts))), self.steps, rival)
+                    best[left] = torch.maximum(best[left], again.view(len(starts), -1).amax(0))
+                    begun = starts.stop
                 found[f"wrong_confidence_{norm}"] = best
             return found
 
