@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from pydantic import PositiveInt
 
+from marginbench.benchmarks.attacks import attack as attack_module
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.scan import configured_attacks
+from marginbench.benchmarks.certificates import certificate as certificate_module
 from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.estimator import Estimator, Query
+from marginbench.benchmarks.registry import Registry
 from marginbench.methods import MarginbenchError
 
 if TYPE_CHECKING:
@@ -94,3 +97,13 @@ def test_a_list_of_toml_is_a_tuple() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_keep_to_it(name: str) -> None:
     assert configured_attacks(PRESETS[name]).keys() == PRESETS[name].keys()
+
+
+def test_the_decorators_need_no_parentheses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attack_module, "ATTACKS", Registry())
+    monkeypatch.setattr(certificate_module, "CERTIFICATES", Registry())
+    for decorator in (attack_module.attack, certificate_module.certificate):
+        plain, called = decorator(probed), decorator()(probed)  # a second time, as when a cell is run again
+        assert plain == called and plain.name == "probed" and plain.function is probed
+    assert attack_module.ATTACKS.keys() == certificate_module.CERTIFICATES.keys() == {"probed"}
+    assert not attack_module.attack(gradient=False)(probed).gradient

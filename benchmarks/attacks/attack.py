@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
@@ -56,7 +56,17 @@ class Attack(Estimator):
 ATTACKS: Registry[Attack] = Registry()
 
 
-def attack(*, gradient: bool = True, minimum_norm: bool = False, control: bool = False) -> Callable[[Propose], Attack]:
+@overload
+def attack(function: Propose, /) -> Attack: ...
+
+
+@overload
+def attack(*, gradient: bool = ..., minimum_norm: bool = ..., control: bool = ...) -> Callable[[Propose], Attack]: ...
+
+
+def attack(
+    function: Propose | None = None, /, *, gradient: bool = True, minimum_norm: bool = False, control: bool = False
+) -> Attack | Callable[[Propose], Attack]:
     """A decorator: the function is an attack, which suites may list by its name. For the traits see `Attack`.
 
     Raises:
@@ -70,4 +80,4 @@ def attack(*, gradient: bool = True, minimum_norm: bool = False, control: bool =
         ATTACKS.add(found.name, found, function)
         return found
 
-    return add
+    return add if function is None else add(function)

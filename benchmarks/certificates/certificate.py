@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -65,9 +65,24 @@ OWN = "own"  # the name in records of the certificate that a method has of its o
 CERTIFICATES: Registry[Certificate] = Registry(reserved=[OWN])
 
 
+@overload
+def certificate(function: Prove, /) -> Certificate: ...
+
+
+@overload
 def certificate(
-    *, needs: Needs | None = None, float64: bool = False, exact_on_linear: bool = False
-) -> Callable[[Prove], Certificate]:
+    *, needs: Needs | None = ..., float64: bool = ..., exact_on_linear: bool = ...
+) -> Callable[[Prove], Certificate]: ...
+
+
+def certificate(
+    function: Prove | None = None,
+    /,
+    *,
+    needs: Needs | None = None,
+    float64: bool = False,
+    exact_on_linear: bool = False,
+) -> Certificate | Callable[[Prove], Certificate]:
     """A decorator: the function is a certificate, which suites may list by its name. For the traits see `Certificate`.
 
     Raises:
@@ -81,4 +96,4 @@ def certificate(
         CERTIFICATES.add(found.name, found, function)
         return found
 
-    return add
+    return add if function is None else add(function)

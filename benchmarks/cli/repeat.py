@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from marginbench.benchmarks.cli.app import Plugins, app, say_what_loads
+from marginbench.benchmarks.cli.app import Plugins, app, load_plugins, say_what_loads
 from marginbench.benchmarks.runs.options import SETS, VERIFIED, Device
 from marginbench.methods.words import counted
 
@@ -92,14 +92,16 @@ def freeze_command(
 def doctor_command(
     device: Annotated[Device, typer.Option(help="Where to evaluate.")] = "auto",
     every: Annotated[bool, typer.Option("--all", help="Show every estimator, not only the best ones.")] = False,
+    plugin: Plugins = None,
 ) -> None:
-    """Check the evaluation on this machine, in about a minute.
+    """Check the evaluation on this machine, in about a minute; attacks and certificates of plug-ins with it.
 
     Networks whose margins or faults are known go through every attack, certificate and doubt, a model whose numbers are
     known through all of it, from the file of images to the cells of the table. Convolutions are compared in both memory
     layouts. Exit code 1 if a check fails.
     """
     say_what_loads("doctor")
+    load_plugins(plugin)
     from marginbench.benchmarks.evaluation.doctor import table
     from marginbench.benchmarks.machine.device import resolve_device
     from marginbench.benchmarks.models.examination import examine

@@ -11,6 +11,7 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.deepfool import deepfool
 from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.attacks.ray import attached
+from marginbench.benchmarks.contract.field_check import fields_matter
 from marginbench.benchmarks.contract.fixtures import (
     CLASSES,
     CheckFailedError,
@@ -220,6 +221,7 @@ CHECKS: tuple[Callable[[Method], str | None], ...] = (
     forward_ignores_labels,
     decision_net_agrees,
     learns,
+    fields_matter,
     attackable,
     certificate_sound,
 )

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,16 @@ def test_the_command_tells_how_far_it_is_and_what_failed(
     )
     assert out.splitlines()[-1].startswith("3 of" if broken else "all ")
     assert ("not a bound" in out) == broken
+
+
+def test_the_estimators_of_plugins_are_examined(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "lies.py").write_text(
+        "from marginbench.benchmarks import certificate\n\n"
+        "@certificate\ndef lies(q):\n    return q.x.new_full((len(q.x),), 9.0)\n"
+    )
+    monkeypatch.setattr(examination, "examine_layout", lambda: [Result("-", "-", "-", None, 0, "pass")])
+    for part in ("row", "starts"):
+        monkeypatch.setattr(examination, f"examine_{part}", lambda _: examination.examine_layout())
+    monkeypatch.setattr(examination, "CANARIES", [linear])
+    code, out, _ = run("doctor", "--device", "cpu", "--plugin", tmp_path / "lies.py")
+    assert code == 1 and "lower bound: lies" in out and "not a bound" in out
