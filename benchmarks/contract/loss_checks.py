@@ -20,6 +20,7 @@ EMPTY_SOURCE = re.compile(
     r"(\W|\b(a|choice|choose|chosen|code|default|here|me|my|none|our|own|paper|tbd|the|to|todo|unknown|yours)\b)*"
 )
 """Words that name no source of a default."""
+TAUGHT = 40  # steps after which logits tell classes apart
 
 
 def documented(method: Method) -> None:
@@ -166,7 +167,7 @@ def order_invariant(method: Method) -> None:
 
     Only the halves may be treated differently, as some methods attack one of them.
     """
-    original, moved = stage(method), stage(method)
+    original, moved = stage(method, TAUGHT), stage(method, TAUGHT)
     batch, half = moved.batch, len(moved.batch.y) // 2
     places = torch.randperm(half, generator=torch.Generator().manual_seed(0))
     places = torch.cat([places, half + places])
