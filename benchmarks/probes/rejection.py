@@ -148,7 +148,8 @@ def likeliest_rivals(net: nn.Module, x: Tensor, y: Tensor, most: int) -> Tensor:
     """[B, R] int64, the R <= most wrong classes of largest logit, the largest first."""
     with torch.no_grad():
         logits = net(x)
-    return logits.scatter(1, y[:, None], -torch.inf).topk(min(most, logits.shape[1] - 1)).indices
+        rivals: Tensor = logits.scatter(1, y[:, None], -torch.inf).topk(min(most, logits.shape[1] - 1)).indices
+    return rivals
 
 
 def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None) -> Tensor:
