@@ -8,10 +8,10 @@ confidence and f the class,
 
     robust error = #{some x' in the ball of x: f(x') != y and c(x') >= tau} / #{some x' in the ball: c(x') >= tau}
 
-where the attack seeks the x' with the largest confidence in a wrong class: from x in the likeliest one at each step, as
-theirs does, and then from random points in each of the likeliest ones of x in turn, since the likeliest class on the
-way is often not the one that can grow confident. The latter only where an adversarial example is known in the ball: the
-attacks of the suite are better at finding whether there is one.
+of which x itself and the x' that the attack finds are counted. It seeks the x' with the largest confidence in a wrong
+class: from x in the likeliest one at each step, as theirs does, and then from random points in each of the likeliest
+ones of x in turn, since the likeliest class on the way is often not the one that can grow confident. The latter only
+where an adversarial example is known in the ball: the attacks of the suite are better at finding whether there is one.
 """
 
 import math
@@ -83,11 +83,13 @@ class Rejection(Probe):
                 rivals = likeliest_rivals(net, x, y, self.restarts)
                 begun = 0
                 while begun < self.restarts and len(left := ((best < tau) & (nearest <= q.epsilon)).nonzero()[:, 0]):
-                    starts = range(begun, min(self.restarts, begun + len(x) // len(left)))  # no more rows than images
-                    rival = torch.cat([rivals[left, start % rivals.shape[1]] for start in starts])
-                    again = wrong_confidence(q.rows(left.repeat(len(starts))), self.steps, rival)
-                    best[left] = torch.maximum(best[left], again.view(len(starts), -1).amax(0))
-                    begun = starts.stop
+                    turns = range(begun, min(self.restarts, begun + len(x) // len(left)))  # no more rows than images
+                    rival = torch.cat([rivals[left, turn % rivals.shape[1]] for turn in turns])
+                    asked = q.rows(left.repeat(len(turns)))
+                    start = random_start(asked.x, x.new_full(rival.shape, q.epsilon), norm, generator)
+                    again = wrong_confidence(asked, self.steps, rival, start)
+                    best[left] = torch.maximum(best[left], again.view(len(turns), -1).amax(0))
+                    begun = turns.stop
                 found[f"wrong_confidence_{norm}"] = best
             return found
 
@@ -152,14 +154,15 @@ def likeliest_rivals(net: nn.Module, x: Tensor, y: Tensor, most: int) -> Tensor:
     return rivals
 
 
-def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None) -> Tensor:
+def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: Tensor | None = None) -> Tensor:
     """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
 
     Ascent on the log-odds of a wrong class. Gradients are those of logits of a usual size: squares of others overflow,
     or vanish.
 
     Args:
-        rival: [B] int64, the class, from a random point. Default: the likeliest one at each step, from x.
+        rival: [B] int64, the class. Default: the likeliest one at each step.
+        start: [B, C, H, W] first perturbation, in the ball. Default: none, which is x.
     """
     with torch.no_grad():
         unit = _unit(q.net(q.x))
@@ -170,7 +173,7 @@ def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None) -> Tenso
         return _log_odds(logits, (likeliest if rival is None else rival)[:, None]) / unit
 
     radius = q.x.new_full((len(q.x),), q.epsilon)
-    start = torch.zeros_like(q.x) if rival is None else random_start(q.x, radius, q.norm, q.generator)
+    start = torch.zeros_like(q.x) if start is None else start
     delta = backtracking(confidence, q.x, start, epsilon=radius, step=radius, steps=steps, norm=q.norm)
     with torch.no_grad():
         logits = q.net((q.x + delta).clamp(0, 1))

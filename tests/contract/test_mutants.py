@@ -276,30 +276,6 @@ class KeepsANumberBeside(Mutant):
         return net
 
 
-class Idle(Mutant):
-    """L = CE(z, y), with a margin that nobody asks for."""
-
-    margin: float = param(0.5, "margin", unit="1", source="authors' code", search=(0.5, 1.0))
-
-
-class DetachedPenalty(Mutant):
-    """L = CE(z, y) + w |z|^2, whose second term has no gradient."""
-
-    weight: float = param(0.1, "weight w", unit="1", source="section 4", search=(0.1, 1.0))
-
-    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
-        logits = net(batch.x)
-        return Loss(cross_entropy(logits, batch) + self.weight * logits.detach().square().mean())
-
-
-class Pairs(Mutant):
-    """L = CE(z, y) + 0.1 CE(z, y'), where y' belongs to the image before."""
-
-    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
-        logits = net(batch.x)
-        return Loss(cross_entropy(logits, batch) + 0.1 * nn.functional.cross_entropy(logits, batch.y.roll(1)))
-
-
 MUTANTS = [
     (DetachedLoss, "gradient_everywhere"),
     (Probabilities, "forward_gives_logits"),
@@ -328,9 +304,6 @@ MUTANTS = [
     (UnfaithfulDecision, "decision_net_agrees"),
     (ForgetsToRebuild, "network_reloads"),
     (KeepsANumberBeside, "network_reloads"),
-    (Idle, "fields_matter"),
-    (DetachedPenalty, "fields_matter"),
-    (Pairs, "order_invariant"),
 ]
 
 
@@ -348,5 +321,6 @@ def test_the_sound_twin_passes(check: str) -> None:
 
 
 def test_every_check_has_a_mutant() -> None:
-    # a spec that does not come back cannot be built with the contract's frozen model: tested in test_registry
-    assert {check for _, check in MUTANTS} == set(CHECKS) - {"spec_round_trip"}
+    # a spec that does not come back cannot be built with the contract's frozen model: tested in test_registry; fields
+    # that seem to do nothing are named, since another network might need them: tested in test_field_check
+    assert {check for _, check in MUTANTS} == set(CHECKS) - {"spec_round_trip", "fields_matter"}

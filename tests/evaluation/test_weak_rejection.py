@@ -8,12 +8,15 @@ from evaluation_support import no_certificate
 from torch import Tensor, nn
 
 from marginbench.benchmarks.contract.fixtures import small_data
+from marginbench.benchmarks.data.dataset import Dataset, Split
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation import weak_rejection as module
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.probes import rejection
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, Net, Norm
+from marginbench.methods.maths.perturb import norms
 
 check = DOUBTS["weak_rejection"]
 
@@ -38,6 +41,33 @@ def test_crippled_attacks_are_weak(trained: Net, monkeypatch: pytest.MonkeyPatch
     assert "points lower" in doubts(trained, steps=50)["weak_rejection"]
 
 
+class Veto(nn.Module):
+    """The left half decides between two classes; unless the right half agrees, the logits are a hundredth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = (half.mean((1, 2, 3)) - 0.5 for half in x.split(4, 3))
+        z = 200 * left * (0.01 + 0.99 * (100 * right * left.sign()).clamp(0, 1))
+        return torch.stack([-z, z], 1)
+
+
+def test_what_ascent_does_not_see_is_a_doubt() -> None:
+    """The right half has no gradient at an image, and none behind the boundary: darker or brighter images fool it."""
+    y = torch.arange(60) % 2
+    grey = torch.where(y == 0, 0.45, 0.55)[:, None, None, None]
+    x = grey + 0.02 * torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    split = Split((255 * x).round().byte(), y, 255)
+    data = Dataset(split, split, split, 2, "grey")
+    suite = Evaluation(
+        points=60,
+        epsilon={"linf": 0.1, "l2": 1.5},
+        attacks={"fmn": {}},
+        certificates={},
+        rejection={"tpr": 0.99, "steps": 50},
+    )
+    result = evaluate(Net(nn.Identity(), nn.Sequential(), Veto()), no_certificate, data, suite, "test")
+    assert "in linf about" in result.doubts["weak_rejection"]
+
+
 def evidence(**arrays: Tensor) -> Evidence:
     right = torch.zeros(40, dtype=torch.long)
     net = Net(nn.Identity(), nn.Flatten(), nn.Linear(4, 3))
@@ -50,8 +80,9 @@ def test_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     tau, asked = torch.tensor(2.0), []
 
     def passes(count: int) -> None:
-        def stronger(q: Any, steps: int, rival: Tensor) -> Tensor:
+        def stronger(q: Query, steps: int, rival: Tensor, start: Tensor) -> Tensor:
             asked.append(len(q.x))
+            assert float(norms(start, q.norm).max()) <= 0.5 + 1e-6
             assert not bool((rival == q.y).any())
             return torch.where(torch.arange(len(q.x)) < 2 * count, tau, 1.0)  # two wrong classes for each image
 

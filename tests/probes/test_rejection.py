@@ -13,6 +13,7 @@ from marginbench.benchmarks.probes import rejection
 from marginbench.benchmarks.probes.probe import Subject
 from marginbench.benchmarks.probes.rejection import Rejection, threshold
 from marginbench.methods import NORMS, Norm
+from marginbench.methods.maths.perturb import random_start
 
 EPSILON: dict[Norm, float] = {"linf": 0.1, "l2": 0.3}
 
@@ -133,7 +134,8 @@ def test_each_wrong_class_is_followed(detour: nn.Sequential, norm: Norm) -> None
     rivals = rejection.likeliest_rivals(detour, x, q.y, 9)
     assert rivals.tolist() == [[1, 2]] * 3
     assert float(rejection.wrong_confidence(q, 30).max()) < 1.5
-    sharp = rejection.wrong_confidence(q, 50, rivals[:, 1])
+    start = random_start(x, torch.full((3,), EPSILON[norm]), norm, q.generator)
+    sharp = rejection.wrong_confidence(q, 50, rivals[:, 1], start)
     torch.testing.assert_close(sharp, torch.full((3,), best), rtol=2e-2, atol=0)
 
     grey = Split((255 * x).byte(), q.y, 255)
@@ -168,9 +170,10 @@ def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.
     x = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     y = linear(x).argmax(1)
     for norm in NORMS:
-        for rival in (None, 1 - y):
+        far = random_start(x, torch.full((20,), EPSILON[norm]), norm, torch.Generator().manual_seed(0))
+        for rival, start in ((None, None), (1 - y, far)):
             seen.clear()
-            rejection.wrong_confidence(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, rival)
+            rejection.wrong_confidence(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, rival, start)
             points = torch.stack(seen)
             move = (points - x).flatten(2)
             size = move.norm(dim=2) if norm == "l2" else move.abs().amax(2)
