@@ -1,7 +1,7 @@
 """Reasons to distrust a number. One function for each: its docstring is the explanation that the tables print.
 
-Any file may add one: see `evidence.doubt`. `gradient.py`, `recheck.py`, `rounding.py`, `weak_attack.py` and
-`weak_rejection.py` have one each.
+Any file may add one: see `evidence.doubt`. `gradient.py`, `held_out.py`, `recheck.py`, `rounding.py`, `weak_attack.py`
+and `weak_rejection.py` have one each.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from marginbench.benchmarks.attacks.ray import attached, changes_class, inside_b
 from marginbench.benchmarks.evaluation.disguise import nearly_probabilities, probabilities
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence, collect, doubt, explanation
 from marginbench.benchmarks.evaluation.gradient import gradient_mismatch
+from marginbench.benchmarks.evaluation.held_out import surer_of_held_out
 from marginbench.benchmarks.evaluation.recheck import not_confirmed
 from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.evaluation.weak_attack import weak_attack
@@ -32,6 +33,7 @@ __all__ = [
     "gradient_mismatch",
     "not_confirmed",
     "rounded_away",
+    "surer_of_held_out",
     "weak_attack",
     "weak_rejection",
 ]

@@ -66,12 +66,14 @@ class Rejection(Probe):
     def measure(self, subject: Subject) -> dict[str, Tensor]:
         """Confidences of the images and of attacked ones, as log-odds.
 
-        rejection_threshold [], confidence [N], and for each norm wrong_confidence_NORM [N], of the adversarial example
-        of the largest confidence, -inf where none was found.
+        rejection_threshold [], confidence_held_out [1, n] of the held-out images that are correct, confidence [N], and
+        for each norm wrong_confidence_NORM [N], of the adversarial example of the largest confidence, -inf where none
+        was found.
         """
         net, test, generator = subject.net, subject.test, subject.generator
         logits = logits_of(net, subject.held_out)
-        tau = threshold(_confidence(logits)[predicted_class(logits) == subject.held_out.y], self.tpr)
+        held_out = _confidence(logits)[predicted_class(logits) == subject.held_out.y]
+        tau = threshold(held_out, self.tpr)
 
         def attacked(part: slice) -> dict[str, Tensor]:
             x, y = test.images(part), test.y[part]
@@ -95,7 +97,8 @@ class Rejection(Probe):
 
         parts = Chunks(rows_at_once(net, test.images(slice(1)))).map(attacked, len(test))
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return {"rejection_threshold": tau, "confidence": _confidence(logits_of(net, test)), **found}
+        known = {"rejection_threshold": tau, "confidence_held_out": held_out[None]}
+        return known | {"confidence": _confidence(logits_of(net, test)), **found}
 
     def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
         """Accuracy of the images that are accepted, the share that is not, robust accuracies; NaN over no images."""

@@ -1,5 +1,6 @@
 """An attack on the reject option that is too weak is a doubt; the one of the suites is not."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,3 +104,33 @@ def test_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     passes(10)
     assert check(evidence()) is None, "no reject option in this suite"
     assert check(evidence(**known, prediction=torch.ones(40, dtype=torch.long))) is None, "no correct point"
+
+
+def test_a_threshold_from_images_that_the_network_has_seen_is_a_doubt() -> None:
+    """Chance will not do, nor a shift that refuses no more."""
+    stream = torch.Generator().manual_seed(0)
+
+    def told(held_out: Tensor, test: Tensor) -> str | None:
+        tau = rejection.threshold(held_out, 0.99)
+        right = torch.zeros(len(test), dtype=torch.long)
+        arrays = {"rejection_threshold": tau, "confidence_held_out": held_out[None], "confidence": test}
+        return DOUBTS["surer_of_held_out"](replace(evidence(), arrays={"label": right, "prediction": right, **arrays}))
+
+    sure, same, unsure = (5 + torch.randn(300, generator=stream) for _ in range(3))
+    assert told(sure, same) is None and told(sure, unsure) is None
+    assert str(told(sure, 0.6 * unsure)).startswith("refuses")
+    assert told(sure, 0.9 * unsure[:10]) is None, "too few"
+    assert told(0.6 * sure, unsure) is None, "surer of the others"
+    assert told(sure, sure.clamp_max(4)) is None, "no more are refused"
+    assert DOUBTS["surer_of_held_out"](evidence()) is None
+
+
+def test_confidence_held_outs_are_kept(trained: Net) -> None:
+    suite = Evaluation(
+        points=8, epsilon=EPSILON, attacks={"noise": {}}, certificates={}, rejection={"tpr": 0.9, "steps": 1}
+    )
+    data = small_data()
+    found = evaluate(trained, no_certificate, data, suite, "test", examine=False).arrays["confidence_held_out"]
+    with torch.no_grad():
+        right = trained(data.validation.images(slice(None))).argmax(1) == data.validation.y
+    assert found.shape == (1, int(right.sum()))

@@ -37,7 +37,7 @@ def test_arrays_metrics_columns_and_note_fit(key: str) -> None:
     made = PROBES[key](**SETTINGS[key])
     found, again = made.measure(subject), made.measure(subject)
     for name, values in found.items():
-        assert values.shape in ((), (64,)) or name.endswith("_train"), name
+        assert values.shape in ((), (64,)) or name.endswith(("_train", "_held_out")), name
         torch.testing.assert_close(values, again[name], equal_nan=True)
     with torch.no_grad():
         prediction = canary.net(canary.data.test.images(slice(None))).argmax(1)
@@ -62,7 +62,9 @@ def test_a_network_that_ignores_its_input_is_measured(key: str) -> None:
     net = Net(canary.net.normalise, canary.net.body, Constant()).eval()
     test = replace(canary.data.test, y=torch.zeros_like(canary.data.test.y))
     found = PROBES[key](**SETTINGS[key]).measure(Subject(net, test, test, test, EPSILON, seed=1))
-    assert found and all(values.shape in ((), (64,)) or name.endswith("_train") for name, values in found.items())
+    assert found and all(
+        values.shape in ((), (64,)) or name.endswith(("_train", "_held_out")) for name, values in found.items()
+    )
 
 
 @pytest.mark.parametrize("name", ["digits", "digits_exact", "digits_smooth"])
