@@ -18,9 +18,12 @@ from marginbench.benchmarks.certificates._call import (
     rule,
     unknown,
 )
+from marginbench.benchmarks.certificates._curves import softplus
 from marginbench.benchmarks.certificates._layers import Curved, Largest, Reshape
 from marginbench.benchmarks.certificates._linear_rules import matrix, padded, two, undilated
 from marginbench.benchmarks.certificates._record import Unbounded
+
+JUMP = 1e-6  # that of softplus with torch's threshold is 2e-9
 
 
 @rule("relu", "relu_")
@@ -48,7 +51,14 @@ RULES["clamp"] = RULES["clip"] = _curved("hardtanh", -math.inf, math.inf)
 RULES["relu6"] = lambda call: call.builder.apply(Curved("hardtanh", 0.0, 6.0), call.x)
 RULES["leaky_relu"] = _curved("leaky_relu", 0.01)
 RULES["elu"] = _curved("elu", 1, 1, 1)
-RULES["softplus"] = _curved("softplus", 1, 20)
+
+
+@rule("softplus")
+def _softplus(call: Call) -> Data:
+    beta, threshold = call.get(1) or 1, 20 if call.get(2) is None else call.get(2)
+    if softplus(beta, threshold).error > JUMP:  # a bound that allows for it is not tight at any image
+        raise Unbounded(unknown(f"softplus with a jump at its threshold of {threshold:g}"))
+    return _curved("softplus", 1, 20)(call)
 
 
 @rule("clamp_min", "clamp_max")

@@ -10,9 +10,9 @@ TIMES = 2  # as many correct test images as held-out ones are refused
 
 @doubt
 def surer_of_held_out(e: Evidence) -> str | None:
-    """The network is surer of the held-out images than of the test images (correct ones; Mann-Whitney, p < 0.0001), and
-    refuses more than twice the share of the latter: the threshold of confidence is too high, and with it robust
-    accuracy with the reject option. Was it trained on them? They are the validation images of the suite."""
+    """The network is surer of correct held-out images than of correct test images (Mann-Whitney, p < 0.0001), and
+    refuses the latter more than twice as often. So the threshold of confidence is too high, and with it robust accuracy
+    with the reject option. Was it trained on the validation images of the suite, from which that comes?"""
     if "confidence_held_out" not in e.arrays or not e.correct.any():
         return None
     tau = e.arrays["rejection_threshold"]

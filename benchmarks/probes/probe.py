@@ -27,9 +27,8 @@ class Subject:
     train: Split  # the training images of the suite
     epsilon: Mapping[Norm, float]  # the suite's radii, in pixels
     seed: int  # the only source of randomness
-    upper: Mapping[Norm, Tensor] = field(
-        default_factory=dict
-    )  # [N] distances of the nearest adversarial examples known
+    # [N] distances of the nearest adversarial examples known, inf where there is none
+    upper: Mapping[Norm, Tensor] = field(default_factory=dict)
 
     @property
     def generator(self) -> torch.Generator:

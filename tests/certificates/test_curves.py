@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from support import a_query
+from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._curves import CURVES, Curve, bounding_lines, find_range
+from marginbench.benchmarks.certificates.scan import CERTIFICATES
 
 PARAMETERS: dict[str, list[tuple[float, ...]]] = {
     "gelu": [(0.0,), (1.0,)],
@@ -98,3 +100,17 @@ def test_rounding_chooses_no_lines(kind: str, values: tuple[float, ...]) -> None
         for dtype in (torch.float32, torch.float64)
     ]
     assert (slopes[0] - slopes[1]).abs().amax() < 1e-3
+
+
+@pytest.mark.parametrize(("beta", "threshold"), [(1.0, 2.0), (20.0, 2.0)])
+def test_a_softplus_that_jumps_is_a_reason(beta: float, threshold: float) -> None:
+    """No bound that allows for the jump is tight at an image; torch's own threshold of 20 jumps by 2e-9."""
+    torch.manual_seed(0)
+    answers = []
+    for activation in (nn.Softplus(beta, threshold), nn.Softplus()):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), activation, nn.Linear(8, 3)).eval().requires_grad_(False)
+        x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        answers.append(CERTIFICATES["crown"](a_query(net, x, net(x).argmax(1), "linf")))
+    assert answers[0].lower is None
+    assert answers[0].reason == "softplus with a jump at its threshold of 2 has no sound bound here"
+    assert answers[1].lower is not None and bool((answers[1].lower > 0).all())
