@@ -1,6 +1,6 @@
 """Is the threshold of the reject option set on images like those that are tested?"""
 
-from scipy.stats import mannwhitneyu
+from scipy.stats import betabinom
 
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
 
@@ -10,15 +10,16 @@ TIMES = 2  # as many correct test images as held-out ones are refused
 
 @doubt
 def surer_of_held_out(e: Evidence) -> str | None:
-    """The network is surer of correct held-out images than of correct test images (Mann-Whitney, p < 0.0001), and
-    refuses the latter more than twice as often. So the threshold of confidence is too high, and with it robust accuracy
-    with the reject option. Was it trained on the validation images of the suite, from which that comes?"""
+    """The threshold of confidence, which is set on held-out images, refuses more than twice as large a share of the
+    correct test images, and more than chance explains (p < 0.0001). So it is too high, and with it robust accuracy with
+    the reject option. Was the network trained on the validation images of the suite, from which the threshold comes?"""
     if "confidence_held_out" not in e.arrays or not e.correct.any():
         return None
-    tau = e.arrays["rejection_threshold"]
-    held_out, test = e.arrays["confidence_held_out"].flatten(), e.arrays["confidence"][e.correct]
-    refused, meant = float((test < tau).float().mean()), float((held_out < tau).float().mean())
-    if refused <= TIMES * meant or not len(held_out):
+    held_out, tau = e.arrays["confidence_held_out"].flatten(), e.arrays["rejection_threshold"]
+    below, refused = int((held_out < tau).sum()), e.arrays["confidence"][e.correct] < tau
+    meant, share = below / max(len(held_out), 1), float(refused.float().mean())
+    # of images drawn alike, the number below the k-th least of n others is beta-binomial, with k and n - k + 1
+    p = float(betabinom.sf(int(refused.sum()) - 1, len(refused), below + 1, max(len(held_out) - below, 1)))
+    if share <= TIMES * meant or p >= LEVEL:
         return None
-    p = float(mannwhitneyu(held_out.cpu().numpy(), test.cpu().numpy(), alternative="greater").pvalue)
-    return f"refuses {refused:.1%} of the correct test images, {meant:.1%} of the others" if p < LEVEL else None
+    return f"refuses {share:.1%} of the correct test images, {meant:.1%} of the others"
