@@ -168,7 +168,7 @@ MUTANTS: dict[str, tuple[Plant, str]] = {
         "rejection_rate",
     ),
     "rejection attacked with half the radius": (
-        twin(rejection, "_attack", "q.epsilon)", "q.epsilon / 2)"),
+        twin(rejection, "wrong_confidence", "q.epsilon)", "q.epsilon / 2)"),
         "rejection_robust_accuracy_linf",
     ),
     "images divided by 256": (
