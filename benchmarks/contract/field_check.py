@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import Tensor
 
-from marginbench.benchmarks.contract.fixtures import NotTestedError, small_data, small_suite
+from marginbench.benchmarks.contract.fixtures import NotTestedError, small_data, small_suite, stage
 from marginbench.benchmarks.estimator import ask
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import NORMS, MarginbenchError, Method
@@ -24,6 +24,7 @@ def fields_matter(method: Method) -> None:
     Where none does alone, it may take another field, as a weight may be needed for what it weighs to be seen. What
     changes nothing here may do so on another network: it is named, and no failure.
     """
+    stage(method)  # raises where training does not stay finite
     fields = list(type(method).model_fields)
     idle = [name for name in fields if any(_others(method, name))]
     for epochs in (SHORT, LONG):
