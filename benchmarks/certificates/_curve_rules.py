@@ -18,12 +18,12 @@ from marginbench.benchmarks.certificates._call import (
     rule,
     unknown,
 )
-from marginbench.benchmarks.certificates._curves import softplus
+from marginbench.benchmarks.certificates._curves import CURVES
 from marginbench.benchmarks.certificates._layers import Curved, Largest, Reshape
 from marginbench.benchmarks.certificates._linear_rules import matrix, padded, two, undilated
 from marginbench.benchmarks.certificates._record import Unbounded
 
-JUMP = 1e-6  # that of softplus with torch's threshold is 2e-9
+JUMP = 1e-6  # of softplus, which jumps by 2e-9 at torch's threshold
 
 
 @rule("relu", "relu_")
@@ -39,6 +39,8 @@ def _curved(kind: str, *defaults: float) -> Rule:
         if any(isinstance(value, Data | Tensor) for value in values):
             raise Unbounded(unknown(f"{call.name} with a tensor as its limit"))
         numbers = [default if value is None else value for value, default in zip(values, defaults, strict=True)]
+        if CURVES[kind](*numbers).error > JUMP:  # bounds that allow for it are not tight at any image
+            raise Unbounded(unknown(f"{call.name} with a jump at its threshold of {numbers[-1]:g}"))
         return call.builder.apply(Curved(kind, *numbers), call.x)
 
     return lower
@@ -51,14 +53,7 @@ RULES["clamp"] = RULES["clip"] = _curved("hardtanh", -math.inf, math.inf)
 RULES["relu6"] = lambda call: call.builder.apply(Curved("hardtanh", 0.0, 6.0), call.x)
 RULES["leaky_relu"] = _curved("leaky_relu", 0.01)
 RULES["elu"] = _curved("elu", 1, 1, 1)
-
-
-@rule("softplus")
-def _softplus(call: Call) -> Data:
-    beta, threshold = call.get(1) or 1, 20 if call.get(2) is None else call.get(2)
-    if softplus(beta, threshold).error > JUMP:  # a bound that allows for it is not tight at any image
-        raise Unbounded(unknown(f"softplus with a jump at its threshold of {threshold:g}"))
-    return _curved("softplus", 1, 20)(call)
+RULES["softplus"] = _curved("softplus", 1, 20)
 
 
 @rule("clamp_min", "clamp_max")

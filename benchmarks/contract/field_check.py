@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.contract.fixtures import NotTestedError, small_data, small_suite, stage
 from marginbench.benchmarks.estimator import ask
+from marginbench.benchmarks.machine import seeds
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import NORMS, MarginbenchError, Method
 from marginbench.methods.spec import configure
@@ -69,8 +70,7 @@ def _matters(method: Method, name: str, epochs: int) -> bool:
 def _outcome(method: Method, epochs: int) -> dict[str, Tensor]:
     """What may differ: weights and buffers, logits and certified radii. Nothing, where the values do not go."""
     x = small_data().test.images(slice(16))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeds.seeded(x.device, "contract", "fields"):
         try:
             net = train(method, small_suite(epochs), small_data(), repetition=0).net
             found = {**net.state_dict(), "logits": net(x).detach()}

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from marginbench.benchmarks.attacks._linear import top_rivals
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt, sample
-from marginbench.benchmarks.probes.rejection import likeliest_rivals, wrong_confidence
+from marginbench.benchmarks.probes.rejection import wrong_confidence
 from marginbench.methods import NORMS, Norm
 from marginbench.methods.maths.perturb import project
 
@@ -34,7 +35,7 @@ def _weaknesses(e: Evidence, norm: Norm) -> Iterable[str]:
     index = sample(left, SAMPLE)
     if len(index) == 0:
         return
-    rivals = likeliest_rivals(e.net, e.x[index], e.y[index], RIVALS)
+    rivals = top_rivals(e.net, e.x[index], e.y[index], RIVALS)
     q = e.query(norm, index.repeat_interleave(rivals.shape[1]))
     confidence = wrong_confidence(q, STEPS, rivals.flatten(), _towards(e, q, rivals.flatten()))
     found = confidence.view(len(index), -1).amax(1) >= tau

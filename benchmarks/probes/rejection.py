@@ -21,8 +21,9 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
+from marginbench.benchmarks.attacks._linear import current_rivals, top_rivals
 from marginbench.benchmarks.attacks.ray import attached, changes_class
 from marginbench.benchmarks.data.batches import logits_of
 from marginbench.benchmarks.estimator import Query
@@ -80,25 +81,29 @@ class Rejection(Probe):
             found = {}
             for norm in NORMS:
                 q = Query(net, x, y, norm, subject.epsilon[norm], reference=x[:0], generator=generator)
-                best = wrong_confidence(q, self.steps)
-                nearest = subject.upper[norm][part] if norm in subject.upper else torch.zeros_like(best)
-                rivals = likeliest_rivals(net, x, y, self.restarts)
-                begun = 0
-                while begun < self.restarts and len(left := ((best < tau) & (nearest <= q.epsilon)).nonzero()[:, 0]):
-                    turns = range(begun, min(self.restarts, begun + len(x) // len(left)))  # no more rows than images
-                    rival = torch.cat([rivals[left, turn % rivals.shape[1]] for turn in turns])
-                    asked = q.rows(left.repeat(len(turns)))
-                    start = random_start(asked.x, x.new_full(rival.shape, q.epsilon), norm, generator)
-                    again = wrong_confidence(asked, self.steps, rival, start)
-                    best[left] = torch.maximum(best[left], again.view(len(turns), -1).amax(0))
-                    begun = turns.stop
-                found[f"wrong_confidence_{norm}"] = best
+                known = subject.upper[norm][part] <= q.epsilon if norm in subject.upper else torch.ones_like(y).bool()
+                found[f"wrong_confidence_{norm}"] = self._attacked(q, tau, known)
             return found
 
         parts = Chunks(rows_at_once(net, test.images(slice(1)))).map(attacked, len(test))
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        known = {"rejection_threshold": tau, "confidence_held_out": held_out[None]}
-        return known | {"confidence": _confidence(logits_of(net, test)), **found}
+        confidences = {"confidence_held_out": held_out[None], "confidence": _confidence(logits_of(net, test))}
+        return {"rejection_threshold": tau, **confidences, **found}
+
+    def _attacked(self, q: Query, tau: Tensor, attackable: Tensor) -> Tensor:
+        """`wrong_confidence` [B] from all starts; the random ones of `attackable` images [B] bool, until past tau."""
+        best = wrong_confidence(q, self.steps)
+        rivals = top_rivals(q.net, q.x, q.y, self.restarts)
+        begun = 0
+        while begun < self.restarts and len(left := ((best < tau) & attackable).nonzero()[:, 0]):
+            turns = range(begun, min(self.restarts, begun + len(q.x) // len(left)))  # no more rows than images
+            rival = torch.cat([rivals[left, turn % rivals.shape[1]] for turn in turns])
+            asked = q.rows(left.repeat(len(turns)))
+            start = random_start(asked.x, q.x.new_full(rival.shape, q.epsilon), q.norm, q.generator)
+            again = wrong_confidence(asked, self.steps, rival, start)
+            best[left] = torch.maximum(best[left], again.view(len(turns), -1).amax(0))
+            begun = turns.stop
+        return best
 
     def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
         """Accuracy of the images that are accepted, the share that is not, robust accuracies; NaN over no images."""
@@ -149,14 +154,6 @@ def _log_odds(logits: Tensor, index: Tensor) -> Tensor:
     return torch.where(gaps.abs().amax(1) < 1, near, far)
 
 
-def likeliest_rivals(net: nn.Module, x: Tensor, y: Tensor, most: int) -> Tensor:
-    """[B, R] int64, the R <= most wrong classes of largest logit, the largest first."""
-    with torch.no_grad():
-        logits = net(x)
-        rivals: Tensor = logits.scatter(1, y[:, None], -torch.inf).topk(min(most, logits.shape[1] - 1)).indices
-    return rivals
-
-
 def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: Tensor | None = None) -> Tensor:
     """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
 
@@ -172,12 +169,12 @@ def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: T
 
     def confidence(image: Tensor) -> Tensor:
         logits = attached(q.net, image)
-        likeliest = logits.scatter(1, q.y[:, None], -torch.inf).argmax(1)
-        return _log_odds(logits, (likeliest if rival is None else rival)[:, None]) / unit
+        followed = current_rivals(logits, q.y, None if rival is None else rival[:, None])
+        return _log_odds(logits, followed) / unit
 
     radius = q.x.new_full((len(q.x),), q.epsilon)
-    start = torch.zeros_like(q.x) if start is None else start
-    delta = backtracking(confidence, q.x, start, epsilon=radius, step=radius, steps=steps, norm=q.norm)
+    first = torch.zeros_like(q.x) if start is None else start
+    delta = backtracking(confidence, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
     with torch.no_grad():
         logits = q.net((q.x + delta).clamp(0, 1))
         found = torch.where(changes_class(logits, q.y), _confidence(logits), -torch.inf)

@@ -8,6 +8,7 @@ import torch
 from support import a_query
 from torch import Tensor, nn
 
+from marginbench.benchmarks.attacks._linear import top_rivals
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.probes import rejection
 from marginbench.benchmarks.probes.probe import Subject
@@ -131,7 +132,7 @@ def test_each_wrong_class_is_followed(detour: nn.Sequential, norm: Norm) -> None
     gap = {"linf": 64 * 0.1 - 1, "l2": 8 * 0.3 * 8**0.5 - 1}[norm]
     best = gap + np.log(2) - np.log(1 + np.exp(-0.1 - (0.8 if norm == "linf" else 0.0)))
     q = a_query(detour, x, detour(x).argmax(1), norm, epsilon=EPSILON[norm])
-    rivals = rejection.likeliest_rivals(detour, x, q.y, 9)
+    rivals = top_rivals(detour, x, q.y, 9)
     assert rivals.tolist() == [[1, 2]] * 3
     assert float(rejection.wrong_confidence(q, 30).max()) < 1.5
     start = random_start(x, torch.full((3,), EPSILON[norm]), norm, q.generator)
