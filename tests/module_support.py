@@ -110,6 +110,13 @@ def _residual(m: Any, x: Tensor) -> Tensor:
     return out
 
 
+def _numbers(m: Any, x: Tensor) -> Tensor:
+    """One number of an image, [B], with which the model goes on computing."""
+    bright, edges = x.mean((1, 2, 3)) - 0.5, F.relu(m.a(x)).sum((1, 2, 3)) / 20
+    last = m.b(edges[:, None]).squeeze(1)
+    return torch.stack([bright, F.gelu(2 * edges - 0.3), edges + bright, F.relu(0.2 - edges), last], 1)
+
+
 def _chunks(m: Any, x: Tensor) -> Tensor:
     a, b = m.a(x).chunk(2, 1)
     out: Tensor = m.head((F.relu(a) - F.silu(b)).view(-1, 32))
@@ -226,6 +233,7 @@ CODE: dict[str, Callable[[], nn.Module]] = {
     "batch_norm_1d": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.GELU(), nn.BatchNorm1d(8), head(8)
     ),
+    "one_number": lambda: Code(_numbers, a=conv(1, 2), b=nn.Linear(1, 1)),
     "slices": lambda: Code(lambda m, x: m.head(F.relu(m.a(x)[:, :, 1:, ::2]).flatten(1)), a=conv(1, 3), head=head(18)),
     "permuted": lambda: Code(lambda m, x: m.head(m.a(x).permute(0, 2, 3, 1).flatten(1)), a=conv(1, 3), head=head(48)),
     "square": lambda: Code(lambda m, x: m.head((m.a(x) ** 2 - 0.1).abs().flatten(1)), a=conv(1, 3), head=head(48)),

@@ -1,5 +1,6 @@
 """The graph that a network is rewritten into, one layer after the other, each compared with what it stands for."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -82,16 +83,21 @@ def merged_layer(before: nn.Module, after: PerChannel) -> nn.Module | None:
 
 def close(found: Tensor, wanted: Tensor) -> bool:
     """Equal up to rounding, relative to the largest entry; -inf equals itself alone."""
+    return gap(found, wanted) <= (1e-4 if found.dtype == torch.float32 else 1e-9)
+
+
+def gap(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the largest entry; inf where shapes differ or entries are not finite."""
     masked = wanted.isneginf()
     if found.shape != wanted.shape or not bool((wanted.isfinite() | masked).all()):
-        return False
+        return math.inf
     if not torch.equal(found.isneginf(), masked):
-        return False
+        return math.inf
     if not wanted.numel():
-        return True
+        return 0.0
     found, wanted = found.where(~masked, 0), wanted.where(~masked, 0)
-    tolerance = 1e-4 if found.dtype == torch.float32 else 1e-9
-    return bool(((found - wanted).abs() <= tolerance * wanted.abs().amax().clamp(min=1e-30)).all())
+    largest = (found - wanted).abs().amax() / wanted.abs().amax().clamp(min=1e-30)
+    return float(largest) if largest.isfinite() else math.inf
 
 
 # The layers below get the type and device of `like`.

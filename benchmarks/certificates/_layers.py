@@ -20,9 +20,10 @@ class Reshape(nn.Module):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = shape
+        self.flattens = len(shape) == 1 and shape != (1,)  # a number per image, [B], has no dimension to flatten
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) if len(self.shape) == 1 else x.reshape(-1, *self.shape)
+        return x.flatten(1) if self.flattens else x.reshape(-1, *self.shape)
 
 
 class PerChannel(nn.Module):

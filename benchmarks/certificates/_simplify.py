@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates import _curve_rules, _linear_rules  # noqa: F401 - they fill RULES
 from marginbench.benchmarks.certificates._box import unlimited
-from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, linear, merged_layer
+from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, gap, linear, merged_layer
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown
 from marginbench.benchmarks.certificates._layers import PerChannel, Reshape, Simple
 from marginbench.benchmarks.certificates._record import BATCHES, Unbounded, record
@@ -25,6 +25,7 @@ from marginbench.methods.maths.rounding import in_reach
 TAILS: dict[str, Callable[..., Tensor]] = {"_softmax": F.softmax, "_log_softmax": F.log_softmax}
 Tail = Callable[[Tensor], Tensor]
 FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "fill")  # they read sizes alone
+ROUNDING = 0.01  # relative differences below may be rounding in float32
 SEVERAL = ("split", "split_with_sizes", "chunk", "unbind")  # whose results are all of use
 
 
@@ -56,8 +57,14 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
         wanted = _relative(wanted)
     near = in_reach(wanted).any(0)  # beside a mask of -1e9 the others would be too small to compare
     if not close(logits, wanted) or not close(logits[:, near], wanted[:, near]):
-        raise Unbounded("the operations recorded give other logits than the model")
+        words = "the operations recorded give other logits than the model"
+        raise Unbounded(words + _by_rounding(logits[:, near], wanted[:, near]))
     return found
+
+
+def _by_rounding(found: Tensor, wanted: Tensor) -> str:
+    near = found.dtype == torch.float32 and gap(found, wanted) < ROUNDING
+    return ", perhaps by rounding alone: values far larger than what comes next cancel in float32" if near else ""
 
 
 def _relative(logits: Tensor) -> Tensor:
@@ -170,8 +177,9 @@ class _Rewriter:
         masks = all(user.op == "output" for user in node.users)  # then -inf is a class that never wins
         if not all(bool((value.isfinite() | (value.isneginf() & masks)).all()) for value in call.out):
             raise Unbounded(f"the model computes values that are infinite or not a number ({call.name.strip('_')})")
-        if not all(close(found, wanted.to(found)) for found, wanted in zip(data.values, call.out, strict=True)):
-            raise Unbounded(f"{unknown(call.name)} as it is used")
+        for found, wanted in zip(data.values, call.out, strict=True):
+            if not close(found, wanted.to(found)):
+                raise Unbounded(f"{unknown(call.name)} as it is used{_by_rounding(found, wanted.to(found))}")
         return data._replace(alone=data.alone and len(node.users) == 1)
 
     def _arguments(self, pair: tuple[fx.Node, fx.Node]) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -259,7 +267,7 @@ def _segment(root: nn.Module, nodes: Sequence[fx.Node], entry: fx.Node, first: b
 
 def _final(layer: nn.Module, on_images: bool) -> nn.Module:
     """Layers as `fold_affine` and auto-LiRPA like them."""
-    if isinstance(layer, Reshape) and len(layer.shape) == 1:
+    if isinstance(layer, Reshape) and layer.flattens:
         return nn.Flatten()
     if not isinstance(layer, PerChannel):
         return layer

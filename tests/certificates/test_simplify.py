@@ -230,6 +230,20 @@ def test_what_only_other_images_show_is_seen() -> None:
         simplified(net, images("bright"))
 
 
+@pytest.mark.parametrize(("offset", "said"), [(1e4, "perhaps by rounding alone"), (0.0, "")])
+def test_rounding_is_named_where_large_values_cancel(offset: float, said: str) -> None:
+    with seeded(CPU, "offset"):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.BatchNorm1d(64), nn.Linear(64, 5)).eval()
+    with torch.no_grad():
+        net[1].bias.fill_(offset)
+        net[2].running_mean.fill_(offset)
+    if said:
+        with pytest.raises(Unbounded, match=said):
+            simplified(net, images("offset"))
+    else:
+        simplified(net, images("offset"))
+
+
 def test_a_simple_network_stays_as_it_is() -> None:
     net = simplified(made("residual"), images("residual"))
     assert isinstance(net, Simple) and simplified(net, images("residual")) is net
