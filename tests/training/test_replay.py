@@ -85,7 +85,8 @@ def test_the_schedule_is_followed(how: str, replayed: int) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_batch_norm_dropout_and_both_optimisers(optimiser: str, precision: str) -> None:
     suite = small_suite(epochs=STEPS // 2, precision=precision)
-    recipe = suite.training.model_copy(update={"optimiser": optimiser, "weight_decay": 0.01, "learning_rate": 0.01})
+    # at 0.01, training is chaotic: one weight changed in its last bit moves the loss by 0.002 within 40 steps
+    recipe = suite.training.model_copy(update={"optimiser": optimiser, "weight_decay": 0.01, "learning_rate": 0.003})
     network = Network(name="wrn_16_4_dropout", width=2)
     suite = suite.model_copy(update={"network": network, "training": recipe})
     one_by_one, run, wanted, found = both(create("pmm"), suite)
