@@ -11,8 +11,9 @@ TIMES = 2  # as many correct test images as held-out ones are refused
 @doubt
 def surer_of_held_out(e: Evidence) -> str | None:
     """The threshold of confidence, which is set on held-out images, refuses more than twice as large a share of the
-    correct test images, and more than chance explains (p < 0.0001). So it is too high, and with it robust accuracy with
-    the reject option. Was the network trained on the validation images of the suite, from which the threshold comes?"""
+    correct test images, and more than chance explains (p < 0.0001), as if the network had been trained on
+    the validation images of the suite, from which the threshold comes. A threshold that is too high makes robust
+    accuracy with the reject option too high."""
     if "confidence_held_out" not in e.arrays or not e.correct.any():
         return None
     held_out, tau = e.arrays["confidence_held_out"].flatten(), e.arrays["rejection_threshold"]
