@@ -147,7 +147,7 @@ def neutral_is_cross_entropy(method: Method) -> None:
 
 
 def relabelling_invariant(method: Method) -> None:
-    """Renaming the classes, with the rows of the last layer, leaves the loss as it is."""
+    """Renaming the classes, with the rows of the last layer, leaves the loss as it is, and what a step does to it."""
     permutation = torch.tensor([2, 0, 4, 1, 3])
     original, renamed = stage(method), stage(method)
     inverse = permutation.argsort()
@@ -163,16 +163,31 @@ def relabelling_invariant(method: Method) -> None:
         for seed in range(count):
             fresh = Stage(s.method, copy.deepcopy(s.net), s.batch, s.ctx)
             s.ctx.generator.manual_seed(seed)
-            values.append(_loss(fresh).total.detach())
+            values.append(_loss_and_step(fresh))
         return torch.stack(values).double()
 
-    a, b = draws(original, 1), draws(renamed, 1)
-    if torch.allclose(a, b, rtol=1e-4, atol=1e-5):
+    if _alike(draws(original, 1), draws(renamed, 1)).all():
         return
     a, b = draws(original, 64), draws(renamed, 64)  # randomness over classes: compare means
-    spread = 5 * float((a - b).std()) / 8 + 1e-5
-    gap = abs(float((a - b).mean()))
-    require(float(a.std()) > 0 and gap < spread, f"the loss changes by {gap:.2g} when classes are renamed")
+    gap, spread = (a - b).mean(0).abs(), 5 * (a - b).std(0) / 8 + 1e-5
+    right = _alike(a, b).all(0) | (gap < spread)
+    for at, what in enumerate(("the loss changes by", "a step changes the loss by another amount, the difference is")):
+        require(right[at], f"{what} {gap[at]:.2g} when classes are renamed")
+
+
+def _alike(a: Tensor, b: Tensor) -> Tensor:
+    """Up to rounding: a loss in float32, and the difference of two."""
+    return (a - b).abs() <= 1e-5 + torch.tensor([1e-4, 1e-2]) * b.abs()
+
+
+def _loss_and_step(s: Stage) -> Tensor:
+    """The loss, and how one step of gradient descent changes it as the method makes it [2]."""
+    before = _loss(s).total.detach()
+    optimiser = torch.optim.SGD(s.method.param_groups(s.net), lr=0.1)
+    s.method.update(s.net, s.method.augment(s.batch, s.ctx), s.ctx, optimiser)
+    with torch.no_grad():
+        s.method.after_step(s.net, s.ctx)
+    return torch.stack([before, _loss(s).total.detach() - before])
 
 
 def _loss(s: Stage) -> Loss:

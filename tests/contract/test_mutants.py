@@ -164,6 +164,26 @@ class FavoursAClass(Mutant):
         return Loss(cross_entropy(z, batch) + 0.1 * z[:, 0].mean())
 
 
+class StepsForAClass(Mutant):
+    """L = CE(z, y), with a step of its own that leaves the weights of class 0 as they are."""
+
+    def update(self, net: Net, batch: Batch, ctx: Context, optimiser: torch.optim.Optimizer) -> Loss:
+        loss = self.loss(net, batch, ctx)
+        loss.total.backward()
+        assert isinstance(net.head, nn.Linear) and net.head.weight.grad is not None
+        net.head.weight.grad[0] = 0
+        optimiser.step()
+        return loss
+
+
+class ProjectsAClass(Mutant):
+    """L = CE(z, y), with the weights of class 0 halved after each step."""
+
+    def after_step(self, net: Net, ctx: Context) -> None:
+        assert isinstance(net.head, nn.Linear)
+        net.head.weight[0] /= 2
+
+
 class NotNeutral(Mutant):
     """L = 2 CE(z, y), said to equal cross-entropy."""
 
@@ -292,6 +312,8 @@ MUTANTS = [
     (ReplacedState, "replays"),
     (Undeclared, "needs_declared"),
     (FavoursAClass, "relabelling_invariant"),
+    (StepsForAClass, "relabelling_invariant"),
+    (ProjectsAClass, "relabelling_invariant"),
     (NotNeutral, "neutral_is_cross_entropy"),
     (Masked, "attackable"),
     (Nan, "finite_loss"),
