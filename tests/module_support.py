@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -115,6 +116,12 @@ def _numbers(m: Any, x: Tensor) -> Tensor:
     bright, edges = x.mean((1, 2, 3)) - 0.5, F.relu(m.a(x)).sum((1, 2, 3)) / 20
     last = m.b(edges[:, None]).squeeze(1)
     return torch.stack([bright, F.gelu(2 * edges - 0.3), edges + bright, F.relu(0.2 - edges), last], 1)
+
+
+def _masks(m: Any, x: Tensor) -> Tensor:
+    """Selected by what does not depend on the image."""
+    z: Tensor = m.head(F.relu(m.a(x))[:, m.fixed].flatten(1))
+    return z if len(m.fixed.nonzero()) == 2 else -z
 
 
 def _chunks(m: Any, x: Tensor) -> Tensor:
@@ -242,6 +249,7 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         a=conv(1, 3),
         head=head(48),
     ),
+    "masks": lambda: Code(_masks, a=conv(1, 3), fixed=torch.tensor([True, False, True]), head=head(32)),
     "in_place": lambda: Code(
         lambda m, x: m.head(F.relu_(m.a(x.clone().sub_(0.5))).add(1).flatten(1)), a=conv(1, 3), head=head(48)
     ),
@@ -255,6 +263,11 @@ KINDS = (
 
 def _of(value: float) -> Tensor:
     return torch.tensor([value]).view(1, 1, 1, 1)
+
+
+def _unless(chosen: Callable[[Tensor], Any]) -> Callable[[Any, Tensor], Tensor]:
+    """-x where any is chosen, which random images do not show, else x."""
+    return lambda m, x: -x if len(chosen(x)) else x
 
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
@@ -281,6 +294,19 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "round": (lambda m, x: x.round(), "round has no sound bound here"),
     "if": (lambda m, x: 2 * x if x.mean() > 0 else x, "the code of Code decides by the values in the image"),
     "item": (lambda m, x: x * x.mean().item(), "the code of Code decides by the values in the image"),
+    "nonzero": (_unless(lambda x: x.amax((1, 2, 3)).gt(99).nonzero()), "the code of Code decides by the values in the"),
+    "some_images": (
+        _unless(lambda x: x[x.amax((1, 2, 3)) > 99]),
+        "the code of Code decides by the values in the image",
+    ),
+    "some_constants": (_unless(lambda x: torch.ones(len(x))[x[:, 0, 0, 0] > 99]), "decides by the values in the image"),
+    "masked_select": (
+        _unless(lambda x: x.masked_select(x > 99)),
+        "the code of Code decides by the values in the image",
+    ),
+    "unique": (_unless(lambda x: (x > 99).unique()[1:]), "the code of Code decides by the values in the image"),
+    "numpy": (_unless(lambda x: np.nonzero(x.numpy() > 99)[0]), "the code of Code decides by the values in the image"),
+    "list": (_unless(lambda x: [v for v in x.flatten().tolist() if v > 99]), "decides by the values in the image"),
     "mean_of_the_batch": (lambda m, x: x - x.mean(0, keepdim=True), "puts images"),
     "size_of_the_batch": (lambda m, x: x * len(x), "depends on the batch"),
     "order_of_the_batch": (lambda m, x: x.flip(0), "flip has no sound bound here as it is used"),

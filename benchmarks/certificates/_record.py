@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from marginbench.benchmarks.certificates._values import ReadsValuesError, values_unread
 from marginbench.methods.errors import one_line
 from marginbench.methods.held import duplicate
 
@@ -43,16 +44,18 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
     try:
         with torch.no_grad(), _CircularPadding():
             copy = duplicate(net)  # what is recorded stays in whatever a network keeps from its calls
-            copy(x.clone())  # and what it keeps from its first call is there, as numbers
+            images = x.clone()
+            with values_unread(images):
+                copy(images)  # and what it keeps from its first call is there, as numbers
             return make_fx(functionalize(copy))(x.clone())
     except Unbounded:  # a wrapper that knows why
         raise
     except Exception as error:  # the network's own code may raise anything
-        text, where = str(error), _whose(error)
-        if "data-dependent" in text or "_local_scalar_dense" in text or "is_nonzero" in text:
+        where = _whose(error)
+        if isinstance(error, ReadsValuesError):
             raise Unbounded(
-                f"the code of {where} decides by the values in the image (if, float(), item()), and a bound would hold"
-                " for one case only: use tensor operations such as relu or clamp"
+                f"the code of {where} decides by the values in the image (if, float(), item(), nonzero(), x[mask]), and"
+                " a bound would hold for one case only: use tensor operations such as relu or clamp"
             ) from None
         raise Unbounded(f"the code of {where} fails where its operations are recorded: {one_line(error)}") from None
 

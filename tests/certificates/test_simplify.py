@@ -193,6 +193,19 @@ def test_torchscript_is_followed() -> None:
     assert torch.allclose(simplified(traced, x)(x), net(x), rtol=1e-4, atol=1e-5)
 
 
+class Scripted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 99).any()):
+            return -x.flatten(1)
+        return x.flatten(1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_values_read_in_torchscript_are_seen() -> None:
+    with pytest.raises(Unbounded, match="decides by the values in the image"):
+        simplified(torch.jit.script(Scripted()), images("scripted"))
+
+
 def test_numbers_taken_out_of_torch_are_seen() -> None:
     """What numpy reads of a recording is undefined, so the reason is one of several."""
     net = nn.Sequential(body(nn.ReLU()), Code(lambda m, x: x * float(x.detach().numpy().mean()))).eval()

@@ -1,0 +1,103 @@
+"""Code that decides by the values in the images, where torch lets it: by how many pass a test, or outside of torch.
+
+A recording holds for what was recorded: such code may do something else for other images.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+OUTSIDE = frozenset(  # where a number leaves torch, so that no operation shows what becomes of it
+    {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__, Tensor.untyped_storage}
+)
+DECIDING = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+MASKS = (torch.bool, torch.uint8)
+
+
+class ReadsValuesError(Exception):
+    """The code does other things for images with other values."""
+
+
+@contextmanager
+def values_unread(x: Tensor) -> Iterator[None]:
+    """Refuse what makes numbers or sizes of values that depend on x, even if nothing seems to come of it.
+
+    Raises:
+        ReadsValuesError: by `nonzero`, `x[mask]`, `unique`, `item`, `numpy` and their kin.
+    """
+    known = _Dependent(x)
+    try:
+        with _Outside(known), _Operations(known):
+            yield
+    except Exception as error:
+        if known.read:  # TorchScript makes another exception of one in it
+            raise ReadsValuesError(known.read).with_traceback(error.__traceback__) from None
+        raise
+
+
+class _Dependent:
+    """The tensors that depend on an image. They are kept, so that no other tensor gets their memory."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._kept: dict[int, Tensor] = {}
+        self.read = ""  # what makes a number or a size of one
+        self.add([x])
+
+    def add(self, values: Iterable[Any]) -> None:
+        self._kept |= {_memory(value): value for value in values if isinstance(value, Tensor)}
+
+    def among(self, values: Any) -> bool:
+        return any(isinstance(value, Tensor) and _memory(value) in self._kept for value in tree_leaves(values))
+
+    def refuse(self, func: Any) -> None:
+        self.read = str(func)
+        raise ReadsValuesError(self.read)
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, known: _Dependent) -> None:
+        super().__init__()
+        self.known = known
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if DECIDING & {*func.tags} and self.known.among(_deciding(func, args)):
+            self.known.refuse(func)
+        out = func(*args, **kwargs)
+        if self.known.among((args, kwargs)):
+            written = (a for a, place in zip(args, func._schema.arguments, strict=False) if place.is_write)
+            self.known.add(tree_leaves((out, list(written))))
+        return out
+
+
+class _Outside(TorchFunctionMode):
+    def __init__(self, known: _Dependent) -> None:
+        super().__init__()
+        self.known = known
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in OUTSIDE and self.known.among(args):
+            self.known.refuse(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _deciding(func: Any, args: Any) -> Any:
+    """The arguments whose values decide about the size of the result."""
+    name = func.overloadpacket.__name__
+    if name == "index":
+        return [index for index in args[1] if index is not None and index.dtype in MASKS]
+    return args[1] if name == "masked_select" else args
+
+
+def _memory(value: Tensor) -> int:
+    try:
+        with torch._C.DisableTorchFunction():
+            return int(value.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse: it has none
+        return id(value)
