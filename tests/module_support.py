@@ -249,6 +249,18 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         a=conv(1, 3),
         head=head(48),
     ),
+    "tokens": lambda: Code(
+        lambda m, x: m.head(m.b(F.relu(m.a(x.flatten(2).unflatten(2, (9, 4)))).flatten(1, 2).mT).flatten(1)),
+        a=nn.Linear(4, 3),
+        b=nn.Linear(9, 4, bias=False),
+        head=head(12),
+    ),
+    "cosine_transform": lambda: Code(
+        lambda m, x: m.head((m.basis @ F.relu(m.a(x)) @ m.basis.T).abs().flatten(1)),
+        a=conv(1, 2),
+        basis=torch.randn(3, 4),
+        head=head(18),
+    ),
     "masks": lambda: Code(_masks, a=conv(1, 3), fixed=torch.tensor([True, False, True]), head=head(32)),
     "in_place": lambda: Code(
         lambda m, x: m.head(F.relu_(m.a(x.clone().sub_(0.5))).add(1).flatten(1)), a=conv(1, 3), head=head(48)
@@ -273,7 +285,7 @@ def _unless(chosen: Callable[[Tensor], Any]) -> Callable[[Any, Tensor], Tensor]:
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "group_norm": (nn.GroupNorm(2, 4), "GroupNorm has no sound bound here: its statistics depend on the image"),
     "layer_norm": (nn.LayerNorm([4, 6, 6]), "LayerNorm has no sound bound here: its statistics depend on the image"),
-    "instance_norm": (nn.InstanceNorm2d(4), "into one dimension (view), as InstanceNorm, attention"),
+    "instance_norm": (nn.InstanceNorm2d(4), "into one dimension (view), as InstanceNorm and"),
     "statistics_of_the_batch": (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
     "glu": (lambda m, x: F.glu(x, 1).repeat(1, 2, 1, 1), "glu has no sound bound here"),
     "log": (lambda m, x: (x.abs() + 1).log(), "log has no sound bound here"),
@@ -286,10 +298,6 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "attention": (
         lambda m, x: (x[:, 0] @ x[:, 1])[:, None].expand(-1, 4, 6, 6),
         "a product of matrices has no sound bound here: both depend on the image",
-    ),
-    "transform": (
-        lambda m, x: (dct := torch.eye(6).roll(1, 0)) @ x @ dct.T,
-        "into one dimension (view), as InstanceNorm, attention and products of matrices (A @ x) do",
     ),
     "round": (lambda m, x: x.round(), "round has no sound bound here"),
     "if": (lambda m, x: 2 * x if x.mean() > 0 else x, "the code of Code decides by the values in the image"),

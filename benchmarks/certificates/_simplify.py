@@ -165,8 +165,8 @@ class _Rewriter:
             raise Unbounded(unknown(call.name))
         if any(value.ndim == 0 or len(value) != size for value, size in zip(call.out, BATCHES, strict=True)):
             raise Unbounded(
-                f"the model puts images, or images and channels, into one dimension ({call.name}), as InstanceNorm,"
-                " attention and products of matrices (A @ x) do: that has no sound bound here"
+                f"the model puts images, or images and channels, into one dimension ({call.name}), as InstanceNorm and"
+                " attention do: that has no sound bound here"
             )
         try:
             data = unlimited(call) or RULES[call.name](call)
