@@ -62,7 +62,7 @@ class _Dependent:
 
 class _Operations(TorchDispatchMode):
     def __init__(self, known: _Dependent) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known = known
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -33,6 +33,7 @@ class Answers:
 
     logits: np.ndarray  # [N, K]
     moved_logits: np.ndarray  # [N, K], of the images plus noise: what a step function or a filter in front changes
+    random_logits: np.ndarray  # [N, K], of noise of any brightness: what is decided by pixels that no image has
     slopes: np.ndarray  # [N, 4], derivatives in random directions at the moved images: what `detach` changes
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -52,10 +53,11 @@ class Answers:
         own = self.arrays()
         if any(name not in arrays or arrays[name].shape != new.shape for name, new in own.items()):
             return False
-        logits, moved, slopes = (arrays[name] for name in own)
+        logits, moved, random, slopes = (arrays[name] for name in own)
         return bool(
             not _differing(self.logits, logits, LOGITS).any()
             and not _differing(self.moved_logits, moved, LOGITS).any()
+            and not _differing(self.random_logits, random, LOGITS).any()
             and _differing(self.slopes, slopes, SLOPES).mean() <= KINKS
         )
 
@@ -72,19 +74,21 @@ def ask(net: Net, split: Split) -> Answers:
     device = split.device
     stream = seeds.generator("cpu", "answers")
 
-    def block(start: int) -> tuple[Tensor, Tensor, Tensor]:
+    def block(start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = split.images(slice(start, start + BLOCK))
+        level, contrast = torch.rand((2, len(x), *(1 for _ in x.shape[1:])), generator=stream)
+        other = (level + contrast * (2 * torch.rand(x.shape, generator=stream) - 1)).clamp(0, 1)
         noise = (2 * torch.rand(x.shape, generator=stream) - 1) * NOISE
         moved = (x + noise.to(device)).clamp(0, 1).requires_grad_()
         with torch.no_grad():
-            logits = net(x)
+            logits, elsewhere = net(x), net(other.to(x))
         with torch.enable_grad():
             z = net(moved)
             weights = torch.randn(z.shape, generator=stream).to(device)
             total = torch.where(z.isfinite(), weights * z, 0).sum()  # a class may be masked by -inf
             gradient = torch.autograd.grad(total, moved)[0]
         signs = 2.0 * torch.randint(2, (DIRECTIONS, len(x), x[0].numel()), generator=stream) - 1
-        return logits, z.detach(), torch.einsum("nd,knd->nk", gradient.flatten(1), signs.to(device))
+        return logits, z.detach(), elsewhere, torch.einsum("nd,knd->nk", gradient.flatten(1), signs.to(device))
 
     with no_tf32(), seeds.seeded(device, "answers"):
         blocks = [block(start) for start in range(0, len(split), BLOCK)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 USUAL = 1000  # calls that Python nests
-AGAIN = "delete it, or run `run-all --retry`"
+AGAIN = "delete it, or repeat the run: `run-all --retry`, `evaluate --fresh`"
 RESULTS = Path("results/local")  # where records are written and read unless a folder is named
 
 
