@@ -261,6 +261,12 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         basis=torch.randn(3, 4),
         head=head(18),
     ),
+    "columns": lambda: Code(
+        lambda m, x: m.head(F.unfold(F.relu(m.a(x)), 2, stride=2).flatten(1)), a=conv(1, 2), head=head(32)
+    ),
+    "windows": lambda: Code(
+        lambda m, x: m.head(F.relu(m.a(x)).unfold(2, 2, 2).unfold(3, 3, 1).flatten(1)), a=conv(1, 2), head=head(48)
+    ),
     "masks": lambda: Code(_masks, a=conv(1, 3), fixed=torch.tensor([True, False, True]), head=head(32)),
     "in_place": lambda: Code(
         lambda m, x: m.head(F.relu_(m.a(x.clone().sub_(0.5))).add(1).flatten(1)), a=conv(1, 3), head=head(48)
