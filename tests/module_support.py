@@ -318,6 +318,11 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
         _unless(lambda x: x.masked_select(x > 99)),
         "the code of Code decides by the values in the image",
     ),
+    "sparse": (_unless(lambda x: range((x > 99).to_sparse()._nnz())), "the code of Code decides by the values in the"),
+    "number_of_weights": (
+        lambda m, x: x * torch.ones(2).exp().sum().item(),
+        "reads a number that it computes from weights",
+    ),
     "unique": (_unless(lambda x: (x > 99).unique()[1:]), "the code of Code decides by the values in the image"),
     "numpy": (_unless(lambda x: np.nonzero(x.numpy() > 99)[0]), "the code of Code decides by the values in the image"),
     "list": (_unless(lambda x: [v for v in x.flatten().tolist() if v > 99]), "decides by the values in the image"),

@@ -58,6 +58,11 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
                 f"the code of {where} decides by the values in the image (if, float(), item(), nonzero(), x[mask]), and"
                 " a bound would hold for one case only: use tensor operations such as relu or clamp"
             ) from None
+        if "_local_scalar_dense" in str(error):  # not of the image: `values_unread` would have seen it
+            raise Unbounded(
+                f"the code of {where} reads a number that it computes from weights or constants (if, float(), item()),"
+                " which a recording cannot follow: compute it once, in __init__"
+            ) from None
         raise Unbounded(f"the code of {where} fails where its operations are recorded: {one_line(error)}") from None
 
 

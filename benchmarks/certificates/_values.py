@@ -17,6 +17,7 @@ OUTSIDE = frozenset(  # where a number leaves torch, so that no operation shows 
     {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__, Tensor.untyped_storage}
 )
 DECIDING = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 MASKS = (torch.bool, torch.uint8)
 
 
@@ -71,6 +72,8 @@ class _Operations(TorchDispatchMode):
             self.known.refuse(func)
         out = func(*args, **kwargs)
         if self.known.among((args, kwargs)):
+            if any(isinstance(value, Tensor) and value.layout in SPARSE for value in tree_leaves(out)):
+                self.known.refuse(func)  # a sparse tensor knows how many of its values are not 0
             written = (a for a, place in zip(args, func._schema.arguments, strict=False) if place.is_write)
             self.known.add(tree_leaves((out, list(written))))
         return out
