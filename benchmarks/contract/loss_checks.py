@@ -4,6 +4,7 @@ import copy
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,8 @@ def relabelling_invariant(method: Method) -> None:
         for _, tensor in _tensors(renamed.net):
             if tensor.ndim and len(tensor) == CLASSES:
                 tensor.copy_(tensor[inverse].clone())
-    batch = renamed.batch
+    batch, task = renamed.batch, renamed.ctx.task
+    renamed.ctx.task = replace(task, class_counts=tuple(task.class_counts[i] for i in inverse.tolist()))
     renamed = Stage(method, renamed.net, Batch(batch.x, permutation[batch.y], batch.index), renamed.ctx)
 
     def draws(s: Stage, count: int) -> Tensor:
