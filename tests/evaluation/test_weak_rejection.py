@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.evaluation import weak_rejection as module
 from marginbench.benchmarks.evaluation.evidence import DOUBTS, Evidence
 from marginbench.benchmarks.evaluation.sandwich import evaluate
-from marginbench.benchmarks.probes import rejection
+from marginbench.benchmarks.probes import _confident_attack
+from marginbench.benchmarks.probes.rejection import Rejection, threshold
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, Net, Norm
 from marginbench.methods.maths.perturb import norms
@@ -37,8 +37,8 @@ def test_the_attack_of_the_suites_is_strong_enough(trained: Net) -> None:
 
 def test_crippled_attacks_are_weak(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     for steps in (1, 50):
-        assert "points lower" in doubts(trained, steps=steps, restarts=0)["weak_rejection"]
-    monkeypatch.setattr(rejection, "wrong_confidence", lambda q, *_: torch.full((len(q.x),), -torch.inf))
+        assert "points lower" in doubts(trained, steps=steps, turns=0)["weak_rejection"]
+    monkeypatch.setattr(Rejection, "_attacked", lambda self, q, *_: torch.full((len(q.x),), -torch.inf))
     assert "points lower" in doubts(trained, steps=50)["weak_rejection"]
 
 
@@ -51,7 +51,8 @@ class Veto(nn.Module):
         return torch.stack([-z, z], 1)
 
 
-def test_what_ascent_does_not_see_is_a_doubt() -> None:
+@pytest.mark.parametrize("turns", [0, 3])
+def test_what_ascent_does_not_see_is_found_or_a_doubt(turns: int) -> None:
     """The right half has no gradient at an image, and none behind the boundary: darker or brighter images fool it."""
     y = torch.arange(60) % 2
     grey = torch.where(y == 0, 0.45, 0.55)[:, None, None, None]
@@ -63,10 +64,14 @@ def test_what_ascent_does_not_see_is_a_doubt() -> None:
         epsilon={"linf": 0.1, "l2": 1.5},
         attacks={"fmn": {}},
         certificates={},
-        rejection={"tpr": 0.99, "steps": 50},
+        rejection={"tpr": 0.99, "steps": 50, "turns": turns},
     )
     result = evaluate(Net(nn.Identity(), nn.Sequential(), Veto()), no_certificate, data, suite, "test")
-    assert "in linf about" in result.doubts["weak_rejection"]
+    past = result.arrays["wrong_confidence_linf"] >= result.arrays["rejection_threshold"]
+    if turns:
+        assert bool(past.all()) and "weak_rejection" not in result.doubts
+    else:
+        assert not bool(past.any()) and "in linf about" in result.doubts["weak_rejection"]
 
 
 def evidence(**arrays: Tensor) -> Evidence:
@@ -85,9 +90,9 @@ def test_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
             asked.append(len(q.x))
             assert float(norms(start, q.norm).max()) <= 0.5 + 1e-6
             assert not bool((rival == q.y).any())
-            return torch.where(torch.arange(len(q.x)) < 2 * count, tau, 1.0)  # two wrong classes for each image
+            return torch.where(torch.arange(len(q.x)) % 10 < count, tau, 1.0)  # of ten images, two wrong classes each
 
-        monkeypatch.setattr(module, "wrong_confidence", stronger)
+        monkeypatch.setattr(_confident_attack, "wrong_confidence", stronger)
 
     near = torch.arange(40) < 20
     known = {"rejection_threshold": tau}
@@ -112,7 +117,7 @@ def test_a_threshold_from_images_that_the_network_has_seen_is_a_doubt() -> None:
     check_held_out = DOUBTS["surer_of_held_out"]
 
     def told(held_out: Tensor, test: Tensor) -> str | None:
-        tau = rejection.threshold(held_out, 0.99)
+        tau = threshold(held_out, 0.99)
         right = torch.zeros(len(test), dtype=torch.long)
         arrays = {"rejection_threshold": tau, "confidence_held_out": held_out[None], "confidence": test}
         return check_held_out(replace(evidence(), arrays={"label": right, "prediction": right, **arrays}))

@@ -14,7 +14,7 @@ from marginbench.benchmarks.data import dataset, sources
 from marginbench.benchmarks.estimator import Answer
 from marginbench.benchmarks.models import known_row
 from marginbench.benchmarks.models.known_row import examine_row, expected
-from marginbench.benchmarks.probes import clever, rejection, smoothing
+from marginbench.benchmarks.probes import _confident_attack, clever, rejection, smoothing
 from marginbench.benchmarks.records import metrics
 from marginbench.benchmarks.runs import measure
 from marginbench.benchmarks.tables import cells, columns, leaderboard
@@ -168,7 +168,7 @@ MUTANTS: dict[str, tuple[Plant, str]] = {
         "rejection_rate",
     ),
     "rejection attacked with half the radius": (
-        twin(rejection, "wrong_confidence", "q.epsilon)", "q.epsilon / 2)"),
+        twin(_confident_attack, "_radius", "q.epsilon", "q.epsilon / 2"),
         "rejection_robust_accuracy_linf",
     ),
     "images divided by 256": (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks._linear import top_rivals
 from marginbench.benchmarks.data.dataset import Split
-from marginbench.benchmarks.probes import rejection
+from marginbench.benchmarks.probes import _confident_attack as attack
 from marginbench.benchmarks.probes.probe import Subject
 from marginbench.benchmarks.probes.rejection import Rejection, threshold
 from marginbench.methods import NORMS, Norm
@@ -38,7 +38,7 @@ def linear() -> nn.Sequential:
 
 def run(net: nn.Module, steps: int = 30, tpr: float = 0.9) -> tuple[dict[str, Tensor], Split, Split]:
     test, held_out = a_split(40, 1, net), a_split(50, 2, net)
-    probe = Rejection(tpr=tpr, steps=steps, restarts=1)
+    probe = Rejection(tpr=tpr, steps=steps, turns=1)
     return probe.measure(Subject(net, test, held_out, held_out, EPSILON, seed=0)), test, held_out
 
 
@@ -134,18 +134,18 @@ def test_each_wrong_class_is_followed(detour: nn.Sequential, norm: Norm) -> None
     q = a_query(detour, x, detour(x).argmax(1), norm, epsilon=EPSILON[norm])
     rivals = top_rivals(detour, x, q.y, 9)
     assert rivals.tolist() == [[1, 2]] * 3
-    assert float(rejection.wrong_confidence(q, 30).max()) < 1.5
+    assert float(attack.wrong_confidence(q, 30).max()) < 1.5
     start = random_start(x, torch.full((3,), EPSILON[norm]), norm, q.generator)
-    sharp = rejection.wrong_confidence(q, 50, rivals[:, 1], start)
+    sharp = attack.wrong_confidence(q, 50, rivals[:, 1], start)
     torch.testing.assert_close(sharp, torch.full((3,), best), rtol=2e-2, atol=0)
 
     grey = Split((255 * x).byte(), q.y, 255)
     sure = Split(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8), torch.tensor([2]), 255)  # no attack gets there
     upper = {norm: torch.tensor([0.0, EPSILON[norm], 1.01 * EPSILON[norm]]) for norm in NORMS}
-    for count, low, high in ((0, -np.inf, 1.5), (1, -np.inf, 1.5), (2, 0.95 * best, best + 0.1)):
+    for turns, low, high in ((0, -np.inf, 1.5), (1, 0.95 * best, best + 0.1)):
         subject = Subject(detour, grey, sure, sure, EPSILON, 0, upper)
-        found = Rejection(tpr=0.9, steps=50, restarts=count).measure(subject)[f"wrong_confidence_{norm}"]
-        assert low <= float(found[:2].min()) <= float(found[:2].max()) <= high, count
+        found = Rejection(tpr=0.9, steps=50, turns=turns).measure(subject)[f"wrong_confidence_{norm}"]
+        assert low <= float(found[:2].min()) <= float(found[:2].max()) <= high, turns
         assert float(found[2]) < 1.5, "no adversarial example is known in its ball"
 
 
@@ -174,7 +174,7 @@ def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.
         far = random_start(x, torch.full((20,), EPSILON[norm]), norm, torch.Generator().manual_seed(0))
         for rival, start in ((None, None), (1 - y, far)):
             seen.clear()
-            rejection.wrong_confidence(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, rival, start)
+            attack.wrong_confidence(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, rival, start)
             points = torch.stack(seen)
             move = (points - x).flatten(2)
             size = move.norm(dim=2) if norm == "l2" else move.abs().amax(2)
@@ -185,8 +185,8 @@ def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.
 @pytest.mark.parametrize("mutant", ["returns its input", "ignores the wrong class"])
 def test_a_broken_attack_is_noticed(linear: nn.Sequential, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
     if mutant == "returns its input":
-        monkeypatch.setattr(rejection, "backtracking", lambda objective, x, start, **ball: torch.zeros_like(x))
+        monkeypatch.setattr(attack, "backtracking", lambda objective, x, start, **ball: torch.zeros_like(x))
     else:
-        monkeypatch.setattr(rejection, "_log_odds", lambda logits, index: logits.sum(1))
+        monkeypatch.setattr(attack, "log_odds", lambda logits, index: logits.sum(1))
     with pytest.raises(AssertionError):
         test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear)

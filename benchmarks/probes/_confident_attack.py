@@ -1,0 +1,103 @@
+"""The attack on the reject option: it seeks the largest confidence in a wrong class, see `rejection`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from marginbench.benchmarks.attacks._linear import current_rivals, top_rivals
+from marginbench.benchmarks.attacks._together import copies_at_once
+from marginbench.benchmarks.attacks.ray import attached, changes_class, select
+from marginbench.benchmarks.estimator import Query
+from marginbench.benchmarks.probes._confidence import confidence, log_odds
+from marginbench.methods.maths.perturb import backtracking, project, random_start
+
+RIVALS = 9  # the likeliest wrong classes of an image, among which starts are sought
+
+Draw = Callable[[Query, Tensor], Tensor]
+"""Perturbations [B, C, H, W] in the ball, to begin from towards the wrong classes [B] int64."""
+
+
+def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: Tensor | None = None) -> Tensor:
+    """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
+
+    Ascent on the log-odds of a wrong class. Gradients are those of logits of a usual size: squares of others overflow,
+    or vanish.
+
+    Args:
+        rival: [B] int64, the class. Default: the likeliest one at each step.
+        start: [B, C, H, W] first perturbation, in the ball. Default: none, which is x.
+    """
+    with torch.no_grad():
+        unit = _unit(q.net(q.x))
+
+    def objective(image: Tensor) -> Tensor:
+        logits = attached(q.net, image)
+        followed = current_rivals(logits, q.y, None if rival is None else rival[:, None])
+        return log_odds(logits, followed) / unit
+
+    radius = _radius(q)
+    first = torch.zeros_like(q.x) if start is None else start
+    delta = backtracking(objective, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
+    with torch.no_grad():
+        logits = q.net((q.x + delta).clamp(0, 1))
+        found = torch.where(changes_class(logits, q.y), confidence(logits), -torch.inf)
+        return found.where(~found.isnan(), -torch.inf)
+
+
+def from_confident_starts(q: Query, steps: int, draw: Draw, *, draws: int, followed: int) -> Tensor:
+    """`wrong_confidence` [B] from several starts: of `draws` for each of the likeliest wrong classes, the one where the
+    network is surest of that class; and of these the `followed` surest."""
+    rivals = top_rivals(q.net, q.x, q.y, RIVALS)
+    starts, sure = _surest(q, rivals, draw, draws)
+    turns = sure.argsort(dim=0, descending=True, stable=True)[:followed]
+    image = torch.arange(len(q.x), device=q.x.device)
+    found = []
+    for part in turns.split(copies_at_once(len(q.x), q.fitting)):
+        copies = image.repeat(len(part))
+        class_of = part.flatten()
+        found.append(wrong_confidence(q.rows(copies), steps, rivals[copies, class_of], starts[class_of, copies]))
+    return torch.cat(found).view(-1, len(q.x)).amax(0)
+
+
+@torch.no_grad()
+def _surest(q: Query, rivals: Tensor, draw: Draw, draws: int) -> tuple[Tensor, Tensor]:
+    """Of `draws` starts for each of the classes [B, R] the surest one, [R, B, C, H, W], and its log-odds, [R, B]."""
+    starts, sure = [], []
+    for part in rivals.T.split(copies_at_once(len(q.x), q.fitting)):
+        asked, rival = q.rows(torch.arange(len(q.x), device=q.x.device).repeat(len(part))), part.flatten()
+        start, most = torch.zeros_like(asked.x), torch.full(rival.shape, -torch.inf, device=rival.device)
+        for _ in range(draws):
+            delta = draw(asked, rival)
+            odds = log_odds(q.net((asked.x + delta).clamp(0, 1)), rival[:, None])
+            start, most = select(odds > most, delta, start), torch.where(odds > most, odds, most)
+        starts.append(start.view(len(part), *q.x.shape))
+        sure.append(most.view(len(part), -1))
+    return torch.cat(starts), torch.cat(sure)
+
+
+def at_random(q: Query, rival: Tensor) -> Tensor:
+    """Random points of the ball."""
+    return random_start(q.x, _radius(q), q.norm, q.generator)
+
+
+def from_images(images: Tensor, labels: Tensor) -> Draw:
+    """Towards a random one of the images [N, C, H, W] of the class, of any where it has none."""
+
+    def towards(q: Query, rival: Tensor) -> Tensor:
+        weight = (rival[:, None] == labels).float() + 1e-12
+        other = images[torch.multinomial(weight, 1, generator=q.generator)[:, 0]]
+        return project(other - q.x, _radius(q), q.norm)
+
+    return towards
+
+
+def _radius(q: Query) -> Tensor:
+    return q.x.new_full((len(q.x),), q.epsilon)
+
+
+def _unit(logits: Tensor) -> Tensor:
+    """The power of 2 [] next to the largest finite logit gap of the images, by which nothing is rounded."""
+    gaps = logits.amax(1, keepdim=True) - logits
+    largest = gaps.where(gaps.isfinite(), 0.0).amax()
+    return torch.ldexp(torch.ones_like(largest), torch.frexp(largest.where(largest > 0, 1.0)).exponent - 1)
