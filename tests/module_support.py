@@ -124,6 +124,14 @@ def _masks(m: Any, x: Tensor) -> Tensor:
     return z if len(m.fixed.nonzero()) == 2 else -z
 
 
+def _numbers_of_weights(m: Any, x: Tensor) -> Tensor:
+    """Numbers and sizes that are computed from weights at every call."""
+    weight = m.weight / float(torch.linalg.matrix_norm(m.weight, 2))
+    used = m.mask.nonzero()[:, 0]
+    z: Tensor = F.linear(F.relu(m.a(x)).flatten(1)[:, used], weight[:, used])
+    return z * m.scale.exp().item() if bool(m.mask.all()) or len(used) < 2 else z - m.scale.item()
+
+
 def _chunks(m: Any, x: Tensor) -> Tensor:
     a, b = m.a(x).chunk(2, 1)
     out: Tensor = m.head((F.relu(a) - F.silu(b)).view(-1, 32))
@@ -268,6 +276,13 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         lambda m, x: m.head(F.relu(m.a(x)).unfold(2, 2, 2).unfold(3, 3, 1).flatten(1)), a=conv(1, 2), head=head(48)
     ),
     "masks": lambda: Code(_masks, a=conv(1, 3), fixed=torch.tensor([True, False, True]), head=head(32)),
+    "numbers_of_weights": lambda: Code(
+        _numbers_of_weights,
+        a=conv(1, 3),
+        weight=torch.randn(CLASSES, 48),
+        mask=torch.arange(48) % 3 > 0,
+        scale=torch.tensor(0.3),
+    ),
     "in_place": lambda: Code(
         lambda m, x: m.head(F.relu_(m.a(x.clone().sub_(0.5))).add(1).flatten(1)), a=conv(1, 3), head=head(48)
     ),
@@ -286,6 +301,13 @@ def _of(value: float) -> Tensor:
 def _unless(chosen: Callable[[Tensor], Any]) -> Callable[[Any, Tensor], Tensor]:
     """-x where any is chosen, which random images do not show, else x."""
     return lambda m, x: -x if len(chosen(x)) else x
+
+
+def _at_second_call(m: Any, x: Tensor) -> Tensor:
+    m.calls = getattr(m, "calls", 0) + 1
+    total = torch.zeros(len(x))
+    total += x[:, 0, 0, 0]
+    return -x if m.calls > 1 and float(total.sum()) > 99 else x
 
 
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
@@ -319,10 +341,9 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
         "the code of Code decides by the values in the image",
     ),
     "sparse": (_unless(lambda x: range((x > 99).to_sparse()._nnz())), "the code of Code decides by the values in the"),
-    "number_of_weights": (
-        lambda m, x: x * torch.ones(2).exp().sum().item(),
-        "reads a number that it computes from weights",
-    ),
+    "random_number": (lambda m, x: -x if torch.rand(1) < 1e-9 else x, "or by random ones"),
+    "random_in_place": (lambda m, x: -x if torch.empty(1).uniform_().item() < 1e-9 else x, "or by random ones"),
+    "second_call": (_at_second_call, "the code of Code decides by the values in the image"),
     "unique": (_unless(lambda x: (x > 99).unique()[1:]), "the code of Code decides by the values in the image"),
     "numpy": (_unless(lambda x: np.nonzero(x.numpy() > 99)[0]), "the code of Code decides by the values in the image"),
     "list": (_unless(lambda x: [v for v in x.flatten().tolist() if v > 99]), "decides by the values in the image"),

@@ -46,22 +46,22 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
         with torch.no_grad(), _ByImage():
             copy = duplicate(net)  # what is recorded stays in whatever a network keeps from its calls
             images = x.clone()
-            with values_unread(images):
-                copy(images)  # and what it keeps from its first call is there, as numbers
-            return make_fx(functionalize(copy))(x.clone())
+
+            def read(batch: Tensor) -> Any:
+                with values_unread(images):
+                    return copy(batch)
+
+            read(images)  # what it keeps from its first call is there, as numbers
+            images = x.clone()
+            return make_fx(functionalize(read))(images)
     except Unbounded:  # a wrapper that knows why
         raise
     except Exception as error:  # the network's own code may raise anything
         where = _whose(error)
         if isinstance(error, ReadsValuesError):
             raise Unbounded(
-                f"the code of {where} decides by the values in the image (if, float(), item(), nonzero(), x[mask]), and"
-                " a bound would hold for one case only: use tensor operations such as relu or clamp"
-            ) from None
-        if "_local_scalar_dense" in str(error):  # not of the image: `values_unread` would have seen it
-            raise Unbounded(
-                f"the code of {where} reads a number that it computes from weights or constants (if, float(), item()),"
-                " which a recording cannot follow: compute it once, in __init__"
+                f"the code of {where} decides by the values in the image (if, float(), item(), nonzero(), x[mask]), or"
+                " by random ones; a bound would hold for one case only: use tensor operations such as relu or clamp"
             ) from None
         raise Unbounded(f"the code of {where} fails where its operations are recorded: {one_line(error)}") from None
 

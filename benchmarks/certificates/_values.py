@@ -1,14 +1,16 @@
 """Code that decides by the values in the images, where torch lets it: by how many pass a test, or outside of torch.
 
-A recording holds for what was recorded: such code may do something else for other images.
+A recording holds for what was recorded: such code may do something else for other images. What it decides by weights
+and constants is the same for all images, and computed while it is recorded.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -27,7 +29,7 @@ class ReadsValuesError(Exception):
 
 @contextmanager
 def values_unread(x: Tensor) -> Iterator[None]:
-    """Refuse what makes numbers or sizes of values that depend on x, even if nothing seems to come of it.
+    """Refuse what makes numbers or sizes of values that depend on x or on chance, even if nothing seems to come of it.
 
     Raises:
         ReadsValuesError: by `nonzero`, `x[mask]`, `unique`, `item`, `numpy` and their kin.
@@ -43,7 +45,7 @@ def values_unread(x: Tensor) -> Iterator[None]:
 
 
 class _Dependent:
-    """The tensors that depend on an image. They are kept, so that no other tensor gets their memory."""
+    """The tensors that depend on an image or on chance. They are kept, so that no other tensor gets their memory."""
 
     def __init__(self, x: Tensor) -> None:
         self._kept: dict[int, Tensor] = {}
@@ -68,10 +70,13 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if DECIDING & {*func.tags} and self.known.among(_deciding(func, args)):
+        decides = bool(DECIDING & {*func.tags})
+        if decides and self.known.among(_deciding(func, args)):
             self.known.refuse(func)
-        out = func(*args, **kwargs)
-        if self.known.among((args, kwargs)):
+        dependent = self.known.among((args, kwargs))
+        with disable_proxy_modes_tracing() if decides and not dependent else nullcontext():
+            out = func(*args, **kwargs)
+        if dependent or torch.Tag.nondeterministic_seeded in func.tags:
             if any(isinstance(value, Tensor) and value.layout in SPARSE for value in tree_leaves(out)):
                 self.known.refuse(func)  # a sparse tensor knows how many of its values are not 0
             written = (a for a, place in zip(args, func._schema.arguments, strict=False) if place.is_write)
