@@ -18,7 +18,7 @@ from marginbench.benchmarks.tables.leaderboard import rank
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/runs"))  # not networks
 SUFFIX = "_tuned"
-OLDER = ("digits", "digits_tuned", "mnist")  # the attack on their reject option is the one before
+OLDER = ("mnist",)  # the attack on their reject option is the one before
 TUNED = [folder for folder in FOLDERS if folder.name.endswith(SUFFIX)]
 
 OLD_CSV = [  # when every table had all columns
