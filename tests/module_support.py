@@ -132,6 +132,52 @@ def _numbers_of_weights(m: Any, x: Tensor) -> Tensor:
     return z * m.scale.exp().item() if bool(m.mask.all()) or len(used) < 2 else z - m.scale.item()
 
 
+def _contractions(m: Any, x: Tensor) -> list[Tensor]:
+    """Products with matrices that are the same for all images, of every form."""
+    return [
+        torch.einsum("bchw,oc->bohw", x, m.pairs),
+        torch.einsum("oc, bchw -> bhwo", m.pairs, x),
+        torch.einsum("bchw,ocw->boh", x, m.planes),
+        torch.tensordot(x, m.pairs.T, dims=([1], [0])),
+        torch.tensordot(x, m.each[0], 1),
+        x @ m.vector,
+        m.vector @ x,
+        m.each @ x,
+        x @ m.each,
+        (x.flatten(1) @ m.each.flatten())[:, None],
+    ]
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """A third of the channels one row down, a third one column to the left, the others stay."""
+    out = torch.zeros_like(x)
+    out[:, 0, 1:] = x[:, 0, :-1]
+    out[:, 1:2, :, :-1] = x[:, 1:2, :, 1:]
+    out[:, -1] = x[:, 2]
+    return out
+
+
+def _written(x: Tensor) -> Tensor:
+    """Images into images and into constants."""
+    out = x.clone()
+    out[:, :, 1:3] = F.relu(x[:, :, :2])
+    frame = torch.full((len(x), 3, 4, 4), 0.5)
+    frame[..., 1:] = out[..., 1:]
+    return frame
+
+
+def _extremes(x: Tensor) -> list[Tensor]:
+    """Maxout in its forms, and minima."""
+    return [
+        x.view(len(x), 2, 2, 4, 4).amax(2),
+        x.unflatten(1, (2, 2)).min(1).values,
+        x.max(-1)[0],
+        x.amin(1),
+        x.amin((2, 3), keepdim=True),
+        torch.stack([x, -2 * x], 1).amax((1, 2)),
+    ]
+
+
 def _chunks(m: Any, x: Tensor) -> Tensor:
     a, b = m.a(x).chunk(2, 1)
     out: Tensor = m.head((F.relu(a) - F.silu(b)).view(-1, 32))
@@ -276,6 +322,28 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         lambda m, x: m.head(F.relu(m.a(x)).unfold(2, 2, 2).unfold(3, 3, 1).flatten(1)), a=conv(1, 2), head=head(48)
     ),
     "masks": lambda: Code(_masks, a=conv(1, 3), fixed=torch.tensor([True, False, True]), head=head(32)),
+    "contractions": lambda: Code(
+        lambda m, x: m.head(torch.cat([part.flatten(1) for part in _contractions(m, F.relu(m.a(x)))], 1)),
+        a=conv(1, 3),
+        pairs=torch.randn(2, 3),
+        planes=torch.randn(2, 3, 4),
+        each=torch.randn(3, 4, 4),
+        vector=torch.randn(4),
+        head=head(273),
+    ),
+    "shortcut": lambda: Code(
+        lambda m, x: m.head(F.relu(m.a(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1), "constant", 0)).flatten(1)),
+        a=conv(1, 3, padding=1, stride=2),
+        head=head(27),
+    ),
+    "shifted": lambda: Code(lambda m, x: m.head(_shifted(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
+    "written": lambda: Code(lambda m, x: m.head(_written(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
+    "extremes": lambda: Code(
+        lambda m, x: m.head(torch.cat([part.flatten(1) for part in _extremes(m.a(x))], 1)), a=conv(1, 4), head=head(116)
+    ),
+    "cat_rows": lambda: Code(
+        lambda m, x: m.head(torch.cat([F.relu(m.a(x)), m.a(x.flip(3))], 2).flatten(1)), a=conv(1, 3), head=head(96)
+    ),
     "numbers_of_weights": lambda: Code(
         _numbers_of_weights,
         a=conv(1, 3),
@@ -322,6 +390,10 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "softmax_inside": (nn.Softmax(1), "softmax has no sound bound here"),
     "mask": (lambda m, x: torch.where(x > 0, x, -x), "a comparison of values"),
     "half": (lambda m, x: x.half().float(), "numbers are rounded to float16"),
+    "rounded_in_place": (lambda m, x: torch.zeros_like(x, dtype=torch.int64).copy_(x * 9).to(x), "rounded to int64"),
+    "fourier": (lambda m, x: torch.fft.fft2(x).real, "torch.fft has no sound bound here: its numbers are complex"),
+    "argmax": (lambda m, x: x + x.max(1, keepdim=True)[1], "max has no sound bound here"),
+    "far_dimensions": (lambda m, x: x + x.amax((1, 3), keepdim=True), "dimensions that are no neighbours"),
     "largest_of_stack": (lambda m, x: torch.stack([x, -x]).amax(0), "stack has no sound bound here"),
     "attention": (
         lambda m, x: (x[:, 0] @ x[:, 1])[:, None].expand(-1, 4, 6, 6),

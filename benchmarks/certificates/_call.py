@@ -58,6 +58,7 @@ WORDS = {
     "_softmax": ("softmax", "inside the model it is a product of values that depend on the image"),
     "_log_softmax": ("log_softmax", "inside the model it is no function of single numbers"),
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "where"), ("a comparison of values (masks, torch.where)", "")),
+    **dict.fromkeys(("_fft_r2c", "_fft_c2c"), ("torch.fft", "its numbers are complex")),
     "bmm": ("a product of matrices", "both depend on the image, as in attention"),
 }
 

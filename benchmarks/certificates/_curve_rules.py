@@ -128,13 +128,29 @@ def _adaptive(call: Call) -> Data:
     return convolve(call.builder, call.x, depthwise(mean, call.x.shape[0], call.out[0]), stride=kernel)
 
 
-@rule("amax")
-def _amax(call: Call) -> Data:
-    if len(call.x.shape) != 3 or sorted(d % 4 for d in call.get(1)) != [2, 3]:
-        raise Unbounded(unknown("a maximum over anything but all pixels of a channel"))
-    kernel = (call.x.shape[1], call.x.shape[2])
-    pooled = _largest(call, kernel, kernel, (0, 0), (1, 1))
-    return pooled if pooled.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), pooled)
+@rule("amax", "amin", "max", "min")
+def _extreme(call: Call) -> Data:
+    """Over all pixels of a channel, or over neighbouring dimensions, as in `x.unflatten(1, (-1, 2)).amax(2)`."""
+    x, given = call.x, call.get(1)
+    dims = sorted(d % (len(x.shape) + 1) for d in (given if isinstance(given, list | tuple) else [given]))
+    if dims != list(range(dims[0], dims[-1] + 1)):
+        raise Unbounded(unknown("a maximum over dimensions that are no neighbours"))
+    if call.name == "amax" and len(x.shape) == 3 and dims == [2, 3]:
+        found = _largest(call, (x.shape[1], x.shape[2]), (x.shape[1], x.shape[2]), (0, 0), (1, 1))
+    else:
+        parts = x.shape[: dims[0] - 1], x.shape[dims[0] - 1 : dims[-1]], x.shape[dims[-1] :]
+        channels, count, rest = map(math.prod, parts)
+        found = _signed(call, call.builder.apply(Reshape((channels * count, rest, 1)), x))
+        found = _signed(call, _sum_of_largest(call, found, torch.ones(1, count, rest, 1)))
+    return found if found.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), found)
+
+
+def _signed(call: Call, x: Data) -> Data:
+    """-x before and after a maximum that stands for a minimum."""
+    if "max" in call.name:
+        return x
+    zero = torch.zeros(x.shape[0], dtype=torch.float64, device=x.values[0].device)
+    return call.builder.apply(per_channel(zero - 1, zero, x.values[0]), x)
 
 
 def _largest(call: Call, kernel: Two, stride: Two, padding: Two, dilation: Two) -> Data:
@@ -156,8 +172,14 @@ def _largest(call: Call, kernel: Two, stride: Two, padding: Two, dilation: Two) 
     weight = torch.zeros(channels, count, channels, *places.shape[2:], dtype=like.dtype, device=like.device)
     weight[range(channels), :, range(channels)] = places[:, 0]
     windows = convolve(call.builder, x, weight.flatten(0, 1), None, stride, padding)
-    kept = call.builder.apply(Largest(valid), windows)
-    total = torch.eye(channels, dtype=like.dtype, device=like.device).repeat_interleave(count, 1)
+    return _sum_of_largest(call, windows, valid)
+
+
+def _sum_of_largest(call: Call, windows: Data, valid: Tensor) -> Data:
+    """[C n, H, W] to [C, H, W]: of every n neighbouring channels the largest, see `Largest`."""
+    like, count = windows.values[0], valid.shape[1]
+    kept = call.builder.apply(Largest(valid.to(like)), windows)
+    total = torch.eye(windows.shape[0] // count, dtype=like.dtype, device=like.device).repeat_interleave(count, 1)
     return convolve(call.builder, kept, total[:, :, None, None])
 
 

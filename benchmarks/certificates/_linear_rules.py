@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates._builder import Builder, Data, convolution, depthwise, linear, per_channel
 from marginbench.benchmarks.certificates._call import (
+    DENSE,
     NO_PRODUCT,
     NORMALISED,
     Call,
@@ -30,9 +31,15 @@ KERNEL = 2**24  # entries of a kernel without groups
 
 @rule("clone", "alias", "detach", "lift_fresh_copy", "contiguous", "dropout", "_to_copy", "native_dropout")
 def _nothing(call: Call) -> Data:
+    _check_unrounded(call)
+    return call.x
+
+
+def _check_unrounded(call: Call) -> None:
+    if call.out[0].is_complex():
+        raise Unbounded(unknown("_fft_r2c"))
     if call.out[0].dtype not in (torch.float32, torch.float64):
         raise Unbounded(f"numbers are rounded to {str(call.out[0].dtype).removeprefix('torch.')} inside the model")
-    return call.x
 
 
 @rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten", "view_copy")
@@ -42,9 +49,10 @@ def _reshape(call: Call) -> Data:
     return call.builder.apply(Reshape(tuple(call.shape)), call.x)
 
 
-@rule("expand")
+@rule("expand", "copy")
 def _expand(call: Call) -> Data:
-    return broadcast(call, call.x)
+    _check_unrounded(call)
+    return broadcast(call, call.get(1) if call.name == "copy" else call.x)
 
 
 @rule("convolution", "_convolution")
@@ -182,11 +190,13 @@ def _over_stack(call: Call, stack: Call) -> Data:
 
 @rule("constant_pad_nd", "pad")
 def _constant_pad(call: Call) -> Data:
-    pads = list(call.get(1))
-    if call.get(2) or len(call.x.shape) != 3 or len(pads) > 4:
+    x, pads = call.x, list(call.get(1))
+    if call.get(2) or len(x.shape) != 3 or len(pads) > 6 or min(pads[4:], default=0) < 0:
         return matrix(call)
-    left, right, top, bottom = (*pads, 0, 0)[:4]
-    return padded(call.builder, call.x, (left, right, top, bottom))
+    left, right, top, bottom, front, _ = (*pads, 0, 0, 0, 0)[:6]
+    if any(pads[:4]):
+        x = padded(call.builder, x, (left, right, top, bottom))
+    return x if x.shape == call.shape else _placed(call, x, 1, front, x.shape[0])
 
 
 def padded(builder: Builder, x: Data, pads: tuple[int, int, int, int]) -> Data:
@@ -245,6 +255,9 @@ def _placed(call: Call, part: Data, dim: int, start: int, size: int) -> Data:
         flat = len(part.shape) == 1
         layer = linear(weight, None, like) if flat else convolution(weight[:, :, None, None], None, like)
         return call.builder.apply(layer, part)
+    if len(part.shape) == len(call.shape) == 3 and part.shape.numel() * call.shape.numel() > DENSE:
+        ends = (start, total - start - size)
+        return padded(call.builder, part, (*ends, 0, 0) if dim == 3 else (0, 0, *ends))
 
     def place(t: Tensor) -> Tensor:
         out = t.new_zeros(len(t), *call.shape)
@@ -268,10 +281,41 @@ def _part(call: Call) -> Data:
         if rows.shape == (call.shape[0], x.shape[0]):
             layer = linear(rows, None, like) if len(x.shape) == 1 else convolution(rows[:, :, None, None], None, like)
             return call.builder.apply(layer, x)
+    if call.name == "slice" and len(x.shape) == 3 and x.shape.numel() * call.shape.numel() > DENSE:
+        dim, start, end, step = (call.get(i) for i in range(1, 5))
+        start, end, step = slice(start, end, step).indices(x.shape[dim - 1])
+        if dim > 1 and step == 1:
+            ends = (-start, end - x.shape[dim - 1])
+            return padded(call.builder, x, (*ends, 0, 0) if dim == 3 else (0, 0, *ends))
     return matrix(call)
 
 
-@rule("masked_fill", "index_fill", "select_scatter", "slice_scatter", "where", "scatter")
+@rule("slice_scatter", "select_scatter")
+def _put(call: Call) -> Data:
+    """What is written into a part of something, as in `out[:, :, 1:] = x[:, :, :-1]`: the sum of both."""
+    below, above, dim = call.get(0), call.get(1), call.get(2) % (len(call.shape) + 1)
+    if not isinstance(above, Data):
+        return _filled(call)
+    if call.name == "select_scatter":
+        start, step = call.get(3) % call.shape[dim - 1], 1
+        shape = [1 if i == dim - 1 else size for i, size in enumerate(call.shape)]
+        above = call.builder.apply(Reshape(tuple(shape)), above.shared)
+    else:
+        start, _, step = slice(call.get(3), call.get(4), call.get(5)).indices(call.shape[dim - 1])
+    if dim == 0 or step != 1:
+        raise Unbounded(unknown(call.name))
+    size = above.shape[dim - 1]
+    if size == call.shape[dim - 1]:
+        return above
+    placed = _placed(call, above.shared, dim, start, size)
+    kept = torch.ones(call.shape, dtype=torch.float64, device=call.out[0].device)
+    kept.narrow(dim - 1, start, size).zero_()
+    if isinstance(below, Data):
+        return call.builder.add(placed, affine(call, below.shared, kept, 0.0))
+    return affine(call, placed, 1.0, kept * below.double())
+
+
+@rule("masked_fill", "index_fill", "where", "scatter")
 def _filled(call: Call) -> Data:
     """Constants in fixed places: scale x + shift, with a scale of 0 there. As classes are masked, by -inf too."""
     values = [call.get(i) for i in range(len(call.arguments[0]))]

@@ -5,21 +5,19 @@ parts that do not depend on the images (weight norm, normalised weights, sizes) 
 """
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from marginbench.benchmarks.certificates._by_image import ByImage
 from marginbench.benchmarks.certificates._values import ReadsValuesError, values_unread
 from marginbench.methods.errors import one_line
 from marginbench.methods.held import duplicate
 
-PRODUCTS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__})
 BATCHES = (2, 3)  # sizes: what differs between two recordings beyond them depends on the batch or on the data
 
 
@@ -43,7 +41,7 @@ def record(net: nn.Module, x: Tensor) -> tuple[fx.GraphModule, fx.GraphModule, t
 
 def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
     try:
-        with torch.no_grad(), _ByImage():
+        with torch.no_grad(), ByImage():
             copy = duplicate(net)  # what is recorded stays in whatever a network keeps from its calls
             images = x.clone()
 
@@ -64,40 +62,6 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
                 " by random ones; a bound would hold for one case only: use tensor operations such as relu or clamp"
             ) from None
         raise Unbounded(f"the code of {where} fails where its operations are recorded: {one_line(error)}") from None
-
-
-class _ByImage(TorchFunctionMode):
-    """Within it, images stay apart where torch puts their rows into one matrix, and circular padding writes nowhere."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.pad and "circular" in (*args[2:3], kwargs.get("mode")):
-            return _circular(args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs["pad"])
-        if func is F.linear and args and args[0].ndim > 2:
-            return _linear(*args, **kwargs)
-        if func in PRODUCTS and len(args) == 2 and not kwargs:
-            first, second = args[::-1] if func is Tensor.__rmatmul__ else args
-            if first.ndim > 2 and second.ndim == 2:
-                return _linear(first, second.T)
-            if first.ndim == 2 and second.ndim > 2:
-                return _linear(second.mT, first).mT
-        return func(*args, **kwargs)
-
-
-def _circular(x: Tensor, pads: Sequence[int]) -> Tensor:
-    """As a concatenation."""
-    for i in range(0, len(pads), 2):
-        dim, (before, after) = x.ndim - 1 - i // 2, pads[i : i + 2]
-        parts = x.narrow(dim, x.shape[dim] - before, before), x, x.narrow(dim, 0, after)
-        x = torch.cat([part for part in parts if part.shape[dim]], dim)
-    return x
-
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W x + b of the last dimension, with one product [., in] W^T for each image."""
-    rows = torch.bmm(input.reshape(len(input), -1, input.shape[-1]), weight.T.expand(len(input), -1, -1))
-    out = rows.reshape(*input.shape[:-1], len(weight))
-    return out if bias is None else out + bias
 
 
 def _whose(error: Exception) -> str:

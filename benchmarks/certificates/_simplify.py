@@ -24,7 +24,8 @@ from marginbench.methods.maths.rounding import in_reach
 
 TAILS: dict[str, Callable[..., Tensor]] = {"_softmax": F.softmax, "_log_softmax": F.log_softmax}
 Tail = Callable[[Tensor], Tensor]
-FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "fill")  # they read sizes alone
+# They read the size alone of their first argument.
+FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "fill", "copy")
 ROUNDING = 0.01  # relative differences below may be rounding in float32
 SEVERAL = ("split", "split_with_sizes", "chunk", "unbind")  # whose results are all of use
 

@@ -9,7 +9,7 @@ from module_support import KINDS, REFUSED, SHAPE, Code, body, refused
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import _bounds, _compat, crown
+from marginbench.benchmarks.certificates import _bounds, _compat, _linear_rules, crown
 from marginbench.benchmarks.certificates._layers import Simple
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
@@ -17,7 +17,7 @@ from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.methods import NORMS, Norm
 
 CPU = torch.device("cpu")
-NO_PATCHES = ("two_streams", "two_heads")  # auto-LiRPA fails with them there
+NO_PATCHES = ("two_streams", "two_heads", "written")  # auto-LiRPA fails with them there
 RADII = {"linf": (0.02, 0.15), "l2": (0.06, 0.5)}
 
 
@@ -85,6 +85,14 @@ def test_no_bound_excludes_what_the_module_computes(name: str) -> None:
     net, x = made(name), images(name)
     for norm in NORMS:
         assert excluded(net, x, norm, "matrix" if name in NO_PATCHES else "auto") < 2e-5
+
+
+@pytest.mark.parametrize("name", ["shifted", "cat_rows", "slices"])
+def test_nor_does_any_where_matrices_would_be_too_large(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linear_rules, "DENSE", 0)  # rows and columns are moved by convolutions
+    net, x = made(name), images(name)
+    for norm in NORMS:
+        assert excluded(net, x, norm, "matrix") < 2e-5
 
 
 @pytest.mark.parametrize("name", ["gelu", "max_padded", "max_ceil", "depthwise", "dilated", "residual", "chunk", "cat"])
