@@ -31,7 +31,7 @@ def learning_curves(
     picked: Sequence[str] | None = None,
     quantity: Literal["error", "loss", "objective"] = "error",
 ) -> Any:
-    """Error of validation images (solid) and training images (dashed) against the epoch.
+    """Error or cross-entropy (validation images solid, training images dashed), or the method's own loss, by epoch.
 
     Means over seeds; what was measured at an epoch by all seeds of a row is a point.
 
