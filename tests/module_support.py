@@ -135,6 +135,8 @@ def _numbers_of_weights(m: Any, x: Tensor) -> Tensor:
 def _contractions(m: Any, x: Tensor) -> list[Tensor]:
     """Products with matrices that are the same for all images, of every form."""
     return [
+        x[:, :, 0::2, ::2] + m.vector.int().expand(1, 1, 4, 4)[:, :, ::2, ::2],
+        torch.einsum(x, [0, 1, 2, 3], [0, 3, 2, 1]),
         torch.einsum("bchw,oc->bohw", x, m.pairs),
         torch.einsum("oc, bchw -> bhwo", m.pairs, x),
         torch.einsum("bchw,ocw->boh", x, m.planes),
@@ -329,7 +331,7 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         planes=torch.randn(2, 3, 4),
         each=torch.randn(3, 4, 4),
         vector=torch.randn(4),
-        head=head(273),
+        head=head(333),
     ),
     "shortcut": lambda: Code(
         lambda m, x: m.head(F.relu(m.a(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1), "constant", 0)).flatten(1)),

@@ -27,7 +27,7 @@ class ByImage(TorchFunctionMode):
             found = _subsampled(*args)
         elif func is torch.tensordot and len(args) >= 2:
             found = _tensordot(args[0], args[1], *args[2:], **kwargs)
-        elif func is torch.einsum and len(args) == 3:
+        elif func is torch.einsum and len(args) == 3 and isinstance(args[0], str):
             found = _einsum(*args)
         return func(*args, **kwargs) if found is None else found
 
@@ -45,10 +45,10 @@ def _subsampled(x: Tensor, index: Any) -> Tensor | None:
     """`x[:, :, ::2, ::2]` as pooling: both steps at once, which a convolution can take."""
     if not isinstance(index, tuple) or len(index) != 4 or not all(isinstance(part, slice) for part in index):
         return None
-    full = [part.start is None and part.stop is None for part in index]
-    steps = [part.step or 1 for part in index]
-    whole = x.ndim == 4 and all(full) and steps[:2] == [1, 1]
-    return F.avg_pool2d(x, 1, steps[2]) if whole and steps[2] == steps[3] > 1 else None
+    whole = x.ndim == 4 and all(not part.start and part.stop is None for part in index)
+    *first, rows, columns = (part.step or 1 for part in index)
+    images = whole and x.is_floating_point() and first == [1, 1]
+    return F.avg_pool2d(x, 1, rows) if images and rows == columns > 1 else None
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
