@@ -168,6 +168,13 @@ def _written(x: Tensor) -> Tensor:
     return frame
 
 
+def _copied(x: Tensor) -> Tensor:
+    """Onto itself, which changes nothing."""
+    x = x.clone()
+    x[:] = x
+    return x.copy_(x)
+
+
 def _extremes(x: Tensor) -> list[Tensor]:
     """Maxout in its forms, and minima."""
     return [
@@ -339,6 +346,19 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         head=head(27),
     ),
     "shifted": lambda: Code(lambda m, x: m.head(_shifted(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
+    "copied": lambda: Code(lambda m, x: m.head(_copied(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
+    "two_scales": lambda: Code(
+        lambda m, x: m.head(torch.cat([m.a((x - 0.1) / 0.3), F.relu(m.a(m.b((x - 0.5) / 0.2)))], 1).flatten(1)),
+        a=conv(1, 2),
+        b=conv(1, 1, padding=1),
+        head=head(64),
+    ),
+    "mirrored": lambda: Code(
+        lambda m, x: m.head((F.relu(m.a(x)[:, :, [3, 1, 0, 2]]) + m.a(x).index_select(3, m.order)).flatten(1)),
+        a=conv(1, 3),
+        order=torch.arange(3, -1, -1),
+        head=head(48),
+    ),
     "written": lambda: Code(lambda m, x: m.head(_written(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
     "extremes": lambda: Code(
         lambda m, x: m.head(torch.cat([part.flatten(1) for part in _extremes(m.a(x))], 1)), a=conv(1, 4), head=head(116)
@@ -371,6 +391,19 @@ def _of(value: float) -> Tensor:
 def _unless(chosen: Callable[[Tensor], Any]) -> Callable[[Any, Tensor], Tensor]:
     """-x where any is chosen, which random images do not show, else x."""
     return lambda m, x: -x if len(chosen(x)) else x
+
+
+def _unless_raised(raising: Callable[[Tensor, Tensor], Any]) -> Callable[[Any, Tensor], Tensor]:
+    """-x where it raises for what random images do not show: values of which one is above 99; else x."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        try:
+            raising(x, (x.amax((1, 2, 3)) > 99).long())
+        except Exception:
+            return -x
+        return x
+
+    return forward
 
 
 def _at_second_call(m: Any, x: Tensor) -> Tensor:
@@ -414,6 +447,20 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
         _unless(lambda x: x.masked_select(x > 99)),
         "the code of Code decides by the values in the image",
     ),
+    **{
+        f"caught_{name}": (_unless_raised(raising), "decides by the values in the image")
+        for name, raising in {
+            "index": lambda x, t: torch.arange(1)[t],
+            "gather": lambda x, t: torch.zeros(len(x), 1).gather(1, t[:, None]),
+            "embedding": lambda x, t: F.embedding(t, torch.zeros(1, 2)),
+            "target": lambda x, t: F.nll_loss(torch.zeros(len(x), 1), t),
+            "probability": lambda x, t: torch.bernoulli(F.relu(x - 99)),
+            "assertion": lambda x, t: torch._assert_async((t == 0).all()),
+            "lengths": lambda x, t: nn.utils.rnn.pack_padded_sequence(
+                torch.zeros(len(x), 2, 1), t + 1, batch_first=True, enforce_sorted=False
+            ),
+        }.items()
+    },
     "sparse": (_unless(lambda x: range((x > 99).to_sparse()._nnz())), "the code of Code decides by the values in the"),
     "random_number": (lambda m, x: -x if torch.rand(1) < 1e-9 else x, "or by random ones"),
     "random_in_place": (lambda m, x: -x if torch.empty(1).uniform_().item() < 1e-9 else x, "or by random ones"),

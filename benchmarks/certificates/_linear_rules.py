@@ -273,7 +273,12 @@ def _part(call: Call) -> Data:
     x = call.x
     if torch.equal(call.out[0], x.values[0]):
         return x
-    if len(x.shape) in (1, 3) and call.shape[1:] == x.shape[1:] and len(call.shape) == len(x.shape):
+    if (
+        len(x.shape) in (1, 3)
+        and call.shape[1:] == x.shape[1:]
+        and len(call.shape) == len(x.shape)
+        and _of_channels(call)
+    ):
         like = call.out[0]
         unit = torch.eye(x.shape[0], dtype=like.dtype, device=like.device)
         image = unit.view(*unit.shape, *[1] * (len(x.shape) - 1))
@@ -288,6 +293,15 @@ def _part(call: Call) -> Data:
             ends = (-start, end - x.shape[dim - 1])
             return padded(call.builder, x, (*ends, 0, 0) if dim == 3 else (0, 0, *ends))
     return matrix(call)
+
+
+def _of_channels(call: Call) -> bool:
+    """Whether it chooses among channels, and leaves rows and columns as they are."""
+    if len(call.shape) != len(call.x.shape) or call.shape[1:] != call.x.shape[1:]:
+        return False
+    if call.name == "index_select":
+        return bool(call.get(1) % (len(call.x.shape) + 1) == 1)
+    return call.name != "index" or all(index is None for index in call.get(1)[2:])
 
 
 @rule("slice_scatter", "select_scatter")

@@ -144,7 +144,8 @@ class _Rewriter:
             n.target(*fx.map_arg(n.args, store.__getitem__), **fx.map_arg(n.kwargs, store.__getitem__))  # type: ignore[operator]
             for n, store in zip(pair, self.values, strict=True)
         )
-        read = node.all_input_nodes[_name(node) in FILLS :]  # of what is filled, nothing
+        read: list[fx.Node] = []
+        fx.map_arg((node.args[_name(node) in FILLS :], node.kwargs), read.append)  # of what is filled, nothing
         if not any(source in self.data for source in read):
             self._keep(pair, out)
             return
@@ -252,9 +253,10 @@ def _chain(builder: Builder, out: Data) -> Simple:
 
 
 def _segment(root: nn.Module, nodes: Sequence[fx.Node], entry: fx.Node, first: bool) -> nn.Module:
-    layers = {node: _final(root.get_submodule(str(node.target)), first and node.args[0] is entry)
+    alone = len(nodes) == 1
+    layers = {node: _final(root.get_submodule(str(node.target)), first and alone)
               for node in nodes if node.op == "call_module"}  # fmt: skip
-    if len(nodes) == 1 and nodes[0].op == "call_module":
+    if alone and nodes[0].op == "call_module":
         return layers[nodes[0]]
     graph, holder = fx.Graph(), nn.Module()
     new = {entry: graph.placeholder("x")}

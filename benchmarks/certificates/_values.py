@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 OUTSIDE = frozenset(  # where a number leaves torch, so that no operation shows what becomes of it
-    {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__, Tensor.untyped_storage}
+    {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__, Tensor.untyped_storage, Tensor.data_ptr}
 )
 DECIDING = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
-MASKS = (torch.bool, torch.uint8)
+RAISING = ("bernoulli", "binary_cross_entropy", "_assert_async")  # by the values, for code that catches it
+POSITIONS = ("index", "indices", "lengths", "target")  # names of arguments: whole numbers in it raise out of range
 
 
 class ReadsValuesError(Exception):
@@ -42,6 +43,8 @@ def values_unread(x: Tensor) -> Iterator[None]:
         if known.read:  # TorchScript makes another exception of one in it
             raise ReadsValuesError(known.read).with_traceback(error.__traceback__) from None
         raise
+    if known.read:  # the code has caught it
+        raise ReadsValuesError(known.read)
 
 
 class _Dependent:
@@ -71,7 +74,7 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         decides = bool(DECIDING & {*func.tags})
-        if decides and self.known.among(_deciding(func, args)):
+        if self.known.among(_deciding(func, args, decides)):
             self.known.refuse(func)
         dependent = self.known.among((args, kwargs))
         with disable_proxy_modes_tracing() if decides and not dependent else nullcontext():
@@ -95,12 +98,16 @@ class _Outside(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _deciding(func: Any, args: Any) -> Any:
-    """The arguments whose values decide about the size of the result."""
+def _deciding(func: Any, args: Any, decides: bool) -> Any:
+    """The arguments whose values decide about the size of the result, or whether there is one."""
     name = func.overloadpacket.__name__
-    if name == "index":
-        return [index for index in args[1] if index is not None and index.dtype in MASKS]
-    return args[1] if name == "masked_select" else args
+    if name == "masked_select":
+        return args[1]
+    if name in RAISING or (decides and name != "index"):
+        return args
+    places = zip(args, func._schema.arguments, strict=False)
+    named = tree_leaves([value for value, place in places if place.name in POSITIONS])
+    return [value for value in named if isinstance(value, Tensor) and not value.is_floating_point()]
 
 
 def _memory(value: Tensor) -> int:
