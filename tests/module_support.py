@@ -168,6 +168,12 @@ def _written(x: Tensor) -> Tensor:
     return frame
 
 
+def _stack_twice(m: Any, x: Tensor) -> Tensor:
+    both = torch.stack([m.a(x), torch.ones(len(x), 3, 4, 4)])
+    z: Tensor = m.head(torch.cat([both.mean(0), both.sum(0)], 1).flatten(1).relu())
+    return z
+
+
 def _copied(x: Tensor) -> Tensor:
     """Onto itself, which changes nothing."""
     x = x.clone()
@@ -346,6 +352,14 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         head=head(27),
     ),
     "shifted": lambda: Code(lambda m, x: m.head(_shifted(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
+    "limits": lambda: Code(
+        lambda m, x: m.head(torch.minimum(torch.maximum(m.a(x), m.low), m.high[0]).clamp(m.low[0, 0, 0]).flatten(1)),
+        a=conv(1, 3),
+        low=-torch.rand(3, 4, 4),
+        high=torch.rand(1, 3, 1, 1),
+        head=head(48),
+    ),
+    "stack_twice": lambda: Code(_stack_twice, a=conv(1, 3), head=head(96)),
     "copied": lambda: Code(lambda m, x: m.head(_copied(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
     "two_scales": lambda: Code(
         lambda m, x: m.head(torch.cat([m.a((x - 0.1) / 0.3), F.relu(m.a(m.b((x - 0.5) / 0.2)))], 1).flatten(1)),

@@ -36,6 +36,7 @@ def _curved(kind: str, *defaults: float) -> Rule:
 
     def lower(call: Call) -> Data:
         values = [call.get(i + 1) for i in range(len(defaults))]
+        values = [float(value) if isinstance(value, Tensor) and value.numel() == 1 else value for value in values]
         if any(isinstance(value, Data | Tensor) for value in values):
             raise Unbounded(unknown(f"{call.name} with a tensor as its limit"))
         numbers = [default if value is None else value for value, default in zip(values, defaults, strict=True)]
@@ -98,9 +99,14 @@ def _prelu(call: Call) -> Data:
 
 @rule("maximum", "minimum")
 def _maximum(call: Call) -> Data:
-    """max(a, b) = a + relu(b - a) and min(a, b) = a - relu(a - b)."""
-    a, b = (broadcast(call, part.shared).shared for part in (call.get(0), call.get(1)))
+    """max(a, b) = a + relu(b - a) and min(a, b) = a - relu(a - b), where a may be constant."""
+    a, b = call.get(0), call.get(1)
     sign = 1.0 if call.name == "maximum" else -1.0
+    if not (isinstance(a, Data) and isinstance(b, Data)):
+        x, limit = (a, b) if isinstance(a, Data) else (b, a)
+        above = call.builder.apply(nn.ReLU(), affine(call, x.shared, sign, -sign * limit.double()))
+        return affine(call, above, sign, limit)
+    a, b = (broadcast(call, part.shared).shared for part in (a, b))
     difference = call.builder.add(affine(call, b, sign, 0.0), affine(call, a, -sign, 0.0))
     rest = call.builder.apply(nn.ReLU(), difference).shared
     return call.builder.add(a, affine(call, rest, sign, 0.0))

@@ -180,7 +180,7 @@ def _over_stack(call: Call, stack: Call) -> Data:
     total, constant = None, torch.zeros((), dtype=torch.float64, device=call.out[0].device)
     for part in parts:
         if isinstance(part, Data):
-            total = part if total is None else call.builder.add(total.shared, part.shared)
+            total = part.shared if total is None else call.builder.add(total.shared, part.shared)
         else:
             constant = constant + part.double()
     assert total is not None
