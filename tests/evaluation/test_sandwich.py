@@ -37,6 +37,7 @@ def linear_canary() -> tuple[Net, Dataset, dict[Norm, np.ndarray]]:
     x = (255 * x).round() / 255
     with torch.no_grad():
         net.head.weight.copy_(torch.randn(3, 16, generator=stream))  # type: ignore[operator, union-attr]
+        net.head.bias.zero_()  # type: ignore[operator, union-attr]
         y = net(x).argmax(1)
     split = Split((255 * x).round().to(torch.uint8), y, 255)
     weight = net.head.weight.detach().double() / 0.2  # type: ignore[operator, union-attr]
