@@ -1,19 +1,18 @@
 """Which process does which run: a file beside the records, so that processes with one output folder share the work.
 
-A run in progress has a file `<id>.lock`, created by the process that holds it and touched every few seconds. The lock
-of a dead process is void: at once on the same machine, elsewhere once it has not been touched for a while. Nothing
+A run in progress has a file `<id>.lock`, created whole by the process that holds it and touched every few seconds. The
+lock of a dead process is void: at once on the same machine, elsewhere once it has not been touched for a while. Nothing
 breaks if two processes do get the same run: they write the same record.
 """
 
 import contextlib
-import functools
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from marginbench.methods import MarginbenchError
@@ -33,6 +32,7 @@ class Holder:
     since: float  # seconds since the epoch; this time and the next are those of the file system
     touched: float = 0.0  # the last sign of life
     together: int = 1  # trainings that are done at once, with this one
+    born: int = 0  # when the process began, in ticks of the kernel: its number may be another's by now; 0: not known
 
 
 @contextlib.contextmanager
@@ -46,7 +46,8 @@ def lock(runs: Path, run_id: str, method: str, repetition: int, together: int = 
         MarginbenchError: the folder cannot be written.
     """
     path = runs / f"{run_id}.lock"
-    mine = functools.partial(Holder, socket.gethostname(), os.getpid(), method, repetition, together=together)
+    pid = os.getpid()
+    mine = Holder(socket.gethostname(), pid, method, repetition, 0.0, together=together, born=_process(pid)[1])
     got = _create(path, mine) or (holder(path, _now(runs)) is None and _take_over(path) and _create(path, mine))
     if not got:
         yield False
@@ -78,9 +79,9 @@ def holder(path: Path, now: float | None = None) -> Holder | None:
         return None
     try:
         found = Holder(**{**json.loads(text), "touched": touched})
-    except (ValueError, TypeError):  # half written: by a process that has just begun, or was killed then
+    except (ValueError, TypeError):  # half written, on a file system without links
         return Holder("?", 0, "?", 0, touched, touched)
-    return None if found.host == socket.gethostname() and not _alive(found.pid) else found
+    return None if found.host == socket.gethostname() and not _alive(found.pid, found.born) else found
 
 
 def holders(runs: Path) -> dict[str, Holder]:
@@ -89,21 +90,37 @@ def holders(runs: Path) -> dict[str, Holder]:
     return {run_id: who for run_id, who in found.items() if who is not None}
 
 
-def _create(path: Path, mine: Callable[[float], Holder]) -> bool:
+def _create(path: Path, mine: Holder) -> bool:
+    """Write a lock unless there is one. It appears whole: who is killed meanwhile leaves nothing that looks held."""
+    whole = _beside(path.parent, path.name)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        with whole.open("w", encoding="utf-8") as file:
+            text = json.dumps(asdict(replace(mine, since=os.fstat(file.fileno()).st_mtime)))
+            file.write(text)
+        _link(whole, path, text)
     except FileExistsError:
         return False
     except OSError as error:
         raise MarginbenchError(f"{path}: cannot be written ({error.strerror})") from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(mine(os.fstat(descriptor).st_mtime)), file)
+    finally:
+        with contextlib.suppress(OSError):
+            whole.unlink()
     return True
+
+
+def _link(whole: Path, path: Path, text: str) -> None:
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, such as exFAT
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _take_over(path: Path) -> bool:
     """Remove a void lock. Of several processes one succeeds in renaming it."""
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    aside = _beside(path.parent, path.name)
     try:
         path.rename(aside)
     except OSError:
@@ -120,7 +137,7 @@ def _beat(path: Path, done: threading.Event) -> None:
 
 def _now(folder: Path) -> float:
     """The time of the file system, which need not be this machine's."""
-    probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+    probe = _beside(folder, "clock")
     try:
         probe.touch()
     except OSError as error:
@@ -130,15 +147,26 @@ def _now(folder: Path) -> float:
     return now
 
 
-def _alive(pid: int) -> bool:
+def _beside(folder: Path, name: str) -> Path:
+    """A hidden file that nobody else uses."""
+    return folder / f".{name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+
+
+def _alive(pid: int, born: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:  # not ours, but there
         return True
+    state, began = _process(pid)
+    return state not in ("Z", "X") and (not born or began == born)  # Z: killed, and its parent has not yet asked
+
+
+def _process(pid: int) -> tuple[str, int]:
+    """Its state, and when it began in ticks of the kernel; "" and 0 where that cannot be read: not on Linux."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except OSError:  # not Linux
-        return True
-    return state not in "ZX"  # killed, and its parent has not yet asked
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0], int(fields[19])

@@ -1,5 +1,7 @@
 """Processes on one folder share its runs; a lock ends with its process."""
 
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -51,6 +53,38 @@ def test_on_another_machine_silence_makes_it_void(tmp_path: Path) -> None:
     before = time.time() - locks.STALE - 1
     os.utime(path, (before, before))
     assert holder(path) is None
+
+
+def test_a_process_that_has_got_the_number_of_a_dead_one_does_not_hold_its_runs(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    with lock(tmp_path, "run", "ce", 0):
+        mine = json.loads(path.read_text())
+    for born, held in ((mine["born"], True), (mine["born"] - 1, False), (0, True)):  # 0: not known, as in older files
+        path.write_text(json.dumps({**mine, "born": born}))
+        assert (holder(path) is not None) == held
+
+
+def test_a_lock_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed while it writes one holds nothing."""
+    path, real = tmp_path / "run.lock", os.link
+
+    def link(whole: Path, target: Path) -> None:
+        assert target == path and not path.exists() and json.loads(whole.read_text())["method"] == "ce"
+        real(whole, target)
+
+    monkeypatch.setattr(os, "link", link)
+    with lock(tmp_path, "run", "ce", 0) as got:
+        assert got and [found.name for found in tmp_path.iterdir()] == ["run.lock"]
+
+
+def test_file_systems_without_links_have_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with lock(tmp_path, "run", "ce", 0) as got, lock(tmp_path, "run", "ce", 0) as again:
+        assert got and not again and holders(tmp_path)["run"].pid == os.getpid()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_half_written_is_believed_for_a_while(tmp_path: Path) -> None:
