@@ -140,11 +140,16 @@ def _each_channel(part: Tensor) -> Tensor | None:
     return flat[:, 0] if bool((flat == flat[:, :1]).all()) else None
 
 
+def too_large(inputs: torch.Size, outputs: torch.Size) -> bool:
+    """Whether no matrix may stand for an operation with values of these shapes."""
+    return inputs.numel() * outputs.numel() > DENSE
+
+
 def as_matrix(
     builder: Builder, x: Data, function: Callable[[Tensor], Tensor], shape: torch.Size, words: str = "a rearrangement"
 ) -> Data:
     inputs, outputs = x.shape.numel(), shape.numel()
-    if inputs * outputs > DENSE:
+    if too_large(x.shape, shape):
         raise Unbounded(f"{words} of {inputs} numbers into {outputs} is too large for the matrix that bounds need")
     like = x.values[0]
     with torch.no_grad():

@@ -20,7 +20,8 @@ from marginbench.benchmarks.certificates._call import (
 )
 from marginbench.benchmarks.certificates._curves import CURVES
 from marginbench.benchmarks.certificates._layers import Curved, Largest, Reshape
-from marginbench.benchmarks.certificates._linear_rules import matrix, padded, two, undilated
+from marginbench.benchmarks.certificates._linear_rules import matrix, two, undilated
+from marginbench.benchmarks.certificates._place_rules import padded
 from marginbench.benchmarks.certificates._record import Unbounded
 
 JUMP = 1e-6  # of softplus, which jumps by 2e-9 at torch's threshold

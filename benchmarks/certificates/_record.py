@@ -46,7 +46,7 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
             images = x.clone()
 
             def read(batch: Tensor) -> Any:
-                with values_unread(images):
+                with values_unread(images):  # the batch itself, or what `functionalize` has wrapped in it
                     return copy(batch)
 
             read(images)  # what it keeps from its first call is there, as numbers

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from marginbench.benchmarks.certificates import _curve_rules, _linear_rules  # noqa: F401 - they fill RULES
+from marginbench.benchmarks.certificates import _curve_rules, _linear_rules, _place_rules  # noqa: F401 - they fill RULES
 from marginbench.benchmarks.certificates._box import unlimited
 from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, gap, linear, merged_layer
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown

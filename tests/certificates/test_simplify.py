@@ -5,11 +5,12 @@ from typing import get_args
 
 import pytest
 import torch
-from module_support import KINDS, REFUSED, SHAPE, Code, body, refused
+from module_support import KINDS, SHAPE, Code, body
+from refused_support import REFUSED, refused
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import _bounds, _compat, _linear_rules, crown
+from marginbench.benchmarks.certificates import _bounds, _compat, _place_rules, crown
 from marginbench.benchmarks.certificates._layers import Simple
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
@@ -89,7 +90,7 @@ def test_no_bound_excludes_what_the_module_computes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["shifted", "cat_rows", "slices"])
 def test_nor_does_any_where_matrices_would_be_too_large(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_linear_rules, "DENSE", 0)  # rows and columns are moved by convolutions
+    monkeypatch.setattr(_place_rules, "too_large", lambda *shapes: True)  # rows and columns are moved by convolutions
     net, x = made(name), images(name)
     for norm in NORMS:
         assert excluded(net, x, norm, "matrix") < 2e-5
