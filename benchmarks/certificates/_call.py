@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates._builder import Builder, Data, Pair, convolution, linear, per_channel
-from marginbench.benchmarks.certificates._layers import Reshape, Shift
+from marginbench.benchmarks.certificates._layers import Moved, Reshape, Shift, moved
 from marginbench.benchmarks.certificates._record import Unbounded, same
 
 DENSE = 2**22  # entries of a matrix that stands for a linear operation without a layer of its own
@@ -120,10 +120,13 @@ def affine(call: Call, x: Data, scale: Any, shift: Any) -> Data:
         raise Unbounded("the model adds or multiplies other numbers to each image of a batch") from None
     channels = [_each_channel(part) for part in (scale, shift)]
     if channels[0] is None or len(call.shape) not in (1, 3):
-        return as_matrix(call.builder, x, lambda t: scale * t + shift, call.shape)
-    if channels[1] is not None:
+        if not too_large(x.shape, call.shape):
+            return as_matrix(call.builder, x, lambda t: scale * t + shift, call.shape)
+        index = torch.arange(x.shape.numel(), device=like.device).view(x.shape)
+        x = call.builder.apply(Moved(index, scale.to(like)), x)
+    elif channels[1] is not None:
         return call.builder.apply(per_channel(channels[0], channels[1], like), x)
-    if not _is(scale, 1):
+    elif not _is(scale, 1):
         x = call.builder.apply(per_channel(channels[0], torch.zeros_like(channels[0]), like), x)
     return call.builder.apply(Shift(shift[None].to(like)), x)
 
@@ -148,10 +151,14 @@ def too_large(inputs: torch.Size, outputs: torch.Size) -> bool:
 def as_matrix(
     builder: Builder, x: Data, function: Callable[[Tensor], Tensor], shape: torch.Size, words: str = "a rearrangement"
 ) -> Data:
-    inputs, outputs = x.shape.numel(), shape.numel()
+    """A linear operation with float64 [B, *shape]; one of numbers that are only put elsewhere may be large."""
+    inputs, like = x.shape.numel(), x.values[0]
     if too_large(x.shape, shape):
-        raise Unbounded(f"{words} of {inputs} numbers into {outputs} is too large for the matrix that bounds need")
-    like = x.values[0]
+        layer = _moved(x, function)
+        if layer is None:
+            sizes = f"{inputs} numbers into {shape.numel()}"
+            raise Unbounded(f"{words} of {sizes} is too large for the matrix that bounds need")
+        return builder.apply(layer, x)
     with torch.no_grad():
         basis = torch.eye(inputs, dtype=torch.float64, device=like.device).view(inputs, *x.shape)
         bias = function(torch.zeros_like(basis[:1])).reshape(1, -1)
@@ -159,6 +166,17 @@ def as_matrix(
     flat = builder.apply(Reshape((inputs,)), x) if len(x.shape) != 1 else x
     out = builder.apply(linear(weight, bias[0], like), flat)
     return out if len(shape) == 1 else builder.apply(Reshape(tuple(shape)), out)
+
+
+def _moved(x: Data, function: Callable[[Tensor], Tensor]) -> Moved | None:
+    """The function, if each entry that it gives is one of x or 0."""
+    like = x.values[0]
+    numbers = torch.arange(1, x.shape.numel() + 1, dtype=torch.float64, device=like.device).view(1, *x.shape)
+    found, others = function(numbers)[0], numbers.sqrt()
+    if bool(((found < 0) | (found > numbers.amax())).any()):
+        return None
+    index, filled = (found.long() - 1).clamp(min=0), (found > 0).double()
+    return Moved(index, filled.to(like)) if torch.equal(moved(others, index, filled), function(others)) else None
 
 
 def convolve(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._curves import CURVES, Curve
 
-CURVED, LARGEST = "marginbench::Curved", "marginbench::Largest"  # names of operations in a trace
+CURVED, LARGEST, MOVED = (f"marginbench::{name}" for name in ("Curved", "Largest", "Moved"))  # operations in a trace
 
 
 class Simple(nn.Sequential):
@@ -110,6 +110,29 @@ def grouped(x: Tensor, valid: Tensor) -> Tensor:
     return groups
 
 
+class Moved(nn.Module):
+    """weight x[index]: [B, ...] to [B, *index.shape], with int64 numbers of the entries of an image, row by row."""
+
+    index: Tensor
+    weight: Tensor
+
+    def __init__(self, index: Tensor, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch._C._get_tracing_state():
+            return moved(x, self.index, self.weight)
+        out: Tensor = _MovedOperation.apply(x, self.index, self.weight)
+        return out
+
+
+def moved(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """See `Moved`."""
+    return weight * x.flatten(1)[:, index]
+
+
 class _CurvedOperation(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, text: str) -> Any:
@@ -128,3 +151,13 @@ class _LargestOperation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, valid: Tensor) -> Tensor:
         return largest(x, valid)
+
+
+class _MovedOperation(torch.autograd.Function):
+    @staticmethod
+    def symbolic(g: Any, x: Any, index: Any, weight: Any) -> Any:
+        return g.op(MOVED, x, index, weight).setType(x.type())
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        return moved(x, index, weight)

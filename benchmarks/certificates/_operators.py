@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.certificates._curves import CLEARLY, bounding_lines, find_range
-from marginbench.benchmarks.certificates._layers import CURVED, LARGEST, curve_of, grouped, largest
+from marginbench.benchmarks.certificates._layers import CURVED, LARGEST, MOVED, curve_of, grouped, largest, moved
 
 
 @cache
 def own_operators() -> dict[str, type]:
     """By the names of the operations in a trace; auto-LiRPA must have been loaded."""
     base: Any = importlib.import_module("auto_LiRPA.operators.activation").BoundActivation
+    linear: Any = importlib.import_module("auto_LiRPA.operators.base").Bound
 
     class BoundCurved(base):  # type: ignore[misc]
         """A scalar function between two lines: see `bounding_lines`."""
@@ -84,4 +85,26 @@ def own_operators() -> dict[str, type]:
             self.uw = slope.flatten(1, 2)
             self.ub = torch.cat([offset, torch.zeros_like(low[:, :, 1:])], 2).flatten(1, 2)
 
-    return {CURVED: BoundCurved, LARGEST: BoundLargest}
+    class BoundMoved(linear):  # type: ignore[misc]
+        """Coefficients [S, B, ...] of entries go back to where these came from."""
+
+        def forward(self, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+            return moved(x, index, weight)
+
+        def interval_propagate(self, *v: Any) -> tuple[Tensor, Tensor]:
+            ends = [moved(end, v[1][0], v[2][0]) for end in v[0][:2]]
+            return torch.minimum(*ends), torch.maximum(*ends)
+
+        def bound_backward(self, last_lA: Any, last_uA: Any, x: Any, index: Any, weight: Any) -> Any:  # noqa: N803
+            places, shape = index.forward_value.flatten(), x.output_shape[1:]
+
+            def back(a: Tensor | None) -> Tensor | None:
+                if a is None:
+                    return None
+                entries = a.new_zeros(*a.shape[:2], shape.numel())
+                entries.index_add_(2, places, (weight.forward_value * a).flatten(2))
+                return entries.view(*a.shape[:2], *shape)
+
+            return [(back(last_lA), back(last_uA)), (None, None), (None, None)], 0, 0
+
+    return {CURVED: BoundCurved, LARGEST: BoundLargest, MOVED: BoundMoved}

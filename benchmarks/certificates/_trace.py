@@ -53,7 +53,9 @@ def bounded_module(library: ModuleType, net: nn.Sequential, x: Tensor, options: 
     module = _traced(library, net, x, {"conv_mode": "patches", **options})
     if options.get("conv_mode") != "matrix" and _loses_places(module):
         if "conv_mode" in options:
-            raise Unbounded('no patches behind a reshaping into images: choose conv_mode = "auto" or "matrix"')
+            raise Unbounded(
+                'no patches behind a rearrangement or a reshaping into images: choose conv_mode = "auto" or "matrix"'
+            )
         module = _traced(library, net, x, {"conv_mode": "matrix", **options})
     check_operations(module)
     _check_logits(module, net, x)
@@ -73,7 +75,7 @@ def _traced(library: ModuleType, net: nn.Sequential, x: Tensor, options: dict[st
 
 
 def _loses_places(module: Any) -> bool:
-    """Whether patches go back through a reshaping into images: they take these for squares.
+    """Whether patches go back through a rearrangement, or a reshaping into images: they take these for squares.
 
     Not where a matrix comes before it, nor where all is flattened behind it.
     """
@@ -84,7 +86,8 @@ def _loses_places(module: Any) -> bool:
         return kinds[node.inputs[0].name] != "BoundLinear" and len(node.output_shape) == 4 and not flattened
 
     reshaped = (node for node in module._modules.values() if kinds[node.name] == "BoundReshape")
-    return "BoundConv" in kinds.values() and any(lost(node) for node in reshaped)
+    moved = "BoundMoved" in kinds.values()
+    return "BoundConv" in kinds.values() and (moved or any(lost(node) for node in reshaped))
 
 
 def check_operations(module: Any) -> None:

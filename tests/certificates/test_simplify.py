@@ -10,8 +10,8 @@ from refused_support import REFUSED, refused
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates import _bounds, _compat, _place_rules, crown
-from marginbench.benchmarks.certificates._layers import Simple
+from marginbench.benchmarks.certificates import _bounds, _call, _compat, crown
+from marginbench.benchmarks.certificates._layers import Moved, Simple
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.machine.seeds import seeded
@@ -88,12 +88,28 @@ def test_no_bound_excludes_what_the_module_computes(name: str) -> None:
         assert excluded(net, x, norm, "matrix" if name in NO_PATCHES else "auto") < 2e-5
 
 
-@pytest.mark.parametrize("name", ["shifted", "cat_rows", "slices"])
+REARRANGED = """
+    reflection_pad pixel_shuffle image_factor stack sum_of_stack slices permuted columns windows shifted mirrored
+    written extremes cat_rows
+"""
+
+
+@pytest.mark.parametrize("name", REARRANGED.split())
 def test_nor_does_any_where_matrices_would_be_too_large(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_place_rules, "too_large", lambda *shapes: True)  # rows and columns are moved by convolutions
+    monkeypatch.setattr(_call, "DENSE", 0)
     net, x = made(name), images(name)
+    assert any(isinstance(layer, Moved) for layer in simplified(net, x).modules())
     for norm in NORMS:
-        assert excluded(net, x, norm, "matrix") < 2e-5
+        assert excluded(net, x, norm, "auto") < 2e-5
+
+
+def test_what_is_more_than_a_rearrangement_is_refused_where_its_matrix_would_be_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_call, "DENSE", 0)
+    for name in ("mean_uncounted", "transposed", "upsampled"):
+        with pytest.raises(Unbounded, match="is too large for the matrix that bounds need"):
+            simplified(made(name), images(name))
 
 
 @pytest.mark.parametrize("name", ["gelu", "max_padded", "max_ceil", "depthwise", "dilated", "residual", "chunk", "cat"])
