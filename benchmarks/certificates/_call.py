@@ -59,6 +59,7 @@ WORDS = {
     "_log_softmax": ("log_softmax", "inside the model it is no function of single numbers"),
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "where"), ("a comparison of values (masks, torch.where)", "")),
     **dict.fromkeys(("_fft_r2c", "_fft_c2c"), ("torch.fft", "its numbers are complex")),
+    "linalg_vector_norm": ("a norm", "only that of the features, of which cosine logits are made, changes no class"),
     "bmm": ("a product of matrices", "both depend on the image, as in attention"),
 }
 

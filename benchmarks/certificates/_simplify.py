@@ -5,13 +5,11 @@ whole with the network on the images at hand.
 """
 
 import operator
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates import _curve_rules, _linear_rules, _place_rules  # noqa: F401 - they fill RULES
 from marginbench.benchmarks.certificates._box import unlimited
@@ -19,11 +17,10 @@ from marginbench.benchmarks.certificates._builder import Builder, Data, close, c
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown
 from marginbench.benchmarks.certificates._layers import PerChannel, Reshape, Simple
 from marginbench.benchmarks.certificates._record import BATCHES, Unbounded, record
+from marginbench.benchmarks.certificates._tails import directions, name_of, relative, take_norm, take_tails
 from marginbench.methods import Normalise
 from marginbench.methods.maths.rounding import in_reach
 
-TAILS: dict[str, Callable[..., Tensor]] = {"_softmax": F.softmax, "_log_softmax": F.log_softmax}
-Tail = Callable[[Tensor], Tensor]
 # They read the size alone of their first argument.
 FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "fill", "copy")
 ROUNDING = 0.01  # relative differences below may be rounding in float32
@@ -34,8 +31,8 @@ SEVERAL = ("split", "split_with_sizes", "chunk", "unbind")  # whose results are 
 def simplified(net: nn.Module, x: Tensor) -> Simple:
     """The same classifier of images in the box [0, 1].
 
-    Left out is what changes no class: softmax, or one number added to all logits, at its end, and limits that no such
-    image reaches.
+    Left out is what changes no class: softmax, or one number added to all logits, at its end; limits that no such image
+    reaches; division by the norm of the features. So logit gaps are the same up to a positive factor for each image.
 
     Args:
         net: in eval mode.
@@ -47,15 +44,18 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
     if isinstance(net, Simple):
         return net
     first, second, images = record(net, x)
-    tails, _ = (_take_tails(graph) for graph in (first, second))
+    tails, _ = (take_tails(graph) for graph in (first, second))
+    scaled, _ = (not tails and take_norm(graph) for graph in (first, second))
     rewriter = _Rewriter(images)
     out = rewriter.run(first, second)
     found = _chain(rewriter.builder, out)
     logits, wanted = found(x), net(x.clone())
     for tail in reversed(tails):
         logits = tail(logits)
-    if tails and tails[0] is _relative:
-        wanted = _relative(wanted)
+    if tails and tails[0] is relative:
+        wanted = relative(wanted)
+    if scaled:
+        logits, wanted = directions(logits), directions(wanted)
     near = in_reach(wanted).any(0)  # beside a mask of -1e9 the others would be too small to compare
     if not close(logits, wanted) or not close(logits[:, near], wanted[:, near]):
         words = "the operations recorded give other logits than the model"
@@ -66,42 +66,6 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
 def _by_rounding(found: Tensor, wanted: Tensor) -> str:
     near = found.dtype == torch.float32 and gap(found, wanted) < ROUNDING
     return ", perhaps by rounding alone: values far larger than what comes next cancel in float32" if near else ""
-
-
-def _relative(logits: Tensor) -> Tensor:
-    """[B, K], what is left of them if the same number may be added to all logits of an image."""
-    return logits - logits.amax(1, keepdim=True)
-
-
-def _take_tails(recorded: fx.GraphModule) -> list[Tail]:
-    """Cut off what changes no class, from the end on; the last operation comes first in the list."""
-    (end,) = (node for node in recorded.graph.nodes if node.op == "output")
-    tails: list[Tail] = []
-    while True:
-        result: Any = end.args[0]
-        last = result[0] if isinstance(result, list | tuple) else result
-        tail = _tail(last) if isinstance(last, fx.Node) and last.op == "call_function" else None
-        if tail is None:
-            return tails
-        end.args = (last.args[0],)
-        tails.append(tail)
-
-
-def _tail(last: fx.Node) -> Tail | None:
-    """What an operation on logits does that changes no class, or None."""
-    name = _name(last)
-    if name in TAILS and last.args[1] in (1, -1):
-        return partial(TAILS[name], dim=1)
-    if name not in ("add", "sub") or list(last.args) != last.all_input_nodes or len(last.args) != 2:
-        return None
-    first, second = (tuple(node.meta["val"].shape) for node in last.all_input_nodes[:2])
-    return _relative if len(first) == 2 and first[1] > 1 and second == (first[0], 1) else None
-
-
-def _name(node: fx.Node) -> str:
-    """`relu` of aten.relu.default."""
-    text = str(node.target)
-    return text.split(".")[1] if text.startswith("aten.") else text
 
 
 class _Rewriter:
@@ -145,7 +109,7 @@ class _Rewriter:
             for n, store in zip(pair, self.values, strict=True)
         )
         read: list[fx.Node] = []
-        fx.map_arg((node.args[_name(node) in FILLS :], node.kwargs), read.append)  # of what is filled, nothing
+        fx.map_arg((node.args[name_of(node) in FILLS :], node.kwargs), read.append)  # of what is filled, nothing
         if not any(source in self.data for source in read):
             self._keep(pair, out)
             return
@@ -157,7 +121,7 @@ class _Rewriter:
                 raise Unbounded(unknown(several.name))
             call = several._replace(out=out, which=index)
         else:
-            call = Call(_name(node), node.target, self._arguments(pair), _options(node), out, self.builder)  # type: ignore[arg-type]
+            call = Call(name_of(node), node.target, self._arguments(pair), _options(node), out, self.builder)  # type: ignore[arg-type]
         on_top = call.name == "stack" and call.arguments[0][1] == 0  # a rule for what comes next may know it
         whole = not isinstance(out[0], list | tuple) and not on_top
         self._keep(pair, out, self._rewritten(node, call) if whole else call)
@@ -204,7 +168,7 @@ class _Rewriter:
 def _signature(node: fx.Node) -> Any:
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        raise Unbounded(unknown(_name(node)))
+        raise Unbounded(unknown(name_of(node)))
     return schema.arguments
 
 
@@ -212,7 +176,7 @@ def _options(node: fx.Node) -> dict[str, Any]:
     """Arguments by name alone."""
     options = {a.name: node.kwargs[a.name] for a in _signature(node) if a.kwarg_only and a.name in node.kwargs}
     if any(isinstance(value, fx.Node) for value in options.values()):
-        raise Unbounded(unknown(_name(node)))
+        raise Unbounded(unknown(name_of(node)))
     return options
 
 

@@ -1,0 +1,172 @@
+"""What changes no class: softmax, or one number added to all logits, at the end, and division by the features' norm."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+TAILS: dict[str, Callable[..., Tensor]] = {"_softmax": F.softmax, "_log_softmax": F.log_softmax}
+Tail = Callable[[Tensor], Tensor]
+HOMOGENEOUS = """
+    alias bmm clone detach div expand mm mul neg permute reshape squeeze sum t transpose unsqueeze view _unsafe_view
+"""  # f(c x) = c f(x), of one argument that depends on the images
+
+
+def take_tails(recorded: fx.GraphModule) -> list[Tail]:
+    """Cut off what changes no class, from the end on; the last operation comes first in the list."""
+    (end,) = (node for node in recorded.graph.nodes if node.op == "output")
+    tails: list[Tail] = []
+    while True:
+        last = _last(end)
+        tail = _tail(last) if last is not None else None
+        if last is None or tail is None:
+            return tails
+        end.args = (last.args[0],)
+        tails.append(tail)
+
+
+def _last(end: fx.Node) -> fx.Node | None:
+    result = end.args[0]
+    last = result[0] if isinstance(result, list | tuple) else result
+    return last if isinstance(last, fx.Node) and last.op == "call_function" else None
+
+
+def name_of(node: fx.Node) -> str:
+    """`relu` of aten.relu.default."""
+    text = str(node.target)
+    return text.split(".")[1] if text.startswith("aten.") else text
+
+
+def _tail(last: fx.Node) -> Tail | None:
+    """What an operation on logits does that changes no class, or None."""
+    name = name_of(last)
+    if name in TAILS and last.args[1] in (1, -1):
+        return partial(TAILS[name], dim=1)
+    if name not in ("add", "sub") or list(last.args) != last.all_input_nodes or len(last.args) != 2:
+        return None
+    first, second = (tuple(_shape(node)) for node in last.all_input_nodes[:2])
+    return relative if len(first) == 2 and first[1] > 1 and second == (first[0], 1) else None
+
+
+def relative(logits: Tensor) -> Tensor:
+    """[B, K], what is left of them if the same number may be added to all logits of an image."""
+    return logits - logits.amax(1, keepdim=True)
+
+
+def directions(logits: Tensor) -> Tensor:
+    """[B, K], what is left of them if those of an image may be multiplied by a positive number."""
+    return logits / logits.abs().amax(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+
+
+def take_norm(recorded: fx.GraphModule) -> bool:
+    """Leave out a division by the norm of the features, if what follows makes of it a factor of all logits.
+
+    So of cosine heads remains <phi, w_k>. Where phi is 0 that is 0 for every class, which no certificate calls right.
+    """
+    graph = recorded.graph
+    of_images = _of_images(graph)
+    (end,) = (node for node in graph.nodes if node.op == "output")
+    node = _last(end)
+    while node is not None and len(node.users) == 1:
+        if name_of(node) == "div" and node.args[1] in of_images:
+            return _without(graph, node, of_images)
+        node = _source(node, of_images)
+    return False
+
+
+def _of_images(graph: fx.Graph) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _source(node: fx.Node, of_images: set[fx.Node]) -> fx.Node | None:
+    """The one argument that depends on the images, of which the result is a homogeneous function; or None."""
+    if node.op != "call_function" or name_of(node) not in HOMOGENEOUS.split() or node.kwargs.get("rounding_mode"):
+        return None
+    sources = [source for source in node.all_input_nodes if source in of_images]
+    one = len(sources) == 1 and (name_of(node) != "div" or sources[0] is node.args[0])
+    return sources[0] if one else None
+
+
+def _without(graph: fx.Graph, division: fx.Node, of_images: set[fx.Node]) -> bool:
+    above, below = division.args[:2]
+    if not (isinstance(above, fx.Node) and isinstance(below, fx.Node)) or division.kwargs:
+        return False
+    if _shape(above) != _shape(division) or len(_shape(below)) != len(_shape(above)):
+        return False
+    chain = _norm(below)
+    features = _repeated(chain[-1]) if chain else None
+    known: fx.Node | None = above
+    while known is not None and known is not features:
+        known = _source(known, of_images)
+    if known is None:
+        return False
+    division.replace_all_uses_with(above)
+    for node in (division, *chain[:-1]):  # those that write in place would count as used
+        if not node.users:
+            graph.erase_node(node)
+    return True
+
+
+def _norm(node: fx.Node) -> list[fx.Node]:
+    """The operations of max(||phi||, a) + b with b >= 0, from the last on, and then phi; [] if it is none."""
+    chain: list[fx.Node] = []
+    squared = False
+    while node.op == "call_function":
+        name, rest = name_of(node).strip("_"), node.args[1:]
+        chain.append(node)
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            break
+        if name in ("linalg_vector_norm", "norm") and not squared and len(rest) > 1:
+            return [*chain, source] if _number(rest[0]) >= 1 and _is_last(source, rest[1]) else []
+        if name == "sum" and squared and rest and _is_last(source, rest[0]):
+            square, power = source.args[:2] if len(source.args) > 1 else (None, None)
+            right = (name_of(source) == "pow" and power == 2) or (name_of(source) == "mul" and power is square)
+            return [*chain, source, square] if isinstance(square, fx.Node) and right else []
+        if name == "sqrt" and not squared:
+            squared = True
+        elif not _keeps_sign(name, rest) or node.kwargs:
+            break
+        node = source
+    return []
+
+
+def _keeps_sign(name: str, rest: tuple[object, ...]) -> bool:
+    """Whether an operation with these other arguments leaves numbers >= 0 so, and positive ones positive."""
+    return name in ("expand", "clone", "clamp_min", "unsqueeze") or (
+        (name == "clamp" and len(rest) == 1) or (name == "add" and _number(rest[0]) >= 0)
+    )
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else -1.0
+
+
+def _shape(node: fx.Node) -> torch.Size:
+    value: Tensor = node.meta["val"]
+    return value.shape
+
+
+def _is_last(node: fx.Node, dims: object) -> bool:
+    """Whether the dimensions are the last alone, of features [B, ..., D]."""
+    size = len(_shape(node))
+    return size > 1 and isinstance(dims, list | tuple) and list(dims) in ([-1], [size - 1])
+
+
+def _repeated(node: fx.Node) -> fx.Node | None:
+    """The features [B, D] that are repeated in front of their last dimension; None if they are more than [B, D]."""
+    while node.op == "call_function" and name_of(node) in ("expand", "unsqueeze"):
+        source = node.all_input_nodes[0]
+        new = len(_shape(node)) - len(_shape(source))  # dimensions
+        if new and (name_of(node) == "expand" or node.args[1] not in range(1, len(_shape(node)) - 1)):
+            return None
+        if _shape(node)[-1] != _shape(source)[-1]:
+            return None
+        node = source
+    return node if len(_shape(node)) == 2 else None

@@ -1,0 +1,109 @@
+"""Cosine logits: a division by the norm of the features changes no class, and is left out; no other division is."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from support import a_query
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from marginbench.benchmarks.certificates._record import Unbounded
+from marginbench.benchmarks.certificates._simplify import simplified
+from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.models.adapter import adapt
+from marginbench.methods import NORMS, Norm
+
+Head = Callable[["Features", Tensor], Tensor]
+
+
+class Features(nn.Module):
+    """phi = relu(A x + a), [B, 5], and what a function makes of it; `w` are class weights [3, 5]."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(36, 5), head
+        self.weight, self.log_scale = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.tensor(2.0))
+
+    @property
+    def w(self) -> Tensor:
+        return F.normalize(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self, self.hidden(x.flatten(1)).relu())
+
+
+def norm(phi: Tensor, p: float = 2.0) -> Tensor:
+    return phi.norm(p, dim=1, keepdim=True)
+
+
+KNOWN: dict[str, Head] = {
+    "normalize": lambda m, phi: 30 * F.linear(F.normalize(phi), m.w),
+    "scale": lambda m, phi: m.log_scale.exp() * (phi / norm(phi)) @ m.w.T,
+    "similarity": lambda m, phi: F.cosine_similarity(phi[:, None], m.weight[None], dim=2) * 16,
+    "torch_norm": lambda m, phi: torch.div(phi, torch.norm(phi, 2, 1, True)) @ m.w.T,
+    "root": lambda m, phi: phi / (phi.pow(2).sum(1, keepdim=True) + 1e-10).sqrt() @ m.w.T,
+    "product": lambda m, phi: phi / (phi * phi).sum(1, keepdim=True).clamp_min(1e-9).sqrt() @ m.w.T,
+    "after": lambda m, phi: phi @ m.w.T / norm(phi),
+    "einsum": lambda m, phi: 9 * torch.einsum("bd,kd->bk", F.normalize(phi, dim=-1), m.w),
+    "axis": lambda m, phi: phi / phi.norm(dim=1)[:, None] @ m.w.T,
+    "epsilon": lambda m, phi: phi / (norm(phi) + 1e-6) @ m.w.T,
+    "clamp": lambda m, phi: phi / norm(phi).clamp(min=1e-5) @ m.w.T,
+    "manhattan": lambda m, phi: F.normalize(phi, p=1) @ m.w.T,
+    "sum": lambda m, phi: (F.normalize(phi)[:, None] * m.w).sum(2),
+}
+REFUSED: dict[str, Head] = {
+    "bias": lambda m, phi: F.linear(F.normalize(phi), m.w, torch.ones(3)),
+    "negative": lambda m, phi: phi / (norm(phi) - 1) @ m.w.T,
+    "subtracted": lambda m, phi: phi / torch.add(norm(phi), 1.0, alpha=-1) @ m.w.T,
+    "of_something_else": lambda m, phi: phi / norm(phi @ m.w.T) @ m.w.T,
+    "each_feature": lambda m, phi: phi / phi[:, :, None].norm(dim=2) @ m.w.T,
+    "not_the_end": lambda m, phi: F.gelu(F.normalize(phi)) @ m.w.T,
+    "rounded": lambda m, phi: torch.div(phi * 9, norm(phi), rounding_mode="floor") @ m.w.T,
+    "limited": lambda m, phi: phi / norm(phi).clamp(max=2) @ m.w.T,
+    "counted": lambda m, phi: phi / norm(phi, 0) @ m.w.T,
+    "by_itself": lambda m, phi: phi / phi @ m.w.T,
+    "the_batch": lambda m, phi: F.normalize(phi, dim=0) @ m.w.T,
+    "all_numbers": lambda m, phi: phi / phi.norm() @ m.w.T,
+    "two_uses": lambda m, phi: F.normalize(phi) @ m.w.T + norm(F.normalize(phi)) * phi[:, :3],
+}
+
+
+def made(head: Head) -> Features:
+    torch.manual_seed(0)
+    return Features(head).eval().requires_grad_(False)
+
+
+def images(count: int) -> Tensor:
+    return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_logits_are_the_same_up_to_a_positive_factor_for_each_image(name: str) -> None:
+    net, x = made(KNOWN[name]), images(50)
+    wanted, found = net(x), simplified(net, x[:4])(x)
+    factor = found.norm(dim=1, keepdim=True) / wanted.norm(dim=1, keepdim=True)
+    assert torch.allclose(found, factor * wanted, atol=1e-5)
+    assert float(factor.std()) > 0.01, "it is another one for each image: the norm has gone"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_no_other_division_is_left_out(name: str) -> None:
+    with pytest.raises(Unbounded, match="has no sound bound here"):
+        simplified(made(REFUSED[name]), images(4))
+
+
+def test_features_of_zero_have_no_certificate() -> None:
+    """Their logits are 0, whatever the class."""
+    net = made(KNOWN["normalize"])
+    net.hidden.bias.fill_(-99)
+    assert not simplified(net, images(4))(images(4)).any()
+
+
+@pytest.mark.parametrize("at", NORMS)
+def test_radii_are_those_of_the_linear_layer(at: Norm) -> None:
+    x, found = images(6), []
+    for head in (KNOWN["normalize"], lambda m, phi: F.linear(phi, m.w)):
+        layers = adapt(made(head), nn.Identity(), x).decision_net()
+        found.append(crown(a_query(layers, x, layers(x).argmax(1), at)).lower)
+    assert torch.allclose(*found, rtol=1e-4) and float(found[0].amin()) > 0
