@@ -180,6 +180,16 @@ def _copied(x: Tensor) -> Tensor:
     return x.copy_(x)
 
 
+def _sorted(x: Tensor) -> list[Tensor]:
+    features = x.flatten(1).unflatten(1, (-1, 4))  # [B, 16, 4]
+    return [
+        torch.sort(x, 1, descending=True).values,
+        features.sort(stable=True, dim=-1)[0],
+        features.topk(2)[0],
+        features[:, :8, :3].topk(1, largest=False).values,
+    ]
+
+
 def _extremes(x: Tensor) -> list[Tensor]:
     """Maxout in its forms, and minima."""
     return [
@@ -375,6 +385,12 @@ CODE: dict[str, Callable[[], nn.Module]] = {
     "written": lambda: Code(lambda m, x: m.head(_written(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
     "extremes": lambda: Code(
         lambda m, x: m.head(torch.cat([part.flatten(1) for part in _extremes(m.a(x))], 1)), a=conv(1, 4), head=head(116)
+    ),
+    "group_sort": lambda: Code(
+        lambda m, x: m.head(m.a(x).unflatten(1, (2, 2)).sort(2)[0].flatten(1)), a=conv(1, 4), head=head(64)
+    ),
+    "sorted": lambda: Code(
+        lambda m, x: m.head(torch.cat([part.flatten(1) for part in _sorted(m.a(x))], 1)), a=conv(1, 4), head=head(168)
     ),
     "cat_rows": lambda: Code(
         lambda m, x: m.head(torch.cat([F.relu(m.a(x)), m.a(x.flip(3))], 2).flatten(1)), a=conv(1, 3), head=head(96)

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from marginbench.benchmarks.certificates import _curve_rules, _linear_rules, _place_rules  # noqa: F401 - they fill RULES
+from marginbench.benchmarks.certificates import (  # noqa: F401 - they fill RULES
+    _curve_rules,
+    _linear_rules,
+    _order_rules,
+    _place_rules,
+)
 from marginbench.benchmarks.certificates._box import unlimited
 from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, gap, linear, merged_layer
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown
