@@ -18,7 +18,6 @@ from marginbench.benchmarks.tables.leaderboard import rank
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "results" / "reference").glob("*/runs"))  # not networks
 SUFFIX = "_tuned"
-OLDER = ("mnist",)  # the attack on their reject option is the one before
 TUNED = [folder for folder in FOLDERS if folder.name.endswith(SUFFIX)]
 
 OLD_CSV = [  # when every table had all columns
@@ -100,17 +99,7 @@ def test_ten_rows_are_chosen_by_their_rule(refresh: ModuleType) -> None:
     assert set(lines) - {"ce", *best} == set(others[: 10 - len({"ce", *best})])
 
 
-@pytest.mark.parametrize("name", OLDER)
-def test_what_was_measured_by_older_rules_is_said(name: str) -> None:
-    records = read_records([ROOT / "results" / "reference" / name])
-    assert all(record.status == "done" and "contradiction" not in record.doubts for record in records)
-    suite = load_suite(name.removesuffix(SUFFIX))
-    assert suite.fingerprint not in {record.identity.suite for record in records}, "no longer older"
-    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    assert "measured before that" in text.split(f"## {name}\n")[1].partition("\n## ")[0]
-
-
-@pytest.mark.parametrize("folder", [f for f in FOLDERS if f.name not in OLDER], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_records_are_complete_and_free_of_contradictions(folder: Path) -> None:
     suite = load_suite(folder.name.removesuffix(SUFFIX))
     records = [record for record in read_records([folder]) if record.tuning is None]
