@@ -24,7 +24,10 @@ Prove = Callable[[Query], Answer]
 
 @doubt
 def not_confirmed(e: Evidence) -> str | None:
-    """A random 5 % of the certified radii were recomputed in float64, and some do not hold: rounding decided them."""
+    """A random 5 % of the certified radii were recomputed in float64, and some do not hold: rounding decided them.
+
+    Or, asked without the distances that attacks have found, they reach beyond an adversarial example.
+    """
     found = [(*key.rsplit("_", 1), entry[UNCONFIRMED]) for key, entry in e.estimators.items() if UNCONFIRMED in entry]
     return "; ".join(f"{name} in {norm}: {seen}" for name, norm, seen in found) or None
 
@@ -48,7 +51,7 @@ def recheck(e: Evidence) -> dict[str, dict[str, str]]:
         points = sample(certified, max(LEAST, math.ceil(SHARE * int(certified.sum()))))
         q = e.query(norm, points)
         q = replace(q, net=layers, x=q.x.double(), at=radius[points].double())
-        if seen := _disagreement(proofs[name], q):
+        if seen := _disagreement(proofs[name], q, e.arrays[f"upper_{norm}"][points].double()):
             found[key] = seen
     return found
 
@@ -64,16 +67,20 @@ def _certified(e: Evidence) -> dict[str, tuple[Norm, str, Tensor]]:
     }
 
 
-def _disagreement(prove: Prove, q: Query) -> dict[str, str]:
+def _disagreement(prove: Prove, q: Query, upper: Tensor) -> dict[str, str]:
     """How many claimed radii `q.at` no answer reaches: neither that for all points nor that for the point alone.
 
-    auto-LiRPA's bounds for an image depend on the images beside it, and do not fall evenly with the radius. Each is a
-    proof, but one batch may just miss what another has proved.
+    Or how many answers are longer than the distances `upper`, which `prove` saw when it made the claims: cut off there,
+    wrong radii contradict nothing. auto-LiRPA's bounds for an image depend on the images beside it, and do not fall
+    evenly with the radius. Each is a proof, but one batch may just miss what another has proved.
     """
     assert q.at is not None
     together = _answer(prove, q)
     if together.lower is None:
         return {UNCHECKED: together.reason}
+    beyond = int((together.lower > upper * (1 + RELATIVE) + ABSOLUTE).sum())
+    if beyond:
+        return {UNCONFIRMED: f"{beyond} of {len(upper)} points, beyond an adversarial example"}
     wrong = 0
     for i in _short(together.lower, q.at).nonzero()[:, 0].tolist():
         alone = _answer(prove, q.rows(slice(i, i + 1))).lower

@@ -68,6 +68,21 @@ def test_a_certificate_that_is_too_large_is_not_confirmed(
     assert f"{name} in l2: " in found.doubts["not_confirmed"] and "contradiction" not in found.doubts
 
 
+def test_a_certificate_that_is_cut_off_at_known_distances_is_not_confirmed(
+    trained: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them it goes beyond: no claimed radius contradicts an attack."""
+
+    def cut(q: Query, *, iterations: int = 2) -> Tensor:
+        radius = torch.full_like(q.x[:, 0, 0, 0], 9.0)
+        return radius if q.upper is None else radius.minimum(q.upper.to(radius))
+
+    monkeypatch.setitem(CERTIFICATES, "ibp", Certificate("ibp", cut))
+    doubts = evaluated(trained).doubts
+    assert "ibp in l2: 16 of 16 points, beyond an adversarial example" in doubts["not_confirmed"]
+    assert "contradiction" not in doubts
+
+
 def own(in_float64: Callable[[Tensor], Radii | NotApplicable]) -> Any:
     """A certificate of 0.001 pixels in float32, and something else in float64."""
     return lambda net, x, norm: (
@@ -122,6 +137,7 @@ def test_a_twentieth_of_the_points_is_taken_at_random(trained: Net) -> None:
 
     x = torch.arange(1000.0).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     arrays = {"label": torch.zeros(1000, dtype=torch.long), "lower_l2_own": (torch.arange(1000) >= 200).float()}
+    arrays["upper_l2"] = torch.full((1000,), torch.inf)
     evidence = Evidence(trained, x, arrays, {}, {}, {}, SETTINGS.epsilon, 2, certify)
     assert recheck(evidence) == {}
     (points,) = (x[:, 0, 0, 0] for x in seen)
