@@ -15,6 +15,7 @@ from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.probes.scan import Probe, Subject
 from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, logit_margin
+from marginbench.methods.hooks import in_words
 from marginbench.methods.maths.perturb import eval_mode
 
 
@@ -81,12 +82,14 @@ def probed(
     """The arrays of a probe, found before or now.
 
     Raises:
-        MarginbenchError: one has the name of a known array, or the network is not as it was.
+        MarginbenchError: they are no tensors, one has the name of a known array, or the network is not as it was.
     """
 
     def measure() -> Found:
         network = NetworkState(subject.net)
-        arrays = probe.measure(subject)
+        arrays: Any = probe.measure(subject)
+        if not isinstance(arrays, dict) or not all(isinstance(array, Tensor) for array in arrays.values()):
+            raise MarginbenchError(f"probe {key!r}: measure() gives {in_words(arrays)}; needed are tensors by name")
         if (part := network.differs_from(subject.net, subject.test.images(slice(1)))) is not None:
             raise MarginbenchError(f"probe {key!r} leaves the network with other {part}: work on a copy of it")
         return Found(arrays, {})

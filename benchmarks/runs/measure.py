@@ -141,7 +141,7 @@ def derived_metrics(
     """What follows from per-point arrays, those of probes included, and `more`, whose names are taken too.
 
     Raises:
-        MarginbenchError: a probe's name for a metric is taken, or its value is no number.
+        MarginbenchError: a probe's name for a metric is taken, its value is no number, or a column has none.
     """
     metrics = {**summarise(arrays, evaluation.epsilon), **more}
     sentences = not enclosed(arrays)
@@ -149,6 +149,12 @@ def derived_metrics(
         if probe.reads_sentences != sentences:
             continue
         found = probe.metrics(arrays, evaluation.epsilon)
+        for column in probe.columns:
+            if not isinstance(found, Mapping) or column.name not in found:
+                given = ", ".join(found) if isinstance(found, Mapping) else in_words(found)
+                raise MarginbenchError(
+                    f"probe {name!r}: metrics() gives {given}, and not {column.name}, a column of it"
+                )
         measured = {metric: _number(value, f"probe {name!r}: the metric {metric!r}") for metric, value in found.items()}
         if taken := measured.keys() & metrics.keys():
             raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")

@@ -271,6 +271,21 @@ def test_own_certificates_and_probes_that_change_the_network_are_refused(trained
         probed("scaling", Scaling(), subject, {}, Facts({}, Deadline()), Partial())
 
 
+@pytest.mark.parametrize(("arrays", "words"), [(None, "None"), ({"mine": [1.0]}, "a dict")])
+def test_what_a_probe_measures_is_tensors_by_name(trained: Net, arrays: Any, words: str) -> None:
+    class Loose(Probe):
+        key = "loose"
+        columns = ()
+
+        def measure(self, subject: Subject) -> Any:
+            return arrays
+
+    data = small_data()
+    subject = Subject(trained.eval(), data.test, data.validation, data.train, {}, 0)
+    with pytest.raises(MarginbenchError, match=rf"^probe 'loose': measure\(\) gives {words}; needed are tensors"):
+        probed("loose", Loose(), subject, {}, Facts({}, Deadline()), Partial())
+
+
 def test_the_network_is_afterwards_as_it_was(trained: Net) -> None:
     net = copy.deepcopy(trained).train()
     net.head.requires_grad_(False)

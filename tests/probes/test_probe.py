@@ -132,6 +132,13 @@ def test_a_metric_that_is_no_number_is_refused_by_name(monkeypatch: pytest.Monke
         derived_metrics(ARRAYS, evaluation, {})
 
 
+@pytest.mark.parametrize(("found", "words"), [(None, "None"), ({"another": 1.0}, "another")])
+def test_a_column_without_its_metric_is_named(monkeypatch: pytest.MonkeyPatch, found: Any, words: str) -> None:
+    monkeypatch.setattr(Single, "metrics", lambda *_: found)
+    with pytest.raises(MarginbenchError, match=rf"^probe 'single': metrics\(\) gives {words}, and not single_value,"):
+        derived_metrics(ARRAYS, with_probe(monkeypatch, Single), {})
+
+
 @pytest.mark.parametrize(
     ("name", "header", "taken"),
     [
