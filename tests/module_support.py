@@ -180,6 +180,37 @@ def _copied(x: Tensor) -> Tensor:
     return x.copy_(x)
 
 
+class _Positive(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * (ctx.saved_tensors[0] > 0)
+
+
+class _KeepsContext(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.factor = factor
+        return factor * x if not ctx.needs_input_grad[1] else -x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx.factor * grads[0], None
+
+
+def _gated(x: Tensor) -> list[Tensor]:
+    """As swish, mish and their kin are written by hand."""
+    return [x * torch.sigmoid(x), torch.sigmoid(x) * x, x * torch.tanh(F.softplus(x)), x * F.hardsigmoid(x)]
+
+
 def _sorted(x: Tensor) -> list[Tensor]:
     features = x.flatten(1).unflatten(1, (-1, 4))  # [B, 16, 4]
     return [
@@ -391,6 +422,22 @@ CODE: dict[str, Callable[[], nn.Module]] = {
     ),
     "sorted": lambda: Code(
         lambda m, x: m.head(torch.cat([part.flatten(1) for part in _sorted(m.a(x))], 1)), a=conv(1, 4), head=head(168)
+    ),
+    "log_sigmoid": lambda: body(nn.LogSigmoid()),
+    "rrelu": lambda: body(nn.RReLU()),
+    "gates": lambda: Code(
+        lambda m, x: m.head(torch.cat([part.flatten(1) for part in _gated(m.a(x))], 1)), a=conv(1, 2), head=head(128)
+    ),
+    "own_functions": lambda: Code(
+        lambda m, x: m.head(_KeepsContext.apply(_Positive.apply(m.a(x)), 2.0).flatten(1)), a=conv(1, 3), head=head(48)
+    ),
+    "highest_of_nets": lambda: Code(
+        lambda m, x: torch.stack([n(x) for n in (m.a, m.b, m.c)]).max(0)[0] + torch.stack([m.a(x), m.c(x)]).amin(0),
+        **{name: body(nn.ReLU()) for name in "abc"},
+    ),
+    "log_probabilities": lambda: Code(
+        lambda m, x: torch.stack([F.log_softmax(n(x), 1) for n in (m.a, m.b)]).mean(0) + 2 * m.c(x).log_softmax(-1),
+        **{name: body(nn.ReLU()) for name in "abc"},
     ),
     "cat_rows": lambda: Code(
         lambda m, x: m.head(torch.cat([F.relu(m.a(x)), m.a(x.flip(3))], 2).flatten(1)), a=conv(1, 3), head=head(96)

@@ -38,7 +38,7 @@ def _at_second_call(m: Any, x: Tensor) -> Tensor:
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "group_norm": (nn.GroupNorm(2, 4), "GroupNorm has no sound bound here: its statistics depend on the image"),
     "layer_norm": (nn.LayerNorm([4, 6, 6]), "LayerNorm has no sound bound here: its statistics depend on the image"),
-    "instance_norm": (nn.InstanceNorm2d(4), "into one dimension (view), as InstanceNorm and"),
+    "instance_norm": (nn.InstanceNorm2d(4), "into one dimension (view), as InstanceNorm,"),
     "statistics_of_the_batch": (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
     "glu": (lambda m, x: F.glu(x, 1).repeat(1, 2, 1, 1), "glu has no sound bound here"),
     "log": (lambda m, x: (x.abs() + 1).log(), "log has no sound bound here"),
@@ -51,7 +51,10 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "fourier": (lambda m, x: torch.fft.fft2(x).real, "torch.fft has no sound bound here: its numbers are complex"),
     "argmax": (lambda m, x: x + x.max(1, keepdim=True)[1], "max has no sound bound here"),
     "far_dimensions": (lambda m, x: x + x.amax((1, 3), keepdim=True), "dimensions that are no neighbours"),
-    "largest_of_stack": (lambda m, x: torch.stack([x, -x]).amax(0), "stack has no sound bound here"),
+    "largest_of_stack": (
+        lambda m, x: torch.stack([x, x.new_ones(1).expand_as(x)]).amax(0),
+        "stack has no sound bound here",
+    ),
     "attention": (
         lambda m, x: (x[:, 0] @ x[:, 1])[:, None].expand(-1, 4, 6, 6),
         "a product of matrices has no sound bound here: both depend on the image",

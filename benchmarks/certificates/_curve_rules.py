@@ -10,6 +10,7 @@ from marginbench.benchmarks.certificates._call import (
     RULES,
     Call,
     Rule,
+    affine,
     rule,
     unknown,
 )
@@ -89,3 +90,18 @@ def _prelu(call: Call) -> Data:
         call.builder.apply(per_channel(a, zero, like), part.shared) for a, part in ((slope, x), (1 - slope, positive))
     )
     return call.builder.add(*parts)
+
+
+@rule("rrelu_with_noise", "rrelu_with_noise_functional")
+def _rrelu(call: Call) -> Data:
+    lower, upper, training = (call.get(i) for i in (2, 3, 4))
+    if training:
+        raise Unbounded(unknown("rrelu in training mode"))
+    return call.builder.apply(Curved("leaky_relu", (lower + upper) / 2), call.x)
+
+
+@rule("log_sigmoid_forward", "log_sigmoid")
+def _log_sigmoid(call: Call) -> Data:
+    """-softplus(-x)."""
+    curve = call.builder.apply(Curved("softplus", 1.0, 20.0), affine(call, call.x, -1.0, 0.0))
+    return affine(call, curve, -1.0, 0.0)

@@ -26,6 +26,8 @@ from marginbench.benchmarks.certificates._layers import Curved, Reshape
 from marginbench.benchmarks.certificates._record import Unbounded
 
 KERNEL = 2**24  # entries of a kernel without groups
+# x times a function of x
+GATED = {("sigmoid",): "silu", ("hardsigmoid",): "hardswish", ("tanh", Curved("softplus", 1, 20).text): "mish"}
 
 
 @rule("clone", "alias", "detach", "lift_fresh_copy", "contiguous", "dropout", "_to_copy", "native_dropout")
@@ -139,11 +141,24 @@ def _product(call: Call) -> Data:
         if isinstance(first, Data) and isinstance(second, Data):
             if first.node is second.node:
                 return call.builder.apply(Curved("square"), first)
+            for x, gate in ((first, second), (second, first)):
+                if (kind := GATED.get(_curves(call, x, gate))) is not None:
+                    return call.builder.apply(Curved(kind), x.shared)
             raise Unbounded(NO_PRODUCT)
         return affine(call, first, second, 0.0) if isinstance(first, Data) else affine(call, second, first, 0.0)
     if isinstance(second, Data) or call.options.get("rounding_mode"):
         raise Unbounded("a division by values that depend on the image has no sound bound here")
     return affine(call, first, 1 / torch.as_tensor(second, dtype=torch.float64), 0.0)
+
+
+def _curves(call: Call, x: Data, gate: Data) -> tuple[str, ...]:
+    """The functions by which the gate is made of x, the last first; those of something else end with their source."""
+    node, found = gate.node, []
+    while node is not x.node and node.op == "call_module":
+        layer = call.builder.root.get_submodule(str(node.target))
+        found.append(layer.text if isinstance(layer, Curved) else str(node))
+        node = node.all_input_nodes[0]
+    return (*found, *(() if node is x.node else (str(node),)))
 
 
 @rule("avg_pool2d")

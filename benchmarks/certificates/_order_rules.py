@@ -1,6 +1,7 @@
 """Maxima, max pooling and sorting."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,12 @@ SORTED = 16  # numbers at most: each takes another turn, and bounds become loose
 
 @rule("maximum", "minimum")
 def _maximum(call: Call) -> Data:
-    """max(a, b) = a + relu(b - a) and min(a, b) = a - relu(a - b), where a may be constant."""
-    a, b = call.get(0), call.get(1)
-    sign = 1.0 if call.name == "maximum" else -1.0
+    return _larger(call, call.get(0), call.get(1))
+
+
+def _larger(call: Call, a: Any, b: Any) -> Data:
+    """max(a, b) = a + relu(b - a) and min(a, b) = a - relu(a - b), where either may be constant."""
+    sign = 1.0 if "max" in call.name else -1.0
     if not (isinstance(a, Data) and isinstance(b, Data)):
         x, limit = (a, b) if isinstance(a, Data) else (b, a)
         above = call.builder.apply(nn.ReLU(), affine(call, x.shared, sign, -sign * limit.double()))
@@ -64,7 +68,10 @@ def _adaptive(call: Call) -> Data:
 @rule("amax", "amin", "max", "min")
 def _extreme(call: Call) -> Data:
     """Over all pixels of a channel, or over neighbouring dimensions, as in `x.unflatten(1, (-1, 2)).amax(2)`."""
-    x, given = call.x, call.get(1)
+    stack, given = call.arguments[0][0], call.get(1)
+    if isinstance(stack, Call):
+        return _of_stack(call, stack, given)
+    x = call.x
     dims = sorted(d % (len(x.shape) + 1) for d in (given if isinstance(given, list | tuple) else [given]))
     if dims != list(range(dims[0], dims[-1] + 1)):
         raise Unbounded(unknown("a maximum over dimensions that are no neighbours"))
@@ -76,6 +83,18 @@ def _extreme(call: Call) -> Data:
         found = _signed(call, call.builder.apply(Reshape((channels * count, rest, 1)), x))
         found = _signed(call, _sum_of_largest(call, found, torch.ones(1, count, rest, 1)))
     return found if found.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), found)
+
+
+def _of_stack(call: Call, stack: Call, dims: Any) -> Data:
+    """Of values that lie on top of each other, as in `torch.stack([f(x), g(x)]).amax(0)`."""
+    parts = stack.get(0)
+    if dims not in (0, [0]) or call.shape != stack.out[0].shape[2:] or not all(isinstance(p, Data) for p in parts):
+        raise Unbounded(unknown("stack"))
+    first, *others = parts
+    for part in others:
+        first = _larger(call, first, part)
+    found: Data = first
+    return found
 
 
 def _signed(call: Call, x: Data) -> Data:

@@ -14,6 +14,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from marginbench.benchmarks.certificates._by_image import ByImage
+from marginbench.benchmarks.certificates._functions import forward_alone
 from marginbench.benchmarks.certificates._values import ReadsValuesError, values_unread
 from marginbench.methods.errors import one_line
 from marginbench.methods.held import duplicate
@@ -41,7 +42,7 @@ def record(net: nn.Module, x: Tensor) -> tuple[fx.GraphModule, fx.GraphModule, t
 
 def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
     try:
-        with torch.no_grad(), ByImage():
+        with torch.no_grad(), ByImage(), forward_alone():
             copy = duplicate(net)  # what is recorded stays in whatever a network keeps from its calls
             images = x.clone()
 

@@ -22,12 +22,12 @@ from marginbench.benchmarks.certificates._builder import Builder, Data, close, c
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown
 from marginbench.benchmarks.certificates._layers import PerChannel, Reshape, Simple
 from marginbench.benchmarks.certificates._record import BATCHES, Unbounded, record
-from marginbench.benchmarks.certificates._tails import directions, name_of, relative, take_norm, take_tails
+from marginbench.benchmarks.certificates._tails import directions, name_of, relative, take_norm, take_shifts, take_tails
 from marginbench.methods import Normalise
 from marginbench.methods.maths.rounding import in_reach
 
 # They read the size alone of their first argument.
-FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "fill", "copy")
+FILLS = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "empty_like", "fill", "copy")
 ROUNDING = 0.01  # relative differences below may be rounding in float32
 SEVERAL = ("split", "split_with_sizes", "chunk", "unbind")  # whose results are all of use
 
@@ -50,6 +50,7 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
         return net
     first, second, images = record(net, x)
     tails, _ = (take_tails(graph) for graph in (first, second))
+    shifted, _ = (take_shifts(graph) for graph in (first, second))
     scaled, _ = (not tails and take_norm(graph) for graph in (first, second))
     rewriter = _Rewriter(images)
     out = rewriter.run(first, second)
@@ -57,7 +58,9 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
     logits, wanted = found(x), net(x.clone())
     for tail in reversed(tails):
         logits = tail(logits)
-    if tails and tails[0] is relative:
+    if shifted and not tails:
+        logits = relative(logits)
+    if (shifted and not tails) or (tails and tails[0] is relative):
         wanted = relative(wanted)
     if scaled:
         logits, wanted = directions(logits), directions(wanted)
@@ -136,8 +139,8 @@ class _Rewriter:
             raise Unbounded(unknown(call.name))
         if any(value.ndim == 0 or len(value) != size for value, size in zip(call.out, BATCHES, strict=True)):
             raise Unbounded(
-                f"the model puts images, or images and channels, into one dimension ({call.name}), as InstanceNorm and"
-                " attention do: that has no sound bound here"
+                f"the model puts images, or images and channels, into one dimension ({call.name}), as InstanceNorm,"
+                " attention and several views of an image in one batch do: that has no sound bound here"
             )
         try:
             data = unlimited(call) or RULES[call.name](call)

@@ -1,4 +1,7 @@
-"""What changes no class: softmax, or one number added to all logits, at the end, and division by the features' norm."""
+"""What changes no class: softmax, or one number added to all logits, at the end, and division by the features' norm.
+
+Also where several networks' log-probabilities are added: log_softmax adds one number to all of a network's logits.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -58,6 +61,25 @@ def relative(logits: Tensor) -> Tensor:
 def directions(logits: Tensor) -> Tensor:
     """[B, K], what is left of them if those of an image may be multiplied by a positive number."""
     return logits / logits.abs().amax(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+
+
+def take_shifts(recorded: fx.GraphModule) -> bool:
+    """Leave out log_softmax where only sums, means and multiples by a number follow, as in ensembles."""
+    (end,) = (node for node in recorded.graph.nodes if node.op == "output")
+    waiting, found = [_last(end)], False
+    while waiting:
+        node = waiting.pop()
+        if node is None or node.op != "call_function" or len(node.users) != 1:
+            continue
+        name = name_of(node)
+        if name == "_log_softmax" and node.args[1] in (1, -1) and len(_shape(node)) == 2:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            found = True
+        elif name in ("add", "sub", "neg", "stack") or (name in ("mean", "sum") and node.args[1] == [0]):
+            waiting += [source for source in node.all_input_nodes if name != "stack" or node.args[1:] in ((), (0,))]
+        elif name in ("mul", "div") and isinstance(node.args[1], int | float):
+            waiting.append(node.all_input_nodes[0])
+    return found
 
 
 def take_norm(recorded: fx.GraphModule) -> bool:
