@@ -46,8 +46,8 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
             raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
     if (seen := probabilities(model, few)) is not None:
         raise MarginbenchError(
-            f"{where}: returns probabilities ({seen}), whose gradients vanish: return the logits before softmax or"
-            " sigmoid"
+            f"{where}: returns probabilities, or what is limited like them ({seen}), whose gradients vanish: return the"
+            " logits before softmax, sigmoid, tanh or clamp"
         )
 
 

@@ -33,7 +33,7 @@ WRONG = [
     (("models.py:Steps",), ["no gradient"]),
     (("models.py:softmax",), ["probabilities", "sums to 1", "before softmax"]),
     (("models.py:Percent",), ["probabilities", "sums to 100", "before softmax"]),
-    (("models.py:Sigmoids",), ["probabilities", "lies in [0, 1]", "before softmax or sigmoid"]),
+    (("models.py:Sigmoids",), ["probabilities", "lies in [0, 1]", "before softmax, sigmoid"]),
     (("models.py:mlp", "--weights", "none.pt"), ["none.pt", "no such file"]),
     (("models.py:mlp", "--weights", "whole.pt"), ["whole.pt", "refused", "state_dict()"]),
     (("models.py:mlp", "--weights", "code.pt"), ["code.pt", "refused", "Unsupported global: GLOBAL"]),
