@@ -18,6 +18,7 @@ from marginbench.methods import MarginbenchError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's number of that field, and its value of images that are not turned
 GREY, COLOUR = ("1", "L", "LA", "La"), ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
 OTHER_SPACES = ("CMYK", "YCbCr", "LAB", "HSV")  # with three channels of 8 bits, or four
 MOST = 255  # the largest value that 8 bits hold
@@ -69,6 +70,8 @@ def read_image(path: str, shape: tuple[int, int, int]) -> Decoded:
     channels, height, width = shape
     with _opened(path) as image:
         remark = _remark(path, image, channels)
+        if image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
+            remark = "; ".join(filter(None, [remark, "turned by its EXIF data: read as its pixels are stored"]))
         kind = "L" if channels == 1 else "RGB"
         # a palette turns grey by way of colours; greys among them are left as they are
         flat = image.convert("RGB").getchannel(0) if channels == 1 and image.mode == "P" else image.convert(kind)

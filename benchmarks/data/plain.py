@@ -159,7 +159,10 @@ def _say_dark(reader: _Reader, name: str, high: np.generic, white: int) -> None:
 def _without_alpha(reader: _Reader, x: dict[str, np.ndarray], white: int) -> dict[str, np.ndarray]:
     """Without a second or fourth channel that is white everywhere: it says that nothing shows through."""
     channels = x["train"].shape[1]
-    if channels not in (2, 4) or not all((images[:, -1] == white).all() for images in x.values()):
+    if channels not in (2, 4):
+        return x
+    if not all((images[:, -1] == white).all() for images in x.values()):
+        reader.say("images", f"{channels} channels: if the last is alpha, leave it out, for attacks change it too")
         return x
     reader.say("images", f"the last of {channels} channels is opaque everywhere: dropped as alpha")
     return {part: images[:, :-1] for part, images in x.items()}

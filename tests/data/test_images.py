@@ -38,6 +38,12 @@ def palette(path: Path, colours: np.ndarray, **more: object) -> None:
     image.save(path, **more)
 
 
+def turned(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(RGB).save(path, exif=exif)
+
+
 def save(array: np.ndarray) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(array).save(path)
 
@@ -56,6 +62,8 @@ READ = {  # how it is made, what it holds, the remark
     "opaque grey": (save(np.concatenate([L[..., None], OPAQUE], 2)), L, "opaque everywhere is dropped"),
     "palette": (lambda path: palette(path, FOUR), FOUR[L // 64], ""),
     "opaque palette": (lambda path: palette(path, FOUR, transparency=b"\xff" * 4), FOUR[L // 64], "dropped"),
+    "turned": (lambda path: turned(path, 6), RGB, "turned by its EXIF data: read as its pixels are stored"),
+    "upright": (lambda path: turned(path, 1), RGB, ""),
     "grey palette": (lambda path: palette(path, GREYS), GREYS[L // 64, 0], ""),
 }
 

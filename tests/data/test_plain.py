@@ -81,7 +81,11 @@ READ: dict[str, tuple[Arrays, np.ndarray, str]] = {  # what it is, the images of
     ),
     "opaque alpha": (images(with_alpha), FIRST / 255, "dropped as alpha"),
     "opaque alpha of floats": (images(lambda x: np.float32(with_alpha(x) / 255)), FIRST / 255, "dropped as alpha"),
-    "near infrared": (images(lambda x: x[..., [0, 1, 2, 0]]), FIRST[:, [0, 1, 2, 0]] / 255, ""),
+    "near infrared": (
+        images(lambda x: x[..., [0, 1, 2, 0]]),
+        FIRST[:, [0, 1, 2, 0]] / 255,
+        "4 channels: if the last is alpha, leave it out",
+    ),
 }
 
 
