@@ -77,7 +77,7 @@ def take_shifts(recorded: fx.GraphModule) -> bool:
             found = True
         elif name in ("add", "sub", "neg", "stack") or (name in ("mean", "sum") and node.args[1] == [0]):
             waiting += [source for source in node.all_input_nodes if name != "stack" or node.args[1:] in ((), (0,))]
-        elif name in ("mul", "div") and isinstance(node.args[1], int | float):
+        elif name in ("mul", "div") and isinstance(node.args[1], int | float) and not node.kwargs:
             waiting.append(node.all_input_nodes[0])
     return found
 
@@ -153,8 +153,8 @@ def _norm(node: fx.Node) -> list[fx.Node]:
             return [*chain, source, square] if isinstance(square, fx.Node) and right else []
         if name == "sqrt" and not squared:
             squared = True
-        elif not _keeps_sign(name, rest) or node.kwargs:
-            break
+        elif not _keeps_sign(name, rest) or node.kwargs or any(_shape(n).numel() > 1 for n in node.all_input_nodes[1:]):
+            break  # other numbers for each feature, perhaps
         node = source
     return []
 

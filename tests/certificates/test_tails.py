@@ -61,6 +61,8 @@ REFUSED: dict[str, Head] = {
     "not_the_end": lambda m, phi: F.gelu(F.normalize(phi)) @ m.w.T,
     "rounded": lambda m, phi: torch.div(phi * 9, norm(phi), rounding_mode="floor") @ m.w.T,
     "limited": lambda m, phi: phi / norm(phi).clamp(max=2) @ m.w.T,
+    "each_feature_limited": lambda m, phi: phi / norm(phi).clamp_min(torch.full((5,), 1e-9)) @ m.w.T,
+    "each_feature_clamped": lambda m, phi: phi / norm(phi).clamp(min=torch.full((5,), 1e-9)) @ m.w.T,
     "counted": lambda m, phi: phi / norm(phi, 0) @ m.w.T,
     "by_itself": lambda m, phi: phi / phi @ m.w.T,
     "the_batch": lambda m, phi: F.normalize(phi, dim=0) @ m.w.T,
@@ -91,6 +93,34 @@ def test_logits_are_the_same_up_to_a_positive_factor_for_each_image(name: str) -
 def test_no_other_division_is_left_out(name: str) -> None:
     with pytest.raises(Unbounded, match="has no sound bound here"):
         simplified(made(REFUSED[name]), images(4))
+
+
+@pytest.mark.parametrize(
+    "ensemble",
+    [
+        lambda m, phi: (phi @ m.w.T).log_softmax(1) - 3 * (phi @ m.w.T + 1).log_softmax(-1) / 2,
+        lambda m, phi: torch.stack([(phi @ m.w.T).log_softmax(1), phi[:, 2:]]).mean(0),
+    ],
+)
+def test_log_softmax_in_sums_adds_one_number_to_all_logits(ensemble: Head) -> None:
+    net, x = made(ensemble), images(50)
+    difference = simplified(net, x[:4])(x) - net(x)
+    assert torch.allclose(difference, difference[:, :1], atol=1e-5) and float(difference.abs().amin()) > 0.1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda m, phi: (phi @ m.w.T).log_softmax(0),
+        lambda m, phi: (phi @ m.w.T).log_softmax(1).relu(),
+        lambda m, phi: torch.div((phi @ m.w.T).log_softmax(1), 2, rounding_mode="floor"),
+        lambda m, phi: (phi @ m.w.T).log_softmax(1) * m.weight[:, 0],
+        lambda m, phi: torch.cat([(phi @ m.w.T).log_softmax(1)[:, :2], phi[:, :1]], 1),
+    ],
+)
+def test_nothing_else_may_follow_log_softmax(other: Head) -> None:
+    with pytest.raises(Unbounded):
+        simplified(made(other), images(4))
 
 
 def test_features_of_zero_have_no_certificate() -> None:
