@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 SHAPE = (1, 6, 6)
@@ -199,11 +200,17 @@ class _KeepsContext(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.factor = factor
-        return factor * x if not ctx.needs_input_grad[1] else -x
+        return factor * x
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return ctx.factor * grads[0], None
+
+
+class _Inherits(_KeepsContext):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float = 1.0) -> Tensor:
+        return _KeepsContext.forward(ctx, x, factor) + _KeepsContext.forward(FunctionCtx(), x, 1.0)
 
 
 def _gated(x: Tensor) -> list[Tensor]:
@@ -429,7 +436,9 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         lambda m, x: m.head(torch.cat([part.flatten(1) for part in _gated(m.a(x))], 1)), a=conv(1, 2), head=head(128)
     ),
     "own_functions": lambda: Code(
-        lambda m, x: m.head(_KeepsContext.apply(_Positive.apply(m.a(x)), 2.0).flatten(1)), a=conv(1, 3), head=head(48)
+        lambda m, x: m.head(_Inherits.apply(_Positive.forward(_Positive.apply(m.a(x))), 2.0).flatten(1)),
+        a=conv(1, 3),
+        head=head(48),
     ),
     "highest_of_nets": lambda: Code(
         lambda m, x: torch.stack([n(x) for n in (m.a, m.b, m.c)]).max(0)[0] + torch.stack([m.a(x), m.c(x)]).amin(0),

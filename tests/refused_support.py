@@ -55,6 +55,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
         lambda m, x: torch.stack([x, x.new_ones(1).expand_as(x)]).amax(0),
         "stack has no sound bound here",
     ),
+    "no_order": (lambda m, x: x + x.topk(2, 1, sorted=False)[0].repeat(1, 2, 1, 1), "topk in no order has no sound"),
     "attention": (
         lambda m, x: (x[:, 0] @ x[:, 1])[:, None].expand(-1, 4, 6, 6),
         "a product of matrices has no sound bound here: both depend on the image",

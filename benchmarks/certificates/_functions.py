@@ -15,10 +15,11 @@ Forward = Callable[..., Any]
 @contextmanager
 def forward_alone() -> Iterator[None]:
     """A block in which a Function, however it was bound to a name, does what its forward does, without gradient."""
-    given = {cls: cls.forward for cls in _subclasses(Function) if cls.setup_context is Function.setup_context}
+    without = [cls for cls in _subclasses(Function) if cls.setup_context is Function.setup_context]
+    given = {cls: cls.forward for cls in without}  # first: some inherit it
     with ExitStack() as stack:
-        for cls, forward in given.items():  # those whose forward takes the context too
-            stack.enter_context(patch.object(cls, "forward", staticmethod(_with_context(forward))))
+        for cls, forward in given.items():  # torch looks whether its arguments fit: there the context is missing
+            stack.enter_context(patch.object(cls, "forward", staticmethod(_of_any_arguments(forward))))
             stack.enter_context(patch.object(cls, "setup_context", staticmethod(_nothing)))
         stack.enter_context(patch.object(type(custom_function_call), "__call__", _call))
         yield
@@ -30,13 +31,11 @@ def _subclasses(cls: type[Function]) -> Iterator[type[Function]]:
         yield from _subclasses(one)
 
 
-def _with_context(forward: Forward) -> Forward:
-    def alone(*args: Any, **kwargs: Any) -> Any:
-        context: Any = FunctionCtx()
-        context.needs_input_grad = (False,) * len(args)
-        return forward(context, *args, **kwargs)
+def _of_any_arguments(forward: Forward) -> Forward:
+    def forwarded(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
 
-    return alone
+    return forwarded
 
 
 def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
@@ -44,4 +43,8 @@ def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _call(self: Any, cls: type[Function], *args: Any, **kwargs: Any) -> Any:
-    return cls.forward(*args, **kwargs)
+    if cls.setup_context is not _nothing:
+        return cls.forward(*args, **kwargs)
+    context: Any = FunctionCtx()
+    context.needs_input_grad = (False,) * len(args)
+    return cls.forward(context, *args, **kwargs)

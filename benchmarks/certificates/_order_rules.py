@@ -144,7 +144,9 @@ def _sort(call: Call) -> Data:
     """Of a few numbers, as in GroupSort: neighbours change places in turns, by y = x - D^T relu(D x)."""
     x, given = call.x, [call.get(i) for i in range(1, len(call.arguments[0]))]
     if call.name == "topk":
-        _, dim, descending, _ = given
+        count, dim, descending, in_order = given
+        if count > 1 and not in_order:
+            raise Unbounded(unknown("topk in no order"))
     else:
         dim, descending = given or (call.options.get("dim", -1), call.options.get("descending", False))
     axis = dim % (len(x.shape) + 1) - 1

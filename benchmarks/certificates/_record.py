@@ -42,7 +42,7 @@ def record(net: nn.Module, x: Tensor) -> tuple[fx.GraphModule, fx.GraphModule, t
 
 def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
     try:
-        with torch.no_grad(), ByImage(), forward_alone():
+        with torch.no_grad(), ByImage():
             copy = duplicate(net)  # what is recorded stays in whatever a network keeps from its calls
             images = x.clone()
 
@@ -52,7 +52,8 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
 
             read(images)  # what it keeps from its first call is there, as numbers
             images = x.clone()
-            return make_fx(functionalize(read))(images)
+            with forward_alone():
+                return make_fx(functionalize(read))(images)
     except Unbounded:  # a wrapper that knows why
         raise
     except Exception as error:  # the network's own code may raise anything

@@ -27,6 +27,7 @@ def take_tails(recorded: fx.GraphModule) -> list[Tail]:
         if last is None or tail is None:
             return tails
         end.args = (last.args[0],)
+        recorded.graph.erase_node(last)
         tails.append(tail)
 
 
@@ -75,7 +76,7 @@ def take_shifts(recorded: fx.GraphModule) -> bool:
         if name == "_log_softmax" and node.args[1] in (1, -1) and len(_shape(node)) == 2:
             node.replace_all_uses_with(node.all_input_nodes[0])
             found = True
-        elif name in ("add", "sub", "neg", "stack") or (name in ("mean", "sum") and node.args[1] == [0]):
+        elif name in ("add", "sub", "neg", "stack") or (name in ("mean", "sum") and node.args[1:2] == ([0],)):
             waiting += [source for source in node.all_input_nodes if name != "stack" or node.args[1:] in ((), (0,))]
         elif name in ("mul", "div") and isinstance(node.args[1], int | float) and not node.kwargs:
             waiting.append(node.all_input_nodes[0])
@@ -153,7 +154,9 @@ def _norm(node: fx.Node) -> list[fx.Node]:
             return [*chain, source, square] if isinstance(square, fx.Node) and right else []
         if name == "sqrt" and not squared:
             squared = True
-        elif not _keeps_sign(name, rest) or node.kwargs or any(_shape(n).numel() > 1 for n in node.all_input_nodes[1:]):
+        elif (
+            not _keeps_sign(name, rest) or node.kwargs or any(_shape(n).numel() != 1 for n in node.all_input_nodes[1:])
+        ):
             break  # other numbers for each feature, perhaps
         node = source
     return []
@@ -171,8 +174,14 @@ def _number(value: object) -> float:
 
 
 def _shape(node: fx.Node) -> torch.Size:
-    value: Tensor = node.meta["val"]
-    return value.shape
+    """(0,) of what is no tensor, or not known."""
+    value = node.meta.get("val")
+    return value.shape if isinstance(value, Tensor) else torch.Size((0,))
+
+
+def shift(tail: Tail) -> bool:
+    """Whether the tail adds one number to all logits of an image."""
+    return tail is relative or getattr(tail, "func", None) is F.log_softmax
 
 
 def _is_last(node: fx.Node, dims: object) -> bool:

@@ -52,6 +52,10 @@ KNOWN: dict[str, Head] = {
     "manhattan": lambda m, phi: F.normalize(phi, p=1) @ m.w.T,
     "sum": lambda m, phi: (F.normalize(phi)[:, None] * m.w).sum(2),
 }
+BEHIND: dict[str, Head] = {
+    "log_softmax": lambda m, phi: (F.normalize(phi) @ m.w.T).log_softmax(1),
+    "relative": lambda m, phi: F.normalize(phi) @ m.w.T - norm(phi),
+}
 REFUSED: dict[str, Head] = {
     "bias": lambda m, phi: F.linear(F.normalize(phi), m.w, torch.ones(3)),
     "negative": lambda m, phi: phi / (norm(phi) - 1) @ m.w.T,
@@ -89,6 +93,14 @@ def test_logits_are_the_same_up_to_a_positive_factor_for_each_image(name: str) -
     assert float(factor.std()) > 0.01, "it is another one for each image: the norm has gone"
 
 
+@pytest.mark.parametrize("name", BEHIND)
+def test_log_probabilities_of_cosine_logits_have_the_same_gaps_up_to_that_factor(name: str) -> None:
+    net, x = made(BEHIND[name]), images(50)
+    wanted, found = (z - z.mean(1, keepdim=True) for z in (net(x), simplified(net, x[:4])(x)))
+    factor = found.norm(dim=1, keepdim=True) / wanted.norm(dim=1, keepdim=True)
+    assert torch.allclose(found, factor * wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_no_other_division_is_left_out(name: str) -> None:
     with pytest.raises(Unbounded, match="has no sound bound here"):
@@ -99,6 +111,7 @@ def test_no_other_division_is_left_out(name: str) -> None:
     "ensemble",
     [
         lambda m, phi: (phi @ m.w.T).log_softmax(1) - 3 * (phi @ m.w.T + 1).log_softmax(-1) / 2,
+        lambda m, phi: (phi @ m.w.T).log_softmax(1) + m.w.mean() - m.w.sum(),
         lambda m, phi: torch.stack([(phi @ m.w.T).log_softmax(1), phi[:, 2:]]).mean(0),
     ],
 )
@@ -128,6 +141,9 @@ def test_features_of_zero_have_no_certificate() -> None:
     net = made(KNOWN["normalize"])
     net.hidden.bias.fill_(-99)
     assert not simplified(net, images(4))(images(4)).any()
+    net.head = KNOWN["scale"]
+    with pytest.raises(Unbounded, match="not a number for some of the images"):
+        simplified(net, images(4))
 
 
 @pytest.mark.parametrize("at", NORMS)
