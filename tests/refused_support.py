@@ -55,6 +55,9 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
         lambda m, x: torch.stack([x, x.new_ones(1).expand_as(x)]).amax(0),
         "stack has no sound bound here",
     ),
+    "negative_softplus": (lambda m, x: F.softplus(x, -1.0), "softplus with a negative parameter has no sound"),
+    "negative_elu": (lambda m, x: F.elu(x, -1.0), "elu with a negative parameter has no sound"),
+    "negative_celu": (lambda m, x: F.celu(x, -1.0), "celu with a negative parameter has no sound"),
     "no_order": (lambda m, x: x + x.topk(2, 1, sorted=False)[0].repeat(1, 2, 1, 1), "topk in no order has no sound"),
     "attention": (
         lambda m, x: (x[:, 0] @ x[:, 1])[:, None].expand(-1, 4, 6, 6),

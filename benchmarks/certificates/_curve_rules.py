@@ -35,6 +35,8 @@ def _curved(kind: str, *defaults: float) -> Rule:
         if any(isinstance(value, Data | Tensor) for value in values):
             raise Unbounded(unknown(f"{call.name} with a tensor as its limit"))
         numbers = [default if value is None else value for value, default in zip(values, defaults, strict=True)]
+        if kind in ("elu", "softplus") and min(numbers) < 0:
+            raise Unbounded(unknown(f"{call.name} with a negative parameter"))
         if CURVES[kind](*numbers).error > JUMP:  # bounds that allow for it are not tight at any image
             raise Unbounded(unknown(f"{call.name} with a jump at its threshold of {numbers[-1]:g}"))
         return call.builder.apply(Curved(kind, *numbers), call.x)
@@ -61,6 +63,8 @@ def _clamp(call: Call) -> Data:
 @rule("celu")
 def _celu(call: Call) -> Data:
     alpha = float(call.get(1))
+    if alpha <= 0:
+        raise Unbounded(unknown("celu with a negative parameter"))
     return call.builder.apply(Curved("elu", alpha, 1.0, 1 / alpha), call.x)
 
 
