@@ -28,7 +28,7 @@ from marginbench.benchmarks.models.check import PROBE, check_model, check_unchan
 from marginbench.benchmarks.models.load import fingerprint, load_model
 from marginbench.benchmarks.models.plain import copied, ready, stripped
 from marginbench.benchmarks.models.weights import load_weights
-from marginbench.benchmarks.records.current import STALE, marks
+from marginbench.benchmarks.records.current import OTHER_DATA, STALE, marks
 from marginbench.benchmarks.records.reader import RESULTS, read_arrays, read_folders
 from marginbench.benchmarks.records.record import About, Identity, Record
 from marginbench.benchmarks.runs.console import shown
@@ -215,10 +215,14 @@ def _recorded(runs: Path, identity: Identity, answered: answers.Answers | None) 
 
 
 def _warn_if_stale(record: Record, records: Iterable[Record]) -> None:
-    """An older model of the row may have been asked for again."""
-    if marks(records).get(record.id) == STALE:
+    """An older model of the row may have been asked for again, or older data."""
+    mark = marks(records).get(record.id)
+    if mark == STALE:
         problem = "the table calls this row stale: give another name, or repeat the run with `fresh`"
         log.warning("%s has a newer record, of another model; %s", record.method, problem)
+    elif mark == OTHER_DATA:
+        problem = "the table compares this row with nothing: give another folder, or repeat the run with `fresh`"
+        log.warning("newer records are of other data than that of %s; %s", record.method, problem)
 
 
 def _known(path: Path, job: Job) -> Record | None:

@@ -1,7 +1,7 @@
 """A record is reused for the model that it is of, and for no other."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from marginbench.benchmarks import ModelOutcome, evaluate_model
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.answers import Answers
+from marginbench.benchmarks.records.current import OTHER_DATA
+from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.runs import measure
 from marginbench.methods.errors import ParameterError
 
@@ -220,3 +222,17 @@ def test_an_older_model_that_is_asked_for_again_is_told_that_its_row_is_stale(
     evaluate(Own(2.0), tiny)
     assert "stale" not in caplog.text
     assert evaluate(Own(), tiny).resumed and "mine has a newer record, of another model; the table calls" in caplog.text
+
+
+def test_older_data_that_are_asked_for_again_are_too(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a file of images is changed, and changed back."""
+    caplog.set_level(logging.INFO, "marginbench")
+    evaluate(Own(), tiny)
+
+    def other(records: Iterable[Record]) -> dict[str, str]:
+        return {record.id: OTHER_DATA for record in records}
+
+    monkeypatch.setattr("marginbench.benchmarks.models.evaluate.marks", other)
+    assert evaluate(Own(), tiny).resumed and "newer records are of other data than that of mine; the" in caplog.text
