@@ -149,15 +149,14 @@ def derived_metrics(
         if probe.reads_sentences != sentences:
             continue
         found = probe.metrics(arrays, evaluation.epsilon)
-        for column in probe.columns:
-            if not isinstance(found, Mapping) or column.name not in found:
-                given = ", ".join(found) if isinstance(found, Mapping) else in_words(found)
-                raise MarginbenchError(
-                    f"probe {name!r}: metrics() gives {given}, and not {column.name}, a column of it"
-                )
+        given = ", ".join(found) if isinstance(found, Mapping) else in_words(found)
+        found = found if isinstance(found, Mapping) else {}
         measured = {metric: _number(value, f"probe {name!r}: the metric {metric!r}") for metric, value in found.items()}
         if taken := measured.keys() & metrics.keys():
             raise MarginbenchError(f"probe {name!r}: the metric name {min(taken)!r} is taken: choose another")
+        for column in probe.columns:
+            if column.name not in measured:
+                raise MarginbenchError(f"probe {name!r}: metrics() gives {given}, and not {column.name}, its column")
         metrics |= measured
     return metrics
 
