@@ -88,6 +88,18 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
+def on_top(call: Call, stack: Call) -> list[Any]:
+    """The values that lie on top of each other, for operations over these, as in `torch.stack([f(x), g(x)]).mean(0)`.
+
+    Raises:
+        Unbounded: the operation goes over something else.
+    """
+    if call.get(1) not in (0, [0]) or call.shape != stack.out[0].shape[2:]:
+        raise Unbounded(unknown("stack"))
+    parts: list[Any] = stack.get(0)
+    return parts
+
+
 def repeated(call: Call, t: Tensor) -> Tensor:
     """The operation on other values; of several results the one that `out` is."""
     values = [call.get(i) for i in range(len(call.arguments[0]))]

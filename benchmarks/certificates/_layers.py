@@ -1,5 +1,6 @@
 """The layers that networks are rewritten into: auto-LiRPA traces them into operations whose bounds are right."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -143,21 +144,19 @@ class _CurvedOperation(torch.autograd.Function):
         return curve_of(text).function(x)
 
 
-class _LargestOperation(torch.autograd.Function):
-    @staticmethod
-    def symbolic(g: Any, x: Any, valid: Any) -> Any:
-        return g.op(LARGEST, x, valid).setType(x.type())
+def _operation(name: str, function: Callable[..., Tensor]) -> Any:
+    """A function of values and constant tensors, under its name in a trace."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, valid: Tensor) -> Tensor:
-        return largest(x, valid)
+    class Operation(torch.autograd.Function):
+        @staticmethod
+        def symbolic(g: Any, x: Any, *constants: Any) -> Any:
+            return g.op(name, x, *constants).setType(x.type())
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, *constants: Tensor) -> Tensor:
+            return function(x, *constants)
+
+    return Operation
 
 
-class _MovedOperation(torch.autograd.Function):
-    @staticmethod
-    def symbolic(g: Any, x: Any, index: Any, weight: Any) -> Any:
-        return g.op(MOVED, x, index, weight).setType(x.type())
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-        return moved(x, index, weight)
+_LargestOperation, _MovedOperation = _operation(LARGEST, largest), _operation(MOVED, moved)

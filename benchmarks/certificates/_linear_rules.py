@@ -18,6 +18,7 @@ from marginbench.benchmarks.certificates._call import (
     as_matrix,
     broadcast,
     convolve,
+    on_top,
     repeated,
     rule,
     unknown,
@@ -187,10 +188,7 @@ def _mean(call: Call) -> Data:
 
 
 def _over_stack(call: Call, stack: Call) -> Data:
-    """Of values that lie on top of each other, as in `torch.stack([f(x), g(x)]).mean(0)`."""
-    if list(call.get(1) or ()) != [0] or len(call.out[0].shape) != len(stack.out[0].shape) - 1:
-        raise Unbounded(unknown("stack"))
-    parts = stack.get(0)
+    parts = on_top(call, stack)
     total, constant = None, torch.zeros((), dtype=torch.float64, device=call.out[0].device)
     for part in parts:
         if isinstance(part, Data):

@@ -1,6 +1,7 @@
 """Maxima, max pooling and sorting."""
 
 import math
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from marginbench.benchmarks.certificates._call import (
     affine,
     broadcast,
     convolve,
+    on_top,
     rule,
     unknown,
 )
@@ -70,7 +72,11 @@ def _extreme(call: Call) -> Data:
     """Over all pixels of a channel, or over neighbouring dimensions, as in `x.unflatten(1, (-1, 2)).amax(2)`."""
     stack, given = call.arguments[0][0], call.get(1)
     if isinstance(stack, Call):
-        return _of_stack(call, stack, given)
+        nets = on_top(call, stack)
+        if not all(isinstance(net, Data) for net in nets):
+            raise Unbounded(unknown(stack.name))
+        found: Data = reduce(partial(_larger, call), nets)
+        return found
     x = call.x
     dims = sorted(d % (len(x.shape) + 1) for d in (given if isinstance(given, list | tuple) else [given]))
     if dims != list(range(dims[0], dims[-1] + 1)):
@@ -83,18 +89,6 @@ def _extreme(call: Call) -> Data:
         found = _signed(call, call.builder.apply(Reshape((channels * count, rest, 1)), x))
         found = _signed(call, _sum_of_largest(call, found, torch.ones(1, count, rest, 1)))
     return found if found.shape == call.shape else call.builder.apply(Reshape(tuple(call.shape)), found)
-
-
-def _of_stack(call: Call, stack: Call, dims: Any) -> Data:
-    """Of values that lie on top of each other, as in `torch.stack([f(x), g(x)]).amax(0)`."""
-    parts = stack.get(0)
-    if dims not in (0, [0]) or call.shape != stack.out[0].shape[2:] or not all(isinstance(p, Data) for p in parts):
-        raise Unbounded(unknown("stack"))
-    first, *others = parts
-    for part in others:
-        first = _larger(call, first, part)
-    found: Data = first
-    return found
 
 
 def _signed(call: Call, x: Data) -> Data:
@@ -144,8 +138,8 @@ def _sort(call: Call) -> Data:
     """Of a few numbers, as in GroupSort: neighbours change places in turns, by y = x - D^T relu(D x)."""
     x, given = call.x, [call.get(i) for i in range(1, len(call.arguments[0]))]
     if call.name == "topk":
-        count, dim, descending, in_order = given
-        if count > 1 and not in_order:
+        kept, dim, descending, in_order = given
+        if kept > 1 and not in_order:
             raise Unbounded(unknown("topk in no order"))
     else:
         dim, descending = given or (call.options.get("dim", -1), call.options.get("descending", False))

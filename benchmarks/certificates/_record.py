@@ -73,6 +73,12 @@ def _whose(error: Exception) -> str:
     return own[-1].__name__ if own else "the model"
 
 
+def name_of(node: fx.Node) -> str:
+    """`relu` of aten.relu.default."""
+    text = str(node.target)
+    return text.split(".")[1] if text.startswith("aten.") else text
+
+
 def _calls(graph: fx.GraphModule) -> Iterator[fx.Node]:
     return (node for node in graph.graph.nodes if node.op == "call_function")
 

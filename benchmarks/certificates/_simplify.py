@@ -21,16 +21,8 @@ from marginbench.benchmarks.certificates._box import unlimited
 from marginbench.benchmarks.certificates._builder import Builder, Data, close, convolution, gap, linear, merged_layer
 from marginbench.benchmarks.certificates._call import RULES, Call, unknown
 from marginbench.benchmarks.certificates._layers import PerChannel, Reshape, Simple
-from marginbench.benchmarks.certificates._record import BATCHES, Unbounded, record
-from marginbench.benchmarks.certificates._tails import (
-    directions,
-    name_of,
-    relative,
-    shift,
-    take_norm,
-    take_shifts,
-    take_tails,
-)
+from marginbench.benchmarks.certificates._record import BATCHES, Unbounded, name_of, record
+from marginbench.benchmarks.certificates._tails import leave_out
 from marginbench.methods import Normalise
 from marginbench.methods.maths.rounding import in_reach
 
@@ -57,21 +49,14 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
     if isinstance(net, Simple):
         return net
     first, second, images = record(net, x)
-    tails, _ = (take_tails(graph) for graph in (first, second))
-    shifted, _ = (take_shifts(graph) for graph in (first, second))
-    scaled, _ = (all(map(shift, tails)) and take_norm(graph) for graph in (first, second))
+    left_out, _ = (leave_out(graph) for graph in (first, second))
     rewriter = _Rewriter(images)
     out = rewriter.run(first, second)
     found = _chain(rewriter.builder, out)
-    logits, wanted = found(x), net(x.clone())
+    wanted = net(x.clone())
     if bool(wanted.isnan().any()):
         raise Unbounded("the model gives logits that are not a number for some of the images")
-    for tail in reversed(tails):
-        logits = tail(logits)
-    if shifted or scaled or (tails and tails[0] is relative):
-        logits, wanted = (z if tails and not shift(tails[0]) else relative(z) for z in (logits, wanted))
-    if scaled:
-        logits, wanted = directions(logits), directions(wanted)
+    logits, wanted = left_out.compared(found(x), wanted)
     near = in_reach(wanted).any(0)  # beside a mask of -1e9 the others would be too small to compare
     if not close(logits, wanted) or not close(logits[:, near], wanted[:, near]):
         words = "the operations recorded give other logits than the model"

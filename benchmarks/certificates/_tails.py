@@ -5,10 +5,13 @@ Also where several networks' log-probabilities are added: log_softmax adds one n
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
+
+from marginbench.benchmarks.certificates._record import name_of
 
 TAILS: dict[str, Callable[..., Tensor]] = {"_softmax": F.softmax, "_log_softmax": F.log_softmax}
 Tail = Callable[[Tensor], Tensor]
@@ -17,30 +20,49 @@ HOMOGENEOUS = """
 """  # f(c x) = c f(x), of one argument that depends on the images
 
 
-def take_tails(recorded: fx.GraphModule) -> list[Tail]:
+class LeftOut(NamedTuple):
+    """What has been left out of a recording."""
+
+    tails: list[Tail]  # operations at its end, the last one first
+    shifted: bool  # one number of all logits of an image
+    scaled: bool  # a positive factor of all logits of an image
+
+    def compared(self, logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, K], what must agree of the logits of what is left, and of those wanted."""
+        for tail in reversed(self.tails):
+            logits = tail(logits)
+        last = self.tails[0] if self.tails else None
+        if last is _relative or ((self.shifted or self.scaled) and (last is None or _is_shift(last))):
+            logits, wanted = _relative(logits), _relative(wanted)
+        return (_directions(logits), _directions(wanted)) if self.scaled else (logits, wanted)
+
+
+def leave_out(recorded: fx.GraphModule) -> LeftOut:
+    """Take out of a recording what changes no class."""
+    tails = _take_tails(recorded.graph)
+    shifted = _take_shifts(recorded.graph)
+    return LeftOut(tails, shifted, all(map(_is_shift, tails)) and _take_norm(recorded.graph))
+
+
+def _end(graph: fx.Graph) -> tuple[fx.Node, fx.Node | None]:
+    """The output of the graph, and the operation whose result it is."""
+    (end,) = (node for node in graph.nodes if node.op == "output")
+    result = end.args[0]
+    last = result[0] if isinstance(result, list | tuple) else result
+    return end, last if isinstance(last, fx.Node) and last.op == "call_function" else None
+
+
+def _take_tails(graph: fx.Graph) -> list[Tail]:
     """Cut off what changes no class, from the end on; the last operation comes first in the list."""
-    (end,) = (node for node in recorded.graph.nodes if node.op == "output")
     tails: list[Tail] = []
     while True:
-        last = _last(end)
+        end, last = _end(graph)
         tail = _tail(last) if last is not None else None
         if last is None or tail is None:
             return tails
         end.args = (last.args[0],)
-        recorded.graph.erase_node(last)
+        graph.erase_node(last)
         tails.append(tail)
-
-
-def _last(end: fx.Node) -> fx.Node | None:
-    result = end.args[0]
-    last = result[0] if isinstance(result, list | tuple) else result
-    return last if isinstance(last, fx.Node) and last.op == "call_function" else None
-
-
-def name_of(node: fx.Node) -> str:
-    """`relu` of aten.relu.default."""
-    text = str(node.target)
-    return text.split(".")[1] if text.startswith("aten.") else text
 
 
 def _tail(last: fx.Node) -> Tail | None:
@@ -51,23 +73,27 @@ def _tail(last: fx.Node) -> Tail | None:
     if name not in ("add", "sub") or list(last.args) != last.all_input_nodes or len(last.args) != 2:
         return None
     first, second = (tuple(_shape(node)) for node in last.all_input_nodes[:2])
-    return relative if len(first) == 2 and first[1] > 1 and second == (first[0], 1) else None
+    return _relative if len(first) == 2 and first[1] > 1 and second == (first[0], 1) else None
 
 
-def relative(logits: Tensor) -> Tensor:
+def _relative(logits: Tensor) -> Tensor:
     """[B, K], what is left of them if the same number may be added to all logits of an image."""
     return logits - logits.amax(1, keepdim=True)
 
 
-def directions(logits: Tensor) -> Tensor:
+def _is_shift(tail: Tail) -> bool:
+    """Whether it adds one number to all logits of an image."""
+    return tail is _relative or getattr(tail, "func", None) is F.log_softmax
+
+
+def _directions(logits: Tensor) -> Tensor:
     """[B, K], what is left of them if those of an image may be multiplied by a positive number."""
     return logits / logits.abs().amax(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
 
 
-def take_shifts(recorded: fx.GraphModule) -> bool:
+def _take_shifts(graph: fx.Graph) -> bool:
     """Leave out log_softmax where only sums, means and multiples by a number follow, as in ensembles."""
-    (end,) = (node for node in recorded.graph.nodes if node.op == "output")
-    waiting, found = [_last(end)], False
+    waiting, found = [_end(graph)[1]], False
     while waiting:
         node = waiting.pop()
         if node is None or node.op != "call_function" or len(node.users) != 1:
@@ -83,15 +109,13 @@ def take_shifts(recorded: fx.GraphModule) -> bool:
     return found
 
 
-def take_norm(recorded: fx.GraphModule) -> bool:
+def _take_norm(graph: fx.Graph) -> bool:
     """Leave out a division by the norm of the features, if what follows makes of it a factor of all logits.
 
     So of cosine heads remains <phi, w_k>. Where phi is 0 that is 0 for every class, which no certificate calls right.
     """
-    graph = recorded.graph
     of_images = _of_images(graph)
-    (end,) = (node for node in graph.nodes if node.op == "output")
-    node = _last(end)
+    node = _end(graph)[1]
     while node is not None and len(node.users) == 1:
         if name_of(node) == "div" and node.args[1] in of_images:
             return _without(graph, node, of_images)
@@ -154,19 +178,20 @@ def _norm(node: fx.Node) -> list[fx.Node]:
             return [*chain, source, square] if isinstance(square, fx.Node) and right else []
         if name == "sqrt" and not squared:
             squared = True
-        elif (
-            not _keeps_sign(name, rest) or node.kwargs or any(_shape(n).numel() != 1 for n in node.all_input_nodes[1:])
-        ):
-            break  # other numbers for each feature, perhaps
+        elif not _keeps_sign(node):
+            break
         node = source
     return []
 
 
-def _keeps_sign(name: str, rest: tuple[object, ...]) -> bool:
-    """Whether an operation with these other arguments leaves numbers >= 0 so, and positive ones positive."""
-    return name in ("expand", "clone", "clamp_min", "unsqueeze") or (
-        (name == "clamp" and len(rest) == 1) or (name == "add" and _number(rest[0]) >= 0)
-    )
+def _keeps_sign(node: fx.Node) -> bool:
+    """Whether numbers >= 0 stay so, positive ones positive, and those of an image that are equal, equal."""
+    name, rest = name_of(node).strip("_"), node.args[1:]
+    if node.kwargs or any(_shape(other).numel() != 1 for other in node.all_input_nodes[1:]):
+        return False
+    if name in ("clamp", "add"):
+        return len(rest) == 1 if name == "clamp" else _number(rest[0]) >= 0
+    return name in ("expand", "clone", "clamp_min", "unsqueeze")
 
 
 def _number(value: object) -> float:
@@ -177,11 +202,6 @@ def _shape(node: fx.Node) -> torch.Size:
     """(0,) of what is no tensor, or not known."""
     value = node.meta.get("val")
     return value.shape if isinstance(value, Tensor) else torch.Size((0,))
-
-
-def shift(tail: Tail) -> bool:
-    """Whether the tail adds one number to all logits of an image."""
-    return tail is relative or getattr(tail, "func", None) is F.log_softmax
 
 
 def _is_last(node: fx.Node, dims: object) -> bool:

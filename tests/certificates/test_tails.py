@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.adapter import adapt
 from marginbench.methods import NORMS, Norm
 
@@ -76,8 +77,8 @@ REFUSED: dict[str, Head] = {
 
 
 def made(head: Head) -> Features:
-    torch.manual_seed(0)
-    return Features(head).eval().requires_grad_(False)
+    with seeded(torch.device("cpu"), "cosine"):  # no image has features of zero
+        return Features(head).eval().requires_grad_(False)
 
 
 def images(count: int) -> Tensor:
