@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.methods import Net
+from marginbench.methods.maths.rounding import in_reach
 
 DEPTHS = 3  # hidden layers: after a third of the blocks, after two thirds, after all of them
+ROUNDING = 1e-4  # of the largest gap between two logits
 
 
-def hidden_layers(net: nn.Module, image: Tensor) -> list[nn.Module]:
+def hidden_layers(net: nn.Module, images: Tensor) -> list[nn.Module]:
     """The modules whose outputs are hidden layers, `DEPTHS` of them, or none where the network has no hidden layer.
 
     There are none either where a part of the network is TorchScript, which tells nothing of its calls.
@@ -20,11 +22,11 @@ def hidden_layers(net: nn.Module, image: Tensor) -> list[nn.Module]:
     only one of them has weights (an outside model as a whole), its children. They count in the order in which they
     are called, if they are called once. A block begins with each part that has a weight of two dimensions or more and
     ends before the next: a convolution with its norm, ReLU and pooling is one block, and so is a residual one. Its
-    output is that of its last part. With fewer than `DEPTHS` blocks some stand for two depths. The logits are no
-    hidden layer.
+    output is that of its last part; functions that are no modules are not seen. With fewer than `DEPTHS` blocks some
+    stand for two depths. The logits are no hidden layer, nor are logits that a softmax, a scale or a mask follows.
 
     Args:
-        image: [1, C, H, W], which is asked for the order.
+        images: [B, C, H, W], which are asked for the order of the parts, and for the logits among them.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
         return []
@@ -33,7 +35,7 @@ def hidden_layers(net: nn.Module, image: Tensor) -> list[nn.Module]:
     if len(weighted) == 1 and list(weighted[0].children()):
         parts = [child for part in weighted[0].children() for child in _parts(part)]
     ends: list[nn.Module] = []
-    for part in _called(net, parts, image):
+    for part in _called(net, parts, images):
         if _has_weight(part):
             ends.append(part)
         elif ends:
@@ -70,22 +72,36 @@ def _has_weight(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _called(net: nn.Module, parts: list[nn.Module], image: Tensor) -> list[nn.Module]:
-    """The parts in the order of their calls, without those that are not called once, or return no activations."""
+def _called(net: nn.Module, parts: list[nn.Module], images: Tensor) -> list[nn.Module]:
+    """The parts in the order of their calls, up to the logits.
+
+    Without those that are not called once, or return no activations.
+    """
     calls: list[tuple[nn.Module, object]] = []
     handles = [part.register_forward_hook(lambda part, _, out: calls.append((part, out))) for part in set(parts)]
     try:
-        logits = net(torch.cat([image, image]))  # of two images what is a constant has no rows
+        logits = net(torch.cat([images, images]))  # of two images what is a constant has no rows
     finally:
         for handle in handles:
             handle.remove()
     order = [part for part, _ in calls]
-    return [
-        part
-        for part, out in calls
-        if order.count(part) == 1
-        and isinstance(out, Tensor)
-        and out.is_floating_point()
-        and out.shape[:1] == logits.shape[:1]
-        and out is not logits
-    ]
+    known_head = isinstance(net, Net) and _has_weight(net.head)
+    found = []
+    for part, out in calls:
+        if not isinstance(out, Tensor) or not out.is_floating_point() or out.shape[:1] != logits.shape[:1]:
+            continue
+        if not known_head and _rank_alike(out, logits):
+            break
+        if order.count(part) == 1:
+            found.append(part)
+    return found
+
+
+def _rank_alike(out: Tensor, logits: Tensor) -> bool:
+    """Whether classes are in the order of the logits in every row, as far as these tell them apart."""
+    if out.shape != logits.shape:
+        return False
+    masked = ~in_reach(logits)
+    above, before = (z[:, :, None] - z[:, None] for z in (logits.masked_fill(masked, torch.nan), out))
+    apart = above > ROUNDING * above.nan_to_num().amax()
+    return bool((before[apart] > 0).all())

@@ -30,6 +30,7 @@ from marginbench.methods import NORMS, Norm, predicted_class
 
 LAYERS = ("input", *(f"hidden_{depth}" for depth in range(1, DEPTHS + 1)))
 SUMMARY = ("lower_fence", "q1", "median", "q3", "upper_fence")
+RANKED = 8  # images that tell logits from hidden layers
 
 
 @probe
@@ -65,7 +66,7 @@ class LinearisedMargin(Probe):
         back.
         """
         train = subject.train.rows(subject.train.sample(self.points))
-        layers = hidden_layers(subject.net, train.images(slice(1)))
+        layers = hidden_layers(subject.net, train.images(slice(RANKED)))
         found = _over(subject.net, train, layers)
         rows = [_summary(found.margins("l2")), *(_summary(found.hidden(i)) for i in range(len(layers)))]
         empty = [torch.full((len(SUMMARY),), torch.nan).to(rows[0])] * (len(LAYERS) - len(rows))

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.evaluation.canaries import Canary, linear, masked
+from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.nets.scan import NETWORKS
 from marginbench.benchmarks.probes._depths import DEPTHS, hidden_layers
@@ -139,6 +141,33 @@ def test_an_outside_model_is_looked_into_and_its_logits_are_no_hidden_layer() ->
     net = Net(nn.Identity(), nn.Sequential(model), nn.Identity()).eval()
     assert hidden_layers(net, torch.rand(1, 1, 8, 8)) == [model.act] * DEPTHS
     assert hidden_layers(nn.Flatten(), torch.rand(1, 1, 8, 8)) == []
+
+
+TAILS: dict[str, Callable[[Tensor], Tensor]] = {
+    "log_softmax": lambda z: z.log_softmax(1),
+    "scaled": lambda z: 7 * z + 3,
+    "centred": lambda z: z - z.mean(1, keepdim=True),
+    "masked": lambda z: z.masked_fill(torch.arange(4) == 2, -1e9),
+    "saturated": lambda z: torch.tanh(20 * z),
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_logits_that_a_function_follows_are_no_hidden_layer(tail: str) -> None:
+    class Tailed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return TAILS[tail](self.last(self.act(self.first(x.flatten(1)))))
+
+    with seeded(torch.device("cpu"), "tailed"):
+        model = Tailed()
+    net = Net(nn.Identity(), nn.Sequential(model), nn.Identity()).eval()
+    assert hidden_layers(net, torch.rand(8, 1, 8, 8)) == [model.act] * DEPTHS
+    layers = nn.Sequential(nn.Flatten(), model.first, model.act, model.last, nn.LogSoftmax(1)).eval()
+    assert hidden_layers(layers, torch.rand(8, 1, 8, 8)) == [model.act] * DEPTHS
 
 
 def test_a_module_that_returns_a_constant_is_no_hidden_layer() -> None:
