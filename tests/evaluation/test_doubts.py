@@ -213,6 +213,21 @@ def test_a_network_that_looks_at_its_batch_is_seen(trained: Net) -> None:
     assert "batch_dependence" in evaluated(net).doubts
 
 
+class Stretched(nn.Module):
+    """By the extremes of the batch, as where `dim` was forgotten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.min()) / (x.max() - x.min())
+
+
+def test_a_network_that_takes_the_range_of_its_batch_is_seen_where_all_images_have_that_range(trained: Net) -> None:
+    data = small_data()
+    x = data.test.x.clone()
+    x[:, :, 0, 0], x[:, :, 0, 1] = 0, 255
+    net = Net(nn.Sequential(Stretched(), trained.normalise), trained.body, trained.head)
+    assert "batch_dependence" in evaluated(net, replace(data, test=replace(data.test, x=x))).doubts
+
+
 class Offset(nn.Module):
     """Two more features, far from 0, that cancel behind the last layer, but for rounding."""
 
