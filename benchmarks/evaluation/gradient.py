@@ -75,6 +75,7 @@ def gradient_mismatch(e: Evidence) -> str | None:
     """
     index = e.correct.nonzero()[:, 0]
     index = index[:: max(1, len(index) // POINTS)][:POINTS]
+    index = index[e.arrays["upper_linf"][index] > _WALL.step]  # segments must not lead far beyond the boundary
     if len(index) == 0:
         return None
     net, image = _precise(e.net, e.x[index])

@@ -38,12 +38,12 @@ def seen(net: nn.Module, x: Tensor | None = None) -> str | None:
     return gradient.gradient_mismatch(evidence(net, x))
 
 
-def evidence(net: nn.Module, x: Tensor | None = None) -> Evidence:
+def evidence(net: nn.Module, x: Tensor | None = None, upper: float = torch.inf) -> Evidence:
     x = small_data().test.images(slice(None)) if x is None else x
     with torch.no_grad():
         y = net(x).argmax(1)
     whole: Any = Net(nn.Identity(), nn.Sequential(net), nn.Identity()).eval().requires_grad_(False)
-    arrays = {"label": y, "prediction": y}
+    arrays = {"label": y, "prediction": y, "upper_linf": torch.full((len(x),), upper)}
     return Evidence(whole, x, arrays, {}, {}, {}, {}, 5, no_certificate)
 
 
@@ -270,5 +270,20 @@ def test_ties_of_max_pooling_and_batch_norm_are_not_doubted() -> None:
 def test_a_network_that_is_always_wrong_has_nothing_to_measure(trained: Net) -> None:
     x = small_data().test.images(slice(8))
     y = torch.zeros(8, dtype=torch.int64)
-    nothing = Evidence(trained, x, {"label": y, "prediction": y + 1}, {}, {}, {}, {}, 5, no_certificate)
+    arrays = {"label": y, "prediction": y + 1, "upper_linf": torch.zeros(8)}
+    nothing = Evidence(trained, x, arrays, {}, {}, {}, {}, 5, no_certificate)
     assert gradient.gradient_mismatch(nothing) is None
+
+
+def test_slopes_are_not_asked_for_where_another_class_is_nearer_than_segments_are_long() -> None:
+    """As of naive Bayes with pixels that hardly vary: quadratic, and steep on the walls."""
+
+    class Steep(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            dark = x[:, :, :, :3].flatten(1)
+            return torch.stack([1e6 * k * (dark - 1e-5 * k).square().sum(1) for k in range(5)], 1)
+
+    x = small_data().test.images(slice(None)).clone()
+    x[:, :, :, :3] = 0
+    assert gradient.gradient_mismatch(evidence(Steep(), x)) is not None
+    assert gradient.gradient_mismatch(evidence(Steep(), x, upper=1e-4)) is None
