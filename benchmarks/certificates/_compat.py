@@ -5,6 +5,7 @@ nothing where the name exists. Upstream auto-LiRPA 0.7 needs none of them and ge
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -12,7 +13,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +42,7 @@ def load_auto_lirpa() -> ModuleType:
         raise ImportError(f"auto_LiRPA does not import: {error}") from error
     _accept_new_arguments(library.BoundedModule)
     _multiply_in_fewer_passes()
+    _pad_to_squares()
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # an unknown layer is an answer, not an event
     return library
 
@@ -153,6 +155,35 @@ def _by_sign(
     wider = torch.broadcast_shapes(a.shape, d_pos.shape, d_neg.shape) != a.shape
     product = positive * d_pos if wider else positive.mul_(d_pos)
     return product.addcmul_(negative, d_neg), bias
+
+
+def _pad_to_squares() -> None:
+    """Equal heights and widths for `patches_to_matrix`, which takes one for the other where windows meet a matrix.
+
+    Padding does it, below or on the right, which is cut off again.
+    """
+    kept: Any = importlib.import_module("auto_LiRPA.patches").patches_to_matrix
+    if hasattr(kept, "__wrapped__"):
+        return
+    using = [m for name, m in sys.modules.items() if name.startswith("auto_LiRPA") and hasattr(m, kept.__name__)]
+    for module in using:
+        setattr(module, kept.__name__, functools.wraps(kept)(functools.partial(_of_squares, kept)))
+
+
+def _of_squares(
+    kept: Callable[..., Tensor],
+    pieces: Tensor,
+    input_shape: Sequence[int],
+    stride: Any,
+    padding: int | tuple[int, int, int, int],
+    output_shape: Any = None,
+    unstable_idx: Any = None,
+) -> Tensor:
+    left, right, top, bottom = (padding,) * 4 if isinstance(padding, int) else padding
+    height, width = input_shape[-2] + top + bottom, input_shape[-1] + left + right
+    side = max(height, width)
+    padding = (left, right + side - width, top, bottom + side - height)
+    return kept(pieces, input_shape, stride, padding, output_shape, unstable_idx)
 
 
 class FastTranspose(TorchFunctionMode):

@@ -17,9 +17,9 @@ PROBE = 64  # images on which the trace is compared with the network
 KINDS = {"Input", "Params", "Buffers", "Constant", "Linear", "Conv", "Relu", "Add", "Flatten", "Reshape"}
 """auto-LiRPA's operations that are bounded right: of Conv those with one stride, one padding, no groups, no dilation.
 
-In 0.3 its patches forget groups and dilation, and mix up paddings that differ between the axes; its average pooling
-takes every stride for the kernel's size and forgets padding, `ceil_mode` and `count_include_pad`; its max pooling mixes
-up sizes and drops padding; its LeakyReLU is a convex function with a slope in [0, 1]. Nothing in it says so.
+In 0.3 its patches forget groups and dilation, and mix up heights and widths (see `_compat`); its average pooling takes
+every stride for the kernel's size and forgets padding, `ceil_mode` and `count_include_pad`; its max pooling mixes up
+sizes and drops padding; its LeakyReLU is a convex function with a slope in [0, 1]. Nothing in it says so.
 """
 
 

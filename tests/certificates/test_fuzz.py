@@ -30,6 +30,7 @@ from marginbench.methods.maths.rounding import corner
 
 Make = Callable[[], Sequence[nn.Module]]
 IMAGE = (2, 6, 6)
+WIDE, HIGH = (2, 4, 9), (2, 9, 4)
 METHODS: tuple[_bounds.Bound, ...] = ("IBP", "CROWN-IBP", "CROWN")
 
 
@@ -53,6 +54,13 @@ class Concatenated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+class Centred(nn.Module):
+    """Less its mean over the places: a matrix meets the windows of convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean((2, 3), keepdim=True)
 
 
 class Viewed(nn.Module):
@@ -109,6 +117,7 @@ LINEAR: dict[str, Make] = {
         Residual(nn.Conv2d(3, 3, 3, 2, 1), nn.Sequential(nn.Conv2d(3, 3, 1, 2), batch_norm()))
     ],
     "concatenated": lambda: [Concatenated(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 1, 3, padding=1))],
+    "centred": lambda: [Centred(), nn.Conv2d(3, 3, 3, padding=1)],
     "viewed": lambda: [Viewed(), nn.Conv2d(3, 3, 3)],
     "unflattened": lambda: [nn.Flatten(), nn.Unflatten(1, (3, 4, 9)), nn.Conv2d(3, 3, 3)],
 }
@@ -129,25 +138,25 @@ KINKED |= {
 }
 
 
-def network(make: Make, form: str, kinks: bool = True) -> nn.Sequential:
+def network(make: Make, form: str, kinks: bool = True, shape: tuple[int, ...] = IMAGE) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         body = nn.Sequential(
             nn.Conv2d(2, 3, 3, padding=1), *([nn.ReLU()] if kinks and make in LINEAR.values() else []), *make()
         ).eval()
         with torch.no_grad():
-            width = body(torch.zeros(1, *IMAGE)).numel()
+            width = body(torch.zeros(1, *shape)).numel()
         tail = [nn.ReLU(), nn.Flatten(), nn.Linear(width, 6), nn.ReLU()] if kinks else [nn.Flatten()]
         layers = [*body, *tail, nn.Linear(6 if kinks else width, 4)]
     for parameter in nn.Sequential(*layers).parameters():
         parameter.data *= 1.5
     if form == "sequential":
         return nn.Sequential(*layers).requires_grad_(False).eval()
-    return adapt(OneByOne(layers).requires_grad_(False).eval(), nn.Identity(), images(8)).decision_net()
+    return adapt(OneByOne(layers).requires_grad_(False).eval(), nn.Identity(), images(8, shape)).decision_net()
 
 
-def images(count: int) -> Tensor:
-    return (torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(1)) * 1.4 - 0.2).clamp(0, 1)
+def images(count: int, shape: tuple[int, ...] = IMAGE) -> Tensor:
+    return (torch.rand(count, *shape, generator=torch.Generator().manual_seed(1)) * 1.4 - 0.2).clamp(0, 1)
 
 
 def least_found(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: Norm) -> Tensor:
@@ -209,6 +218,22 @@ def test_nothing_in_the_balls_is_below_the_bounds(name: str, form: str, norm: No
     assert isinstance(found, Tensor), found.reason
     assert (found > 0).any()
     assert (least_found(net, x, y, found, norm) > 0).all()
+
+
+@pytest.mark.parametrize("shape", [WIDE, HIGH])
+@pytest.mark.parametrize("name", [name for name in LINEAR | KINKED if name != "adaptive-maximum"])
+def test_bounds_hold_where_images_are_no_squares(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bounds.Search, "limit", 0)  # as if they were large
+    net, x = network((LINEAR | KINKED)[name], "module", shape=shape), images(4, shape)
+    y = predicted(net, x)
+    mode: _bounds.ConvMode = "auto" if name in ("viewed", "unflattened") else "patches"
+    for norm in NORMS:
+        found = crown.certified_radius(a_query(net, x, y, norm), _bounds.Search("CROWN", conv_mode=mode, rounds=3))
+        assert isinstance(found, Tensor), found.reason
+        assert (found > 0).any()
+        assert (least_found(net, x, y, found, norm) > 0).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -278,6 +303,9 @@ def test_wrong_bounds_are_refused(name: str, norm: Norm, monkeypatch: pytest.Mon
     net, x = network(make, "sequential"), images(12)
     leave(net, operation, monkeypatch)
     monkeypatch.setattr(_trace, "check_operations", lambda module: None)
+    if name == "padding":
+        squares = of_library("convolution", "patches_to_matrix")
+        monkeypatch.setattr("auto_LiRPA.operators.convolution.patches_to_matrix", squares.__wrapped__)
     mode: _bounds.ConvMode = "matrix" if make in KINKED.values() else "patches"
     found = crown.certified_radius(a_query(net, x, predicted(net, x), norm), _bounds.Search(method, conv_mode=mode))
     assert isinstance(found, Answer) and "wrong" in found.reason
