@@ -42,7 +42,7 @@ def load_auto_lirpa() -> ModuleType:
         raise ImportError(f"auto_LiRPA does not import: {error}") from error
     _accept_new_arguments(library.BoundedModule)
     _multiply_in_fewer_passes()
-    _pad_to_squares()
+    _tell_heights_from_widths()
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # an unknown layer is an answer, not an event
     return library
 
@@ -157,20 +157,17 @@ def _by_sign(
     return product.addcmul_(negative, d_neg), bias
 
 
-def _pad_to_squares() -> None:
-    """Equal heights and widths for `patches_to_matrix`, which takes one for the other where windows meet a matrix.
-
-    Padding does it, below or on the right, which is cut off again.
-    """
+def _tell_heights_from_widths() -> None:
+    """In `patches_to_matrix`, which takes one for the other: else bounds are wrong where windows meet a matrix."""
     kept: Any = importlib.import_module("auto_LiRPA.patches").patches_to_matrix
     if hasattr(kept, "__wrapped__"):
         return
     using = [m for name, m in sys.modules.items() if name.startswith("auto_LiRPA") and hasattr(m, kept.__name__)]
     for module in using:
-        setattr(module, kept.__name__, functools.wraps(kept)(functools.partial(_of_squares, kept)))
+        setattr(module, kept.__name__, functools.wraps(kept)(functools.partial(_as_matrix, kept)))
 
 
-def _of_squares(
+def _as_matrix(
     kept: Callable[..., Tensor],
     pieces: Tensor,
     input_shape: Sequence[int],
@@ -179,11 +176,30 @@ def _of_squares(
     output_shape: Any = None,
     unstable_idx: Any = None,
 ) -> Tensor:
+    """Weights of windows as [B, S, C, H, W], S their places: the library's where padded images are squares.
+
+    Args:
+        pieces: [O, B, h, w, C, k, l], or [S, B, C, k, l] at the places `unstable_idx`.
+    """
     left, right, top, bottom = (padding,) * 4 if isinstance(padding, int) else padding
     height, width = input_shape[-2] + top + bottom, input_shape[-1] + left + right
-    side = max(height, width)
-    padding = (left, right + side - width, top, bottom + side - height)
-    return kept(pieces, input_shape, stride, padding, output_shape, unstable_idx)
+    if height == width:
+        return kept(pieces, input_shape, stride, padding, output_shape, unstable_idx)
+    if pieces.ndim == 9:
+        pieces = pieces.squeeze(5).squeeze(1)
+    if unstable_idx is None:
+        row, column = torch.cartesian_prod(*map(torch.arange, pieces.shape[2:4])).repeat(len(pieces), 1).unbind(1)
+        pieces = pieces.movedim(1, 3).flatten(0, 2)
+    else:
+        _, row, column = unstable_idx
+    down, across = pair(stride)
+    corner = (down * width * row + across * column).to(pieces.device)
+    inner = width * torch.arange(pieces.shape[3])[:, None] + torch.arange(pieces.shape[4])
+    place = corner[:, None] + inner.flatten().to(corner)
+    rows = pieces.new_zeros(*pieces.shape[:3], height * width)
+    rows.scatter_(3, place[:, None, None].expand(*pieces.shape[:3], -1), pieces.flatten(3))
+    images = rows.unflatten(3, (height, width))[..., top : height - bottom, left : width - right]
+    return images.transpose(0, 1)
 
 
 class FastTranspose(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,30 @@ def test_compatibility_layer_leaves_existing_names(monkeypatch: pytest.MonkeyPat
     before = Modern._named_members
     _compat._accept_new_arguments(Modern)
     assert Modern._named_members is before
+
+
+@pytest.mark.parametrize("padding", [0, 1, (2, 1, 0, 1)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(4, 9), (9, 4), (5, 6), (5, 5)])
+def test_windows_as_a_matrix_lie_where_they_should(
+    size: tuple[int, int], stride: int, padding: int | tuple[int, int, int, int]
+) -> None:
+    _compat.load_auto_lirpa()
+    as_matrix = importlib.import_module("auto_LiRPA.patches").patches_to_matrix
+    left, right, top, bottom = (padding,) * 4 if isinstance(padding, int) else padding
+    height, width = size[0] + top + bottom, size[1] + left + right
+    rows, columns = (height - 3) // stride + 1, (width - 2) // stride + 1
+    stream = torch.Generator().manual_seed(0)
+    pieces = torch.randn(2, 3, rows, columns, 2, 3, 2, generator=stream)
+    wanted = torch.zeros(3, 2, rows, columns, 2, height, width)
+    for i, j in itertools.product(range(rows), range(columns)):
+        window = wanted[:, :, i, j, :, i * stride : i * stride + 3, j * stride : j * stride + 2]
+        window.copy_(pieces[:, :, i, j].transpose(0, 1))
+    wanted = wanted[..., top : top + size[0], left : left + size[1]].flatten(1, 3)
+    assert torch.equal(as_matrix(pieces, (3, 2, *size), stride, padding), wanted)
+    some = torch.randperm(2 * rows * columns, generator=stream)[:3]
+    place = torch.unravel_index(some, (2, rows, columns))
+    found = as_matrix(
+        pieces.movedim(1, 3).flatten(0, 2)[some], (3, 2, *size), stride, padding, (3, 2, rows, columns), place
+    )
+    assert torch.equal(found, wanted[:, some])
