@@ -38,7 +38,7 @@ def _at_second_call(m: Any, x: Tensor) -> Tensor:
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "group_norm": (nn.GroupNorm(2, 4), "GroupNorm has no sound bound here: its statistics depend on the image"),
     "layer_norm": (nn.LayerNorm([4, 6, 6]), "LayerNorm has no sound bound here: its statistics depend on the image"),
-    "instance_norm": (nn.InstanceNorm2d(4), "into one dimension (view), as InstanceNorm,"),
+    "instance_norm": (nn.InstanceNorm2d(4), "keep a first dimension of their own (view), as in InstanceNorm,"),
     "statistics_of_the_batch": (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
     "glu": (lambda m, x: F.glu(x, 1).repeat(1, 2, 1, 1), "glu has no sound bound here"),
     "log": (lambda m, x: (x.abs() + 1).log(), "log has no sound bound here"),

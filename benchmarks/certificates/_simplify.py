@@ -132,8 +132,8 @@ class _Rewriter:
             raise Unbounded(unknown(call.name))
         if any(value.ndim == 0 or len(value) != size for value, size in zip(call.out, BATCHES, strict=True)):
             raise Unbounded(
-                f"the model puts images, or images and channels, into one dimension ({call.name}), as InstanceNorm,"
-                " attention and several views of an image in one batch do: that has no sound bound here"
+                f"images do not keep a first dimension of their own ({call.name}), as in InstanceNorm, attention,"
+                " products by einsum and several views of an image in one batch: that has no sound bound here"
             )
         try:
             data = unlimited(call) or RULES[call.name](call)
