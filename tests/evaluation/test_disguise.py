@@ -7,10 +7,11 @@ import pytest
 import torch
 from contract_support import Mutant
 from evaluation_support import evaluated
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
-from marginbench.benchmarks.evaluation.disguise import FEW, nearly_probabilities, probabilities
+from marginbench.benchmarks.evaluation.disguise import FEW, LEAK, nearly_probabilities, probabilities
 from marginbench.benchmarks.training.loop import train
 from marginbench.methods import Batch, Context, Loss, Net, create
 
@@ -169,6 +170,33 @@ class SquaredError(Mutant):
 def test_outputs_fitted_to_0_and_1_are_none() -> None:
     net = train(SquaredError(), small_suite(), small_data(), 0).net.eval()
     assert nearly_probabilities(net, images()) is None
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, nn.Tanh])
+def test_two_classes_fitted_to_0_and_1_are_none(activation: type[nn.Module]) -> None:
+    """Their outputs are nearly 0, 1 and of one sum on images of the data, and leave [0, 1] where they are pressed."""
+    digits, label = load_digits(n_class=2, return_X_y=True)
+    x, y = torch.tensor(digits / 16).float().view(-1, 1, 8, 8), torch.tensor(label)
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 2)
+    )
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-2)
+    for _ in range(300):
+        optimiser.zero_grad()
+        nn.functional.mse_loss(net(x), nn.functional.one_hot(y).float()).backward()
+        optimiser.step()
+    with torch.no_grad():
+        share = net(x[:64])
+    assert ((share.sum(1) - 1).abs() < LEAK).all() and share.min() > -LEAK and share.max() < 1 + LEAK
+    assert nearly_probabilities(net, x[:64]) is None
+    leaky = nn.Sequential(net, Leak())
+    assert nearly_probabilities(leaky, x[:64]) is not None
+
+
+class Leak(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return (100 * z).softmax(1) + 0.02 * z
 
 
 def test_the_doubt_says_so(trained: Net) -> None:
