@@ -46,6 +46,7 @@ STEPS = 10  # of projected gradient ascent, where attacks are doubted
 COUNTED = 5  # images of a class, from which on it should be predicted once
 INVALID = "invalid"  # of an estimator in the record: at how many points its radius is none
 SCALE, SHIFT = 100.0, 50.0  # of logits, and their least spread once scaled
+ABOVE = 1 / 9  # of what lies above chance: accuracy below that is near it; with 10 classes that is 2/K
 
 
 @doubt
@@ -64,7 +65,10 @@ def invalid_radius(e: Evidence) -> str | None:
 
 @doubt
 def collapse(e: Evidence) -> str | None:
-    """The network predicts a single class, never one of 5 images or more, is near chance, or gives NaN or infinity."""
+    """The network predicts a single class, never one of 5 images or more, is near chance, or gives NaN or infinity.
+
+    Near chance: of the way from 1/K, for K classes, to 1, accuracy has gone less than 1/9, and is below 2/K.
+    """
     if broken := int((e.arrays["output_margin"].isnan() | e.arrays["output_margin"].isposinf()).sum()):
         return f"logits not finite for {broken} of {counted(len(e.y), 'image')}"
     predicted = e.arrays["prediction"].unique()
@@ -75,9 +79,9 @@ def collapse(e: Evidence) -> str | None:
     present = present[images >= COUNTED]
     if missing := int((~torch.isin(present, predicted)).sum()):
         seen.append(f"never predicted: {missing} of {len(present)} classes")
-    accuracy = float(e.correct.float().mean())
-    if accuracy < 2 / e.num_classes and e.num_classes > 2:
-        seen.append(f"accuracy {accuracy:.1%}")
+    accuracy, chance = float(e.correct.float().mean()), 1 / e.num_classes
+    if accuracy < min(chance + ABOVE * (1 - chance), 2 * chance):
+        seen.append(f"accuracy {accuracy:.1%}, by chance {chance:.1%}")
     return ", ".join(seen) or None
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_support import evaluated
+from evaluation_support import evaluated, no_certificate
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.evaluation.doubts import DOUBTS, explanation
+from marginbench.benchmarks.evaluation.doubts import DOUBTS, collapse, explanation
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import MarginbenchError, Net, Radii, logit_margin
@@ -182,6 +182,32 @@ def test_classes_of_few_images_need_not_be_predicted(trained: Net) -> None:
     test = replace(data.test, x=data.test.x[~rare], y=data.test.y[~rare])
     net = Net(trained.normalise, trained.body, Without(trained.head, 1))
     assert "collapse" not in evaluated(net, replace(data, test=test)).doubts
+@pytest.mark.parametrize(
+    ("classes", "points", "right", "seen"),
+    [
+        (2, 100, 55, True),
+        (2, 100, 60, False),
+        (2, 8, 4, True),
+        (2, 8, 5, False),
+        (3, 100, 40, True),
+        (3, 100, 60, False),
+        (3, 8, 3, True),
+        (3, 8, 4, False),
+        (10, 1000, 199, True),
+        (10, 1000, 201, False),
+        (100, 1000, 19, True),
+        (100, 1000, 21, False),
+    ],
+)
+def test_an_accuracy_near_chance_is_a_collapse(classes: int, points: int, right: int, seen: bool) -> None:
+    y = torch.arange(points) % classes
+    prediction = torch.where(torch.arange(points) < right, y, (y + 1) % classes)
+    arrays = {"label": y, "prediction": prediction, "output_margin": torch.zeros(points)}
+    net, x = Net(nn.Identity(), nn.Flatten(), nn.Identity()), torch.zeros(points, 1, 1, 1)
+    found = collapse(Evidence(net, x, arrays, {}, {}, {}, {}, classes, no_certificate))
+    assert found == (f"accuracy {right / points:.1%}, by chance {1 / classes:.1%}" if seen else None)
+
+
 
 
 class Lonely(nn.Module):
