@@ -14,10 +14,10 @@ from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.evaluation.doubts import DOUBTS, collapse, explanation
+from marginbench.benchmarks.evaluation.doubts import DOUBTS, collapse, explanation, not_falling
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.methods import MarginbenchError, Net, Radii, logit_margin
+from marginbench.methods import MarginbenchError, Net, Norm, Radii, logit_margin
 
 
 def _certificate(radius: float) -> Any:
@@ -116,6 +116,29 @@ def test_an_attack_that_finds_less_at_larger_radii_is_seen() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["rings", "checks"])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_a_network_of_two_pixels_is_nothing_to_doubt(kind: str, activation: type[nn.Module]) -> None:
+    """Regions of its classes are narrow beside the radii of the suite, which reach across the box."""
+    torch.manual_seed(0)
+    x = torch.rand(300, 1, 1, 2)
+    place = x.flatten(1)
+    y = (((place - 0.5).norm(dim=1) * 6).long() % 3) if kind == "rings" else (place * 4).long().sum(1) % 2
+    classes = int(y.max()) + 1
+    body = nn.Sequential(nn.Flatten(), nn.Linear(2, 64), activation(), nn.Linear(64, 64), activation())
+    net = Net(nn.Identity(), body, nn.Linear(64, classes))
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(300):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimiser.step()
+    net.eval().requires_grad_(False)
+    epsilon: dict[Norm, float] = {"linf": 0.1, "l2": 0.5}
+    arrays = {"label": y, "prediction": net(x).argmax(1)}
+    evidence = Evidence(net, x, arrays, {}, {}, {}, epsilon, classes, no_certificate)
+    assert evidence.correct.float().mean() > 0.8 and not_falling(evidence) is None
+
+
 def test_noise_that_is_nearer_by_rounding_is_nothing_to_doubt() -> None:
     """Of two pixels every fourth direction in L-infinity is that of the gradient."""
     torch.manual_seed(0)
@@ -159,29 +182,6 @@ def test_a_constant_class_is_a_collapse(trained: Net) -> None:
     assert doubts["zero_gradient"] == "100.0% of correct points"
 
 
-class Without(nn.Module):
-    """Some classes win only where no other does."""
-
-    def __init__(self, head: nn.Module, *classes: int) -> None:
-        super().__init__()
-        self.head, self.classes = head, list(classes)
-
-    def forward(self, phi: Tensor) -> Tensor:
-        z: Tensor = self.head(phi)
-        return z.index_fill(1, torch.tensor(self.classes), -1e3)
-
-
-def test_classes_that_are_never_predicted_are_counted(trained: Net) -> None:
-    doubts = evaluated(Net(trained.normalise, trained.body, Without(trained.head, 1, 3))).doubts
-    assert doubts["collapse"] == "never predicted: 2 of 5 classes"
-
-
-def test_classes_of_few_images_need_not_be_predicted(trained: Net) -> None:
-    data = small_data()
-    rare = ((data.test.y == 1).cumsum(0) > 4) & (data.test.y == 1)
-    test = replace(data.test, x=data.test.x[~rare], y=data.test.y[~rare])
-    net = Net(trained.normalise, trained.body, Without(trained.head, 1))
-    assert "collapse" not in evaluated(net, replace(data, test=test)).doubts
 @pytest.mark.parametrize(
     ("classes", "points", "right", "seen"),
     [
@@ -208,6 +208,29 @@ def test_an_accuracy_near_chance_is_a_collapse(classes: int, points: int, right:
     assert found == (f"accuracy {right / points:.1%}, by chance {1 / classes:.1%}" if seen else None)
 
 
+class Without(nn.Module):
+    """Some classes win only where no other does."""
+
+    def __init__(self, head: nn.Module, *classes: int) -> None:
+        super().__init__()
+        self.head, self.classes = head, list(classes)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        z: Tensor = self.head(phi)
+        return z.index_fill(1, torch.tensor(self.classes), -1e3)
+
+
+def test_classes_that_are_never_predicted_are_counted(trained: Net) -> None:
+    doubts = evaluated(Net(trained.normalise, trained.body, Without(trained.head, 1, 3))).doubts
+    assert doubts["collapse"] == "never predicted: 2 of 5 classes"
+
+
+def test_classes_of_few_images_need_not_be_predicted(trained: Net) -> None:
+    data = small_data()
+    rare = ((data.test.y == 1).cumsum(0) > 4) & (data.test.y == 1)
+    test = replace(data.test, x=data.test.x[~rare], y=data.test.y[~rare])
+    net = Net(trained.normalise, trained.body, Without(trained.head, 1))
+    assert "collapse" not in evaluated(net, replace(data, test=test)).doubts
 
 
 class Lonely(nn.Module):
