@@ -69,7 +69,7 @@ def invalid_radius(e: Evidence) -> str | None:
 def collapse(e: Evidence) -> str | None:
     """The network predicts a single class, never one of 5 images or more, is near chance, or gives NaN or infinity.
 
-    Near chance: of the way from 1/K, for K classes, to 1, accuracy has gone less than 1/9, and is below 2/K.
+    Near chance: with K classes, accuracy is below 2/K and has gone less than 1/9 of the way from 1/K to 1.
     """
     if broken := int((e.arrays["output_margin"].isnan() | e.arrays["output_margin"].isposinf()).sum()):
         return f"logits not finite for {broken} of {counted(len(e.y), 'image')}"
