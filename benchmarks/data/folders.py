@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 Samples = list[tuple[str, int]]  # path and label of each image
 
-READING = b"3"  # of the rules by which files are read: a cache made by others is not used
+READING = b"4"  # of the rules by which files are read: a cache made by others is not used
+HASHED = 2**27  # bytes of the files, about, that are hashed at each call
 BLOCK = 1024  # images decoded at a time
 PROGRESS = 10.0  # seconds between two messages
 ABOUT = "about.json"  # in a cache
@@ -58,7 +59,7 @@ def read_folder(place: Path, data_dir: Path, size: int | None = None) -> Arrays:
     """Images of `place`/train and `place`/test (or val), [N, C, size, size], from their cache in `data_dir`.
 
     C is 1 where all images are grey, else 3. See `images.py` for how a file is read, and which are refused. The cache's
-    name holds a hash of the names, sizes and times of all image files: changed folders are decoded again.
+    name holds a hash of the folder and its files, see `_key`: changed folders are decoded again.
     Both parts are stored in a hashed order: they are listed by class, so the first test images would be of one class.
     What there is to remark is logged at each call, whether the images are decoded or come from the cache.
 
@@ -96,12 +97,7 @@ def _readable(cache: Path, place: Path) -> Iterator[None]:
 
 def _cache(place: Path, listed: dict[str, Samples], data_dir: Path, size: int | None) -> Path:
     """The cache of this size, made where there is none; a cache of another size says what is the default."""
-    key = hashlib.sha256(READING)
-    for samples in listed.values():
-        for path, _ in samples:
-            facts = Path(path).stat()
-            key.update(f"{Path(path).relative_to(place)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    ending = key.hexdigest()[:12]
+    ending = _key(place, [Path(path) for samples in listed.values() for path, _ in samples])[:12]
     if size is not None and (cache := data_dir / f"{place.name}-{size}-{ending}").is_dir():
         return cache
     made = sorted(data_dir.glob(f"{glob.escape(place.name)}-*-{ending}"))
@@ -116,6 +112,24 @@ def _cache(place: Path, listed: dict[str, Samples], data_dir: Path, size: int | 
         _make_room(data_dir, sum(map(len, listed.values())) * files.channels * side**2, place)
         _make_cache(cache, place, listed, (files.channels, side, side))
     return cache
+
+
+def _key(place: Path, paths: Sequence[Path]) -> str:
+    """SHA-256 of the folder, of what the system says of all its files, and of contents.
+
+    Size and time of modification do not tell files apart: archives give one time to all, and images that are not
+    compressed have one size. The time of change cannot be set, but some file systems have none of their own. Contents
+    are sure, and of a large folder too slow to read: every n-th file stands for the others.
+    """
+    key = hashlib.sha256(READING + bytes(place))
+    facts = [path.stat() for path in paths]
+    for path, fact in zip(paths, facts, strict=True):
+        own = f"{path.relative_to(place)} {fact.st_size} {fact.st_mtime_ns} {fact.st_ctime_ns}\n"
+        key.update(own.encode(errors="surrogateescape"))
+    for path in paths[:: 1 + sum(fact.st_size for fact in facts) // HASHED]:
+        with suppress(OSError):  # told with all others when it is decoded
+            key.update(hashlib.sha256(path.read_bytes()).digest())
+    return key.hexdigest()
 
 
 def _look(listed: dict[str, Samples]) -> _Files:

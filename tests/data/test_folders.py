@@ -1,6 +1,7 @@
 """Image folders: decoded once into a cache, or explained."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,46 @@ def test_an_image_folder_is_decoded_once(sets: Path, tmp_path: Path, monkeypatch
     os.utime(place / "train" / "rose" / "0.png", ns=(1, 1))
     assert load_data("flowers", 4, tmp_path, sets, size=6).fingerprint != data.fingerprint
     assert not [path for path in sets.iterdir() if path.name.startswith(".")]
+
+
+def _save_bitmaps(place: Path, level: int) -> None:
+    """Images of one size in bytes and one time, as an archive unpacks them."""
+    for part in ("train", "test"):
+        for name in "ab":
+            (place / part / name).mkdir(parents=True, exist_ok=True)
+            for i in range(3):
+                path = place / part / name / f"{i}.bmp"
+                Image.fromarray(np.full((4, 4), level + i, np.uint8)).save(path)
+                os.utime(path, ns=(1, 1))
+
+
+def test_files_of_the_same_names_sizes_and_times_are_told_apart(sets: Path, tmp_path: Path) -> None:
+    for kind, level in (("clean", 10), ("noisy", 100)):
+        _save_bitmaps(tmp_path / kind / "flowers", level)
+    clean, noisy = (load_data("flowers", 2, tmp_path / kind, sets) for kind in ("clean", "noisy"))
+    assert (int(clean.test.x.max()), int(noisy.test.x.max())) == (12, 102)
+    _save_bitmaps(tmp_path / "clean" / "flowers", 200)  # in place
+    assert int(load_data("flowers", 2, tmp_path / "clean", sets).test.x.max()) == 202
+    shutil.move(tmp_path / "noisy", tmp_path / "moved")
+    assert load_data("flowers", 2, tmp_path / "moved", sets).fingerprint == noisy.fingerprint
+
+
+def test_contents_count_where_a_file_system_gives_all_files_one_time(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = Path.stat
+
+    def fixed(path: Path, **kwargs: bool) -> os.stat_result:
+        found = stat(path, **kwargs)
+        if path.suffix != ".bmp":
+            return found
+        kind, times = type(found), {"st_ctime_ns": 1, "st_mtime_ns": 1}
+        return kind([*found], times)
+
+    monkeypatch.setattr(Path, "stat", fixed)
+    for level in (10, 100):
+        _save_bitmaps(tmp_path / "flowers", level)
+        assert int(load_data("flowers", 2, tmp_path, sets).test.x.max()) == level + 2
 
 
 def test_imagenet_and_other_folders_are_found_in_the_data_folder(sets: Path, tmp_path: Path) -> None:
