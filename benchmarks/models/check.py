@@ -23,10 +23,10 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
     """
     few = data.test.images(data.test.sample(PROBE))
     for x in (few[:1], few):
-        shape = list(x.shape)
+        shape, given = list(x.shape), x.clone().requires_grad_()
         with torch.enable_grad():
             try:
-                logits = model(x.clone().requires_grad_())
+                logits = model(given)
             except Exception as error:
                 raise MarginbenchError(f"{where}: fails on images {shape}{data.files}: {one_line(error)}") from error
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
@@ -42,13 +42,28 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
                 more = ": where z > 0 means class 1, return torch.cat([0 * z, z], 1)"
             given = counted(logits.shape[1], "logit")
             raise MarginbenchError(f"{where}: gives {given}; the data have {data.num_classes} classes{more}")
-        if not logits.requires_grad:
-            raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
+        _check_gradient(logits, given, where)
     if (seen := probabilities(model, few)) is not None:
         raise MarginbenchError(
             f"{where}: returns probabilities, or what is limited like them ({seen}), whose gradients vanish: return the"
             " logits before softmax, sigmoid, tanh or clamp"
         )
+
+
+def _check_gradient(logits: Tensor, x: Tensor, where: str) -> None:
+    """Ask for it: of some operations torch says only then that they have none."""
+    gradient = None
+    if logits.requires_grad:
+        try:
+            (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+        except Exception as error:  # of torch, or of the model's own autograd functions
+            remedy = "take an operation that has a derivative, or a torch.autograd.Function whose backward gives one"
+            raise MarginbenchError(
+                f"{where}: the gradient of its logits, which the attacks need, cannot be computed ({one_line(error)}):"
+                f" {remedy}"
+            ) from error
+    if gradient is None:
+        raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
 
 
 def check_unchanging(model: nn.Module, enter: nn.Module, data: Dataset, where: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.network import Architecture
 from marginbench.methods import MarginbenchError
+from marginbench.methods.errors import one_line
 from marginbench.methods.userfile import load_function, user_code
 
 KIND = "network"  # what error messages call such a file
@@ -93,7 +94,11 @@ def _check_gradients(body: nn.Module, features: Tensor, x: Tensor, wrong: Callab
     weights = {name: p for name, p in body.named_parameters() if p.requires_grad}
     if not features.requires_grad:
         raise wrong("no gradient reaches the images: no detach, no torch.no_grad")
-    found = torch.autograd.grad(features.sum(), [x, *weights.values()], allow_unused=True)
+    try:
+        found = torch.autograd.grad(features.sum(), [x, *weights.values()], allow_unused=True)
+    except Exception as error:  # of torch, or of the body's own autograd functions
+        reason = f"no gradient can be computed ({one_line(error)})"
+        raise wrong(f"{reason}: take operations that have a derivative; methods need one") from error
     for name, gradient in zip(("the images", *weights), found, strict=True):
         if gradient is None:
             raise wrong(f"no gradient reaches {name}: methods need one for all that is trained")

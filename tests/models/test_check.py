@@ -31,6 +31,8 @@ WRONG = [
     (("models.py:twelve",), ["12 logits", "10 classes: return the logits of these alone"]),
     (("models.py:large",), ["fails on images [1, 1, 8, 8]", "RuntimeError"]),
     (("models.py:Steps",), ["no gradient"]),
+    (("models.py:Apart",), ["no gradient"]),
+    (("models.py:Heaviside",), ["derivative for aten::heaviside is not implemented", "an operation that has a deriv"]),
     (("models.py:softmax",), ["probabilities", "sums to 1", "before softmax"]),
     (("models.py:Percent",), ["probabilities", "sums to 100", "before softmax"]),
     (("models.py:Sigmoids",), ["probabilities", "lies in [0, 1]", "before softmax, sigmoid"]),

@@ -133,6 +133,11 @@ def test_a_plugin_cannot_take_a_built_in_name(tmp_path: Path) -> None:
             ["no gradient reaches the images"],
         ),
         (
+            "class Step(nn.Flatten):\n    def forward(self, x):\n"
+            "        return torch.heaviside(super().forward(x), torch.ones(1))\ndef make(shape):\n    return Step()",
+            ["derivative for aten::heaviside", "take operations that have a derivative"],
+        ),
+        (
             "class Unused(nn.Flatten):\n    def __init__(self):\n        super().__init__()\n"
             "        self.extra = nn.Linear(2, 2)\ndef make(shape):\n    return Unused()",
             ["no gradient reaches extra.weight"],
