@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,8 +24,8 @@ _neighbours: dict[str, Path] = {}  # modules that users' files imported from the
 def load_user_file(path: str | Path, kind: str) -> ModuleType:
     """The module of a user's file, executed once for each path and content: an edited file is a new module.
 
-    While it is executed, it can import other files of its folder, which count as its content. The module is in
-    `sys.modules`, where dataclasses and pickle look.
+    While it is executed, it can import other files of its folder, which count as its content, as do files that its code
+    names. The module is in `sys.modules`, where dataclasses and pickle look.
 
     Args:
         path: of a file whose name ends in .py.
@@ -35,7 +36,10 @@ def load_user_file(path: str | Path, kind: str) -> ModuleType:
     """
     path = Path(path).expanduser().resolve()
     code = _read(path, kind)
-    source = _digest(path, code)
+    try:
+        source = _digest(path, code)
+    except OSError as error:
+        raise MarginbenchError(f"{kind} {path}: {error.filename} cannot be read ({error.strerror})") from None
     name = f"{USER_MODULE}{path.stem}_{hashlib.sha256(bytes(path) + b'|' + source.encode()).hexdigest()[:12]}"
     known = sys.modules.get(name)
     if known is not None:
@@ -57,7 +61,7 @@ def load_user_file(path: str | Path, kind: str) -> ModuleType:
 def module_source(name: str) -> str | None:
     """The first 16 hexadecimal digits of the SHA-256 of the file that defines a module, for records.
 
-    Editing a user's file, or one that it imports from its folder, makes its records stale. Of a file that
+    Editing a user's file, or one that it imports from its folder or names, makes its records stale. Of a file that
     `load_user_file` has loaded, this is what was executed, whatever the file holds by now; of other packages, what it
     held when this was first asked.
 
@@ -80,7 +84,7 @@ class UserFunction(NamedTuple):
 
     function: Callable[..., Any]
     path: Path  # of the file, resolved
-    source: str  # SHA-256 of what was executed: the file, together with those that it imports from its folder
+    source: str  # SHA-256 of what was executed: the file, together with those that it imports from its folder or names
 
 
 def load_function(spec: str, kind: str) -> UserFunction:
@@ -160,10 +164,11 @@ def _read(path: Path, kind: str) -> bytes:
 
 
 def _digest(path: Path, code: bytes) -> str:
-    """SHA-256 of the file, or of it and of what it imports from its folder, directly or through others.
+    """SHA-256 of the file, or of it and of what it imports from its folder or names, directly or through others.
 
     Imports are read off the source, those inside functions too: what other files have imported before, which differs
-    from process to process, makes no difference.
+    from process to process, makes no difference. So are the data that the code reads, whenever it does: files of which
+    a text in it is the path from its folder. A path that is put together from several texts is not seen.
     """
     files: dict[Path, bytes] = {path: code}
     todo = [path]
@@ -173,19 +178,22 @@ def _digest(path: Path, code: bytes) -> str:
             if neighbour not in files:
                 files[neighbour] = neighbour.read_bytes()
                 todo.append(neighbour)
-    if len(files) == 1:
+    texts = {(file.parent, text) for file, content in files.items() for text in _texts(content)}
+    named = {folder / text for folder, text in texts if not Path(text).is_absolute()}
+    data = sorted(f for f in named - files.keys() if os.path.isfile(f))  # noqa: PTH113 - long texts are no error
+    if len(files) == 1 and not data:
         return hashlib.sha256(code).hexdigest()
     digests = [f"{f.relative_to(path.parent).as_posix()} {hashlib.sha256(files[f]).hexdigest()}" for f in sorted(files)]
+    for place in data:
+        with place.open("rb") as stream:
+            sha = hashlib.file_digest(stream, "sha256").hexdigest()
+        digests.append(f"{Path(os.path.relpath(place, path.parent)).as_posix()} {sha}")
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _imported(code: bytes, package: tuple[str, ...], folder: Path) -> Iterator[Path]:
     """The files below the folder that the imports in a module of a package there may name."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError):  # reported when it is executed
-        return
-    for node in ast.walk(tree):
+    for node in _nodes(code):
         names: list[tuple[str, ...]] = []
         if isinstance(node, ast.Import):
             names = [tuple(alias.name.split(".")) for alias in node.names]
@@ -197,6 +205,19 @@ def _imported(code: bytes, package: tuple[str, ...], folder: Path) -> Iterator[P
             for length in range(1, len(name) + 1):
                 place = folder.joinpath(*name[:length])
                 yield from (f for f in (place.with_name(f"{place.name}.py"), place / "__init__.py") if f.is_file())
+
+
+def _texts(code: bytes) -> Iterator[str]:
+    for node in _nodes(code):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _nodes(code: bytes) -> Iterator[ast.AST]:
+    try:
+        yield from ast.walk(ast.parse(code))
+    except (SyntaxError, ValueError):  # reported when it is executed
+        return
 
 
 def _forget_neighbours(chosen: Callable[[Path], bool]) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,3 +158,48 @@ def test_an_edited_neighbour_is_executed_again(tmp_path: Path) -> None:
         write(tmp_path / "inner_n.py", f"X = {number}\n")
         assert load_function(f"{path}:make", "model").function() == number
     assert not (tmp_path / "__pycache__").exists()
+
+
+READS = """
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+def make():
+    \"\"\"{long}\"\"\"
+    return json.loads((HERE / "constants/k.json").read_text()), "\\0", "", "/etc/passwd", "reads.py"
+"""
+
+
+def test_data_that_the_code_names_are_of_the_source(tmp_path: Path) -> None:
+    path = write(tmp_path / "reads.py", READS.replace("{long}", "text " * 9999))
+    assert source(path) == hashlib.sha256(path.read_bytes()).hexdigest(), "there are none yet"
+    seen = set()
+    for number in (1, 2):
+        write(tmp_path / "constants/k.json", str(number))
+        write(tmp_path / "other.json", str(number))
+        assert load_function(f"{path}:make", "model").function()[0] == number
+        seen.add(source(path))
+        above = write(tmp_path / f"{number}/above.py", "import pack_r.inner\nmake = dict\n")
+        write(above.parent / "pack_r/inner.py", "PLACE = '../../constants/k.json'\n")
+        seen.add(source(above))
+    assert len(seen) == 4
+    write(tmp_path / "other.json", "3")
+    assert source(path) in seen
+
+
+def test_data_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened = write(tmp_path / "reads.py", READS), Path.open
+    write(tmp_path / "constants/k.json", "1")
+
+    def refuse(file: Path, *args: Any, **kwargs: Any) -> Any:
+        if file.suffix == ".json":
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        MarginbenchError, match=r"^plug-in .*reads\.py: .*k\.json cannot be read \(Permission denied\)$"
+    ):
+        load_user_file(path, "plug-in")
