@@ -4,7 +4,9 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Iterator, MutableMapping
-from types import SimpleNamespace
+from contextlib import suppress
+from functools import update_wrapper
+from types import CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -53,7 +55,8 @@ def held(net: nn.Module) -> dict[str, Place]:
 def duplicate(net: M) -> M:
     """A copy that shares nothing with the network, whatever that keeps from earlier calls.
 
-    Tensors that were computed with gradients, which `deepcopy` refuses, are copied as constants.
+    Tensors that were computed with gradients, which `deepcopy` refuses, are copied as constants. Functions, which it
+    shares, as a hook that keeps what it sees, belong to the copy.
 
     Raises:
         MarginbenchError: something in the network cannot be copied.
@@ -65,10 +68,46 @@ def duplicate(net: M) -> M:
                 memo[id(tensor)] = tensor.detach().clone()
     try:
         with torch.no_grad():  # the weights of a ScriptModule are cloned
-            return copy.deepcopy(net, memo)
+            copied = copy.deepcopy(net, memo)
+        for container, key, value in (*_hooks(copied), *held(copied).values()):
+            if isinstance(value, FunctionType):
+                container[key] = _rebound(value, memo)
+        return copied
     except Exception as error:  # whatever a part of the network raises
         problem = f"cannot be copied ({one_line(error)}): keep locks, files, generators and the like out of the module"
         raise MarginbenchError(problem) from error
+
+
+def _hooks(net: nn.Module) -> Iterator[Place]:
+    for module in net.modules():
+        for store in () if isinstance(module, torch.jit.ScriptModule) else vars(module).values():
+            if isinstance(store, dict):
+                yield from (Place(store, key, value) for key, value in store.items())
+
+
+def _rebound(value: Any, memo: dict[int, Any]) -> Any:
+    """What stands for a value in a copy of a network.
+
+    A function closes over the copies of what it closed over, and so do functions inside; what is not of the network is
+    shared. Functions with a variable in common have one in the copy too.
+    """
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, MethodType):
+        return MethodType(_rebound(value.__func__, memo), _rebound(value.__self__, memo))
+    if not isinstance(value, FunctionType) or not (value.__closure__ or value.__defaults__ or value.__kwdefaults__):
+        return value
+    cells = tuple(memo.setdefault(id(cell), CellType()) for cell in value.__closure__ or ())
+    made = FunctionType(value.__code__, value.__globals__, value.__name__, closure=cells if cells else None)
+    memo[id(value)] = made  # first: it may close over itself
+    update_wrapper(made, value)
+    del made.__wrapped__  # type: ignore[attr-defined]
+    made.__defaults__ = value.__defaults__ and tuple(_rebound(item, memo) for item in value.__defaults__)
+    made.__kwdefaults__ = {key: _rebound(item, memo) for key, item in (value.__kwdefaults__ or {}).items()}
+    for new, cell in zip(cells, value.__closure__ or (), strict=True):
+        with suppress(ValueError):  # no value yet
+            new.cell_contents = _rebound(cell.cell_contents, memo)
+    return made
 
 
 @torch.no_grad()

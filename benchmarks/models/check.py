@@ -1,13 +1,20 @@
 """Is a model from elsewhere what attacks and certificates need: logits, with gradients, one row per image?"""
 
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.evaluation.disguise import probabilities
 from marginbench.benchmarks.unchanged import FEW, batches, changes_itself, self_changing
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
+from marginbench.methods.held import duplicate, held
 from marginbench.methods.words import counted
 
 PROBE = 64  # images on which a model is checked before it is evaluated
@@ -64,6 +71,50 @@ def _check_gradient(logits: Tensor, x: Tensor, where: str) -> None:
             ) from error
     if gradient is None:
         raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
+
+
+def check_apart(given: nn.Module, copied: nn.Module, x: Tensor, where: str) -> None:
+    """Call a copy of the copy, and see whether it uses or changes tensors of the model that it was copied from.
+
+    Copies know what closures of the model hold; weak references, and containers in closures, lead back to the model:
+    the copy would compute with weights that are not its own, or with what the model kept of an earlier call.
+
+    Args:
+        x: some images, as the model wants them.
+
+    Raises:
+        MarginbenchError: it does.
+    """
+    before = _tensors(given)
+    with suppress(Exception), torch.no_grad(), _Uses(before) as uses:  # `check_model` says what is wrong
+        duplicate(copied)(x)  # a model may keep what it is called with first
+    after = _tensors(given)
+    changed = [name for name, tensor in after.items() if tensor is not before.get(name)]
+    if names := uses.names or changed:
+        remedy = "keep things on the module that the hook is given, or return them from forward"
+        raise MarginbenchError(
+            f"{where}: a copy of it is evaluated, and that reaches back to the model that was copied ({names[0]}), as a"
+            f" hook does that keeps a reference to it: {remedy}"
+        )
+
+
+class _Uses(TorchFunctionMode):
+    """Names of those among the tensors that something is done with."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self._known = {id(tensor): name for name, tensor in tensors.items()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves = tree_leaves((args, kwargs))
+        self.names += [self._known[id(leaf)] for leaf in leaves if id(leaf) in self._known]
+        return func(*args, **(kwargs or {}))
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    kept = {name: place.value for name, place in held(model).items() if isinstance(place.value, Tensor)}
+    return {**kept, **dict(model.named_parameters())}
 
 
 def check_unchanging(model: nn.Module, enter: nn.Module, data: Dataset, where: str) -> None:

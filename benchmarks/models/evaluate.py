@@ -24,7 +24,7 @@ from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models import answers
 from marginbench.benchmarks.models.adapter import Copied, adapt
-from marginbench.benchmarks.models.check import PROBE, check_model, check_unchanging
+from marginbench.benchmarks.models.check import PROBE, check_apart, check_model, check_unchanging
 from marginbench.benchmarks.models.load import fingerprint, load_model
 from marginbench.benchmarks.models.plain import copied, ready, stripped
 from marginbench.benchmarks.models.weights import load_weights
@@ -174,7 +174,9 @@ def _get_ready(
         load_weights(module, weights)
     device = images.test.device
     normalise = normalise.to(device)
-    module = ready(module, normalise(images.test.images(slice(1))), where)
+    one = normalise(images.test.images(slice(1)))
+    module = ready(module, one, where)
+    check_apart(given, module, one, where)
     enter = nn.Sequential(normalise, Copied())
     check_model(nn.Sequential(enter, duplicate(module)), images, where)
     check_unchanging(module, enter, images, where)

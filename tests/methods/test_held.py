@@ -67,3 +67,47 @@ def test_what_cannot_be_copied_is_said() -> None:
     net.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(MarginbenchError, match=r"^cannot be copied \(TypeError.*\): keep locks, files"):
         duplicate(net)
+
+
+class Closed(nn.Module):
+    """Functions that close over it, over a part of it, and over each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale, kept = nn.Linear(2, 2), nn.Parameter(torch.ones(2)), {}
+        self.kept, method, calls = kept, self.scaled, 0
+
+        def keep(module: nn.Module, args: object, out: Tensor) -> None:
+            nonlocal calls
+            calls += 1
+            self.feature = inner(method(out))
+
+        def inner(x: Tensor, *, scale: Tensor = self.scale) -> Tensor:
+            return x * scale if calls else inner(x)
+
+        self.net.register_forward_hook(keep)
+        self.net.register_forward_pre_hook(lambda _, args: kept.update(v=args[0]))
+        self.tail = [lambda x, net=self.net: x + net.bias, lambda _: calls]
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.net(x)
+        return self.tail[0](self.feature) + self.kept["v"]  # type: ignore[no-any-return]
+
+
+def test_functions_of_a_copy_belong_to_it() -> None:
+    net, x = Closed(), torch.ones(1, 2)
+    copy = duplicate(duplicate(net))
+    assert not hasattr(net, "feature") and torch.equal(copy(x), net(x))
+    assert (net.tail[1](x), copy.tail[1](x)) == (1, 1), "each counts its own calls"
+    feature, wanted = net.feature, copy(x)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert torch.equal(copy(x), wanted) and net.feature is feature
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.zero_()
+    assert torch.equal(copy(x), x)

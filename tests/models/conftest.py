@@ -10,6 +10,8 @@ from marginbench.benchmarks.data.dataset import load_data
 from marginbench.benchmarks.models.load import load_model
 
 MODELS = '''
+import weakref
+
 import torch
 from torch import nn
 
@@ -117,6 +119,46 @@ class Heaviside(Branches):
 class Apart(Branches):
     def forward(self, x):
         return self.net(x.detach()) + torch.zeros(10, requires_grad=True)
+
+
+class Weak(Branches):
+    """Its hook leads back to the model that it was made for, whose weights, or features of earlier calls, it uses."""
+
+    def __init__(self, reads=False):
+        super().__init__()
+        mine = weakref.ref(self)
+
+        def keep(module, args, out):
+            if reads:
+                return out * mine().scale
+            mine().feature = out
+
+        self.net[1].register_forward_hook(keep)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.feature = torch.ones(1, 16)
+
+    def forward(self, x):
+        return self.net(x) + self.net[2](self.feature)
+
+
+def weak_reads():
+    return Weak(reads=True)
+
+
+class Hooked(Branches):
+    """Its hook is a closure, which keeps a feature."""
+
+    def __init__(self):
+        super().__init__()
+
+        def keep(module, args, out):
+            self.feature = out
+
+        self.net[1].register_forward_hook(keep)
+
+    def forward(self, x):
+        self.net[:2](x)
+        return self.net[2](self.feature)
 
 
 CONSTANT = 1

@@ -33,6 +33,8 @@ WRONG = [
     (("models.py:Steps",), ["no gradient"]),
     (("models.py:Apart",), ["no gradient"]),
     (("models.py:Heaviside",), ["derivative for aten::heaviside is not implemented", "an operation that has a deriv"]),
+    (("models.py:Weak",), ["reaches back to the model that was copied (feature)", "a hook"]),
+    (("models.py:weak_reads",), ["reaches back to the model that was copied (scale)", "a hook"]),
     (("models.py:softmax",), ["probabilities", "sums to 1", "before softmax"]),
     (("models.py:Percent",), ["probabilities", "sums to 100", "before softmax"]),
     (("models.py:Sigmoids",), ["probabilities", "lies in [0, 1]", "before softmax, sigmoid"]),

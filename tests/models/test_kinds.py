@@ -143,6 +143,25 @@ def in_inference_mode() -> nn.Module:
         return mlp()
 
 
+class Hooked(nn.Module):
+    """Keeps a feature by a closure, and another in a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.kept = mlp(), {}
+        kept = self.kept
+
+        def keep(module: nn.Module, args: Any, out: Tensor) -> None:
+            self.feature = out
+
+        self.net[1].register_forward_hook(keep)
+        self.net[2].register_forward_hook(lambda module, args, out: kept.update(v=out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.net[:3](x)
+        return self.net[3](self.feature.relu() / 2 + self.kept["v"] / 2)  # type: ignore[no-any-return]
+
+
 KINDS: dict[str, Callable[[], nn.Module]] = {
     "float64 weights": lambda: mlp().double(),
     "float64 logits": lambda: Casting(torch.float64, "logits"),
@@ -167,6 +186,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "DataParallel": lambda: nn.DataParallel(mlp()),
     "both": lambda: nn.DataParallel(torch.compile(mlp(), backend="eager")),  # type: ignore[arg-type]
     "inference mode": in_inference_mode,
+    "hooks that are closures": Hooked,
 }
 
 
