@@ -198,8 +198,8 @@ def _as_matrix(
     place = corner[:, None] + inner.flatten().to(corner)
     rows = pieces.new_zeros(*pieces.shape[:3], height * width)
     rows.scatter_(3, place[:, None, None].expand(*pieces.shape[:3], -1), pieces.flatten(3))
-    images = rows.unflatten(3, (height, width))[..., top : height - bottom, left : width - right]
-    return images.transpose(0, 1)
+    images: Tensor = rows.unflatten(3, (height, width))
+    return images[..., top : height - bottom, left : width - right].transpose(0, 1)
 
 
 class FastTranspose(TorchFunctionMode):

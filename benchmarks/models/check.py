@@ -30,10 +30,10 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
     """
     few = data.test.images(data.test.sample(PROBE))
     for x in (few[:1], few):
-        shape, given = list(x.shape), x.clone().requires_grad_()
+        shape, image = list(x.shape), x.clone().requires_grad_()
         with torch.enable_grad():
             try:
-                logits = model(given)
+                logits = model(image)
             except Exception as error:
                 raise MarginbenchError(f"{where}: fails on images {shape}{data.files}: {one_line(error)}") from error
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
@@ -49,7 +49,7 @@ def check_model(model: nn.Module, data: Dataset, where: str) -> None:
                 more = ": where z > 0 means class 1, return torch.cat([0 * z, z], 1)"
             given = counted(logits.shape[1], "logit")
             raise MarginbenchError(f"{where}: gives {given}; the data have {data.num_classes} classes{more}")
-        _check_gradient(logits, given, where)
+        _check_gradient(logits, image, where)
     if (seen := probabilities(model, few)) is not None:
         raise MarginbenchError(
             f"{where}: returns probabilities, or what is limited like them ({seen}), whose gradients vanish: return the"
