@@ -52,6 +52,12 @@ def held(net: nn.Module) -> dict[str, Place]:
     return {name.removeprefix("."): place for name, place in _walk("", Place(None, None, net), seen)}
 
 
+def unaltered(module: nn.Module) -> bool:
+    """Whether a call of it runs the forward of its class and nothing else: no hooks, no forward or call of its own."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and "forward" not in vars(module) and type(module).__call__ is nn.Module.__call__
+
+
 def duplicate(net: M) -> M:
     """A copy that shares nothing with the network, whatever that keeps from earlier calls.
 

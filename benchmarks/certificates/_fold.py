@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._layers import Reshape, Shift, Simple
 from marginbench.methods import Normalise, Scale
-from marginbench.methods.held import in_double
+from marginbench.methods.held import in_double, unaltered
 
 AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, Normalise, Scale, Shift)
 RESHAPING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, Reshape)  # dropout: identity in eval mode
@@ -60,8 +60,7 @@ def fold_affine(
 
 def _is(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Subclasses and hooks may compute anything, also what shows for other images only."""
-    changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-    return type(layer) in kinds and not changed
+    return type(layer) in kinds and unaltered(layer)
 
 
 @torch.no_grad()

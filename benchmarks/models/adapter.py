@@ -1,13 +1,16 @@
 """Any module as a `Net`, which attacks, certificates and doubts need of a network that was not built here."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
+from marginbench.benchmarks.unchanged import disturbed
 from marginbench.methods import Net
+from marginbench.methods.held import unaltered
 
 
 class Copied(nn.Identity):
@@ -63,28 +66,31 @@ def adapt(model: nn.Module, normalise: nn.Module, x: Tensor) -> Net:
 
     Args:
         model: in eval mode, with frozen parameters.
-        x: some images, on which the `Net` must agree with the model, and its simple layers with the `Net`.
+        x: some images, on which the `Net` must agree with the model, and its simple layers with the `Net`. On
+            disturbed ones it must agree, too.
     """
-    if isinstance(model, Net):
+    if type(model) is Net and unaltered(model):
         head, layers = model.head, [model.normalise, *model.body]
     else:
         layers = list(_layers(model))
         head = layers.pop() if layers and isinstance(layers[-1], nn.Linear) else nn.Identity()
     net = Adapted(normalise, nn.Sequential(Copied(), *layers), head, x).eval()
-    with torch.no_grad():
-        if torch.allclose(net(x), model(Copied()(normalise(x))), rtol=1e-4, atol=1e-5, equal_nan=True):
+    given = nn.Sequential(normalise, Copied(), model)
+    with torch.no_grad(), suppress(Exception):  # whatever the model raises for noise
+        if all(
+            torch.allclose(net(z), given(z), rtol=1e-4, atol=1e-5, equal_nan=True) for z in (x, *disturbed(x).chunk(2))
+        ):
             return net
     return Adapted(normalise, nn.Sequential(Copied(), model), nn.Identity(), x).eval()
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, nn.Sequential) and _is_unhooked(module):
+    if isinstance(module, nn.Sequential) and _is_a_chain(module):
         for child in module:  # a module that stands in two places comes twice
             yield from _layers(child)
     else:
         yield module
 
 
-def _is_unhooked(module: nn.Sequential) -> bool:
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return type(module).forward is nn.Sequential.forward and not hooks
+def _is_a_chain(module: nn.Sequential) -> bool:
+    return type(module).forward is nn.Sequential.forward and unaltered(module)

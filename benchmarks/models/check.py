@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from marginbench.benchmarks.data.dataset import Dataset
 from marginbench.benchmarks.evaluation.disguise import probabilities
-from marginbench.benchmarks.unchanged import FEW, batches, changes_itself, self_changing
+from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.unchanged import FEW, batches, changes_itself, disturbed, self_changing
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 from marginbench.methods.held import duplicate, held
@@ -71,6 +73,54 @@ def _check_gradient(logits: Tensor, x: Tensor, where: str) -> None:
             ) from error
     if gradient is None:
         raise MarginbenchError(f"{where}: its logits have no gradient in the image, which the attacks need")
+
+
+UNFAITHFUL = (
+    "a copy of it is evaluated, and that does not answer as the model does: it lacks hooks of an fx.GraphModule or a"
+    " compiled module, or what __getstate__ leaves out; do in forward what they do"
+)
+
+
+def answers_as(given: nn.Module, model: nn.Module, enter: nn.Module, data: Dataset) -> bool:
+    """Whether the copy of a model that will be evaluated answers as the model itself, on images and disturbed ones.
+
+    Copies lose what `deepcopy` or taking a wrapper off loses. True as well where the model cannot be asked, or answers
+    otherwise each time: the other checks speak of that.
+
+    Args:
+        model: the copy, with the same weights.
+        enter: images [B, C, H, W] to what the model is given.
+    """
+    if any(is_lazy(tensor) or tensor.is_meta for tensor in [*given.parameters(), *given.buffers()]):
+        return True
+    x = data.test.images(data.test.sample(FEW))
+    x = enter(torch.cat([x, disturbed(x)]))
+    wanted = _in_eval(given, x)
+    return wanted is None or _same(wanted, _in_eval(duplicate(model), x)) or not _same(wanted, _in_eval(given, x))
+
+
+@torch.no_grad()
+def _in_eval(model: nn.Module, x: Tensor) -> Tensor | None:
+    modes = [(module, module.training) for module in model.modules()]
+    like = next((p for p in model.parameters() if p.is_floating_point()), x)
+    try:
+        for module, _ in modes:
+            module.training = False  # eval() of an exported module raises
+        with seeded(x.device, "copied"):
+            out = model(x.to(like))
+    except Exception:  # whatever the model raises
+        return None
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return out if isinstance(out, Tensor) else None
+
+
+def _same(wanted: Tensor, found: Tensor | None) -> bool:
+    if found is None or found.shape != wanted.shape:
+        return False
+    size = float(wanted.where(wanted.isfinite(), 0).abs().max()) if wanted.numel() else 0.0
+    return torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * size, equal_nan=True)
 
 
 def check_apart(given: nn.Module, copied: nn.Module, x: Tensor, where: str) -> None:

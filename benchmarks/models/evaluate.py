@@ -24,7 +24,14 @@ from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest, ensure_writable
 from marginbench.benchmarks.models import answers
 from marginbench.benchmarks.models.adapter import Copied, adapt
-from marginbench.benchmarks.models.check import PROBE, check_apart, check_model, check_unchanging
+from marginbench.benchmarks.models.check import (
+    PROBE,
+    UNFAITHFUL,
+    answers_as,
+    check_apart,
+    check_model,
+    check_unchanging,
+)
 from marginbench.benchmarks.models.load import fingerprint, load_model
 from marginbench.benchmarks.models.plain import copied, ready, stripped
 from marginbench.benchmarks.models.weights import load_weights
@@ -170,14 +177,17 @@ def _get_ready(
     where = f"model {model if isinstance(model, str) else row}"
     given, source = load_model(model) if isinstance(model, str) else (model, digest(repr(model)))
     module = copied(given, where)
-    if weights is not None:
-        load_weights(module, weights)
     device = images.test.device
     normalise = normalise.to(device)
+    enter = nn.Sequential(normalise, Copied())
+    faithful = answers_as(given, module, enter, images)
+    if weights is not None:
+        load_weights(module, weights)
     one = normalise(images.test.images(slice(1)))
     module = ready(module, one, where)
     check_apart(given, module, one, where)
-    enter = nn.Sequential(normalise, Copied())
+    if not faithful:
+        raise MarginbenchError(f"{where}: {UNFAITHFUL}")
     check_model(nn.Sequential(enter, duplicate(module)), images, where)
     check_unchanging(module, enter, images, where)
     net = adapt(module, normalise, images.test.images(images.test.sample(PROBE)))

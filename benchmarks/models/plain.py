@@ -13,21 +13,25 @@ from torch.nn.utils.weight_norm import WeightNorm
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
-from marginbench.methods.held import duplicate
+from marginbench.methods.held import duplicate, unaltered
 
 
 def stripped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and `DataParallel`."""
+    """The module inside `torch.compile` and `DataParallel`, where these do nothing else."""
     while (inner := _inside(model)) is not None:
         model = inner
     return model
 
 
 def _inside(model: nn.Module) -> nn.Module | None:
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner: nn.Module = model.module
+    inner: nn.Module
+    if type(model) in (nn.DataParallel, nn.parallel.DistributedDataParallel) and unaltered(model):
+        inner = model.module
         return inner
-    return None if isinstance(model, torch.jit.ScriptModule) else model._modules.get("_orig_mod")
+    compiled = hasattr(vars(model).get("forward"), "_torchdynamo_orig_callable")
+    if compiled and not model._forward_hooks and not model._forward_pre_hooks:
+        return model._modules.get("_orig_mod")
+    return None
 
 
 def copied(model: nn.Module, where: str) -> nn.Module:

@@ -11,6 +11,7 @@ from marginbench.benchmarks.nets.layers import Shape
 from marginbench.benchmarks.nets.network import Architecture
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
+from marginbench.methods.held import unaltered
 from marginbench.methods.userfile import load_function, user_code
 
 KIND = "network"  # what error messages call such a file
@@ -106,7 +107,7 @@ def _check_gradients(body: nn.Module, features: Tensor, x: Tensor, wrong: Callab
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """The layers of an nn.Sequential and of those inside it; any other module is one layer."""
-    if type(module) is nn.Sequential:
+    if type(module) is nn.Sequential and unaltered(module):
         for child in module:
             yield from _layers(child)
     else:

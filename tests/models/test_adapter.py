@@ -1,5 +1,8 @@
 """A module of a user as a `Net`: taken apart where that is the same, and rewritten for bounds."""
 
+from functools import partial
+
+import pytest
 import torch
 from support import a_query
 from torch import Tensor, nn
@@ -68,3 +71,32 @@ def test_bounds_follow_batch_norm_and_views() -> None:
             size = radius.view(-1, 1, 1, 1) / (4.0 if norm_name == "l2" else 1.0)
             moved = (x + size * direction).clamp(0, 1)
             assert (model(moved.flatten(0, 1)).argmax(1).view(200, -1) == y).all()
+
+
+class Called(nn.Sequential):
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = super().__call__(squeezed(x))
+        return out
+
+
+def squeezed(x: Tensor) -> Tensor:
+    """Rounded to 5 levels, all that the images below have."""
+    return (4 * x).round() / 4
+
+
+@pytest.mark.parametrize("way", ["forward", "partial", "inside", "call", "net"])
+def test_what_is_done_before_the_layers_is_kept_though_images_do_not_show_it(way: str) -> None:
+    x = torch.randint(5, (8, 1, 4, 4)) / 4
+    layers = nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)
+    model: nn.Module = Called(*layers) if way == "call" else nn.Sequential(*layers)
+    if way == "net":
+        model = make_net("mlp", 4, (1, 4, 4), 3, torch.tensor([0.3]), torch.tensor([0.4]))
+    inner = model.forward
+    if way in ("forward", "inside", "net"):
+        model.forward = lambda x: inner(squeezed(x))  # type: ignore[method-assign]
+    if way == "partial":
+        model.forward = partial(lambda inner, x: inner(squeezed(x)), inner)  # type: ignore[method-assign]
+    net = adapt((nn.Sequential(model) if way == "inside" else model).eval(), nn.Identity(), x)
+    noise = torch.rand(8, 1, 4, 4)
+    assert torch.equal(net(noise), model(noise)) and not torch.allclose(net(noise), net(squeezed(noise) + 0.25))
+    assert torch.equal(net.decision_net()(noise), net(noise))
