@@ -48,6 +48,7 @@ STRIDE = 1 / 40  # of the box, across which no such step is longer
 COUNTED = 5  # images of a class, from which on it should be predicted once
 ABOVE = 1 / 9  # of what lies above chance: accuracy below that is near it; with 10 classes that is 2/K
 INVALID = "invalid"  # of an estimator in the record: at how many points its radius is none
+HARDLY_SCALED = (0.99, 1.003, 1.01)  # factors of logits
 SCALE, SHIFT = 100.0, 50.0  # of logits, and their least spread once scaled
 
 
@@ -147,7 +148,8 @@ def noise_wins(e: Evidence) -> str | None:
 def scale_dependence(e: Evidence) -> str | None:
     """A white-box attack finds other distances (by 2 %) when logits are multiplied by 100 and shifted by 50.
 
-    Where their spread is below 1, they are multiplied until it is 100: the shift must not round them away.
+    Where their spread is below 1, they are multiplied until it is 100: the shift must not round them away. Not
+    where factors of 0.99 to 1.01 change the distances half as much: any rounding leads such an attack elsewhere.
     """
     index = e.correct.nonzero()[: rows_at_once(e.net, e.x, most=PROBED), 0]
     if len(index) == 0:
@@ -161,9 +163,18 @@ def scale_dependence(e: Evidence) -> str | None:
                 before, after, lost = _with_both(e, e.attacks[name], norm, points, scaled)
                 if lost == 0 and abs(after - before) <= HARDLY * before:
                     break
-            if lost > max(1, 0.02 * len(index)) or abs(after - before) > 0.02 * before:
+            change = _change(before, after, lost, index)
+            if change > 1 and change > 2 * max(
+                _change(*_with_both(e, e.attacks[name], norm, index, _behind(e.net, factor, 0.0)), index)
+                for factor in HARDLY_SCALED
+            ):
                 return f"{name} in {norm}: sum of distances {before:.3g} becomes {after:.3g}, {lost} points differ"
     return None
+
+
+def _change(before: float, after: float, lost: int, index: Tensor) -> float:
+    """As a share of what is tolerated."""
+    return max(lost / max(1, 0.02 * len(index)), abs(after - before) / max(0.02 * before, TINY))
 
 
 def _with_both(e: Evidence, attack: Attack, norm: Norm, index: Tensor, scaled: Net) -> tuple[float, float, int]:
@@ -257,9 +268,12 @@ def _scaled(net: Net, x: Tensor) -> Net:
     spread = logits.where(finite, -torch.inf).amax(1) - logits.where(finite, torch.inf).amin(1)
     most = 1e-2 * torch.finfo(logits.dtype).max / max(float(logits.where(finite, 0.0).abs().max()), TINY)
     factor = min(SCALE / min(max(float(spread.median()), TINY), 1.0), most)
+    return _behind(net, factor, SHIFT)
 
+
+def _behind(net: Net, factor: float, shift: float) -> Net:
     class Scaled(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
-            return factor * z + SHIFT
+            return factor * z + shift
 
     return Net(net.normalise, net.body, nn.Sequential(net.head, Scaled()))

@@ -10,11 +10,11 @@ import torch
 from evaluation_support import evaluated, no_certificate
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.scan import ATTACKS, Attack
+from marginbench.benchmarks.attacks.scan import ATTACKS, Attack, configured_attacks
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
-from marginbench.benchmarks.evaluation.doubts import DOUBTS, collapse, explanation, not_falling
+from marginbench.benchmarks.evaluation.doubts import DOUBTS, collapse, explanation, not_falling, scale_dependence
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import MarginbenchError, Net, Norm, Radii, logit_margin
@@ -337,3 +337,35 @@ def test_a_doubt_that_changes_the_network_is_refused_by_name(trained: Net, monke
     monkeypatch.setitem(DOUBTS, "careless", careless)
     with pytest.raises(MarginbenchError, match=r"^doubt 'careless' leaves the network with other weights"):
         evaluated(copy.deepcopy(trained))
+
+
+class Prototypes(nn.Module):
+    """Minus the L1 distances: on its kinks an attack goes where rounding leads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.rand(4, 36))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x.flatten(1)[:, None] - self.centres).abs().sum(2)
+
+
+def test_scale_is_not_blamed_where_any_rounding_leads_an_attack_elsewhere() -> None:
+    stream = torch.Generator().manual_seed(0)
+    classes, y = torch.rand(4, 1, 6, 6, generator=stream), torch.arange(348) % 4
+    x = 0.5 + 0.5 * (classes[y] - 0.5) + 0.25 * torch.randn(348, 1, 6, 6, generator=stream)
+    x = x.clamp(0, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Prototypes()
+        optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+        for _ in range(150):
+            some = torch.randint(300, (64,))
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(x[some]), y[some]).backward()
+            optimiser.step()
+    net = Net(nn.Identity(), nn.Sequential(model), nn.Identity()).eval().requires_grad_(False)
+    arrays = {"label": y[300:], "prediction": net(x[300:]).argmax(1)}
+    attacks = configured_attacks({"apgd": {}})
+    e = Evidence(net, x[300:], arrays, {}, attacks, {}, {"linf": 0.1, "l2": 0.5}, 4, no_certificate)
+    assert scale_dependence(e) is None
