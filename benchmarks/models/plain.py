@@ -24,14 +24,11 @@ def stripped(model: nn.Module) -> nn.Module:
 
 
 def _inside(model: nn.Module) -> nn.Module | None:
-    inner: nn.Module
-    if type(model) in (nn.DataParallel, nn.parallel.DistributedDataParallel) and unaltered(model):
-        inner = model.module
-        return inner
-    compiled = hasattr(vars(model).get("forward"), "_torchdynamo_orig_callable")
-    if compiled and not model._forward_hooks and not model._forward_pre_hooks:
-        return model._modules.get("_orig_mod")
-    return None
+    spread = type(model) in (nn.DataParallel, nn.parallel.DistributedDataParallel) and unaltered(model)
+    compiled = hasattr(vars(model).get("forward"), "_torchdynamo_orig_callable") and not (
+        model._forward_hooks or model._forward_pre_hooks
+    )
+    return model._modules.get("module" if spread else "_orig_mod") if spread or compiled else None
 
 
 def copied(model: nn.Module, where: str) -> nn.Module:
