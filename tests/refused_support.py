@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "unique": (_unless(lambda x: (x > 99).unique()[1:]), "the code of Code decides by the values in the image"),
     "numpy": (_unless(lambda x: np.nonzero(x.numpy() > 99)[0]), "the code of Code decides by the values in the image"),
     "list": (_unless(lambda x: [v for v in x.flatten().tolist() if v > 99]), "decides by the values in the image"),
-    "mean_of_the_batch": (lambda m, x: x - x.mean(0, keepdim=True), "puts images"),
+    "mean_of_the_batch": (lambda m, x: x - x.mean(0, keepdim=True), "images do not keep"),
     "size_of_the_batch": (lambda m, x: x * len(x), "depends on the batch"),
     "order_of_the_batch": (lambda m, x: x.flip(0), "flip has no sound bound here as it is used"),
     "noise": (lambda m, x: x + torch.rand(6), "depends on the batch"),

@@ -90,7 +90,7 @@ def _called(net: nn.Module, parts: list[nn.Module], images: Tensor) -> list[nn.M
     for part, out in calls:
         if not isinstance(out, Tensor) or not out.is_floating_point() or out.shape[:1] != logits.shape[:1]:
             continue
-        if not known_head and _rank_alike(out, logits):
+        if out is logits or (not known_head and _rank_alike(out, logits)):
             break
         if order.count(part) == 1:
             found.append(part)
@@ -104,4 +104,4 @@ def _rank_alike(out: Tensor, logits: Tensor) -> bool:
     masked = ~in_reach(logits)
     above, before = (z[:, :, None] - z[:, None] for z in (logits.masked_fill(masked, torch.nan), out))
     apart = above > ROUNDING * above.nan_to_num().amax()
-    return bool((before[apart] > 0).all())
+    return bool(apart.any() and (before[apart] > 0).all())
