@@ -42,18 +42,22 @@ def load_auto_lirpa() -> ModuleType:
         raise ImportError(f"auto_LiRPA does not import: {error}") from error
     _accept_new_arguments(library.BoundedModule)
     _multiply_in_fewer_passes()
-    _tell_heights_from_widths()
+    if _is_0_3():
+        _tell_heights_from_widths()
     logging.getLogger("auto_LiRPA.utils").setLevel(logging.CRITICAL)  # an unknown layer is an answer, not an event
     return library
 
 
+def _is_0_3() -> bool:
+    try:
+        return importlib.metadata.version("auto-lirpa").startswith("0.3")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
 def _names_for_0_3() -> Iterator[None]:
-    try:
-        old = importlib.metadata.version("auto-lirpa").startswith("0.3")
-    except importlib.metadata.PackageNotFoundError:
-        old = False
-    if not old:
+    if not _is_0_3():
         yield
         return
     _add_opset_setter()

@@ -135,3 +135,11 @@ def test_windows_as_a_matrix_lie_where_they_should(
         pieces.movedim(1, 3).flatten(0, 2)[some], (3, 2, *size), stride, padding, (3, 2, rows, columns), place
     )
     assert torch.equal(found, wanted[:, some])
+
+
+def test_newer_versions_keep_their_own_way_of_writing_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    _compat.load_auto_lirpa()
+    monkeypatch.setattr("auto_LiRPA.patches.patches_to_matrix", own := lambda: None)
+    monkeypatch.setattr(_compat, "_is_0_3", lambda: False)
+    _compat.load_auto_lirpa()
+    assert importlib.import_module("auto_LiRPA.patches").patches_to_matrix is own
