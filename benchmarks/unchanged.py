@@ -73,15 +73,19 @@ def self_changing(names: Sequence[str]) -> str:
     )
 
 
+def _noise(x: Tensor) -> Tensor:
+    return torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+
+
 def disturbed(x: Tensor) -> Tensor:
     """[2 B, ...], noise and the images with some of it: what rounds or limits pixels does nothing to many images."""
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    noise = _noise(x)
     return torch.cat([noise, (x + 0.1 * noise).clamp(0, 1)])
 
 
 def batches(x: Tensor) -> list[Tensor]:
     """Other images in [0, 1] of the shape of x [B, ...], then other numbers of images, then x."""
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    noise = _noise(x)
     other = 1 - x
     return [other, noise, x.new_zeros(x.shape), x.new_ones(x.shape), other[:1], torch.cat([noise, other]), x]
 

@@ -245,8 +245,9 @@ def _pgd_accuracy(net: Net, x: Tensor, y: Tensor, norm: Norm, epsilon: float) ->
     if len(x) == 0:
         return 0.0
     room = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
-    radius = x.new_full((len(x),), min(epsilon, room))
-    steps = max(STEPS, math.ceil(2.5 * min(epsilon, room) / (STRIDE * room)))
+    epsilon = min(epsilon, room)
+    radius = x.new_full((len(x),), epsilon)
+    steps = max(STEPS, math.ceil(2.5 * epsilon / (STRIDE * room)))
     delta = pgd(
         lambda image: -logit_margin(attached(net, image), y),
         x,
