@@ -26,7 +26,8 @@ Prove = Callable[[Query], Answer]
 def not_confirmed(e: Evidence) -> str | None:
     """A random 5 % of the certified radii were recomputed in float64, and some do not hold: rounding decided them.
 
-    Or, asked without the distances that attacks have found, they reach beyond an adversarial example.
+    Or, asked without the distances that attacks have found, they reach beyond an adversarial example. Certificates that
+    compute in float64 themselves are not asked again.
     """
     found = [(*key.rsplit("_", 1), entry[UNCONFIRMED]) for key, entry in e.estimators.items() if UNCONFIRMED in entry]
     return "; ".join(f"{name} in {norm}: {seen}" for name, norm, seen in found) or None
