@@ -177,10 +177,11 @@ def test_two_classes_fitted_to_0_and_1_are_none(activation: type[nn.Module]) -> 
     """Their outputs are nearly 0, 1 and of one sum on images of the data, and leave [0, 1] where they are pressed."""
     digits, label = load_digits(n_class=2, return_X_y=True)
     x, y = torch.tensor(digits / 16).float().view(-1, 1, 8, 8), torch.tensor(label)
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 2)
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 2)
+        )
     optimiser = torch.optim.AdamW(net.parameters(), 1e-2)
     for _ in range(300):
         optimiser.zero_grad()
