@@ -172,6 +172,8 @@ def _image_folder(name: str, folder: Path, data_dir: Path) -> Path:
             " the archives of ILSVRC2012 from image-net.org, have torchvision.datasets.ImageNet unpack them in"
             f" {place}, {OTHER_FOLDER}"
         )
+    if (folder / name).is_file():
+        raise MarginbenchError(f"data.name {name!r}: of files only .npz is read, which numpy.savez writes")
     raise MarginbenchError(
         f"data.name {name!r}: no {data_dir / name}.npz, and no image folder {folder / name / 'train'} or"
         f" {data_dir / name / 'train'}; {suggest(name, NAMES)}; or give an .npz file"

@@ -276,3 +276,10 @@ def test_images_that_are_scaled_up_are_told(sets: Path, tmp_path: Path, caplog: 
     caplog.clear()
     load_data("flowers", 2, tmp_path, sets, size=8)
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["d.pt", "x.npy"])
+def test_a_file_of_another_type_is_told_so(name: str, sets: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(MarginbenchError, match=r"only \.npz is read"):
+        load_data(name, 2, tmp_path, sets)
