@@ -159,7 +159,12 @@ def _list(place: Path) -> dict[str, Samples]:
     differ = set(folders["train"].classes) ^ set(folders["test"].classes)
     if differ:
         raise MarginbenchError(f"image folder {place}: class {min(differ)!r} is in one of train and {test} only")
-    return {part: folder.samples for part, folder in folders.items()}
+    return {part: [*filter(_is_visible, folder.samples)] for part, folder in folders.items()}
+
+
+def _is_visible(sample: tuple[str, int]) -> bool:
+    """Not what macOS keeps beside an image, under its name with `._` before it."""
+    return not Path(sample[0]).name.startswith(".")
 
 
 def _say_order(place: Path, listed: dict[str, Samples]) -> None:

@@ -208,6 +208,14 @@ def test_files_that_are_left_out_are_told(sets: Path, tmp_path: Path, caplog: py
     assert "3 (.gif, .npy, .svg)" in message, "from the cache"
 
 
+def test_hidden_files_are_no_images(sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "flowers"
+    save_images(place, {"rose": 3, "tulip": 3})
+    (place / "train" / "rose" / "._0.png").write_bytes(b"Mac OS X")
+    assert len(read_folder(place, sets, 4).x_train) == 6
+    assert not caplog.messages
+
+
 def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:
     save_images(tmp_path / "flowers", {"rose": 3, "tulip": 3})
     with pytest.raises(MarginbenchError, match=r"need .* GB, .* GB are free; choose a smaller data.size"):
