@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.ray import Attached, pushed, tighten
@@ -44,13 +45,14 @@ class Attack(Estimator):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise MarginbenchError(f"attack {self.name!r} returned {shape}, images of shape {tuple(q.x.shape)} needed")
         found = found.detach().to(q.x)  # others compute in float64
-        return pushed(q.net, q.x, found, q.y) if coarse else found
+        return torch.where(found.isnan(), found, pushed(q.net, q.x, found, q.y)) if coarse else found
 
     def __call__(self, q: Query, **settings: Any) -> Answer:
-        """How near the attack comes, tightened on the ray; `upper` is inf where it fails."""
+        """How near its `points` come, tightened on the ray; `upper` is inf where it fails."""
         if len(q.x) == 0:  # not every network can be asked about no images
-            return Answer(upper=q.x.new_zeros(0))
-        return Answer(upper=tighten(q.net, q.x, self.propose(q, **settings), q.y, q.norm)[1])
+            return Answer(upper=q.x.new_zeros(0), points=q.x)
+        points = self.propose(q, **settings)
+        return Answer(upper=tighten(q.net, q.x, points, q.y, q.norm)[1], points=points)
 
 
 ATTACKS: Registry[Attack] = Registry()

@@ -43,8 +43,8 @@ def foreign(make: Factory) -> Attack:
     """An attack from a factory, to which settings go.
 
     It runs with frozen parameters, which get no gradients, in a forked random state that is seeded from the query's
-    generator, and cannot change modes. What is not a number is taken from x, the rest clamped to the box; a point
-    that is not adversarial becomes x.
+    generator, and cannot change modes. Pixels are clamped to the box, and a point that is not adversarial becomes x.
+    What is not a number stays: it counts as the pixel of x.
     """
 
     def propose(q: Query, **settings: Any) -> Tensor:
@@ -56,8 +56,9 @@ def foreign(make: Factory) -> Attack:
             found = run(q.x.clone(), q.y.clone())
         if not isinstance(found, Tensor) or found.shape != q.x.shape:
             return found  # type: ignore[no-any-return]  # refused by `Attack.propose`
-        point = or_inside(q.net, inside_box(found.detach().to(q.x), q.x), q.y)
-        return select(is_adversarial(q.net, point, q.y), point, q.x)
+        found = found.detach().to(q.x)
+        point = or_inside(q.net, inside_box(found, q.x), q.y)
+        return torch.where(found.isnan(), found, select(is_adversarial(q.net, point, q.y), point, q.x))
 
     return Attack(getattr(make, "__name__", "foreign"), propose)
 

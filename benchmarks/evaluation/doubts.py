@@ -47,7 +47,7 @@ STEPS = 10  # of projected gradient ascent at least, where attacks are doubted
 STRIDE = 1 / 40  # of the box, across which no such step is longer
 COUNTED = 5  # images of a class, from which on it should be predicted once
 ABOVE = 1 / 9  # of what lies above chance: accuracy below that is near it; with 10 classes that is 2/K
-INVALID = "invalid"  # of an estimator in the record: at how many points its radius is none
+INVALID = "invalid"  # of an estimator in the record: at how many points its radius or its image is none
 HARDLY_SCALED = (0.99, 1.003, 1.01)  # factors of logits
 SCALE, SHIFT = 100.0, 50.0  # of logits, and their least spread once scaled
 
@@ -60,8 +60,10 @@ def contradiction(e: Evidence) -> str | None:
 
 
 @doubt
-def invalid_radius(e: Evidence) -> str | None:
-    """A certificate gives radii that are NaN or negative. They count as 0: it is wrong, or the network is broken."""
+def invalid_answer(e: Evidence) -> str | None:
+    """A certificate gives radii that are NaN or negative, which count as 0, or an attack gives images with pixels that
+    are NaN, which count as those of the original: it is wrong, or the network is broken.
+    """
     found = [f"{name}: {counted(cost[INVALID], 'point')}" for name, cost in e.estimators.items() if INVALID in cost]
     return ", ".join(found) or None
 

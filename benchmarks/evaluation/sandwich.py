@@ -230,8 +230,11 @@ class _Enclosure:
         if name in self.attacks:
             with PassCounter(self.net) as passes:
                 answer = self.attacks[name](q)
-            assert answer.upper is not None
-            return Found({"upper": answer.upper}, {"forward": passes.forward, "backward": passes.backward})
+            assert answer.upper is not None and answer.points is not None
+            cost = {"forward": passes.forward, "backward": passes.backward}
+            if wrong := int(answer.points.flatten(1).isnan().any(1).sum()):
+                cost[INVALID] = wrong
+            return Found({"upper": answer.upper}, cost)
         if name == OWN:
             answer = ask_own(self.certify, self.net, q)
         else:

@@ -15,7 +15,7 @@ from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation.evaluated import Evaluated
 from marginbench.benchmarks.evaluation.evidence import Evidence
-from marginbench.benchmarks.evaluation.recheck import LEAST, recheck
+from marginbench.benchmarks.evaluation.recheck import FEW, LEAST, recheck
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.benchmarks.training.loop import train
@@ -68,18 +68,20 @@ def test_a_certificate_that_is_too_large_is_not_confirmed(
     assert f"{name} in l2: " in found.doubts["not_confirmed"] and "contradiction" not in found.doubts
 
 
+@pytest.mark.parametrize(("float64", "points"), [(False, LEAST), (True, FEW)])
+@pytest.mark.parametrize("share", [1.0, 0.9])
 def test_a_certificate_that_is_cut_off_at_known_distances_is_not_confirmed(
-    trained: Net, monkeypatch: pytest.MonkeyPatch
+    trained: Net, share: float, float64: bool, points: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without them it goes beyond: no claimed radius contradicts an attack."""
+    """Where attacks have come less near it goes beyond: no claimed radius contradicts them."""
 
     def cut(q: Query, *, iterations: int = 2) -> Tensor:
-        radius = torch.full_like(q.x[:, 0, 0, 0], 9.0)
-        return radius if q.upper is None else radius.minimum(q.upper.to(radius))
+        assert q.upper is not None
+        return (share * q.upper).clamp_max(9.0)
 
-    monkeypatch.setitem(CERTIFICATES, "ibp", Certificate("ibp", cut))
+    monkeypatch.setitem(CERTIFICATES, "ibp", Certificate("ibp", cut, float64=float64))
     doubts = evaluated(trained).doubts
-    assert "ibp in l2: 16 of 16 points, beyond an adversarial example" in doubts["not_confirmed"]
+    assert f"ibp in l2: {points} of {points} points, beyond an adversarial example" in doubts["not_confirmed"]
     assert "contradiction" not in doubts
 
 

@@ -211,7 +211,21 @@ def test_radii_that_are_none_are_0_and_a_doubt(trained: Net, monkeypatch: pytest
     result = evaluated(trained)
     count = int((result.arrays["label"] == result.arrays["prediction"]).sum())
     assert (result.arrays["lower_l2_crown"] == 0).all()
-    assert result.doubts["invalid_radius"] == f"crown_l2: {count} points, crown_linf: {count} points"
+    assert result.doubts["invalid_answer"] == f"crown_l2: {count} points, crown_linf: {count} points"
+
+
+def test_images_of_an_attack_that_are_none_are_a_doubt(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count as failures; other attacks come near all the same."""
+
+    def half_broken(q: Query) -> Tensor:
+        points = q.x.clone()
+        points[::2, 0, 0, 0] = torch.nan
+        return points
+
+    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", half_broken))
+    result = evaluated(trained)
+    count = (int((result.arrays["label"] == result.arrays["prediction"]).sum()) + 1) // 2
+    assert result.doubts["invalid_answer"] == f"fmn_l2: {count} points, fmn_linf: {count} points"
 
 
 @pytest.mark.parametrize("claim", [float("nan"), float("inf")])
