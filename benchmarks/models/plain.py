@@ -143,9 +143,16 @@ def _without_reparametrisation(model: nn.Module) -> None:
 
 
 def _without_parametrisation(layer: nn.Module) -> None:
-    """`remove_parametrizations` would change the class, which the copy shares with the user's own module."""
+    """`remove_parametrizations` would change the class, which the copy shares with the user's own module.
+
+    Nothing where weights are drawn anew in each call: one draw is another network.
+    """
     with torch.no_grad():
         values = {name: getattr(layer, name).clone() for name in layer.parametrizations}  # type: ignore[union-attr]
+        if any(
+            not torch.equal(getattr(layer, name).nan_to_num(), value.nan_to_num()) for name, value in values.items()
+        ):
+            return
     layer.__class__ = parametrize.type_before_parametrizations(layer)
     del layer.parametrizations
     for name, value in values.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.certificates._record import Unbounded
@@ -231,6 +231,17 @@ def test_it_is_evaluated(kind: str, tiny: Path) -> None:
     certified = "lower_l2_crown" in outcome.arrays
     assert not (certified and kind in casts), "bounds are of float32 networks"
     assert certified or kind in casts | {"remembering", "TorchScript", "parts compiled"}
+
+
+class Noisy(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + 0.1 * torch.randn_like(weight)
+
+
+def test_weights_that_are_drawn_in_each_call_are_not_frozen() -> None:
+    given = on_hidden(lambda layer: parametrize.register_parametrization(layer, "weight", Noisy()))
+    found = ready(copied(given, "model"), images(), "model")
+    assert not torch.allclose(found(images()), found(images())), "doubts speak of it"
 
 
 REASONS = {
