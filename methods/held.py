@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
 from functools import update_wrapper
 from types import CellType, FunctionType, MethodType, SimpleNamespace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,11 @@ def unaltered(module: nn.Module) -> bool:
     """Whether a call of it runs the forward of its class and nothing else: no hooks, no forward or call of its own."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return not hooked and "forward" not in vars(module) and type(module).__call__ is nn.Module.__call__
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether it computes W x + b of its weight and bias: subclasses may do anything, as cosine heads do."""
+    return type(module) is nn.Linear and unaltered(module)
 
 
 def duplicate(net: M) -> M:

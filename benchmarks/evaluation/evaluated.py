@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marginbench.benchmarks.evaluation.partial import Found, Partial
 from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.probes.scan import Probe, Subject
 from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, logit_margin
+from marginbench.methods.held import is_linear
 from marginbench.methods.hooks import in_words
 from marginbench.methods.maths.perturb import eval_mode
 
@@ -105,7 +106,8 @@ def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, features: Ten
 
     `output_margin` = z_y - max_{j != y} z_j. `feature_margin` = (z_y - z_m) / (|w_y - w_m| |phi|_max) with the
     runner-up m and the largest feature norm of the evaluated images (Weinstein et al., PMM, eq. 8). NaN where the
-    logits decide nothing.
+    logits decide nothing. There is none where the last layer only scales, as behind an ensemble: its features would be
+    the logits.
 
     Args:
         features: [N, d] of x, where they are known.
@@ -113,7 +115,7 @@ def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, features: Ten
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)  # where it is that of a NaN, so is the margin
     margins = {"output_margin": logit_margin(logits, y)}
     layer = net.decision_net()[-1]
-    if isinstance(layer, nn.Linear):
+    if is_linear(layer) and not _only_scales(layer.weight):
         with torch.no_grad():
             phi = net.features(x) if features is None else features
             scores = layer(phi)
@@ -121,3 +123,8 @@ def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, features: Ten
             between = (layer.weight[y] - layer.weight[rival]).norm(dim=1)
             margins["feature_margin"] = gap / (between * phi.norm(dim=1).max()).clamp_min(1e-30)
     return margins
+
+
+def _only_scales(weight: Tensor) -> bool:
+    rows, columns = weight.shape
+    return rows == columns and torch.equal(weight, weight[0, 0] * torch.eye(rows).to(weight))

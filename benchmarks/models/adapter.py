@@ -10,7 +10,7 @@ from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.unchanged import disturbed
 from marginbench.methods import Net
-from marginbench.methods.held import unaltered
+from marginbench.methods.held import is_linear, unaltered
 
 
 class Copied(nn.Identity):
@@ -44,7 +44,7 @@ class Adapted(Net):
 
     def features(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, d], what enters the last layer of `decision_net`."""
-        if isinstance(self.head, nn.Linear):
+        if is_linear(self.head):
             return super().features(x)
         out: Tensor = self.decision_net()[:-1](x)
         return out
@@ -73,7 +73,7 @@ def adapt(model: nn.Module, normalise: nn.Module, x: Tensor) -> Net:
         head, layers = model.head, [model.normalise, *model.body]
     else:
         layers = list(_layers(model))
-        head = layers.pop() if layers and isinstance(layers[-1], nn.Linear) else nn.Identity()
+        head = layers.pop() if layers and is_linear(layers[-1]) else nn.Identity()
     net = Adapted(normalise, nn.Sequential(Copied(), *layers), head, x).eval()
     given = nn.Sequential(normalise, Copied(), model)
     with torch.no_grad(), suppress(Exception):  # whatever the model raises for noise

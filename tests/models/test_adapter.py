@@ -8,6 +8,7 @@ from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates.crown import crown
+from marginbench.benchmarks.evaluation.evaluated import output_margins
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.adapter import adapt
 from marginbench.benchmarks.nets.make import make_net
@@ -100,3 +101,61 @@ def test_what_is_done_before_the_layers_is_kept_though_images_do_not_show_it(way
     noise = torch.rand(8, 1, 4, 4)
     assert torch.equal(net(noise), model(noise)) and not torch.allclose(net(noise), net(squeezed(noise) + 0.25))
     assert torch.equal(net.decision_net()(noise), net(noise))
+
+
+class Flattening(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+class Cosine(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 16 * nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight))
+
+
+class Rectified(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.relu())
+
+
+class Mean(nn.Module):
+    def __init__(self, *members: nn.Module) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(member(x) for member in self.members) / len(self.members)  # type: ignore[return-value]
+
+
+def test_features_are_what_enters_a_linear_layer_and_none_where_the_last_is_another() -> None:
+    x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 3
+
+    def found(model: nn.Module) -> Tensor | None:
+        net = adapt(model.eval().requires_grad_(False), nn.Identity(), x)
+        assert torch.allclose(net(x), model(x), atol=1e-5)
+        return output_margins(net, x, y, net(x)).get("feature_margin")
+
+    torch.manual_seed(0)
+    body, head = [nn.Flatten(), nn.Linear(16, 16)], nn.Linear(16, 3)
+
+    def same(kind: type[nn.Linear]) -> nn.Linear:
+        layer = kind(16, 3)
+        layer.load_state_dict(head.state_dict())
+        return layer
+
+    plain = found(nn.Sequential(*body, nn.ReLU(), head))
+    assert plain is not None and plain.abs().max() <= 1
+    for model in (
+        nn.Sequential(*body, nn.ReLU(), nn.Unflatten(1, (4, 4)), same(Flattening)),
+        nn.Sequential(*body, same(Rectified)),
+    ):
+        features = found(model)
+        assert features is not None and torch.allclose(features, plain, atol=1e-6)
+    behind_norm = [*body, nn.LayerNorm(16), nn.ReLU()]  # no bounds, so that layers stay as they are
+    hooked = same(nn.Linear)
+    hooked.register_forward_hook(lambda module, inputs, out: 5 * out)
+    assert found(nn.Sequential(*behind_norm, head)) is not None
+    assert found(nn.Sequential(*behind_norm, same(Cosine))) is None
+    assert found(nn.Sequential(*behind_norm, hooked)) is None
+    members = [nn.Sequential(nn.Flatten(), nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 3)) for _ in range(2)]
+    assert found(Mean(*members)) is None, "the logits of members are no features"
