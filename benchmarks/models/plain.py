@@ -11,6 +11,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from marginbench.benchmarks.certificates._record import Unbounded
+from marginbench.benchmarks.unchanged import disturbed
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 from marginbench.methods.held import duplicate, unaltered
@@ -56,7 +57,7 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
     """The module in eval mode, frozen, with plain weights, answering in float32.
 
     It computes in float32 throughout if it can. A module that casts inside and fails so is run with the types that it
-    came with.
+    came with; and so is one that takes float32 images as they are and rounds them to fewer digits.
 
     Args:
         model: is changed.
@@ -70,16 +71,19 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
     for parameter in model.parameters():  # a ScriptModule has no requires_grad_
         parameter.requires_grad_(False)
     own = _types(model) - {torch.float32}
+    untouched = copied(model, where).to(x.device) if own else model
     candidates: list[tuple[nn.Module, torch.dtype | None]] = [(model, None)]
-    if own:
-        untouched = copied(model, where)
-        candidates += [(untouched, None), *((untouched, kind) for kind in own)]
+    candidates += [(untouched, None), *((untouched, kind) for kind in own)] if own else []
+    coarse = next((kind for kind in own if torch.finfo(kind).eps > torch.finfo(torch.float32).eps), None)
+    as_it_came = None if coarse is None else _answer(untouched, x)
     try:
         model.float().to(x.device)
     except Exception as error:  # quantised modules, for one, refuse to be cast
         raise MarginbenchError(f"{where}: cannot be moved to {x.device} as float32: {one_line(error)}") from error
+    if coarse is not None and as_it_came is not None and not _agree(as_it_came, _answer(model, x)):
+        _without_reparametrisation(untouched)
+        return Untraced(untouched, torch.float32, _computes_in(coarse))
     for given, kind in candidates:
-        given.to(x.device)
         try:
             with torch.no_grad():
                 called = duplicate(given)
@@ -94,14 +98,33 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def _answer(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Of a copy of it, on the images and disturbed ones; None where it fails or gives no logits."""
+    try:
+        out = duplicate(model)(torch.cat([x, disturbed(x)]))
+    except Exception:  # whatever the model raises
+        return None
+    return out if isinstance(out, Tensor) and out.is_floating_point() else None
+
+
+def _agree(a: Tensor, b: Tensor | None) -> bool:
+    """Up to rounding in float32."""
+    if b is None or a.shape != b.shape:
+        return False
+    return torch.allclose(a.double(), b.double(), 0, 1e-5 * float(b.nan_to_num(0, 0, 0).abs().max()), equal_nan=True)
+
+
 def _untraceable(model: nn.Module, inputs: torch.dtype | None, out: Any) -> str | None:
     """Why bounds are not those of the model, if so."""
     if isinstance(model, torch.jit.ScriptModule):
         return "the model is TorchScript, into which bounds do not see: give the nn.Module that it was made from"
     casts = isinstance(out, Tensor) and out.is_floating_point() and out.dtype != torch.float32
     kind = out.dtype if casts else inputs
-    if kind is None:
-        return None
+    return None if kind is None else _computes_in(kind)
+
+
+def _computes_in(kind: torch.dtype) -> str:
     name = str(kind).removeprefix("torch.")
     return (
         f"the model computes in {name}, and bounds are for float32: give it without casts, autocast and {name} weights"
