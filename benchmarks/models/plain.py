@@ -1,5 +1,7 @@
 """A module as its layers alone: without what trained, compiled or spread it, in eval mode, and answering in float32."""
 
+import inspect
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.unchanged import disturbed
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
-from marginbench.methods.held import duplicate, unaltered
+from marginbench.methods.held import duplicate, held, unaltered
 
 
 def stripped(model: nn.Module) -> nn.Module:
@@ -47,10 +49,20 @@ def copied(model: nn.Module, where: str) -> nn.Module:
     except MarginbenchError as error:
         raise MarginbenchError(f"{where}: {error}") from error
     for parent in () if isinstance(model, torch.jit.ScriptModule) else list(model.modules()):
+        if _compiles_its_own(parent):
+            del parent.forward
         for name, child in parent.named_children():
             if stripped(child) is not child:
                 parent._modules[name] = stripped(child)
     return model
+
+
+def _compiles_its_own(module: nn.Module) -> bool:
+    """Whether its forward is that of its class, compiled, as in `model.forward = torch.compile(model.forward)`."""
+    inner = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
+    if isinstance(inner, FunctionType) and inner.__globals__.get("__name__") == "torch._dynamo.external_utils":
+        inner = inspect.unwrap(inner)  # the compiler puts a function of its own around those of torch
+    return inner is not None and getattr(inner, "__func__", None) is type(module).forward
 
 
 def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
@@ -132,11 +144,15 @@ def _computes_in(kind: torch.dtype) -> str:
 
 
 def _check_weights(model: nn.Module, where: str) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    kept = [(name, place.value) for name, place in held(model).items() if isinstance(place.value, Tensor)]
+    for name, tensor in [*model.named_parameters(), *kept]:
         if is_lazy(tensor):
             problem = "has no values before the module is first called: load weights, or call it on an image"
         elif tensor.is_meta:
-            problem = "is on the device meta, without values: load weights"
+            problem = (
+                "is on the device meta, without values: load weights; a module to which functional_call gives weights"
+                " belongs in a tuple, as in self.base = (base,)"
+            )
         else:
             continue
         raise MarginbenchError(f"{where}: {name} {problem}")

@@ -151,6 +151,12 @@ def compiled_in_place() -> nn.Module:
     return model
 
 
+def with_compiled_forward() -> nn.Module:
+    model = mlp()
+    model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
+    return model
+
+
 def in_inference_mode() -> nn.Module:
     with torch.inference_mode():
         return mlp()
@@ -198,6 +204,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "TorchScript": scripted,
     "compiled": lambda: torch.compile(mlp(), backend="eager"),  # type: ignore[return-value]
     "compiled in place": compiled_in_place,
+    "compiled forward": with_compiled_forward,
     "parts compiled": Deep,
     "DataParallel": lambda: nn.DataParallel(mlp()),
     "both": lambda: nn.DataParallel(torch.compile(mlp(), backend="eager")),  # type: ignore[arg-type]
@@ -302,9 +309,25 @@ class Late(nn.Module):
         return z
 
 
+class Listing(nn.Module):
+    """Holds a base model for `torch.func` in a list, so that its weights are no parameters of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.bases = mlp(), [nn.Linear(64, 10, device="meta")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.layers(x)
+        return z
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lazy": (Late, "model mine: layers.1.weight has no values before the module is first called: load weights"),
     "meta": (lambda: mlp().to("meta"), "model mine: 1.weight is on the device meta, without values: load weights"),
+    "meta in a list": (
+        Listing,
+        r"model mine: bases\[0\].weight is on the device meta.*functional_call.* in a tuple",
+    ),
     "lock": (Locked, "model mine: cannot be copied .TypeError: cannot pickle '_thread.lock' object.: keep locks"),
     "dict": (lambda: Returning(lambda z: {"logits": z}), "returns dict.*tensor of float logits"),
     "integers": (lambda: Returning(lambda z: z.argmax(1)), "returns torch.int64"),
@@ -376,6 +399,13 @@ def test_what_a_wrapper_does_is_evaluated(kind: str, tiny: Path) -> None:
     plain = evaluate_model(with_hook(mlp()), suite=str(tiny), out=tiny.parent / "out", name="plain")
     for array in ("prediction", "upper_l2", "upper_linf"):
         assert np.allclose(found.arrays[array], plain.arrays[array], atol=1e-4)
+
+
+def test_a_compiled_forward_is_taken_off_only_where_it_is_that_of_the_class() -> None:
+    model = with_forward(mlp())
+    model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
+    assert "forward" in vars(copied(model, "model"))
+    assert "forward" not in vars(copied(with_compiled_forward(), "model"))
 
 
 LOSSY: dict[str, Callable[[], nn.Module]] = {
