@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
+from marginbench.methods.code import source_of
 from marginbench.methods.errors import MarginbenchError, suggest
-from marginbench.methods.userfile import BUILT_IN, USER_MODULE, module_source
+from marginbench.methods.userfile import BUILT_IN, USER_MODULE
 
 T = TypeVar("T")
 
@@ -65,8 +66,8 @@ class Registry(dict[str, T]):
     def source(self, name: str) -> str | None:
         """The first 16 hexadecimal digits of the SHA-256 of its file, for records; None for what is built in.
 
-        Editing an outside file makes records stale; built-in things change with a revision or a schema. What was
-        defined without a file, in a notebook, has no source either.
+        Editing an outside file makes records stale; built-in things change with a revision or a schema. Of what was
+        defined without a file, in a notebook, it is that of the code.
         """
         return self._origins[name].source
 
@@ -97,7 +98,7 @@ def import_all(package: str) -> None:
 def _origin(maker: Any) -> _Origin:
     module = maker.__module__
     file = str(getattr(sys.modules.get(module), "__file__", None) or module)
-    return _Origin(module, file, module_source(module), _line(maker))
+    return _Origin(module, file, source_of(maker), _line(maker))
 
 
 def _line(maker: Any) -> int:

@@ -17,7 +17,8 @@ from marginbench.methods.errors import MarginbenchError, one_line, suggest
 USER_MODULE = "marginbench_user_"  # begins the module names of users' files
 BUILT_IN = "marginbench."  # begins the names of our own modules
 
-_sources: dict[str, str] = {}  # SHA-256 by module
+_sources: dict[str, str] = {}  # SHA-256 by module that `load_user_file` has made
+_imported_as: dict[str, tuple[Any, str]] = {}  # other modules: what they were imported by, and the SHA-256 then
 _neighbours: dict[str, Path] = {}  # modules that users' files imported from their own folders
 
 
@@ -62,21 +63,26 @@ def module_source(name: str) -> str | None:
     """The first 16 hexadecimal digits of the SHA-256 of the file that defines a module, for records.
 
     Editing a user's file, or one that it imports from its folder or names, makes its records stale. Of a file that
-    `load_user_file` has loaded, this is what was executed, whatever the file holds by now; of other packages, what it
-    held when this was first asked.
+    `load_user_file` has loaded, this is what was executed, whatever the file holds by now. Of other modules it is what
+    the file, and those that it imports from its folder, held when this was first asked since the last import or reload.
 
     Returns:
         None for the modules of marginbench, which change with a revision or a schema, and for what has no file, as in a
-        notebook.
+        notebook: see `code.source_of`.
     """
     if name.startswith(BUILT_IN):
         return None
-    if name not in _sources:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file is None or not Path(file).is_file():
-            return None
-        _sources[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return _sources[name][:16]
+    if name in _sources:
+        return _sources[name][:16]
+    module = sys.modules.get(name)
+    file, spec = getattr(module, "__file__", None), getattr(module, "__spec__", None)
+    if file is None or not Path(file).is_file():
+        return None
+    known = _imported_as.get(name)
+    if known is None or known[0] is not spec:  # each import and reload has a spec of its own
+        source = _digest(Path(file).resolve(), Path(file).read_bytes(), with_data=False)
+        known = _imported_as[name] = (spec, source)
+    return known[1][:16]
 
 
 class UserFunction(NamedTuple):
@@ -163,12 +169,13 @@ def _read(path: Path, kind: str) -> bytes:
         raise MarginbenchError(f"{kind} {path}: cannot be read ({error.strerror})") from None
 
 
-def _digest(path: Path, code: bytes) -> str:
+def _digest(path: Path, code: bytes, with_data: bool = True) -> str:
     """SHA-256 of the file, or of it and of what it imports from its folder or names, directly or through others.
 
     Imports are read off the source, those inside functions too: what other files have imported before, which differs
     from process to process, makes no difference. So are the data that the code reads, whenever it does: files of which
-    a text in it is the path from its folder. A path that is put together from several texts is not seen.
+    a text in it is the path from its folder. A path that is put together from several texts is not seen. Scripts name
+    what they write, too: of them data do not count.
     """
     files: dict[Path, bytes] = {path: code}
     todo = [path]
@@ -180,7 +187,7 @@ def _digest(path: Path, code: bytes) -> str:
                 todo.append(neighbour)
     texts = {(file.parent, text) for file, content in files.items() for text in _texts(content)}
     named = {folder / text for folder, text in texts if not Path(text).is_absolute()}
-    data = sorted(f for f in named - files.keys() if os.path.isfile(f))  # noqa: PTH113 - long texts are no error
+    data = sorted(f for f in named - files.keys() if os.path.isfile(f)) if with_data else []  # noqa: PTH113 - long texts are no error
     if len(files) == 1 and not data:
         return hashlib.sha256(code).hexdigest()
     digests = [f"{f.relative_to(path.parent).as_posix()} {hashlib.sha256(files[f]).hexdigest()}" for f in sorted(files)]

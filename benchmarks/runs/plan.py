@@ -12,8 +12,8 @@ from marginbench.benchmarks.suites.derive import derive
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.blueprint import needs_radii
 from marginbench.methods import Method, spec_of
+from marginbench.methods.code import source_of
 from marginbench.methods.errors import ParameterError
-from marginbench.methods.userfile import module_source
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ def _training(
         method=method.info.key,
         fields=method.model_dump(mode="json"),
         revision=method.info.revision,
-        source=module_source(type(method).__module__),
+        source=source_of(type(method)),
         epsilon=dict(suite.trained_for) if needs_radii(method) else None,
         repetition=repetition,
     )

@@ -10,9 +10,9 @@ from marginbench.benchmarks.records.tuning import Tuning, read_setting, setting_
 from marginbench.benchmarks.runs.plan import Row
 from marginbench.benchmarks.suites.schema import Suite, suite_names
 from marginbench.methods import MarginbenchError, Method, spec_of
+from marginbench.methods.code import source_of
 from marginbench.methods.errors import ParameterError, Problems
 from marginbench.methods.registry import recreate
-from marginbench.methods.userfile import module_source
 from marginbench.methods.words import counted
 
 Settings = list[tuple[Path, Tuning]]  # each with its file
@@ -103,7 +103,7 @@ def _row(name: str, method: Method, settings: Mapping[str, tuple[Path, Tuning]],
             " others, or leave it out with --methods"
         )
     file, tuning = settings[name]
-    if (tuning.revision, tuning.source) != (method.info.revision, module_source(type(method).__module__)):
+    if (tuning.revision, tuning.source) != (method.info.revision, source_of(type(method))):
         raise MarginbenchError(f"row {name!r} was tuned with another version of the method: tune it again")
     if not _trained_alike(tuning, suite):
         raise MarginbenchError(f"row {name!r} was tuned with another version of suite {tuning.suite}: tune it again")

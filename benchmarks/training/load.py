@@ -17,9 +17,9 @@ from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.training.bundle import from_toml
 from marginbench.benchmarks.training.kept import blueprint_of, unpack
 from marginbench.methods import MarginbenchError, Method, Net
+from marginbench.methods.code import source_of
 from marginbench.methods.errors import ParameterError
 from marginbench.methods.registry import recreate
-from marginbench.methods.userfile import module_source
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def method_of(training: Training) -> Method:
     """
     known = training.identity
     method = recreate(training.method, known.source)
-    if (method.info.revision, module_source(type(method).__module__)) != (known.revision, known.source):
+    if (method.info.revision, source_of(type(method))) != (known.revision, known.source):
         log.warning(
             "%s has changed since training %s: its layers may compute something else", training.method, known.id[:12]
         )

@@ -24,7 +24,7 @@ from marginbench.benchmarks.tuning.space import Space, space_of
 from marginbench.benchmarks.tuning.study import Protocol, Study
 from marginbench.benchmarks.tuning.work import STUDIES, Work
 from marginbench.methods import MarginbenchError, Method, spec_of
-from marginbench.methods.userfile import module_source
+from marginbench.methods.code import source_of
 
 log = logging.getLogger(__name__)
 UNLIKE = "another version of the suite or the method, or another floor"
@@ -119,7 +119,7 @@ class Queue:
             row=spec_of(method),
             **self._work.rules,
             revision=method.info.revision,
-            source=module_source(type(method).__module__),
+            source=source_of(type(method)),
             objective=options.objective,
             norm=options.norm_asked,
             floor=self._judge.floor if options.objective == "robust_accuracy" else None,

@@ -1,6 +1,7 @@
 """The one loader of users' files: what it executes, under which name, and how it tells of an error."""
 
 import hashlib
+import importlib
 import pickle
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from marginbench.methods import MarginbenchError
-from marginbench.methods.userfile import forget_user_file, load_function, load_user_file, user_code
+from marginbench.methods.userfile import forget_user_file, load_function, load_user_file, module_source, user_code
 
 
 def write(path: Path, text: str) -> Path:
@@ -147,6 +148,27 @@ def test_the_source_is_what_was_executed_with_the_neighbours_that_it_imports(tmp
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, elsewhere, ignore=shutil.ignore_patterns("elsewhere"))
     assert source(elsewhere / "mine.py") == source(path)
+
+
+def test_the_source_of_an_imported_module_is_read_at_each_import_and_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the code that runs is the older one, whatever the file holds."""
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(tmp_path / "imported_m.py", "from neighbour_m import X\nwrites = 'table.csv'\n")
+    neighbour = write(tmp_path / "neighbour_m.py", "X = 1\n")
+    module = importlib.import_module("imported_m")
+    before = module_source("imported_m")
+    write(path, path.read_text() + "# edited\n")
+    write(tmp_path / "table.csv", "what it has written is no code")
+    assert module_source("imported_m") == before
+    importlib.reload(module)
+    edited = module_source("imported_m")
+    write(neighbour, "X = 2\n")
+    importlib.reload(module)
+    assert len({before, edited, module_source("imported_m")}) == 3
+    for name in ("imported_m", "neighbour_m"):
+        del sys.modules[name]
 
 
 def test_an_edited_neighbour_is_executed_again(tmp_path: Path) -> None:

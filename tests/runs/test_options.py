@@ -3,7 +3,9 @@
 import hashlib
 import inspect
 import logging
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -172,8 +174,13 @@ def test_methods_may_be_objects_classes_specs_and_files(tiny: Path, tmp_path: Pa
 def test_a_method_of_a_notebook_runs_in_this_process(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # without a file
     monkeypatch.setattr(Twice, "__module__", "__main__")
     assert run_all(str(tiny), [Twice()], 1, "cpu", tmp_path, jobs=1).repeated == 1
+    assert run_all(str(tiny), [Twice()], 1, "cpu", tmp_path, jobs=1).resumed == 1
+    monkeypatch.setattr(Twice, "loss", lambda self, net, batch, ctx: Loss(3 * cross_entropy(net(batch.x), batch)))
+    edited = run_all(str(tiny), [Twice()], 1, "cpu", tmp_path, jobs=1)
+    assert (edited.resumed, edited.repeated) == (0, 1), "an edited cell is another method"
     with pytest.raises(ParameterError, match=r"defined in this session.*jobs=1"):
         run_all(str(tiny), [Twice()], 3, "cpu", tmp_path, jobs=2)
 
