@@ -122,11 +122,14 @@ def _key(place: Path, paths: Sequence[Path]) -> str:
     are sure, and of a large folder too slow to read: every n-th file stands for the others.
     """
     key = hashlib.sha256(READING + bytes(place))
-    facts = [path.stat() for path in paths]
-    for path, fact in zip(paths, facts, strict=True):
-        own = f"{path.relative_to(place)} {fact.st_size} {fact.st_mtime_ns} {fact.st_ctime_ns}\n"
-        key.update(own.encode(errors="surrogateescape"))
-    for path in paths[:: 1 + sum(fact.st_size for fact in facts) // HASHED]:
+    size = 0
+    for path in paths:
+        with suppress(OSError):  # as below: a link may lead nowhere
+            fact = path.stat()
+            size += fact.st_size
+            own = f"{path.relative_to(place)} {fact.st_size} {fact.st_mtime_ns} {fact.st_ctime_ns}\n"
+            key.update(own.encode(errors="surrogateescape"))
+    for path in paths[:: 1 + size // HASHED]:
         with suppress(OSError):  # told with all others when it is decoded
             key.update(hashlib.sha256(path.read_bytes()).digest())
     return key.hexdigest()

@@ -59,8 +59,9 @@ class Decoded(NamedTuple):
 def read_image(path: str, shape: tuple[int, int, int]) -> Decoded:
     """The pixels, as many as `shape` [C, H, W] asks for.
 
-    Palettes are exact. An alpha channel that is opaque everywhere is dropped, and other colour spaces are converted to
-    RGB, with a remark. Where other images of the folder have colours, a grey one fills three channels.
+    Palettes are exact. With a remark, an alpha channel that is opaque everywhere is dropped, other colour spaces are
+    converted to RGB, and the first of several images in a file is taken. Where other images of the folder have colours,
+    a grey one fills three channels.
 
     Raises:
         MarginbenchError: it cannot be read, has more than 8 bits per channel, or something shows through.
@@ -72,6 +73,8 @@ def read_image(path: str, shape: tuple[int, int, int]) -> Decoded:
         remark = _remark(path, image, channels)
         if image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
             remark = "; ".join(filter(None, [remark, "turned by its EXIF data: read as its pixels are stored"]))
+        if getattr(image, "n_frames", 1) > 1:
+            remark = "; ".join(filter(None, [remark, "the first of several images in the file"]))
         kind = "L" if channels == 1 else "RGB"
         # a palette turns grey by way of colours; greys among them are left as they are
         flat = image.convert("RGB").getchannel(0) if channels == 1 and image.mode == "P" else image.convert(kind)

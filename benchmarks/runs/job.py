@@ -103,6 +103,10 @@ def reason(failure: Exception) -> str:
         return f"{type(failure).__name__.removesuffix('Error').lower()}: {failure}"
     if blamed(failure) is not None:
         return fault(failure)
-    frames = [f for f in traceback.extract_tb(failure.__traceback__) if "site-packages" not in f.filename]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(failure.__traceback__)
+        if "site-packages" not in frame.filename and frame.filename != "<string>"  # code of dataclasses
+    ]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{one_line(failure)}{where}"

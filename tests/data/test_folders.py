@@ -111,12 +111,19 @@ def _broken_image(place: Path) -> None:
     (place / "train" / "rose" / "0.png").write_bytes(b"no image")
 
 
+def _broken_link(place: Path) -> None:
+    image = place / "train" / "rose" / "0.png"
+    image.unlink()
+    image.symlink_to(place / "moved.png")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (_no_test, ["flowers", "train and test (or val)"]),
         (_other_class, ["flowers", "'lily'", "one of train and val only"]),
         (_broken_image, ["rose/0.png", "not a readable image"]),
+        (_broken_link, ["rose/0.png", "not a readable image", "No such file"]),
     ],
 )
 def test_a_wrong_image_folder_is_explained(

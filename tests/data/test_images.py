@@ -44,6 +44,11 @@ def turned(path: Path, orientation: int) -> None:
     Image.fromarray(RGB).save(path, exif=exif)
 
 
+def stack(path: Path) -> None:
+    """Two images in one file."""
+    Image.fromarray(RGB).save(path, "TIFF", save_all=True, append_images=[Image.fromarray(255 - RGB)])
+
+
 def save(array: np.ndarray) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(array).save(path)
 
@@ -63,6 +68,7 @@ READ = {  # how it is made, what it holds, the remark
     "palette": (lambda path: palette(path, FOUR), FOUR[L // 64], ""),
     "opaque palette": (lambda path: palette(path, FOUR, transparency=b"\xff" * 4), FOUR[L // 64], "dropped"),
     "turned": (lambda path: turned(path, 6), RGB, "turned by its EXIF data: read as its pixels are stored"),
+    "stack": (stack, RGB, "the first of several images in the file"),
     "upright": (lambda path: turned(path, 1), RGB, ""),
     "grey palette": (lambda path: palette(path, GREYS), GREYS[L // 64, 0], ""),
 }

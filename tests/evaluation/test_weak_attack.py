@@ -65,7 +65,7 @@ class _Stretched(Attack):
 
     def __call__(self, q: Query, **settings: Any) -> Any:
         point = self.propose(q, **settings)
-        return Answer(upper=distance(point.double() - q.x.double(), q.norm))
+        return Answer(upper=distance(point.double() - q.x.double(), q.norm), points=point)
 
 
 def evidence(upper: Tensor) -> Evidence:
