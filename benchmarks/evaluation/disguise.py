@@ -17,9 +17,11 @@ FACTORS = (-1e6, -1e3, -10.0, 10.0, 1e3, 1e6)  # contrast of the images that sat
 ROUNDING = 5e-3  # of what a row adds up to: as in bfloat16
 LEAK = 0.05  # of what rows add up to: what else than probabilities may be in them
 PRESSED = 4 * LEAK  # as much leaks where outputs are pressed up: logits grow a few times within the box
+FARTHEST = [0, 1, 4, 5]  # of these
 STEPS = 10  # of gradient ascent, across the box
 FEW = 16
 EDGE = 0.02  # of the range of all outputs: nearer, an output counts as being at its end
+MOST, NEARLY_ALL = 0.5, 0.9
 
 
 @torch.no_grad()
@@ -29,7 +31,8 @@ def probabilities(net: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
     They are looked at on images far out of the box too: logits grow there, so that some that happen to be small and
     positive are acquitted. Rows are those of a softmax if they have one sum and no negative entry, or if one class
     takes all that the lowest output leaves to it: of `a p + b` the lowest is b. Classes have a sigmoid each if all
-    outputs lie in [0, 1] and fill it, or far out at the two ends of one range, to which most have come already.
+    outputs lie in [0, 1] and fill it, or far out at the two ends of another range, to which most have come already.
+    Cosines of features that are not negative lie in [0, 1] too, but anywhere in it, far out as well.
 
     Args:
         x: images [B, C, H, W] in [0, 1].
@@ -48,9 +51,10 @@ def probabilities(net: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
         if near.shape[1] > 2 and far.numel() and _one_takes_all(far.flatten(0, 1), everything.min(), total):
             return "every row is an affine function of probabilities"
     low, high = everything.min(), everything.max()
-    if 0 <= low < 0.1 and 0.9 < high <= 1:
+    fills = 0 <= low < 0.1 and 0.9 < high <= 1
+    if fills and (_at_ends(near, low, high) > MOST or not _stays_inside(net, x, far, low, high)):
         return "every output lies in [0, 1]"
-    if far.numel() and _at_two_ends(near, far, low, high):
+    if _all_arrive(far, low, high) and _at_ends(near, low, high) > MOST:
         return f"every output lies between {low:.4g} and {high:.4g}, most at one of them"
     return None
 
@@ -127,11 +131,24 @@ def _one_takes_all(out: Tensor, lowest: Tensor, total: float) -> bool:
     return bool((share > 1 - EDGE).double().mean() > 0.5)
 
 
-def _at_two_ends(near: Tensor, far: Tensor, low: Tensor, high: Tensor) -> bool:
+def _stays_inside(net: Callable[[Tensor], Tensor], x: Tensor, far: Tensor, low: Tensor, high: Tensor) -> bool:
+    """Whether outputs are not at the ends though the images are far out, and are not brought back by the network."""
+    if not far.numel() or _at_ends(far[FARTHEST], low, high) > NEARLY_ALL:
+        return False
+    outside = 0.5 + FACTORS[-1] * (x - 0.5)
+    return not torch.allclose(net(outside), net(outside.clamp(0, 1)))
+
+
+def _all_arrive(far: Tensor, low: Tensor, high: Tensor) -> bool:
+    """Whether outputs [6, n, K] reach both ends with every contrast, and nearly all are there."""
+    if not far.numel():
+        return False
     edge = EDGE * (high - low)
+    reached = (far.amin((1, 2)) < low + edge) & (far.amax((1, 2)) > high - edge)
+    return bool(reached.all()) and _at_ends(far, low, high) > NEARLY_ALL
 
-    def at_ends(out: Tensor) -> float:
-        return float(((out < low + edge) | (out > high - edge)).double().mean())
 
-    reached = (far.amin((1, 2)) < low + edge) & (far.amax((1, 2)) > high - edge)  # with every contrast
-    return bool(reached.all()) and at_ends(far) > 0.9 and at_ends(near) > 0.5
+def _at_ends(out: Tensor, low: Tensor, high: Tensor) -> float:
+    """The share of outputs that are at an end; 0 where there are none."""
+    edge = EDGE * (high - low)
+    return float(((out < low + edge) | (out > high - edge)).double().mean().nan_to_num())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from marginbench.benchmarks.contract.fixtures import small_data, small_suite
 from marginbench.benchmarks.evaluation.disguise import FEW, LEAK, nearly_probabilities, probabilities
 from marginbench.benchmarks.training.loop import train
-from marginbench.methods import Batch, Context, Loss, Net, create
+from marginbench.methods import Batch, Context, Loss, Net, Normalise, create
 
 Change = Callable[[Tensor], Tensor]
 
@@ -95,6 +95,31 @@ def test_logits_of_two_classes_are_not(name: str, trained: Net) -> None:
     for net in (opposite, free):
         for count in (2, 64):
             assert probabilities(net, images(count)) is None
+
+
+class Cosine(nn.Module):
+    """To prototypes without negative entries, of features without: between 0 and 1."""
+
+    def __init__(self, body: nn.Module, prototypes: Tensor) -> None:
+        super().__init__()
+        self.body, self.prototypes = body, nn.functional.normalize(prototypes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(self.body(x)) @ self.prototypes.T
+
+
+def test_cosines_that_fill_what_probabilities_do_are_not() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        Normalise(torch.tensor([0.5]), torch.tensor([0.5])), nn.Flatten(), nn.Linear(16, 32), nn.ReLU()
+    )
+    classes = torch.rand(5, 1, 4, 4).round()
+    x = (classes.repeat(13, 1, 1, 1)[:64] + 0.3 * torch.randn(64, 1, 4, 4)).clamp(0, 1)
+    with torch.no_grad():
+        net = Cosine(body, body(classes))
+        cosines = net(x)
+    assert 0 <= cosines.min() < 0.1 and 0.9 < cosines.max() < 1, "as probabilities"
+    assert probabilities(net, x) is None
 
 
 def test_probabilities_of_two_classes_are(trained: Net) -> None:
