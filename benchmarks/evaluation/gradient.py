@@ -6,9 +6,10 @@ calculus says
     (f(x + h d) - f(x - h d)) / 2h = mean of <grad f(x + t d), d> over t in [-h, h]
 
 for every continuous and piecewise smooth f: kinks of ReLUs and of pooling do no harm. The mean is taken over a few
-midpoints. Small steps see gradients that are wrong, noisy or invented (straight-through); larger steps see gradients
-that vanish where the network is a staircase. Directions are random signs on the whole image and on parts of it:
-a network that hides a few rows has right slopes nearly everywhere else.
+midpoints, and over many more before a network is doubted: there may be more kinks than midpoints. Small steps see
+gradients that are wrong, noisy or invented (straight-through); larger steps see gradients that vanish where the network
+is a staircase. Directions are random signs on the whole image and on parts of it: a network that hides a few rows has
+right slopes nearly everywhere else.
 
 At pixels on the walls of the box, slopes into the box are compared with the gradients that attacks see there, which
 `attached` takes a hair inside: a network that limits its input to [0, 1] is as good as one that does not, one that
@@ -20,7 +21,7 @@ same image. Slopes that it drowns are not compared, and such networks are asked 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ ROUNDING = 8  # logits may be off by so many units of their largest
 MEASURABLE = 10  # times what rounding may do: slopes above are compared
 RELEVANT = 1e-3  # of the largest slope at the image, over all parts
 VALUES = 2**16  # pixels of a pass over many points and parts
+FINER = 32  # times as many places, before a network is doubted
 BLUR = 0.01  # pixels by which images are moved first: off the ties of flat backgrounds
 
 
@@ -81,10 +83,14 @@ def gradient_mismatch(e: Evidence) -> str | None:
     net, image = _precise(e.net, e.x[index])
     kind = coarsest_type(net, image[:1])
     for look in _looks(image, kind):
-        shares = dict(_shares(net, e.y[index], look))
-        worst = max(shares, key=lambda part: shares[part])
-        if shares[worst] > look.scale.share:
-            return f"{worst}: at {shares[worst]:.0%} of the points, by more than {look.scale.tolerance:.0%}"
+        told, differs = _compared(net, e.y[index], look)
+        shares = {part: _share(told[part], differs[part]) for part in look.parts}
+        for part in sorted(shares, key=lambda part: -shares[part]):
+            if shares[part] <= look.scale.share:
+                break
+            share = _share(told[part], _compared(net, e.y[index], look.finer(part))[1][part])
+            if share > look.scale.share:
+                return f"{part}: at {share:.0%} of the points, by more than {look.scale.tolerance:.0%}"
     return None
 
 
@@ -95,6 +101,11 @@ class _Look:
     kind: torch.dtype  # the coarsest in which the network computes
     directions: Tensor  # [B, C, H, W]
     parts: dict[str, Tensor]  # masks [1, C, H, W], or [B, C, H, W]
+
+    def finer(self, part: str) -> "_Look":
+        """At one part, and at more places of the segment."""
+        scale = replace(self.scale, midpoints=FINER * self.scale.midpoints)
+        return replace(self, scale=scale, parts={part: self.parts[part]})
 
 
 def _looks(image: Tensor, kind: torch.dtype) -> Iterator[_Look]:
@@ -133,8 +144,13 @@ def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     return (precise, x.double()) if same else (net, x.float())
 
 
-def _shares(net: nn.Module, y: Tensor, look: _Look) -> Iterator[tuple[str, float]]:
-    """Part of the image to the share of points at which its slopes differ, for parts that enough points tell about."""
+def _share(told: Tensor, differs: Tensor) -> float:
+    """Of the points [B] that tell about a part, how many have slopes that differ; 0 if they are too few."""
+    return float((told & differs).sum() / told.sum()) if told.sum() >= min(ENOUGH, len(told)) else 0.0
+
+
+def _compared(net: nn.Module, y: Tensor, look: _Look) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """By part of the image, which points tell about it, and at which its slopes differ: [B] bool."""
     x = look.x
     masks = torch.stack([*look.parts.values()]).expand(-1, *x.shape)
 
@@ -150,8 +166,7 @@ def _shares(net: nn.Module, y: Tensor, look: _Look) -> Iterator[tuple[str, float
     size = torch.maximum(autograd.abs(), secant.abs())
     told = (size > RELEVANT * size.amax(0)) & (size > MEASURABLE * rounding)
     differs = (autograd - secant).abs() - rounding > look.scale.tolerance * size
-    for name, own, wrong in zip(look.parts, told, told & differs, strict=True):
-        yield name, float(wrong.sum() / own.sum()) if own.sum() >= min(ENOUGH, len(x)) else 0.0
+    return dict(zip(look.parts, told, strict=True)), dict(zip(look.parts, differs, strict=True))
 
 
 def _slopes(net: nn.Module, x: Tensor, y: Tensor, direction: Tensor, look: _Look) -> Tensor:

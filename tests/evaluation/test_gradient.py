@@ -267,6 +267,24 @@ def test_ties_of_max_pooling_and_batch_norm_are_not_doubted() -> None:
     assert seen(net) is None
 
 
+def test_a_part_with_more_kinks_than_midpoints_is_not_doubted() -> None:
+    """Distances in L1 to prototypes that are near each other in a column, and near the images."""
+    torch.manual_seed(0)
+    x, prototypes = 0.1 + 0.8 * torch.rand(24, 1, 8, 8), torch.rand(5, 1, 8, 8)
+    x[..., 0], prototypes[..., 0] = 0.5, 0.5 + 0.001 * torch.randn(5, 1, 8)
+
+    class Distances(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("prototypes", prototypes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -(x[:, None] - self.get_buffer("prototypes")).abs().flatten(2).sum(2)
+
+    assert seen(Distances(), x) is None
+    assert seen(Then(detached(slice(0, 64, 8)), Distances(), same), x) is not None
+
+
 def test_a_network_that_is_always_wrong_has_nothing_to_measure(trained: Net) -> None:
     x = small_data().test.images(slice(8))
     y = torch.zeros(8, dtype=torch.int64)
