@@ -2,6 +2,7 @@
 
 import torch
 
+from marginbench.benchmarks.evaluation.coarse import coarsest_type, is_coarse
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
 from marginbench.methods import NORMS
 from marginbench.methods.maths.rounding import logit_allowance
@@ -16,7 +17,7 @@ def rounded_away(e: Evidence) -> str | None:
     It was measured against the network in float64. Certified radii are shortened by what it may move.
     """
     index = e.correct.nonzero()[:, 0]
-    if not e.certificates or len(index) == 0:
+    if not e.certificates or len(index) == 0 or is_coarse(coarsest_type(e.net, e.x[:1])):  # such have none to lose
         return None
     share = 0.0
     for norm in NORMS:

@@ -11,11 +11,14 @@ from evaluation_support import evaluated, no_certificate
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks.scan import ATTACKS, Attack, configured_attacks
+from marginbench.benchmarks.certificates.scan import configured_certificates
 from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.estimator import Query
+from marginbench.benchmarks.evaluation import rounding
 from marginbench.benchmarks.evaluation.doubts import DOUBTS, collapse, explanation, not_falling, scale_dependence
 from marginbench.benchmarks.evaluation.evidence import Evidence
+from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.methods import MarginbenchError, Net, Norm, Radii, logit_margin
 
@@ -301,6 +304,27 @@ def test_logits_that_rounding_moves_are_seen(trained: Net) -> None:
         wide.bias.copy_(head.bias)
     seen = evaluated(Net(trained.normalise, nn.Sequential(*trained.body, Offset()), wide)).doubts
     assert "rounded_away" in seen
+
+
+class Following(nn.Sequential):
+    """Layers that compute in the type of their weights, and give the type of the images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = super().forward(x.to(next(self.parameters()).dtype))
+        return z.to(x.dtype)
+
+
+def test_a_network_with_few_digits_has_no_certificate_that_rounding_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = Following(nn.Flatten(), nn.Linear(16, 50, bias=False)).bfloat16()
+    net = Net(nn.Identity(), nn.Sequential(layers), nn.Identity()).eval().requires_grad_(False)
+    x = torch.rand(40, 1, 4, 4)
+    arrays = {"label": net(x).argmax(1), "prediction": net(x).argmax(1)}
+    certificates = configured_certificates({"crown": {}})
+    e = Evidence(net, x, arrays, {}, {}, certificates, {"l2": 0.1, "linf": 0.01}, 50, no_certificate)
+    assert rounded_away(e) is None
+    monkeypatch.setattr(rounding, "is_coarse", lambda kind: False)
+    assert rounded_away(e) is not None
 
 
 def test_every_doubt_explains_itself() -> None:
