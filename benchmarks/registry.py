@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from marginbench.methods.code import source_of
 from marginbench.methods.errors import MarginbenchError, suggest
-from marginbench.methods.userfile import BUILT_IN, USER_MODULE
+from marginbench.methods.userfile import BUILT_IN, USER_MODULE, module_source
 
 T = TypeVar("T")
 
@@ -17,7 +17,8 @@ T = TypeVar("T")
 class _Origin(NamedTuple):
     module: str
     file: str  # the module's name where there is no file
-    source: str | None
+    source: str | None  # of the file; of what has none see `source_of`
+    maker: Any
     line: int  # 0 where it is not known
 
 
@@ -69,7 +70,8 @@ class Registry(dict[str, T]):
         Editing an outside file makes records stale; built-in things change with a revision or a schema. Of what was
         defined without a file, in a notebook, it is that of the code.
         """
-        return self._origins[name].source
+        origin = self._origins[name]
+        return origin.source or source_of(origin.maker)  # of a cell, once all that it uses is there
 
     def added_by(self, module: str) -> list[str]:
         """The names that the module has added."""
@@ -98,7 +100,7 @@ def import_all(package: str) -> None:
 def _origin(maker: Any) -> _Origin:
     module = maker.__module__
     file = str(getattr(sys.modules.get(module), "__file__", None) or module)
-    return _Origin(module, file, source_of(maker), _line(maker))
+    return _Origin(module, file, module_source(module), maker, _line(maker))
 
 
 def _line(maker: Any) -> int:

@@ -4,7 +4,9 @@ import ast
 import hashlib
 import importlib
 import os
+import site
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ USER_MODULE = "marginbench_user_"  # begins the module names of users' files
 BUILT_IN = "marginbench."  # begins the names of our own modules
 
 _sources: dict[str, str] = {}  # SHA-256 by module that `load_user_file` has made
-_imported_as: dict[str, tuple[Any, str]] = {}  # other modules: what they were imported by, and the SHA-256 then
+_imported_as: dict[str, tuple[dict[str, Any], str]] = {}  # other modules: the specs of their folder, and the SHA-256
 _neighbours: dict[str, Path] = {}  # modules that users' files imported from their own folders
 
 
@@ -75,14 +77,31 @@ def module_source(name: str) -> str | None:
     if name in _sources:
         return _sources[name][:16]
     module = sys.modules.get(name)
-    file, spec = getattr(module, "__file__", None), getattr(module, "__spec__", None)
+    file = getattr(module, "__file__", None)
     if file is None or not Path(file).is_file():
         return None
-    known = _imported_as.get(name)
-    if known is None or known[0] is not spec:  # each import and reload has a spec of its own
-        source = _digest(Path(file).resolve(), Path(file).read_bytes(), with_data=False)
-        known = _imported_as[name] = (spec, source)
+    known, place = _imported_as.get(name), Path(file).resolve()
+    if known is None or any(_spec(module) is not spec for module, spec in known[0].items()):
+        if is_installed(place):
+            specs, source = {name: _spec(name)}, hashlib.sha256(place.read_bytes()).hexdigest()
+        else:
+            beside = f"{Path(file).parent}{os.sep}"
+            loaded = [n for n, m in list(sys.modules.items()) if str(getattr(m, "__file__", None)).startswith(beside)]
+            specs = {module: _spec(module) for module in (name, *loaded)}
+            source = _digest(place, place.read_bytes(), with_data=False)
+        known = _imported_as[name] = (specs, source)
     return known[1][:16]
+
+
+def is_installed(file: Path) -> bool:
+    """Whether it belongs to Python or to a package that was installed."""
+    folders = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")]
+    return any(file.is_relative_to(folder) for folder in [*folders, site.getusersitepackages()])
+
+
+def _spec(module: str) -> Any:
+    """Each import and reload has one of its own."""
+    return getattr(sys.modules.get(module), "__spec__", None)
 
 
 class UserFunction(NamedTuple):

@@ -104,10 +104,19 @@ def test_a_notebook_may_define_a_thing_again(monkeypatch: pytest.MonkeyPatch) ->
     cell = ModuleType("a_notebook")
     monkeypatch.setitem(sys.modules, "a_notebook", cell)
     registry: Registry[object] = Registry()
+    sources: list[str | None] = []
     for source in (MAKE, f"\n{MAKE}"):
         exec(source, vars(cell))
         registry.add("mine", cell.make)
+        sources.append(registry.source("mine"))
     assert registry.find("mine", "thing") is cell.make
+    assert sources[0] == sources[1] is not None
+    vars(cell)["helper"] = lambda: 2
+    exec("def make(): return helper()", vars(cell))
+    registry.add("mine", cell.make)
+    before = registry.source("mine")
+    exec("def helper(): return 3", vars(cell))
+    assert registry.source("mine") not in (before, sources[0]), "in a cell of its own"
 
 
 def test_a_reserved_name_is_refused() -> None:

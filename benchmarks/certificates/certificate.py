@@ -25,7 +25,7 @@ class Certificate(Estimator):
     """A function that gives certified radii, for the layers of `Net.decision_net()`."""
 
     needs: Needs | None = None
-    float64: bool = False  # it works in float64 as it is: the evaluation need not compute its radii again
+    float64: bool = False  # it works in float64 as it is: the evaluation need not compare its radii with those there
     exact_on_linear: bool = False  # on a linear network its radii are the margins, up to the tolerance of a search
 
     def __call__(self, q: Query, **settings: Any) -> Answer:

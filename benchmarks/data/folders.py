@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Samples = list[tuple[str, int]]  # path and label of each image
 
-READING = b"4"  # of the rules by which files are read: a cache made by others is not used
+READING = b"5"  # of the rules by which files are read: a cache made by others is not used
 HASHED = 2**27  # bytes of the files, about, that are hashed at each call
 BLOCK = 1024  # images decoded at a time
 PROGRESS = 10.0  # seconds between two messages
@@ -151,10 +151,17 @@ def _look(listed: dict[str, Samples]) -> _Files:
 
 def _list(place: Path) -> dict[str, Samples]:
     from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    def is_image(path: str) -> bool:
+        return path.lower().endswith(IMG_EXTENSIONS) and not _is_hidden(path, place)
 
     test = "test" if (place / "test").is_dir() else "val"
     try:
-        folders = {part: ImageFolder(str(place / name)) for part, name in (("train", "train"), ("test", test))}
+        folders = {
+            part: ImageFolder(str(place / name), is_valid_file=is_image)
+            for part, name in (("train", "train"), ("test", test))
+        }
     except FileNotFoundError as error:
         raise MarginbenchError(
             f"image folder {place}: {error}; it needs train and test (or val), each with one folder of images per class"
@@ -162,12 +169,12 @@ def _list(place: Path) -> dict[str, Samples]:
     differ = set(folders["train"].classes) ^ set(folders["test"].classes)
     if differ:
         raise MarginbenchError(f"image folder {place}: class {min(differ)!r} is in one of train and {test} only")
-    return {part: [*filter(_is_visible, folder.samples)] for part, folder in folders.items()}
+    return {part: folder.samples for part, folder in folders.items()}
 
 
-def _is_visible(sample: tuple[str, int]) -> bool:
-    """Not what macOS keeps beside an image, under its name with `._` before it."""
-    return not Path(sample[0]).name.startswith(".")
+def _is_hidden(path: str, place: Path) -> bool:
+    """As what macOS keeps beside an image, under its name with `._` before it, and Jupyter in a folder."""
+    return any(part.startswith(".") for part in Path(path).relative_to(place).parts)
 
 
 def _say_order(place: Path, listed: dict[str, Samples]) -> None:
@@ -186,8 +193,8 @@ def _say_what_is_left_out(place: Path, listed: dict[str, Samples]) -> None:
         used = {path for path, _ in samples}
         top = str(place / Path(samples[0][0]).relative_to(place).parts[0])
         below = ((folder, names) for folder, _, names in os.walk(top, followlinks=True) if folder != top)
-        files = (f"{folder}{os.sep}{name}" for folder, names in below for name in names if name[0] != ".")
-        rest = sorted(file for file in files if file not in used)
+        files = (f"{folder}{os.sep}{name}" for folder, names in below for name in names)
+        rest = sorted(file for file in files if file not in used and not _is_hidden(file, place))
         if rest:
             kinds = ", ".join(sorted({Path(file).suffix or Path(file).name for file in rest}))
             text = f"left out of {part}, being no images by their names: {len(rest)} ({kinds}), such as {rest[0]}"

@@ -73,7 +73,7 @@ def read_image(path: str, shape: tuple[int, int, int]) -> Decoded:
         remark = _remark(path, image, channels)
         if image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
             remark = "; ".join(filter(None, [remark, "turned by its EXIF data: read as its pixels are stored"]))
-        if getattr(image, "n_frames", 1) > 1:
+        if _frames(image) > 1:
             remark = "; ".join(filter(None, [remark, "the first of several images in the file"]))
         kind = "L" if channels == 1 else "RGB"
         # a palette turns grey by way of colours; greys among them are left as they are
@@ -81,6 +81,13 @@ def read_image(path: str, shape: tuple[int, int, int]) -> Decoded:
         pixels = np.asarray(ImageOps.fit(flat, (width, height), Image.Resampling.BILINEAR))
         size = image.size
     return Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), size, remark)
+
+
+def _frames(image: "Image") -> int:
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # Pillow meets what is damaged behind the first
+        return 1
 
 
 @contextmanager

@@ -21,7 +21,7 @@ FARTHEST = [0, 1, 4, 5]  # of these
 STEPS = 10  # of gradient ascent, across the box
 FEW = 16
 EDGE = 0.02  # of the range of all outputs: nearer, an output counts as being at its end
-MOST, NEARLY_ALL = 0.5, 0.9
+HARDLY_ANY, MOST, NEARLY_ALL = 0.25, 0.5, 0.9
 
 
 @torch.no_grad()
@@ -132,8 +132,8 @@ def _one_takes_all(out: Tensor, lowest: Tensor, total: float) -> bool:
 
 
 def _stays_inside(net: Callable[[Tensor], Tensor], x: Tensor, far: Tensor, low: Tensor, high: Tensor) -> bool:
-    """Whether outputs are not at the ends though the images are far out, and are not brought back by the network."""
-    if not far.numel() or _at_ends(far[FARTHEST], low, high) > NEARLY_ALL:
+    """Whether few outputs are at the ends though the images are far out, and are not brought back by the network."""
+    if not far.numel() or _at_ends(far[FARTHEST], low, high) > HARDLY_ANY:
         return False
     outside = 0.5 + FACTORS[-1] * (x - 0.5)
     return not torch.allclose(net(outside), net(outside.clamp(0, 1)))

@@ -219,8 +219,15 @@ def test_hidden_files_are_no_images(sets: Path, tmp_path: Path, caplog: pytest.L
     place = tmp_path / "flowers"
     save_images(place, {"rose": 3, "tulip": 3})
     (place / "train" / "rose" / "._0.png").write_bytes(b"Mac OS X")
+    hidden = place / "train" / "rose" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    shutil.copy(place / "train" / "rose" / "0.png", hidden / "0-checkpoint.png")
     assert len(read_folder(place, sets, 4).x_train) == 6
     assert not caplog.messages
+    for path in (place / "val" / "rose").iterdir():
+        path.rename(path.with_name(f"._{path.name}"))
+    with pytest.raises(MarginbenchError, match="rose"):
+        read_folder(place, sets, 4)
 
 
 def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:

@@ -122,6 +122,19 @@ def test_cosines_that_fill_what_probabilities_do_are_not() -> None:
     assert probabilities(net, x) is None
 
 
+def test_sigmoids_of_bounded_features_are(trained: Net) -> None:
+    """Far out of the box they do not come nearer to 0 and 1 than in it."""
+    torch.manual_seed(0)
+    x = images()
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 5), nn.Sigmoid())
+    optimiser = torch.optim.Adam(body.parameters(), 0.01)
+    for _ in range(100):
+        optimiser.zero_grad()
+        nn.functional.binary_cross_entropy(body(x), nn.functional.one_hot(trained(x).argmax(1), 5).float()).backward()
+        optimiser.step()
+    assert probabilities(body.requires_grad_(False), x) is not None
+
+
 def test_probabilities_of_two_classes_are(trained: Net) -> None:
     for name in ("softmax", "softmax, times 100", "sigmoids"):
         change, _ = DISGUISED[name]

@@ -68,6 +68,46 @@ OTHER: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"before": "@dataclass\nclass S:\n    k: int = 1\nK = S()", "factor": "K.k"},
         {"before": "@dataclass\nclass S:\n    k: int = 1\nK = S(2)", "factor": "K.k"},
     ),
+    "static method": (
+        {"before": "class H:\n    @staticmethod\n    def f(): return 1", "factor": "H.f()"},
+        {"before": "class H:\n    @staticmethod\n    def f(): return 2", "factor": "H.f()"},
+    ),
+    "private": (
+        {"before": "class H:\n    _k = 1", "factor": "H._k"},
+        {"before": "class H:\n    _k = 2", "factor": "H._k"},
+    ),
+    "private method": (
+        {"before": "class H:\n    def _f(self): return 1", "factor": "H()._f()"},
+        {"before": "class H:\n    def _f(self): return 2", "factor": "H()._f()"},
+    ),
+    "setting of a library's layer": (
+        {"before": "K = torch.nn.CrossEntropyLoss(label_smoothing=0.1)", "factor": "K"},
+        {"before": "K = torch.nn.CrossEntropyLoss(label_smoothing=0.2)", "factor": "K"},
+    ),
+    "partial": (
+        {"before": "from functools import partial\nf = partial(max, 1)", "factor": "f(2)"},
+        {"before": "from functools import partial\nf = partial(max, 3)", "factor": "f(2)"},
+    ),
+    "cache": (
+        {"before": "from functools import cache\n@cache\ndef f(): return 1", "factor": "f()"},
+        {"before": "from functools import cache\n@cache\ndef f(): return 2", "factor": "f()"},
+    ),
+    "without gradients": (
+        {"before": "@torch.no_grad()\ndef f(): return 1", "factor": "f()"},
+        {"before": "@torch.no_grad()\ndef f(): return 2", "factor": "f()"},
+    ),
+    "operation": (
+        {"before": "f = torch.relu", "factor": "f"},
+        {"before": "f = torch.tanh", "factor": "f"},
+    ),
+    "order": (
+        {"before": "def g(): return 1\ndef h(): return 2\nK = [g, h]", "factor": "g() + h() + K"},
+        {"before": "def g(): return 1\ndef h(): return 2\nK = [h, g]", "factor": "g() + h() + K"},
+    ),
+    "bfloat16": (
+        {"before": "K = torch.ones(2).bfloat16()", "factor": "K"},
+        {"before": "K = torch.zeros(2).bfloat16()", "factor": "K"},
+    ),
     "default": (
         {"before": "def f(x=1): return x", "factor": "f()"},
         {"before": "def f(x=2): return x", "factor": "f()"},
@@ -88,6 +128,9 @@ def test_an_edited_cell_is_another_method(kind: str) -> None:
 
 def test_what_the_class_does_not_use_makes_no_difference() -> None:
     assert cell(before="# a comment\nUNUSED = 1\n\n") == cell(before="UNUSED = 2")
+    assert cell(before="x = torch.ones(2)") == cell(before="x = torch.zeros(2)"), "batch.x is another"
+    kinds = "torch.ones(2).to_sparse()", "torch.ones(2, device='meta')", "torch.nn.LazyLinear(2)"
+    assert all(cell(before=f"K = {kind}", factor="K") is not None for kind in kinds)
 
 
 def test_it_is_the_same_in_every_process() -> None:

@@ -88,13 +88,13 @@ class Casting(nn.Module):
 class Following(nn.Module):
     """Takes images of any type, and gives float32; inside it has the type of its weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: float | None = None) -> None:
         super().__init__()
-        self.layers = mlp()
+        self.layers, self.mask = mlp(), mask
 
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = self.layers(x.to(self.layers[1].weight.dtype)).float()
-        return z
+        return z if self.mask is None else z.index_fill(1, torch.tensor([9]), self.mask)
 
 
 class Mixed(nn.Module):
@@ -192,6 +192,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "autocast": lambda: Casting(torch.bfloat16, "autocast"),
     "mixed": Mixed,
     "bfloat16, following": lambda: Following().bfloat16(),
+    "bfloat16, masked": lambda: Following(mask=-1e4).bfloat16(),
     "half, following": lambda: Following().half(),
     "float64, following": lambda: Following().double(),
     "weight norm, old form": lambda: on_hidden(weight_norm),
@@ -246,6 +247,7 @@ def test_it_is_evaluated(kind: str, tiny: Path) -> None:
         "mixed",
         "bfloat16, following",
         "half, following",
+        "bfloat16, masked",
     }
     assert isinstance(found, Untraced) == (kind in casts | {"TorchScript"})
 
