@@ -120,7 +120,7 @@ def _(value: Mapping) -> Iterable[Any]:  # type: ignore[type-arg]
 @_parts.register(list)
 @_parts.register(tuple)
 def _(value: Any) -> Iterable[Any]:
-    return value
+    return list(value)
 
 
 @_parts.register(set)
