@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from marginbench.methods import MarginbenchError
 from marginbench.methods.held import Place, duplicate, held
+from marginbench.methods.maths.rounding import in_reach
 
 FEW = 8  # images on which a network is asked whether it still answers the same
 ROUNDING = 4  # units in the last place of the largest entry: steps of an iteration that has arrived
@@ -57,7 +58,7 @@ def changes_itself(net: nn.Module, x: Tensor, calls: Sequence[Tensor]) -> list[s
     """
     was, called = duplicate(net), duplicate(net)
     for batch in calls:
-        _answers(called, batch, gradients=batch is calls[0])
+        answers(called, batch, gradients=batch is calls[0])
         if names := _deciding(was, called, x):  # after some more, a mean may be back where it was
             return names
     return []
@@ -100,10 +101,10 @@ def _deciding(was: nn.Module, now: nn.Module, x: Tensor) -> list[str]:
     names = [n for n, place in after.items() if n not in before or not _alike(place.value, before[n].value)]
     if not names or not len(x):
         return []
-    wanted = _answers(duplicate(now), x)
+    wanted = answers(duplicate(now), x)
     if wanted is None:
-        return [] if _answers(duplicate(was), x) is None else names
-    if not _agree(wanted, _answers(duplicate(now), x)):
+        return [] if answers(duplicate(was), x) is None else names
+    if not agree(wanted, answers(duplicate(now), x)):
         return []
 
     def decide(some: Sequence[str], change: Callable[[Place, Place | None], None]) -> bool | None:
@@ -115,8 +116,8 @@ def _deciding(was: nn.Module, now: nn.Module, x: Tensor) -> list[str]:
                 change(places[name], before.get(name))
         except Exception:  # a number that is too large, a list that is shorter now
             return None
-        found = _answers(changed, x)
-        return None if found is None else not _agree(wanted, found)
+        found = answers(changed, x)
+        return None if found is None else not agree(wanted, found)
 
     for change in (_back, _further):
         if (together := decide(names, change)) is not False:
@@ -153,7 +154,7 @@ def _beyond(now: Tensor, was: Tensor) -> Tensor:
     return now + step / step.abs().amax().clamp_min(torch.finfo(now.dtype).tiny) * size
 
 
-def _answers(net: nn.Module, x: Tensor, gradients: bool = False) -> Tensor | None:
+def answers(net: nn.Module, x: Tensor, gradients: bool = False) -> Tensor | None:
     """Logits, with the same draws from torch's generators each time; None where it fails, which others will say."""
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
@@ -165,10 +166,15 @@ def _answers(net: nn.Module, x: Tensor, gradients: bool = False) -> Tensor | Non
     return out.detach() if isinstance(out, Tensor) else None
 
 
-def _agree(a: Tensor, b: Tensor | None) -> bool:
-    if b is None or a.shape != b.shape:
+def agree(wanted: Tensor, found: Tensor | None, relative: float = 1e-5, of_largest: float = 1e-6) -> bool:
+    """Whether logits [B, K] are those wanted, up to a share of each, or of the largest that is no mask of -1e9."""
+    if found is None or wanted.shape != found.shape:
         return False
-    return torch.allclose(a, b, rtol=1e-5, atol=1e-6 * float(a.abs().nan_to_num(posinf=0).max()), equal_nan=True)
+    if not wanted.is_floating_point() or not wanted.ndim or not wanted.numel():  # no logits, which others will say
+        return torch.equal(found, wanted)
+    rows = wanted.flatten(1) if wanted.ndim > 1 else wanted[:, None]
+    largest = float(rows.where(in_reach(rows), 0).abs().max())
+    return torch.allclose(found.double(), wanted.double(), relative, of_largest * largest, equal_nan=True)
 
 
 def _alike(now: Any, was: Any) -> bool:

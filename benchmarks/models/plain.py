@@ -13,12 +13,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from marginbench.benchmarks.certificates._record import Unbounded
-from marginbench.benchmarks.machine.seeds import seeded
-from marginbench.benchmarks.unchanged import disturbed
+from marginbench.benchmarks.unchanged import agree, answers, disturbed
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 from marginbench.methods.held import duplicate, held, unaltered
-from marginbench.methods.maths.rounding import in_reach
+
+DIGITS = 1e-5  # what rounding in float32 may move logits by, relative
 
 
 def stripped(model: nn.Module) -> nn.Module:
@@ -91,15 +91,14 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
     candidates += [(untouched, None), *((untouched, kind) for kind in own)] if own else []
     coarse = next((kind for kind in own if torch.finfo(kind).eps > torch.finfo(torch.float32).eps), None)
     try:
-        as_it_came = None if coarse is None else _answer(untouched.to(x.device), x)
+        untouched.to(x.device)
         model.float().to(x.device)
     except Exception as error:  # quantised modules, for one, refuse to be cast
         raise MarginbenchError(f"{where}: cannot be moved to {x.device} as float32: {one_line(error)}") from error
-    if coarse is not None and as_it_came is not None and not _agree(as_it_came, _answer(model, x)):
+    if coarse is not None and _rounds(untouched, model, x):
         _without_reparametrisation(untouched)
         return Untraced(untouched, torch.float32, _computes_in(coarse))
     for given, kind in candidates:
-        given.to(x.device)
         try:
             with torch.no_grad():
                 called = duplicate(given)
@@ -114,25 +113,11 @@ def ready(model: nn.Module, x: Tensor, where: str) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def _answer(model: nn.Module, x: Tensor) -> Tensor | None:
-    """Of a copy of it, on the images and on disturbed ones; None where it fails or gives no logits."""
-    try:
-        with seeded(x.device, "as it came"):
-            called = duplicate(model)
-            out = [called(z) for z in (x, *disturbed(x).chunk(2))]
-    except Exception:  # whatever the model raises
-        return None
-    return torch.cat(out) if all(isinstance(z, Tensor) and z.is_floating_point() for z in out) else None
-
-
-def _agree(a: Tensor, b: Tensor | None) -> bool:
-    """Up to rounding in float32, in the classes that are not masked."""
-    if b is None or a.shape != b.shape:
-        return False
-    near = in_reach(b).any(0)
-    a, b = a[:, near].double(), b[:, near].double()
-    return torch.allclose(a, b, 0, 1e-5 * float(b.nan_to_num(0, 0, 0).abs().max()) if b.numel() else 0, equal_nan=True)
+def _rounds(came: nn.Module, single: nn.Module, x: Tensor) -> bool:
+    """Whether a module as it came takes float32 images, and answers otherwise than in float32; disturbed ones, too."""
+    asked = (x, *disturbed(x).chunk(2))
+    pairs = [(answers(duplicate(came), z), answers(duplicate(single), z)) for z in asked]
+    return any(wanted is not None and not agree(wanted, found, DIGITS, DIGITS) for wanted, found in pairs)
 
 
 def _untraceable(model: nn.Module, inputs: torch.dtype | None, out: Any) -> str | None:

@@ -412,6 +412,7 @@ def test_a_compiled_forward_is_taken_off_only_where_it_is_that_of_the_class() ->
 
 LOSSY: dict[str, Callable[[], nn.Module]] = {
     "graph": lambda: with_hook(torch.fx.symbolic_trace(mlp())),
+    "graph with a masked class": lambda: with_hook(torch.fx.symbolic_trace(Following(mask=-1e9))),
     "graph inside": lambda: nn.Sequential(with_hook(torch.fx.symbolic_trace(mlp()))),
     "graph, forward": lambda: with_forward(torch.fx.symbolic_trace(mlp())),
     "compiled": lambda: with_hook(torch.compile(mlp(), backend="eager")),
