@@ -76,21 +76,23 @@ def module_source(name: str) -> str | None:
         return None
     if name in _sources:
         return _sources[name][:16]
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
+    file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or not Path(file).is_file():
         return None
-    known, place = _imported_as.get(name), Path(file).resolve()
-    if known is None or any(_spec(module) is not spec for module, spec in known[0].items()):
-        if is_installed(place):
-            specs, source = {name: _spec(name)}, hashlib.sha256(place.read_bytes()).hexdigest()
-        else:
-            beside = f"{Path(file).parent}{os.sep}"
-            loaded = [n for n, m in list(sys.modules.items()) if str(getattr(m, "__file__", None)).startswith(beside)]
-            specs = {module: _spec(module) for module in (name, *loaded)}
-            source = _digest(place, place.read_bytes(), with_data=False)
-        known = _imported_as[name] = (specs, source)
-    return known[1][:16]
+    specs, source = _imported_as.get(name, ({}, ""))
+    if not specs or any(_spec(module) is not spec for module, spec in specs.items()):
+        specs, source = _imported_as[name] = _as_imported(name, Path(file))
+    return source[:16]
+
+
+def _as_imported(name: str, file: Path) -> tuple[dict[str, Any], str]:
+    """By what the module and those beside it were imported, and the SHA-256; of what is installed, its file alone."""
+    code = file.read_bytes()
+    if is_installed(file):
+        return {name: _spec(name)}, hashlib.sha256(code).hexdigest()
+    beside = f"{file.parent}{os.sep}"
+    loaded = [n for n, module in list(sys.modules.items()) if str(getattr(module, "__file__", "")).startswith(beside)]
+    return {module: _spec(module) for module in (name, *loaded)}, _digest(file.resolve(), code, with_data=False)
 
 
 def is_installed(file: Path) -> bool:

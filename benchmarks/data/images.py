@@ -70,17 +70,21 @@ def read_image(path: str, shape: tuple[int, int, int]) -> Decoded:
 
     channels, height, width = shape
     with _opened(path) as image:
-        remark = _remark(path, image, channels)
+        remarks = [_remark(path, image, channels)]
         if image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
-            remark = "; ".join(filter(None, [remark, "turned by its EXIF data: read as its pixels are stored"]))
+            remarks.append("turned by its EXIF data: read as its pixels are stored")
         if _frames(image) > 1:
-            remark = "; ".join(filter(None, [remark, "the first of several images in the file"]))
+            remarks.append("the first of several images in the file")
         kind = "L" if channels == 1 else "RGB"
         # a palette turns grey by way of colours; greys among them are left as they are
         flat = image.convert("RGB").getchannel(0) if channels == 1 and image.mode == "P" else image.convert(kind)
         pixels = np.asarray(ImageOps.fit(flat, (width, height), Image.Resampling.BILINEAR))
         size = image.size
-    return Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)), size, remark)
+    return Decoded(
+        np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)),
+        size,
+        "; ".join(filter(None, remarks)),
+    )
 
 
 def _frames(image: "Image") -> int:

@@ -17,7 +17,7 @@ FACTORS = (-1e6, -1e3, -10.0, 10.0, 1e3, 1e6)  # contrast of the images that sat
 ROUNDING = 5e-3  # of what a row adds up to: as in bfloat16
 LEAK = 0.05  # of what rows add up to: what else than probabilities may be in them
 PRESSED = 4 * LEAK  # as much leaks where outputs are pressed up: logits grow a few times within the box
-FARTHEST = [0, 1, 4, 5]  # of these
+FARTHEST = [i for i, factor in enumerate(FACTORS) if abs(factor) >= 1e3]
 STEPS = 10  # of gradient ascent, across the box
 FEW = 16
 EDGE = 0.02  # of the range of all outputs: nearer, an output counts as being at its end

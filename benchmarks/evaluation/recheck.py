@@ -37,8 +37,9 @@ def not_confirmed(e: Evidence) -> str | None:
 
 def recheck(e: Evidence) -> dict[str, dict[str, str]]:
     """By NAME_NORM what is not confirmed, or why it could not be asked; nothing where all is well."""
+    single = [name for name, certificate in e.certificates.items() if not certificate.float64]
     precise = [name for name, certificate in e.certificates.items() if certificate.float64]
-    return _in_float64(e, [*(name for name in e.certificates if name not in precise), OWN]) | _told_farther(e, precise)
+    return _in_float64(e, [*single, OWN]) | _told_farther(e, precise)
 
 
 def _in_float64(e: Evidence, names: Collection[str]) -> dict[str, dict[str, str]]:

@@ -103,10 +103,11 @@ def reason(failure: Exception) -> str:
         return f"{type(failure).__name__.removesuffix('Error').lower()}: {failure}"
     if blamed(failure) is not None:
         return fault(failure)
+    made = ("<string>", "__setattr__")  # by dataclasses, of frozen objects
     frames = [
         frame
         for frame in traceback.extract_tb(failure.__traceback__)
-        if "site-packages" not in frame.filename and frame.filename != "<string>"  # code of dataclasses
+        if "site-packages" not in frame.filename and (frame.filename, frame.name) != made
     ]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{one_line(failure)}{where}"
