@@ -1,5 +1,6 @@
 """Models in a file, as a user writes them, and trained weights for one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(model.state_dict(), folder / "mlp.pt")
     torch.save({f"net.{name}": values for name, values in model.state_dict().items()}, folder / "Chain.pt")
     return folder
+
+
+@pytest.fixture
+def the_compiler_is_reset() -> Iterator[None]:
+    yield
+    torch.compiler.reset()

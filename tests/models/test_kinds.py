@@ -3,15 +3,15 @@
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from model_support import Following, called, images, mlp, with_compiled_forward
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
@@ -19,43 +19,13 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from marginbench.benchmarks import evaluate_model
 from marginbench.benchmarks.certificates._record import Unbounded
-from marginbench.benchmarks.data.dataset import Dataset, Split, load_data
-from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.models.check import check_model
 from marginbench.benchmarks.models.load import load_model
 from marginbench.benchmarks.models.plain import Untraced, copied, ready
 from marginbench.methods import MarginbenchError
 
-
-def mlp() -> nn.Sequential:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-    model.load_state_dict(weights())
-    return model
-
-
-@cache
-def weights() -> dict[str, Tensor]:
-    """Of some steps of training, so that there are margins to enclose."""
-    train = load_data("digits", 200, Path()).train
-    with seeded(torch.device("cpu"), "test"):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(30):
-        optimiser.zero_grad()
-        F.cross_entropy(model(train.images(slice(None))), train.y).backward()
-        optimiser.step()
-    return model.state_dict()
-
-
-def called(model: nn.Module) -> nn.Module:
-    """As after some training: what is computed from parameters has been computed, with gradients."""
-    for _ in range(5):
-        model.train()(images()).sum().backward()
-    return model
-
-
-def images() -> Tensor:
-    return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+pytestmark = pytest.mark.usefixtures("the_compiler_is_reset")
 
 
 def on_hidden(change: Callable[..., Any], *words: Any) -> nn.Module:
@@ -83,18 +53,6 @@ class Casting(nn.Module):
         else:
             z = self.layers(x).to(self.kind)
         return z
-
-
-class Following(nn.Module):
-    """Takes images of any type, and gives float32; inside it has the type of its weights."""
-
-    def __init__(self, mask: float | None = None) -> None:
-        super().__init__()
-        self.layers, self.mask = mlp(), mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.layers(x.to(self.layers[1].weight.dtype)).float()
-        return z if self.mask is None else z.index_fill(1, torch.tensor([9]), self.mask)
 
 
 class Mixed(nn.Module):
@@ -148,12 +106,6 @@ def scripted() -> nn.Module:
 def compiled_in_place() -> nn.Module:
     model = mlp()
     model.compile(backend="eager")
-    return model
-
-
-def with_compiled_forward() -> nn.Module:
-    model = mlp()
-    model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
     return model
 
 
@@ -212,12 +164,6 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "inference mode": in_inference_mode,
     "hooks that are closures": Hooked,
 }
-
-
-@pytest.fixture(autouse=True)
-def the_user_keeps_the_model() -> Iterator[None]:
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -351,78 +297,6 @@ def test_it_is_refused_in_one_line(kind: str, tiny: Path) -> None:
     with pytest.raises(MarginbenchError, match=message) as error:
         evaluate_model(make(), suite=str(tiny), out=tiny.parent / "out", name="mine")
     assert "\n" not in str(error.value)
-
-
-class Upside(nn.DataParallel):
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = super().forward(1 - x)
-        return out
-
-
-class Holding(nn.Module):
-    """A child of a name that `torch.compile` gives."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._orig_mod = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self._orig_mod(1 - x)
-        return out
-
-
-def negative(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (1 - given[0],)
-
-
-def with_hook(model: nn.Module) -> nn.Module:
-    model.register_forward_pre_hook(negative)
-    return model
-
-
-def with_forward(model: nn.Module) -> nn.Module:
-    inner = model.forward
-    model.forward = lambda x: inner(1 - x)  # type: ignore[method-assign]
-    return model
-
-
-WRAPPED: dict[str, Callable[[], nn.Module]] = {
-    "subclass": lambda: Upside(mlp()),
-    "hook": lambda: with_hook(nn.DataParallel(mlp())),
-    "forward": lambda: with_forward(nn.DataParallel(mlp())),
-    "name": lambda: Holding(mlp()),
-    "inside": lambda: nn.Sequential(with_hook(nn.DataParallel(mlp()))),
-}
-
-
-@pytest.mark.parametrize("kind", WRAPPED)
-def test_what_a_wrapper_does_is_evaluated(kind: str, tiny: Path) -> None:
-    found = evaluate_model(WRAPPED[kind](), suite=str(tiny), out=tiny.parent / "out", name=kind)
-    plain = evaluate_model(with_hook(mlp()), suite=str(tiny), out=tiny.parent / "out", name="plain")
-    for array in ("prediction", "upper_l2", "upper_linf"):
-        assert np.allclose(found.arrays[array], plain.arrays[array], atol=1e-4)
-
-
-def test_a_compiled_forward_is_taken_off_only_where_it_is_that_of_the_class() -> None:
-    model = with_forward(mlp())
-    model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
-    assert "forward" in vars(copied(model, "model"))
-    assert "forward" not in vars(copied(with_compiled_forward(), "model"))
-
-
-LOSSY: dict[str, Callable[[], nn.Module]] = {
-    "graph": lambda: with_hook(torch.fx.symbolic_trace(mlp())),
-    "graph with a masked class": lambda: with_hook(torch.fx.symbolic_trace(Following(mask=-1e9))),
-    "graph inside": lambda: nn.Sequential(with_hook(torch.fx.symbolic_trace(mlp()))),
-    "graph, forward": lambda: with_forward(torch.fx.symbolic_trace(mlp())),
-    "compiled": lambda: with_hook(torch.compile(mlp(), backend="eager")),
-}
-
-
-@pytest.mark.parametrize("kind", LOSSY)
-def test_a_model_that_its_copy_does_not_answer_as_is_refused(kind: str, tiny: Path) -> None:
-    with pytest.raises(MarginbenchError, match="does not answer as the model does"):
-        evaluate_model(LOSSY[kind](), suite=str(tiny), out=tiny.parent / "out", name="mine")
 
 
 def test_a_lazy_layer_takes_its_shape_from_the_weights(tiny: Path) -> None:
