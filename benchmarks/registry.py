@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from marginbench.methods.code import source_of
 from marginbench.methods.errors import MarginbenchError, suggest
 from marginbench.methods.userfile import BUILT_IN, USER_MODULE, module_source
 
@@ -70,6 +69,8 @@ class Registry(dict[str, T]):
         Editing an outside file makes records stale; built-in things change with a revision or a schema. Of what was
         defined without a file, in a notebook, it is that of the code.
         """
+        from marginbench.methods.code import source_of  # imports torch
+
         origin = self._origins[name]
         return origin.source or source_of(origin.maker)  # of a cell, once all that it uses is there
 

@@ -50,7 +50,7 @@ class Following(nn.Module):
         self.layers, self.mask = mlp(), mask
 
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.layers(x.to(self.layers[1].weight.dtype)).float()
+        z: Tensor = self.layers(x.to(next(self.parameters()).dtype)).float()
         return z if self.mask is None else z.index_fill(1, torch.tensor([9]), self.mask)
 
 
