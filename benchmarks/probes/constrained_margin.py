@@ -5,12 +5,15 @@ orthonormal leading principal components of training images,
 
     margin = min ||a||_2  subject to  f(x + P^T a) != y
 
-by a search on the linearised network, as DeepFool makes it, in the coordinates a. k is at the elbow of the explained
+by searches on the linearised network, as DeepFool makes it, in the coordinates a. k is at the elbow of the explained
 variance. As in the paper, the images are correct ones of the training split. Unlike there, the images may leave the
-box: clamping them would leave the span, and on a linear network gap / ||P grad|| would not be the answer.
+box: clamping them would leave the span, and on a linear network gap / ||P grad|| would not be the answer. And an image
+has several searches: the end of a single one is up to 1.4 times too far away for networks with normalised features.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,10 +27,13 @@ from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
 from marginbench.methods import Norm, predicted_class
 
-KEPT = 3  # rivals in play after the first step: the nearest
+FIRST = 1 / 3  # of the steps are done in every search
+KEPT = 3  # searches of an image that go on
+STRIDE = 0.5  # longest step, as a share of the way to the nearest image of the rival
+SHARE = 0.3  # of a step, once there was a success
 HALVINGS = 10  # of the way to a point beyond the boundary
 MOST_BYTES = 2**28  # of the images whose components are taken, in float64: fewer of large ones
-OVERSHOOT = 0.02  # share of the way, at first
+OVERSHOOT = 0.03  # of the way, so that the place is beyond the boundary
 
 
 @probe
@@ -47,7 +53,7 @@ class ConstrainedMargin(Probe):
 
     points: PositiveInt = 500  # training images whose margin is sought
     sample: PositiveInt = 1000  # training images whose components are taken
-    steps: PositiveInt = 8  # linearisations
+    steps: PositiveInt = 12  # linearisations of each search, by those that do not go on a third of them
     rivals: PositiveInt = 10  # classes considered at first, by largest logit
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
@@ -59,6 +65,7 @@ class ConstrainedMargin(Probe):
         room = MOST_BYTES // (8 * train.x[0].numel())
         basis = principal_components(train.images(train.sample(max(1, min(self.sample, room)))))
         chosen = train.rows(train.sample(self.points))
+        span = Span.of(basis, chosen.images(slice(None)), chosen.y)
 
         def margins(part: slice) -> Tensor:
             x, y = chosen.images(part), chosen.y[part]
@@ -66,10 +73,10 @@ class ConstrainedMargin(Probe):
                 right = predicted_class(net(x)) == y
             found = torch.zeros(len(x), device=x.device)
             if bool(right.any()):  # not every network can be asked about no images
-                found[right] = constrained_margins(net, x[right], y[right], basis, self.steps, self.rivals)
+                found[right] = constrained_margins(net, x[right], y[right], span, self)
             return found
 
-        chunks = Chunks(rows_at_once(net, chosen.images(slice(1))))
+        chunks = Chunks(max(1, rows_at_once(net, chosen.images(slice(1))) // (2 * self.rivals)))
         return {
             "constrained_train": torch.cat(chunks.map(margins, len(chosen))),
             "constrained_components": torch.tensor(len(basis)),
@@ -112,46 +119,105 @@ def elbow(values: Tensor) -> int:
     return max(1, int((1 - along - height).argmax()))
 
 
-def constrained_margins(net: nn.Module, x: Tensor, y: Tensor, basis: Tensor, steps: int, rivals: int) -> Tensor:
-    """[B] float32 upper bounds of the margin within the basis, infinite where no boundary was found.
+@dataclass(frozen=True)
+class Span:
+    """Directions, and where training images lie along them."""
 
-    Until the first success each step starts at the last point; afterwards at the image: the point of the tangent plane
-    nearest to the image is the next guess of the nearest point of the boundary, as in FAB (Croce, Hein, ICML 2020).
+    basis: Tensor  # [k, D] float32, orthonormal
+    places: Tensor  # [M, k] float32
+    labels: Tensor  # [M] int64
+
+    @classmethod
+    def of(cls, basis: Tensor, images: Tensor, labels: Tensor) -> "Span":
+        """Of the images [M, C, H, W]."""
+        return cls(basis, images.flatten(1) @ basis.T, labels)
+
+    def ways(self, x: Tensor, classes: Tensor) -> Tensor:
+        """[B, R, k]: from each image [B, C, H, W] to the nearest one of each of its classes [B, R], or NaN."""
+        away = self.places - (x.flatten(1) @ self.basis.T)[:, None]
+        others = self.labels != classes[:, :, None]
+        length, nearest = away.norm(dim=2)[:, None].masked_fill(others, torch.inf).min(2)
+        ways = away.gather(1, nearest[:, :, None].expand(-1, -1, away.shape[2]))
+        return ways.masked_fill(length.isinf()[:, :, None], torch.nan)
+
+
+def constrained_margins(net: nn.Module, x: Tensor, y: Tensor, span: Span, settings: "ConstrainedMargin") -> Tensor:
+    """[B] float32 upper bounds of the margin within the span, infinite where no boundary was found.
+
+    For each rival there are two searches for the nearest point that it takes: from the image, and from the boundary on
+    the way to the nearest image of the rival. The best ones of all go on, from the nearest points that they have found.
 
     Args:
         net: images [B, C, H, W] to logits; x: such images, in the class y [B] int64.
-        basis: [k, D] orthonormal.
     """
-    net, row = Attached(net), torch.arange(len(x), device=x.device)
-    order = top_rivals(net, x, y, rivals)
-    now = best = x.new_zeros(len(x), len(basis))
-    length = x.new_full((len(x),), torch.inf)
-    share = torch.full_like(length, OVERSHOOT)
+    net = Attached(net)
+    order = top_rivals(net, x, y, settings.rivals)
+    ways = span.ways(x, order)
+    starts = torch.stack([torch.zeros_like(ways), ways.nan_to_num(0.0)], 2).flatten(0, 2)
+    stride = torch.stack([torch.full_like(ways[:, :, 0], torch.inf), STRIDE * ways.norm(dim=2)], 2)
+    count = 2 * order.shape[1]
+    each = torch.arange(len(x), device=x.device).repeat_interleave(count)
+    rival = order.flatten().repeat_interleave(2)
+    paths = _Searches(net, x[each], y[each], rival, stride.flatten().nan_to_num(torch.inf), span.basis)
+    first = math.ceil(FIRST * settings.steps)
+    found, length = paths.descend(paths.shortened(starts), first)
+    kept = length.view(-1, count).topk(min(KEPT, count), dim=1, largest=False).indices
+    rows = (kept + count * torch.arange(len(x), device=x.device)[:, None]).flatten()
+    paths = paths.only(rows)
+    found, length = paths.descend(found[rows], settings.steps - first)
+    length = torch.where(length.isfinite(), paths.shortened(found).norm(dim=1), torch.inf)
+    return length.view(kept.shape).amin(1)
 
-    def at(a: Tensor) -> Tensor:
-        return x + (a @ basis).view_as(x)
 
-    for step in range(steps):
-        gap, gradient, _ = linearise(net, at(now), y, order)
-        slope = gradient @ basis.T  # [B, R, k]
-        start = torch.where(length.isfinite()[:, None], 0.0, now)
-        offset = (slope * (now - start)[:, None]).sum(2) - gap
-        size = slope.norm(dim=2)
-        way = torch.where(size > 0, offset / size, torch.inf)
-        nearest = way.argmin(1)
-        distance, normal = way[row, nearest], slope[row, nearest] / size[row, nearest, None].clamp_min(1e-30)
-        reach = (distance + share * distance.abs())[:, None] * normal
-        now = torch.where(distance.isfinite()[:, None], start + reach, now)
-        found = is_adversarial(net, at(now), y)
-        closer = found & (now.norm(dim=1) < length)
-        best = torch.where(closer[:, None], now, best)
-        length = torch.where(closer, now.norm(dim=1), length)
-        share = torch.where(found, (share / 10).clamp_min(1e-6), (share * 10).clamp_max(OVERSHOOT))
-        if step == 0:
-            order = order.gather(1, way.topk(min(KEPT, order.shape[1]), dim=1, largest=False).indices)
-    low, high = torch.zeros_like(length), torch.ones_like(length)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        beyond = is_adversarial(net, at(middle[:, None] * best), y)
-        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-    return torch.where(length.isfinite(), high * best.norm(dim=1), torch.inf)
+@dataclass(frozen=True)
+class _Searches:
+    """For the nearest points within the span that a class takes from another one. Each row is a search."""
+
+    net: nn.Module
+    x: Tensor  # [S, C, H, W]
+    y: Tensor  # [S] int64
+    rival: Tensor  # [S] int64
+    stride: Tensor  # [S] the longest step
+    basis: Tensor
+
+    def only(self, rows: Tensor) -> "_Searches":
+        """Some of them."""
+        return replace(self, x=self.x[rows], y=self.y[rows], rival=self.rival[rows], stride=self.stride[rows])
+
+    def descend(self, now: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """The nearest places [S, k] found from those [S, k], and about their lengths [S]; infinite: none, the last one.
+
+        The next place is where the tangent plane is nearest to the image, as in FAB (Croce, Hein, ICML 2020): all of
+        the way to it until the first success, then a share of it, since it leads astray where the boundary is curved.
+        """
+        best = now
+        length = torch.where(self.hit(now), now.norm(dim=1), torch.inf)
+        for _ in range(steps):
+            gap, gradient, _ = linearise(self.net, self.image(now), self.y, self.rival[:, None])
+            slope = gradient[:, 0] @ self.basis.T
+            size = slope.norm(dim=1, keepdim=True)
+            normal = slope / size.clamp_min(1e-30)
+            step = ((normal * now).sum(1, keepdim=True) - gap / size) * normal - now
+            share = (self.stride / step.norm(dim=1)).clamp_max(1.0) * torch.where(length.isfinite(), SHARE, 1.0)
+            now = torch.where(step.isfinite().all(1, keepdim=True), now + share[:, None] * step, now)
+            tried = now * (1 + OVERSHOOT)
+            closer = self.hit(tried) & (now.norm(dim=1) < length)
+            best = torch.where(closer[:, None] | length.isinf()[:, None], tried, best)
+            length = torch.where(closer, now.norm(dim=1), length)
+        return best, length
+
+    def shortened(self, places: Tensor) -> Tensor:
+        """The places [S, k] beyond the boundary moved to it, on their rays; the others as they are."""
+        low, high = torch.zeros_like(places[:, 0]), torch.ones_like(places[:, 0])
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            beyond = self.hit(middle[:, None] * places)
+            low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+        return high[:, None] * places
+
+    def hit(self, places: Tensor) -> Tensor:
+        """[S] bool: is the image there adversarial?"""
+        return is_adversarial(self.net, self.image(places), self.y)
+
+    def image(self, places: Tensor) -> Tensor:
+        return self.x + (places @ self.basis).view_as(self.x)

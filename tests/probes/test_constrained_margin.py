@@ -9,13 +9,14 @@ from marginbench.benchmarks.attacks.ray import is_adversarial
 from marginbench.benchmarks.evaluation.canaries import linear
 from marginbench.benchmarks.probes.constrained_margin import (
     ConstrainedMargin,
+    Span,
     constrained_margins,
     elbow,
     principal_components,
 )
 from marginbench.benchmarks.probes.probe import Subject
 
-STEPS, RIVALS = 8, 10
+SETTINGS = ConstrainedMargin()
 
 
 def test_on_a_linear_network_it_is_the_gap_over_the_gradient_within_the_span() -> None:
@@ -28,43 +29,55 @@ def test_on_a_linear_network_it_is_the_gap_over_the_gradient_within_the_span() -
     sizes = ((weight[y][:, None] - weight) @ basis.double().T).norm(dim=2)
     gaps = z.gather(1, y[:, None]) - z
     wanted = (gaps / sizes).scatter(1, y[:, None], torch.inf).amin(1)
-    found = constrained_margins(net, x, y, basis, STEPS, RIVALS)
+    found = constrained_margins(net, x, y, Span.of(basis, x, y), SETTINGS)
     torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=1e-5)
     assert bool((found >= wanted * (1 - 1e-4)).all()), "an upper bound"
-    everything = constrained_margins(net, x, y, torch.eye(64), STEPS, RIVALS)
+    everything = constrained_margins(net, x, y, Span.of(torch.eye(64), x, y), SETTINGS)
     known = canary.exact["l2"].isfinite()
     torch.testing.assert_close(everything.double()[known], canary.exact["l2"][known], rtol=2e-3, atol=1e-5)
 
 
-def curved() -> nn.Module:
+class Cosine(nn.Module):
+    """Features on the sphere, as margin methods for faces have them: logits bend everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(x, dim=1)
+
+
+def curved(scale: float, *middle: nn.Module) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 4))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), *middle, nn.Linear(32, 4))
         for parameter in net.parameters():
             parameter.data.mul_(1.5)
+    for parameter in net[-1].parameters():
+        parameter.data.mul_(scale)
     return net.requires_grad_(False).eval()
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
-def test_in_a_plane_it_finds_what_a_grid_of_directions_finds(scale: float) -> None:
-    net = curved()
-    with torch.no_grad():
-        net[3].weight.mul_(scale)
-        net[3].bias.mul_(scale)
+@pytest.mark.parametrize(
+    "net",
+    [*(curved(scale, nn.Tanh()) for scale in (1.0, 1e-3, 1e4)), curved(9.0, nn.ReLU(), Cosine())],
+    ids=["tanh", "tiny logits", "large logits", "cosine"],
+)
+def test_in_a_plane_it_finds_what_a_grid_of_directions_finds(net: nn.Module) -> None:
     stream = torch.Generator().manual_seed(0)
     x = torch.rand(24, 1, 4, 4, generator=stream)
     y = net(x).argmax(1)
     basis = torch.linalg.qr(torch.randn(16, 2, generator=stream))[0].T.contiguous()
-    found = constrained_margins(net, x, y, basis, STEPS, RIVALS)
+    found = constrained_margins(net, x, y, Span.of(basis, x, y), SETTINGS)
     lengths, wanted = torch.linspace(0, 6, 301)[1:], torch.full((24,), torch.inf)
     for angle in np.linspace(0, 2 * np.pi, 181):
         direction = float(np.cos(angle)) * basis[0] + float(np.sin(angle)) * basis[1]
         points = x[:, None] + (lengths[:, None] * direction).view(1, 300, 1, 4, 4)
         hit = is_adversarial(net, points.flatten(0, 1), y.repeat_interleave(300)).view(24, 300)
         wanted = torch.minimum(wanted, torch.where(hit, lengths, torch.inf).amin(1))
-    assert bool(wanted.isfinite().all()) and bool((found > wanted - 0.03).all()), "the step of the grid is 0.02"
-    ratio = found / wanted
-    assert float(ratio.median()) < 1.01 and float((ratio < 1.05).float().mean()) >= 0.75
+    reached = wanted.isfinite()
+    assert float(reached.float().mean()) > 0.7 and bool((found > wanted - 0.03)[reached].all()), (
+        "the grid's step is 0.02"
+    )
+    ratio = (found / wanted)[reached]
+    assert float(ratio.mean()) < 1.01 and float((ratio < 1.05).float().mean()) >= 0.95
 
 
 def test_components_are_those_of_the_largest_variance() -> None:
