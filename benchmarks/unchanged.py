@@ -32,11 +32,11 @@ class NetworkState:
         Raises:
             MarginbenchError: the network changes itself, whoever calls it.
         """
-        modes = {name: module.training for name, module in self.net.named_modules()}
-        if any(module.training and not modes.get(name, True) for name, module in net.named_modules()):
+        modes, before = _in_training(net), _in_training(self.net)
+        if any(training and not before.get(name, True) for name, training in modes.items()):
             return "modes"
-        weights, before = dict(net.named_parameters()), dict(self.net.named_parameters())
-        if weights.keys() != before.keys() or not all(equal(p, before[name]) for name, p in weights.items()):
+        weights, known = dict(net.named_parameters()), dict(self.net.named_parameters())
+        if weights.keys() != known.keys() or not all(equal(p, known[name]) for name, p in weights.items()):
             return "weights"
         x = x[:FEW]
         if not (names := _deciding(self.net, net, x)):
@@ -44,6 +44,11 @@ class NetworkState:
         if own := changes_itself(self.net, x, batches(x)):
             raise MarginbenchError(self_changing(own))
         return "buffers" if names[0] in dict(net.named_buffers()) else "attributes"
+
+
+def _in_training(net: nn.Module) -> dict[str, bool]:
+    """By name; a frozen ScriptModule has no mode."""
+    return {name: m.training for name, m in net.named_modules() if hasattr(m, "training")}
 
 
 def changes_itself(net: nn.Module, x: Tensor, calls: Sequence[Tensor]) -> list[str]:

@@ -110,11 +110,11 @@ def answers_as(given: nn.Module, model: nn.Module, enter: nn.Module, data: Datas
 
 
 def _in_eval(model: nn.Module, x: Tensor) -> Tensor | None:
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     like = next((p for p in model.parameters() if p.is_floating_point()), x)
     try:
         for module, _ in modes:
-            module.training = False  # eval() of an exported module raises
+            module.training = False  # eval() of an exported module raises; a frozen one has no mode
         return answers(model, x.to(like))
     finally:
         for module, mode in modes:

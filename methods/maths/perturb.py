@@ -19,8 +19,8 @@ _FLAT = 1e-10  # squared gradient norm below which no boundary is in sight
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """A block with every module in eval mode; afterwards each returns to its own mode."""
-    modes = [(module, module.training) for module in net.modules()]
+    """A block with every module in eval mode; afterwards each returns to its own mode, if it has one."""
+    modes = [(module, module.training) for module in net.modules() if hasattr(module, "training")]
     net.eval()
     try:
         yield

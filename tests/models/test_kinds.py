@@ -318,6 +318,19 @@ def test_a_torchscript_file_is_a_model(tiny: Path) -> None:
     assert outcome.arrays["answers_logits"] == pytest.approx(plain.arrays["answers_logits"], abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_frozen_torchscript_is_measured_as_what_was_frozen(tiny: Path) -> None:
+    frozen, path = torch.jit.freeze(torch.jit.script(mlp().eval())), tiny.parent / "net.pt"
+    torch.jit.save(torch.jit.optimize_for_inference(torch.jit.script(mlp().eval())), path)
+    given: tuple[Any, ...] = (mlp(), frozen, str(path))
+    outcomes = [evaluate_model(m, suite=str(tiny), out=tiny.parent / "out", name="m", fresh=True) for m in given]
+    assert not any(outcome.record.error for outcome in outcomes)
+    for name in ("answers_logits", "upper_l2"):
+        plain, *others = (outcome.arrays[name] for outcome in outcomes)
+        assert all(found == pytest.approx(plain, abs=1e-5) for found in others)
+    assert not hasattr(frozen, "training"), "the model is left as it was"
+
+
 def test_an_onnx_file_is_a_model_where_the_package_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package is optional: a stand-in of its one function that is called."""
     path = tiny.parent / "net.onnx"
