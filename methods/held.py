@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
 
 from marginbench.methods.errors import MarginbenchError, one_line
 
@@ -66,8 +67,8 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
 def duplicate(net: M) -> M:
     """A copy that shares nothing with the network, whatever that keeps from earlier calls.
 
-    Tensors that were computed with gradients, which `deepcopy` refuses, are copied as constants. Functions, which it
-    shares, as a hook that keeps what it sees, belong to the copy.
+    Tensors that were computed with gradients, which `deepcopy` refuses, are copied as constants, and so are buffers of
+    lazy layers, without values yet. Functions, which it shares, as a hook that keeps what it sees, belong to the copy.
 
     Raises:
         MarginbenchError: something in the network cannot be copied.
@@ -75,7 +76,9 @@ def duplicate(net: M) -> M:
     memo: dict[int, Any] = {}
     for place in held(net).values():
         for tensor in _tensors(place.value):
-            if not tensor.is_leaf:
+            if isinstance(tensor, UninitializedBuffer):
+                memo[id(tensor)] = UninitializedBuffer(device=tensor.device, dtype=tensor.dtype)
+            elif not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
     try:
         with torch.no_grad():  # the weights of a ScriptModule are cloned

@@ -250,7 +250,7 @@ class Locked(nn.Module):
 class Late(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(10), nn.LazyBatchNorm1d())
 
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = self.layers(x)
