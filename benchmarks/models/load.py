@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.machine.files import placeholder
 from marginbench.benchmarks.machine.seeds import seeded
-from marginbench.benchmarks.models.weights import is_torchscript
+from marginbench.benchmarks.models.weights_file import is_torchscript
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
 from marginbench.methods.userfile import load_function, user_code

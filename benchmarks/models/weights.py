@@ -1,25 +1,22 @@
 """State dicts in files of users, under whatever names they were saved."""
 
-import importlib
 import logging
-import pickle
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.machine.files import placeholder
+from marginbench.benchmarks.models.weights_file import SAVE, read_weights
 from marginbench.methods import MarginbenchError
-from marginbench.methods.errors import one_line
+from marginbench.methods.held import duplicate
 
 log = logging.getLogger(__name__)
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")  # where checkpoints keep the state dict
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module)\.")  # of torch.compile and DataParallel
+COUNTS = {"n_averaged"}  # of AveragedModel, beside the weights
 SHOWN = 3  # keys in a message
 DEPTH = 3
 
@@ -27,15 +24,16 @@ State = Mapping[str, Any]
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict into the model; nothing but tensors is ever unpickled.
+    """Load a state dict into the model.
 
     It may lie inside a checkpoint, and its keys may have a prefix that those of the model lack, or the other way round.
 
     Raises:
-        MarginbenchError: no such file, not a state dict, code in the pickle, or a state dict of another network.
+        MarginbenchError: see `read_weights`; or not a state dict, or one of another network.
     """
     path = Path(path).expanduser()
-    state = _fitting(dict(_states(_read(path), path)), set(model.state_dict()), path)
+    states = dict(_states(read_weights(path), path))
+    state = _fitting(states, model, path)
     _check_floating(state, model.state_dict(), path)
     try:
         report = model.load_state_dict(state, strict=False)
@@ -83,13 +81,15 @@ def _hint(keys: set[str], wanted: set[str]) -> str:
     return f"; without the prefix {best!r}, {fits[best]} of the model's {len(wanted)} keys are there"
 
 
-def _fitting(states: Mapping[str, State], wanted: set[str], path: Path) -> State:
+def _fitting(states: Mapping[str, State], model: nn.Module, path: Path) -> State:
     """The state dict that has the keys of the model; if none has, the likeliest one, whose keys will be complained of.
 
     Raises:
         MarginbenchError: several have.
     """
-    renamed = {place: found for place, state in states.items() if (found := _renamed(state, wanted)) is not None}
+    wanted = set(model.state_dict())
+    renamed = _all_renamed(states, wanted, lambda state: state.keys() == wanted)
+    renamed = renamed or _all_renamed(states, wanted, lambda state: _loads(state, model))
     known = [place for place in ("", *NESTED) if place in (renamed or states)]
     if len(renamed) > 1 and not known:
         places = " and ".join(map(repr, renamed))
@@ -104,18 +104,33 @@ def _fitting(states: Mapping[str, State], wanted: set[str], path: Path) -> State
     return states[known[0] if known and not states[best].keys() & wanted else best]
 
 
-def _renamed(state: State, wanted: set[str]) -> State | None:
+def _all_renamed(states: Mapping[str, State], wanted: set[str], fits: Callable[[State], bool]) -> dict[str, State]:
+    """Of each state dict the first renaming that fits, if one does."""
+    found = {place: next(filter(fits, _renamings(state, wanted)), None) for place, state in states.items()}
+    return {place: state for place, state in found.items() if state is not None}
+
+
+def _loads(state: State, model: nn.Module) -> bool:
+    """Whether torch takes it as it is: of older forms, as without counts of batches, it knows how to read them."""
+    if not state.keys() & model.state_dict().keys():
+        return False
+    try:
+        report = duplicate(model).load_state_dict(state, strict=False)
+    except RuntimeError:  # other shapes
+        return False
+    return not report.missing_keys and not report.unexpected_keys
+
+
+def _renamings(state: State, wanted: set[str]) -> Iterator[State]:
     """The state dict under the names of the model, if they differ by wrappers or by one prefix."""
-    wrapped = {WRAPPERS.sub("", key): key for key in state}
-    if len(wrapped) != len(state):
-        return None
+    wrapped = {WRAPPERS.sub("", key): key for key in state if key not in COUNTS - wanted}
+    if len(wrapped) != len(state.keys() - (COUNTS - wanted)):
+        return
     bare = {WRAPPERS.sub("", key): key for key in wanted}
     ours, theirs = _prefix(bare), _prefix(wrapped)
     for old, new in (("", ""), (theirs, ours), (theirs, ""), ("", ours)):
-        names = {bare.get(new + key.removeprefix(old)): value for key, value in wrapped.items()}
-        if names.keys() == wanted:
-            return {str(name): state[key] for name, key in names.items()}
-    return None
+        names = {name: new + name.removeprefix(old) for name in wrapped}
+        yield {bare.get(names[name], names[name]): state[key] for name, key in wrapped.items()}
 
 
 def _prefix(keys: Mapping[str, str]) -> str:
@@ -141,7 +156,7 @@ def _states(content: Any, path: Path) -> Iterator[tuple[str, State]]:
             isinstance(content, Mapping) and any(isinstance(content.get(key), list | tuple) for key in NESTED)
         )
         problem = "holds a list, and no single state dict" if several else "holds no tensors by name"
-        raise MarginbenchError(f"weights {path}: {problem}: save model.state_dict() with torch.save")
+        raise MarginbenchError(f"weights {path}: {problem}: {SAVE}")
     yield from found
 
 
@@ -154,41 +169,3 @@ def _search(content: Any, place: str, depth: int) -> Iterator[tuple[str, State]]
         yield place, content
     for key, value in content.items() if depth else ():
         yield from _search(value, f"{place}.{key}" if place else key, depth - 1)
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise MarginbenchError(f"weights {path}: no such file")
-    if (problem := placeholder(path)) is not None:
-        raise MarginbenchError(f"weights {path}: {problem}")
-    if is_torchscript(path):
-        raise MarginbenchError(f"weights {path}: is a whole TorchScript model: give it as the model, without weights")
-    try:
-        if path.suffix == ".safetensors":
-            return importlib.import_module("safetensors.torch").load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise MarginbenchError(
-            f"weights {path}: needs a package: pip install safetensors; or save the state dict with torch.save"
-        ) from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported (?!operand)\w+:? .*?(?= was not|\. | by default|$)", str(error), re.MULTILINE)
-        if found is None:
-            problem = "not a state dict saved with torch.save, nor named .safetensors"
-            raise MarginbenchError(f"weights {path}: {problem}: save model.state_dict() with torch.save") from None
-        raise MarginbenchError(
-            f"weights {path}: refused, it is more than tensors ({found[0]}) and unpickling runs code:"
-            " save model.state_dict() with torch.save"
-        ) from None
-    except Exception as error:  # damaged files fail in many ways
-        raise MarginbenchError(
-            f"weights {path}: not a readable file of weights ({one_line(error)}): copy or download it again"
-        ) from None
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether it is what `torch.jit.save` writes: only that has code beside the weights."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

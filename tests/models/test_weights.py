@@ -2,15 +2,19 @@
 
 import io
 import logging
+import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.optim.swa_utils import AveragedModel
 
 from marginbench.benchmarks.models.weights import load_weights
 from marginbench.methods import MarginbenchError
@@ -20,6 +24,12 @@ State = dict[str, Tensor]
 
 def net() -> nn.Module:
     return nn.Sequential(OrderedDict(body=nn.Linear(4, 3), relu=nn.ReLU(), head=nn.Linear(3, 2)))
+
+
+def filled() -> nn.Module:
+    model = net()
+    model.load_state_dict(state())
+    return model
 
 
 class Wrapper(nn.Module):
@@ -49,6 +59,7 @@ FITTING: dict[str, Callable[[], Any]] = {
     "of one in a list": lambda: [state()],
     "of a list in a checkpoint": lambda: {"state_dict": [state()], "epoch": 3},
     "ordered": lambda: OrderedDict(state()),
+    "of AveragedModel": lambda: AveragedModel(filled()).state_dict(),
 }
 
 
@@ -121,6 +132,12 @@ def scripted() -> bytes:
     return buffer.getvalue()
 
 
+def arrays() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: tensor.numpy() for name, tensor in state().items()})
+    return buffer.getvalue()
+
+
 REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("net.pt", lambda: b"", "is empty: copy or download it again"),
     "cut": ("net.pt", lambda: saved(state())[:-300], "is cut off: copy or download it again"),
@@ -130,8 +147,15 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
         "is a Git LFS pointer, not the file itself: run `git lfs pull`",
     ),
     "page": ("net.pt", lambda: b"<!DOCTYPE html>\n<html>", "is a web page, not the file itself"),
-    "text": ("net.pt", lambda: b"no weights at all", "not a state dict saved with torch.save, nor named .safetensors"),
-    "safetensors": ("net.safetensors", lambda: b"\xff" * 100, "not a readable file of weights .SafetensorError"),
+    "text": ("net.pt", lambda: b"no weights at all", "holds nothing that torch.save or safetensors has written: copy"),
+    "noise": ("net.safetensors", lambda: b"\xff" * 100, "holds nothing that torch.save or safetensors has written"),
+    "pickle": ("net.pkl", lambda: pickle.dumps(state()), "is a pickle that torch.save did not write: save model"),
+    "safetensors": (
+        "net.pt",
+        lambda: (100).to_bytes(8, "little") + b'{"a":',
+        "not a readable file of weights .SafetensorError.*copy or download it again",
+    ),
+    "numpy": ("net.npz", arrays, r"is an .npz file of numpy: save model.state_dict\(\) with torch.save"),
     "TorchScript": ("net.pt", scripted, "is a whole TorchScript model: give it as the model, without weights"),
     "module": ("net.pt", lambda: saved(net()), r"refused, it is more than tensors .*: save model.state_dict\(\)"),
     "list": ("net.pt", lambda: saved([state(), state()]), "holds a list, and no single state dict"),
@@ -159,9 +183,39 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_state_dict_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     name, content, message = REFUSED[kind]
-    if name.endswith(".safetensors") and kind == "safetensors":
+    if kind == "safetensors":
         pytest.importorskip("safetensors")
     (tmp_path / name).write_bytes(content())
     with pytest.raises(MarginbenchError, match=f"weights .*{name}: .*{message}") as error:
         load_weights(net(), tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_older_forms_are_read_behind_a_prefix_too(prefix: str, tmp_path: Path) -> None:
+    saved = {f"{prefix}0.weight_g": torch.full((3, 1), 2.0), f"{prefix}0.weight_v": torch.tensor([[3.0, 4.0]] * 3)}
+    saved |= {f"{prefix}1.{name}": torch.ones(3) for name in ("weight", "bias", "running_mean", "running_var")}
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 3, bias=False)), nn.BatchNorm1d(3))
+    torch.save(saved, tmp_path / "net.pt")
+    load_weights(model, tmp_path / "net.pt")
+    assert torch.allclose(model[0].weight, torch.tensor([1.2, 1.6])) and bool((model[1].running_mean == 1).all())
+    torch.save({"ema": saved, "raw": saved}, tmp_path / "two.pt")
+    with pytest.raises(MarginbenchError, match="'ema' and 'raw' fit the model"):
+        load_weights(model, tmp_path / "two.pt")
+    del saved[f"{prefix}1.running_mean"]
+    torch.save(saved, tmp_path / "net.pt")
+    with pytest.raises(MarginbenchError, match="do not fit the model: no key"):
+        load_weights(model, tmp_path / "net.pt")
+
+
+def test_what_a_file_is_does_not_depend_on_its_name(tmp_path: Path) -> None:
+    files = pytest.importorskip("safetensors.torch")
+    files.save_file(state(2.0), tmp_path / "net.pt")
+    torch.save(state(3.0), tmp_path / "net.safetensors")
+    torch.save(state(4.0), tmp_path / "old.npz", _use_new_zipfile_serialization=False)
+    for name, value in (("net.pt", 2.0), ("net.safetensors", 3.0), ("old.npz", 4.0)):
+        model = net()
+        load_weights(model, tmp_path / name)
+        assert all(bool((tensor == value).all()) for tensor in model.state_dict().values())
+    with pytest.raises(MarginbenchError, match="is a folder: give the file of weights in it"):
+        load_weights(net(), tmp_path)
