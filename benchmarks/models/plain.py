@@ -138,13 +138,16 @@ def _computes_in(kind: torch.dtype) -> str:
 
 def _check_weights(model: nn.Module, where: str) -> None:
     kept = [(name, place.value) for name, place in held(model).items() if isinstance(place.value, Tensor)]
+    saved = model.state_dict().keys()
     for name, tensor in [*model.named_parameters(), *kept]:
         if is_lazy(tensor):
             problem = "has no values before the module is first called: load weights, or call it on an image"
+        elif tensor.is_meta and name in saved:
+            problem = 'is on the device meta, without values: load weights, or make the model on the device "cpu"'
         elif tensor.is_meta:
             problem = (
-                "is on the device meta, without values: load weights; a module to which functional_call gives weights"
-                " belongs in a tuple, as in self.base = (base,)"
+                'is on the device meta, without values, and in no state dict: make it on the device "cpu"; a module to'
+                " which functional_call gives weights belongs in a tuple, as in self.base = (base,)"
             )
         else:
             continue

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from marginbench.benchmarks.models.weights_file import SAVE, read_weights
 from marginbench.methods import MarginbenchError
@@ -24,7 +26,7 @@ State = Mapping[str, Any]
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict into the model.
+    """Load a state dict into the model, of which what is on the device meta gets values on the CPU.
 
     It may lie inside a checkpoint, and its keys may have a prefix that those of the model lack, or the other way round.
 
@@ -33,6 +35,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     states = dict(_states(read_weights(path), path))
+    for tensor in model.state_dict(keep_vars=True).values():
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            torch.utils.swap_tensors(tensor, _on_cpu(tensor))  # also where it is tied
     state = _fitting(states, model, path)
     _check_floating(state, model.state_dict(), path)
     try:
@@ -46,6 +51,14 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise MarginbenchError(
             f"weights {path}: do not fit the model: {', '.join(wrong)}{_hint(set(state), set(model.state_dict()))}"
         )
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    """What takes the place of a parameter or buffer on the device meta."""
+    if is_lazy(tensor):
+        return type(tensor)(device="cpu", dtype=tensor.dtype)
+    zeros = torch.zeros_like(tensor, device="cpu")
+    return nn.Parameter(zeros, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else zeros
 
 
 def _check_floating(state: State, wanted: State, path: Path) -> None:

@@ -23,6 +23,7 @@ from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.models.check import check_model
 from marginbench.benchmarks.models.load import load_model
 from marginbench.benchmarks.models.plain import Untraced, copied, ready
+from marginbench.benchmarks.models.weights import load_weights
 from marginbench.methods import MarginbenchError
 
 pytestmark = pytest.mark.usefixtures("the_compiler_is_reset")
@@ -271,10 +272,10 @@ class Listing(nn.Module):
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lazy": (Late, "model mine: layers.1.weight has no values before the module is first called: load weights"),
-    "meta": (lambda: mlp().to("meta"), "model mine: 1.weight is on the device meta, without values: load weights"),
+    "meta": (lambda: mlp().to("meta"), "model mine: 1.weight is on the device meta, without values: load weights,"),
     "meta in a list": (
         Listing,
-        r"model mine: bases\[0\].weight is on the device meta.*functional_call.* in a tuple",
+        r"model mine: bases\[0\].weight is on the device meta.* in no state dict: .*functional_call.* in a tuple",
     ),
     "lock": (Locked, "model mine: cannot be copied .TypeError: cannot pickle '_thread.lock' object.: keep locks"),
     "dict": (lambda: Returning(lambda z: {"logits": z}), "returns dict.*tensor of float logits"),
@@ -305,6 +306,18 @@ def test_a_lazy_layer_takes_its_shape_from_the_weights(tiny: Path) -> None:
     torch.save(finished.state_dict(), tiny.parent / "net.pt")
     outcome = evaluate_model(Late(), tiny.parent / "net.pt", suite=str(tiny), out=tiny.parent / "out")
     assert outcome.record.error is None and outcome.record.method == "Late"
+
+
+def test_a_model_on_meta_gets_its_values_from_the_weights(tmp_path: Path) -> None:
+    torch.save({name: tensor.double() for name, tensor in mlp().state_dict().items()}, tmp_path / "net.pt")
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.LazyLinear(10))
+    model.register_buffer("scale", torch.ones(2, device="meta"), persistent=False)
+    load_weights(model, tmp_path / "net.pt")
+    with pytest.raises(MarginbenchError, match="scale is on the device meta, without values, and in no state dict"):
+        ready(model, images(), "model net")
+    del model.scale
+    assert torch.equal(ready(model, images(), "model net")(images()), mlp()(images()))
 
 
 def test_a_torchscript_file_is_a_model(tiny: Path) -> None:
