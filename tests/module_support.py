@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode, Resize
 
 SHAPE = (1, 6, 6)
 CLASSES = 5
@@ -56,6 +57,12 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
+def instance_norm(channels: int) -> nn.InstanceNorm2d:
+    norm = nn.InstanceNorm2d(channels, affine=True, track_running_stats=True)
+    norm.load_state_dict(batch_norm(channels).state_dict())
+    return norm
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_tanh": lambda: nn.GELU("tanh"),
@@ -96,11 +103,17 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "reflection_pad": lambda: nn.ReflectionPad2d(1),
     "transposed": lambda: nn.ConvTranspose2d(4, 3, 3, 2, 1, 1),
     "upsampled": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
+    "resized": lambda: Resize(4),
+    "resized_cubic": lambda: Resize(8, InterpolationMode.BICUBIC),
+    "resized_smaller_cubic": lambda: Resize(3, InterpolationMode.BICUBIC),
     "pixel_shuffle": lambda: nn.PixelShuffle(2),
     "groups": lambda: conv(4, 4, groups=2),
     "depthwise": lambda: conv(4, 8, groups=4),
     "dilated": lambda: conv(4, 4, 2, dilation=(1, 2), stride=2, padding=1),
     "batch_norm": lambda: batch_norm(4),
+    "instance_norm": lambda: instance_norm(4),
+    "threshold": lambda: nn.Threshold(0, 0),
+    "threshold_0.2": lambda: nn.Threshold(0.2, 0.2),
 }
 
 
@@ -225,6 +238,18 @@ def _sorted(x: Tensor) -> list[Tensor]:
         features.sort(stable=True, dim=-1)[0],
         features.topk(2)[0],
         features[:, :8, :3].topk(1, largest=False).values,
+    ]
+
+
+def _chosen(x: Tensor) -> list[Tensor]:
+    """By constants alone, from [B, 3, 4, 4]."""
+    order = torch.tensor([2, 0, 0, 1]).view(1, 1, 4, 1)
+    return [
+        x.gather(2, order.expand(len(x), 3, 4, 4)),
+        torch.take_along_dim(x, order, 2),
+        x.diagonal(dim1=2, dim2=3),
+        x.triu(1),
+        x.tril(),
     ]
 
 
@@ -423,6 +448,14 @@ CODE: dict[str, Callable[[], nn.Module]] = {
     "written": lambda: Code(lambda m, x: m.head(_written(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
     "extremes": lambda: Code(
         lambda m, x: m.head(torch.cat([part.flatten(1) for part in _extremes(m.a(x))], 1)), a=conv(1, 4), head=head(116)
+    ),
+    "chosen": lambda: Code(
+        lambda m, x: m.head(torch.cat([part.flatten(1) for part in _chosen(F.relu(m.a(x)))], 1)),
+        a=conv(1, 3),
+        head=head(204),
+    ),
+    "distances": lambda: Code(
+        lambda m, x: -((F.relu(m.a(x)).flatten(1)[:, None] - m.w) ** 2).sum(2), a=conv(1, 3), w=torch.rand(CLASSES, 48)
     ),
     "group_sort": lambda: Code(
         lambda m, x: m.head(m.a(x).unflatten(1, (2, 2)).sort(2)[0].flatten(1)), a=conv(1, 4), head=head(64)

@@ -29,6 +29,8 @@ class ByImage(TorchFunctionMode):
             found = _tensordot(args[0], args[1], *args[2:], **kwargs)
         elif func is torch.einsum and len(args) == 3 and isinstance(args[0], str):
             found = _einsum(*args)
+        elif func is F.instance_norm:
+            found = _instance_norm(*args, **kwargs)
         return func(*args, **kwargs) if found is None else found
 
 
@@ -49,6 +51,21 @@ def _subsampled(x: Tensor, index: Any) -> Tensor | None:
     *first, rows, columns = (part.step or 1 for part in index)
     images = whole and x.is_floating_point() and first == [1, 1]
     return F.avg_pool2d(x, 1, rows) if images and rows == columns > 1 else None
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """With fixed statistics it is batch norm."""
+    fixed = not use_input_stats
+    return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps) if fixed else None
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -60,6 +60,14 @@ def _clamp(call: Call) -> Data:
     return call.builder.apply(Curved("hardtanh", *map(float, limits)), call.x)
 
 
+@rule("threshold")
+def _threshold(call: Call) -> Data:
+    limit, value = float(call.get(1)), float(call.get(2))
+    if limit != value:
+        raise Unbounded(unknown("threshold with a jump"))
+    return call.builder.apply(Curved("hardtanh", limit, math.inf) if limit else nn.ReLU(), call.x)
+
+
 @rule("celu")
 def _celu(call: Call) -> Data:
     alpha = float(call.get(1))

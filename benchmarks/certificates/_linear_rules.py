@@ -214,7 +214,8 @@ def _batch_product(call: Call) -> Data:
 OTHERS = """
     permute transpose t flip roll pixel_shuffle pixel_unshuffle channel_shuffle cumsum upsample_nearest2d
     upsample_bilinear2d upsample_bicubic2d reflection_pad2d replication_pad2d _upsample_nearest_exact2d avg_pool1d
-    _adaptive_avg_pool1d movedim expand_as repeat rot90 im2col unfold
+    _adaptive_avg_pool1d movedim expand_as repeat rot90 im2col unfold _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+    diagonal triu tril
 """
 
 

@@ -132,6 +132,15 @@ def _part(call: Call) -> Data:
     return matrix(call)
 
 
+@rule("gather")
+def _gathered(call: Call) -> Data:
+    """Chosen by the same numbers in all images."""
+    dim, index = call.get(1) % (len(call.shape) + 1), call.get(2)
+    if dim == 0:
+        raise Unbounded(unknown(call.name))
+    return as_matrix(call.builder, call.x, lambda t: t.gather(dim, index.expand(len(t), *call.shape)), call.shape)
+
+
 def _of_channels(call: Call) -> bool:
     """Whether it chooses among channels, and leaves rows and columns as they are."""
     if len(call.shape) != len(call.x.shape) or call.shape[1:] != call.x.shape[1:]:

@@ -16,6 +16,7 @@ import torch
 from certificate_support import predicted
 from support import a_query
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, Resize
 
 from marginbench.benchmarks.certificates import _bounds, _call, _compat, _operators, _trace, crown
 from marginbench.benchmarks.certificates._curves import Lines
@@ -111,6 +112,8 @@ LINEAR: dict[str, Make] = {
     "adaptive-1": lambda: [nn.AdaptiveAvgPool2d(1)],
     "adaptive-3": lambda: [nn.AdaptiveAvgPool2d(3)],
     "adaptive-4": lambda: [nn.AdaptiveAvgPool2d(4)],
+    "resized": lambda: [Resize((4, 5))],
+    "resized-cubic": lambda: [Resize((5, 3), InterpolationMode.BICUBIC)],
     "batch-norm": lambda: [batch_norm()],
     "residual": lambda: [Residual(nn.Conv2d(3, 3, 3, padding=1))],
     "residual-strided": lambda: [

@@ -90,7 +90,7 @@ def test_no_bound_excludes_what_the_module_computes(name: str) -> None:
 
 REARRANGED = """
     reflection_pad pixel_shuffle image_factor stack sum_of_stack slices permuted columns windows shifted mirrored
-    written extremes cat_rows
+    written extremes cat_rows chosen
 """
 
 
@@ -107,7 +107,7 @@ def test_what_is_more_than_a_rearrangement_is_refused_where_its_matrix_would_be_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_call, "DENSE", 0)
-    for name in ("mean_uncounted", "transposed", "upsampled"):
+    for name in ("mean_uncounted", "transposed", "upsampled", "resized"):
         with pytest.raises(Unbounded, match="is too large for the matrix that bounds need"):
             simplified(made(name), images(name))
 
