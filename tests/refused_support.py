@@ -40,6 +40,22 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "layer_norm": (nn.LayerNorm([4, 6, 6]), "LayerNorm has no sound bound here: its statistics depend on the image"),
     "instance_norm": (nn.InstanceNorm2d(4), "keep a first dimension of their own (view), as in InstanceNorm,"),
     "statistics_of_the_batch": (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
+    "response_norm": (
+        nn.LocalResponseNorm(3),
+        "avg_pool3d, of which LocalResponseNorm is made, has no sound bound here",
+    ),
+    "cdist": (
+        lambda m, x: torch.cdist(x.flatten(1), torch.eye(144)),
+        r"torch.cdist has no sound bound here: ((x[:, None] - w) ** 2).sum(2) has one",
+    ),
+    "unpool": (
+        lambda m, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        "MaxUnpool has no sound bound here: the image decides where its values go",
+    ),
+    "jump": (nn.Threshold(0, 1), "threshold with a jump has no sound bound here"),
+    "gather": (lambda m, x: x.gather(0, torch.zeros(x.shape).long()), "gather has no sound bound here"),
+    "triangle": (lambda m, x: x.flatten(1).triu().view(x.shape), "triu"),
+    "rms_norm": (nn.RMSNorm([4, 6, 6]), "an addition in place, as in RMSNorm, has no sound bound here"),
     "glu": (lambda m, x: F.glu(x, 1).repeat(1, 2, 1, 1), "glu has no sound bound here"),
     "log": (lambda m, x: (x.abs() + 1).log(), "log has no sound bound here"),
     "gate": (lambda m, x: x * torch.sigmoid(x + 1), "a product of two values that both depend on the image"),

@@ -58,6 +58,8 @@ def _recorded(net: nn.Module, x: Tensor) -> fx.GraphModule:
         raise
     except Exception as error:  # the network's own code may raise anything
         where = _whose(error)
+        if isinstance(error, ReadsValuesError) and "max_unpool" in str(error):
+            raise Unbounded("MaxUnpool has no sound bound here: the image decides where its values go") from None
         if isinstance(error, ReadsValuesError):
             raise Unbounded(
                 f"the code of {where} decides by the values in the image (if, float(), item(), nonzero(), x[mask]), or"
