@@ -1,5 +1,6 @@
 """How a setting was chosen: what `marginbench tune` writes for each row, and what the records of tuned rows carry."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -56,7 +57,7 @@ class Tuning:
     norm: Norm | None = None  # of the robust accuracy
     epsilon: float | None = None  # its radius, in pixels of [0, 1]
     floor: float | None = None  # clean accuracy that was asked for
-    sampler: str
+    sampler: str  # `random`, or from which trial on it is TPE
     seed: int  # of the sampler
     repetition: int  # seed of the trainings, which no row of a table has
     trials: int
@@ -94,15 +95,23 @@ class Tuning:
         return self.history[self.chosen].setting == self.history[0].setting
 
     @property
+    def drawn(self) -> str:
+        """Where the trials come from: `the default, 7 drawn at random, 12 by TPE`."""
+        start = re.search(r"\d+", self.sampler)  # an earlier marginbench wrote `TPE, after 8 random trials`
+        first = min(int(start[0]), self.trials) if start else self.trials
+        counts = {"drawn at random": first - 1, "by TPE": self.trials - first}
+        return ", ".join(["the default", *(f"{count} {how}" for how, count in counts.items() if count)])
+
+    @property
     def budget(self) -> tuple[int, str, str, bool]:
         """What rows must have in common to be compared; last, whether the recipe was tuned."""
-        return self.trials, self.objective, self.sampler, any(key.startswith("training.") for key in self.space)
+        return self.trials, self.objective, self.drawn, any(key.startswith("training.") for key in self.space)
 
 
 def in_a_sentence(tuning: Tuning) -> str:
     """Where a setting comes from: `Trial 7 of 20 by validation accuracy ...`."""
     what = f"Trial {tuning.chosen} of {tuning.trials} by {tuning.objective.replace('_', ' ')} on validation images"
-    how = f"{tuning.sampler}, seed {tuning.seed}, {tuning.date.partition('T')[0]}"
+    how = f"{tuning.drawn}; seed {tuning.seed}, {tuning.date.partition('T')[0]}"
     cost = f"{counted(round(tuning.passes), 'pass', 'passes')}, {tuning.seconds:.0f} s"
     settings = f"{counted(tuning.distinct, 'distinct setting')}, {tuning.failed} failed"
     return f"{what} ({how}): {tuning.rule}. {settings}; {cost}."

@@ -146,14 +146,14 @@ def _passes(count: float) -> str:
 def _notes(of: Gains) -> Iterator[str]:
     tuning = next(iter(of.tunings.values()))
     trials, objective = counted(tuning.trials, "trial"), tuning.objective.replace("_", " ")
-    how = f"{trials} a row by {objective}, {tuning.sampler}, seed {tuning.seed}"
+    how = f"{trials} a row by {objective} ({tuning.drawn}; seed {tuning.seed})"
     yield (
         f"Paper's default → tuned: gain [95 % interval], paired over seeds and test images; * p < {LEVEL:g} after"
         " Holm's correction over the rows. One number: tuning has kept the default. Default and tuned row have the same"
         " seeds, which tuning has not seen."
     )
     date = max(tuning.date for tuning in of.tunings.values()).partition("T")[0]
-    yield f"Tuned on the validation images alone, {date}: {how}; trial 0 is the default. Choice: {tuning.rule}."
+    yield f"Tuned on the validation images alone, {date}: {how}. Choice: {tuning.rule}."
     yield (
         "trials: in brackets, distinct settings among them, each trained once; failed: trials that diverged or were"
         " refused, and count; passes: forward and backward, each over a batch, of all trainings, but for bounds that"
@@ -191,7 +191,7 @@ def _agreement(known: Mapping[str, Gain]) -> float:
 def _csv(made: Sequence[Gains]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    of_tuning = ("objective", "sampler", "seed", "trials", "distinct", "failed", "chosen", "passes", "seconds", "date")
+    of_tuning = ("objective", "drawn", "seed", "trials", "distinct", "failed", "chosen", "passes", "seconds", "date")
     writer.writerow(["suite", "suite_fingerprint", "row", "column", *FIELDS, *of_tuning, "setting"])
     for of in made:
         for column in of.found:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 FACTS = "marginbench"  # attribute of a study and of a trial
-STARTUP = 8  # trials that TPE draws at random before it has a model
+STARTUP = 8  # the number of the first trial by TPE: the default and those drawn at random come before it
 MOST_SEEDS_OF_SAMPLERS = 2**32
 
 
@@ -127,7 +127,7 @@ class Study:
 
 def describe_sampler(sampler: Sampler) -> str:
     """As provenance says it."""
-    return f"TPE, after {STARTUP} random trials" if sampler == "tpe" else "random"
+    return f"TPE from trial {STARTUP} on" if sampler == "tpe" else "random"
 
 
 def _open(path: Path, protocol: Protocol) -> optuna.Study:

@@ -62,7 +62,7 @@ def test_the_report_has_all_of_them(folder: Path, tmp_path: Path) -> None:
     page = report(folder, features=[]).html
     assert NAMES == ["tuning_front", "tuning_history", "tuning_importance"]
     assert "tuning, trial by trial" in page and "what mattered in tuning" in page and "had to choose from" in page
-    assert "Trial 2 of 4 by pareto on validation images (random, seed 0, 2026-01-01)" in page
+    assert "Trial 2 of 4 by pareto on validation images (the default, 3 drawn at random; seed 0, 2026-01-01)" in page
     write_row(tmp_path / "other", "ce", 0.5)
     assert "tuning, trial by trial" not in report(tmp_path / "other", features=[]).html
 

@@ -11,7 +11,7 @@ from figure_support import write_row
 from made import a_tuning, claiming
 
 from marginbench.benchmarks.records.reader import Reading, read_folders
-from marginbench.benchmarks.records.tuning import Tuning
+from marginbench.benchmarks.records.tuning import Tuning, in_a_sentence
 from marginbench.benchmarks.tables.claims import OF_TUNED, findings, render_claims
 from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.standing import standings
@@ -57,12 +57,28 @@ def test_the_page_says_what_was_gained_and_what_it_cost(tmp_path: Path) -> None:
     assert "| the default " in ce and "→" not in ce
     assert " → " in mma and "]*" in mma and "mma(x=2)" in mma and "4 (4)" in mma and "4000" in mma and "2.0 min" in mma
     assert "tuning made 1 of 2 rows better and 0 worse; ahead of ce: 0 rows by default, 1 with ce tuned alike" in page
-    assert "4 trials a row by validation accuracy, random, seed 0" in page
+    assert "4 trials a row by validation accuracy (the default, 3 drawn at random; seed 0)" in page
     lines = list(csv.DictReader(io.StringIO(files["tuning.csv"])))
     line = next(line for line in lines if (line["row"], line["column"]) == ("mma", ROBUST))
     assert float(line["gain"]) == pytest.approx(float(line["tuned"]) - float(line["default"]), abs=1e-5)
     assert (line["trials"], line["failed"], line["setting"], line["tuned_rank"]) == ("4", "1", "mma(x=2)", "1")
     assert "| mma+tuned" in files["leaderboard.md"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "trials", "drawn"),
+    [
+        ("TPE from trial 8 on", 20, "the default, 7 drawn at random, 12 by TPE"),
+        ("TPE, after 8 random trials", 20, "the default, 7 drawn at random, 12 by TPE"),  # as it once was written
+        ("TPE from trial 8 on", 8, "the default, 7 drawn at random"),
+        ("TPE from trial 8 on", 6, "the default, 5 drawn at random"),
+        ("TPE from trial 8 on", 1, "the default"),
+        ("random", 20, "the default, 19 drawn at random"),
+    ],
+)
+def test_the_trials_are_counted_by_what_drew_them(sampler: str, trials: int, drawn: str) -> None:
+    tuning = a_tuning("mma", sampler=sampler, trials=trials)
+    assert tuning.drawn == drawn and f"({drawn}; seed 0, 2026-01-01)" in in_a_sentence(tuning)
 
 
 def test_below_three_seeds_there_are_means_alone(tmp_path: Path) -> None:

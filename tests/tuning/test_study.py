@@ -63,7 +63,7 @@ def test_tpe_learns_from_the_trials_and_random_does_not(tmp_path: Path) -> None:
         near = drawn(tmp_path / f"{sampler}-near", count, value=near_16, sampler=sampler)
         away = drawn(tmp_path / f"{sampler}-far", count, value=far, sampler=sampler)
         assert near[:STARTUP] == away[:STARTUP]
-        assert (near[STARTUP:] != away[STARTUP:]) == learns
+        assert (near[STARTUP] != away[STARTUP]) == learns  # the first by TPE
 
 
 def test_two_values_are_tuned_at_once(tmp_path: Path) -> None:
