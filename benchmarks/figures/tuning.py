@@ -102,7 +102,8 @@ def tuning_front(source: Any, *, suite: str | None = None, picked: Sequence[str]
     radius = rows.heading(f"robust_accuracy_{norm}").partition("% ")[2]
     robust = Quantity(f"robust accuracy {radius}, validation", percent=True)
     chosen = _picked(rows, tunings, picked)
-    chart = layered(_fronts(values, robust, tunings[0].floor), chosen)
+    floors = sorted({tuning.floor for tuning in tunings if tuning.floor is not None})
+    chart = layered(_fronts(values, robust, floors), chosen)
     return titled(chart, f"{rows.suite}: what tuning had to choose from", height=212)
 
 
@@ -222,7 +223,7 @@ def _front(tuning: Tuning) -> Iterator[dict[str, Any]]:
         yield {**of, **best, **({"chosen": True} if of["setting"] == chosen.setting else {})}
 
 
-def _fronts(values: Sequence[dict[str, Any]], robust: Quantity, floor: float | None) -> list[Any]:
+def _fronts(values: Sequence[dict[str, Any]], robust: Quantity, floors: Sequence[float]) -> list[Any]:
     import altair as alt
 
     data = alt.Chart(inline(values))
@@ -247,7 +248,7 @@ def _fronts(values: Sequence[dict[str, Any]], robust: Quantity, floor: float | N
         .mark_point(filled=False, size=90, strokeWidth=1.4)
         .encode(x=x, y=y, color=row_colour(), tooltip=tooltip),
     ]
-    if floor is not None:
-        ruler = alt.Chart(inline([{"floor": floor}]))
+    if floors:
+        ruler = alt.Chart(inline([{"floor": floor} for floor in floors]))
         layers.insert(0, ruler.mark_rule(style="ruler").encode(x=alt.X("floor:Q", title=CLEAN.title)))
     return layers

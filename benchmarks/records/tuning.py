@@ -103,9 +103,19 @@ class Tuning:
         return ", ".join(["the default", *(f"{count} {how}" for how, count in counts.items() if count)])
 
     @property
-    def budget(self) -> tuple[int, str, str, bool]:
-        """What rows must have in common to be compared; last, whether the recipe was tuned."""
-        return self.trials, self.objective, self.drawn, any(key.startswith("training.") for key in self.space)
+    def choice(self) -> str:
+        """The rule, with the clean accuracy that it asks for."""
+        if self.floor is None or not (self.objective == "robust_accuracy" or "floor" in self.rule):
+            return self.rule
+        return f"{self.rule} (floor: {100 * self.floor:.4g} % clean)"
+
+    @property
+    def way(self) -> str:
+        """What rows must have in common to be compared, in words: the budget, and the rule of the choice."""
+        recipe = ", of the recipe too," if any(key.startswith("training.") for key in self.space) else ""
+        objective = " ".join([self.objective.replace("_", " "), *([self.norm] if self.norm else [])])
+        trials = f"{counted(self.trials, 'trial')}{recipe} by {objective} ({self.drawn}; seed {self.seed})"
+        return f"{trials}, of which {self.choice}"
 
 
 def in_a_sentence(tuning: Tuning) -> str:
@@ -114,7 +124,7 @@ def in_a_sentence(tuning: Tuning) -> str:
     how = f"{tuning.drawn}; seed {tuning.seed}, {tuning.date.partition('T')[0]}"
     cost = f"{counted(round(tuning.passes), 'pass', 'passes')}, {tuning.seconds:.0f} s"
     settings = f"{counted(tuning.distinct, 'distinct setting')}, {tuning.failed} failed"
-    return f"{what} ({how}): {tuning.rule}. {settings}; {cost}."
+    return f"{what} ({how}): {tuning.choice}. {settings}; {cost}."
 
 
 HEAD = """\

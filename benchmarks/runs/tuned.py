@@ -13,7 +13,6 @@ from marginbench.methods import MarginbenchError, Method, spec_of
 from marginbench.methods.code import source_of
 from marginbench.methods.errors import ParameterError, Problems
 from marginbench.methods.registry import recreate
-from marginbench.methods.words import counted
 
 Settings = list[tuple[Path, Tuning]]  # each with its file
 
@@ -29,7 +28,7 @@ def tuned_rows(folder: str | Path, suite: Suite, methods: Sequence[Method]) -> l
 
     Raises:
         ParameterError: there are none for such a suite, or of more than one tuning.
-        MarginbenchError: a method has none, or one that belongs to an earlier version of it; or budgets differ.
+        MarginbenchError: a method has none, or one of an earlier version of it; or rows were not tuned alike.
     """
     found = _fitting(folder, suite)
     if len(homes := {file.parent.parent for file, _ in found}) > 1:
@@ -41,7 +40,7 @@ def tuned_rows(folder: str | Path, suite: Suite, methods: Sequence[Method]) -> l
         with problems.collected():
             rows.append(_row(spec_of(method), method, settings, suite))
     problems.report()
-    _check_budgets([row.tuning for row in rows if row.tuning is not None])
+    _check_ways([row.tuning for row in rows if row.tuning is not None])
     return rows
 
 
@@ -130,18 +129,17 @@ def _radii(of: Mapping[Any, float]) -> str:
     return " ".join(f"{norm}={radius:g}" for norm, radius in sorted(of.items()))
 
 
-def _check_budgets(tunings: Sequence[Tuning]) -> None:
+def _check_ways(tunings: Sequence[Tuning]) -> None:
     """Rows that are compared have had the same chances.
 
     Raises:
         MarginbenchError: they had not.
     """
-    budgets: dict[tuple[int, str, str, bool], str] = {}
+    rows: dict[str, str] = {}
     for tuning in tunings:
-        budgets.setdefault(tuning.budget, tuning.row)
-    if len(budgets) > 1:
-        (few, one), (more, other), *_ = budgets.items()
+        rows.setdefault(tuning.way, tuning.row)
+    if len(rows) > 1:
+        (way, one), (another, other), *_ = rows.items()
         raise MarginbenchError(
-            f"rows were tuned with unequal budgets: {one} with {counted(few[0], 'trial')} ({few[1]}, {few[2]}), {other}"
-            f" with {more[0]} ({more[1]}, {more[2]}); tune all of them alike"
+            f"rows were not tuned alike: {one} with {way}; {other} with {another}: tune all of them in one call"
         )

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -144,16 +145,13 @@ def _passes(count: float) -> str:
 
 
 def _notes(of: Gains) -> Iterator[str]:
-    tuning = next(iter(of.tunings.values()))
-    trials, objective = counted(tuning.trials, "trial"), tuning.objective.replace("_", " ")
-    how = f"{trials} a row by {objective} ({tuning.drawn}; seed {tuning.seed})"
     yield (
         f"Paper's default → tuned: gain [95 % interval], paired over seeds and test images; * p < {LEVEL:g} after"
         " Holm's correction over the rows. One number: tuning has kept the default. Default and tuned row have the same"
         " seeds, which tuning has not seen."
     )
     date = max(tuning.date for tuning in of.tunings.values()).partition("T")[0]
-    yield f"Tuned on the validation images alone, {date}: {how}. Choice: {tuning.rule}."
+    yield f"Tuned on the validation images alone, {date}; {_ways(of.tunings)}."
     yield (
         "trials: in brackets, distinct settings among them, each trained once; failed: trials that diverged or were"
         " refused, and count; passes: forward and backward, each over a batch, of all trainings, but for bounds that"
@@ -176,6 +174,17 @@ def _notes(of: Gains) -> Iterator[str]:
         yield f"{text}{'' if math.isnan(tau) else f'; Kendall tau of the two rankings {tau:.2f}'}."
 
 
+def _ways(tunings: Mapping[str, Tuning]) -> str:
+    """How rows were tuned, once for those that were tuned alike."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for row, tuning in tunings.items():
+        rows[tuning.way].append(row)
+    if len(rows) == 1:
+        return f"every row with {next(iter(rows))}"
+    found = "; ".join(f"{', '.join(of_way)} with {way}" for way, of_way in rows.items())
+    return f"**not alike**, so that gains of different rows are not to be compared: {found}"
+
+
 def _agreement(known: Mapping[str, Gain]) -> float:
     """Kendall's tau-b of the rankings of the rows by default and tuned; NaN for one row, or where all are tied."""
     import numpy as np
@@ -191,7 +200,8 @@ def _agreement(known: Mapping[str, Gain]) -> float:
 def _csv(made: Sequence[Gains]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    of_tuning = ("objective", "drawn", "seed", "trials", "distinct", "failed", "chosen", "passes", "seconds", "date")
+    how = ("objective", "drawn", "seed", "rule", "floor")
+    of_tuning = (*how, "trials", "distinct", "failed", "chosen", "passes", "seconds", "date")
     writer.writerow(["suite", "suite_fingerprint", "row", "column", *FIELDS, *of_tuning, "setting"])
     for of in made:
         for column in of.found:

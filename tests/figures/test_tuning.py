@@ -48,6 +48,14 @@ def test_the_front_leaves_out_what_is_beaten(folder: Path) -> None:
     ]
 
 
+def test_every_floor_is_marked(folder: Path) -> None:
+    assert [p["floor"] for p in data_of(plot("tuning_front", folder), "floor")] == [0.75]
+    tuning = a_tuning("svm", robust=True, floor=0.7)
+    write_row(folder, "svm", 0.5)
+    write_row(folder, tuning.name, 0.5, tuning=tuning)
+    assert [p["floor"] for p in data_of(plot("tuning_front", folder), "floor")] == [0.7, 0.75]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_drawn_where_rows_are_tuned(folder: Path, tmp_path: Path, name: str) -> None:
     assert marks(plot(name, folder))["title"] == 1

@@ -122,7 +122,7 @@ def test_every_row_has_been_tuned_alike(folder: Path) -> None:
     records = read_records([folder])
     tuned = {record.method: record for record in records if record.tuning is not None}
     assert {record.tuning.row for record in tuned.values()} == {r.method for r in records if r.tuning is None}
-    assert len({record.tuning.budget for record in tuned.values()}) == 1
+    assert len({record.tuning.way for record in tuned.values()}) == 1
     for name, record in tuned.items():
         seeds = [one.repetition for one in records if one.method == name]
         assert sorted(seeds) == [0, 1, 2] and len(record.tuning.history) == record.tuning.trials, name

@@ -57,12 +57,37 @@ def test_the_page_says_what_was_gained_and_what_it_cost(tmp_path: Path) -> None:
     assert "| the default " in ce and "→" not in ce
     assert " → " in mma and "]*" in mma and "mma(x=2)" in mma and "4 (4)" in mma and "4000" in mma and "2.0 min" in mma
     assert "tuning made 1 of 2 rows better and 0 worse; ahead of ce: 0 rows by default, 1 with ce tuned alike" in page
-    assert "4 trials a row by validation accuracy (the default, 3 drawn at random; seed 0)" in page
+    assert "; every row with 4 trials by validation accuracy (the default, 3 drawn at random; seed 0), of which" in page
     lines = list(csv.DictReader(io.StringIO(files["tuning.csv"])))
     line = next(line for line in lines if (line["row"], line["column"]) == ("mma", ROBUST))
     assert float(line["gain"]) == pytest.approx(float(line["tuned"]) - float(line["default"]), abs=1e-5)
     assert (line["trials"], line["failed"], line["setting"], line["tuned_rank"]) == ("4", "1", "mma(x=2)", "1")
     assert "| mma+tuned" in files["leaderboard.md"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rule": "another"}, "of which another"),
+        ({"seed": 1}, "seed 1"),
+        ({"trials": 3}, "3 trials by"),
+        ({"floor": 0.7}, "floor: 70 % clean"),
+        ({"norm": "l2"}, "by pareto l2"),
+        ({"objective": "robust_accuracy"}, "by robust accuracy linf"),
+        ({"sampler": "TPE from trial 2 on"}, "2 by TPE"),
+        ({"space": {"training.learning_rate": "0.1 to 1"}}, "of the recipe too"),
+    ],
+)
+def test_rows_that_were_not_tuned_alike_are_told_apart(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    rule = {"rule": "the one that reaches the floor"}
+    for row in ("ce", "mma"):
+        write(tmp_path, row, 0.5, 5.0, seeds=1, robust=True, **rule)
+    page = tuning_files(read_folders([tmp_path]))["tuning.md"]
+    assert "; every row with 4 trials" in page and words not in page
+    write(tmp_path, "svm", 0.5, 5.0, seeds=1, robust=True, **rule | changes)
+    page = tuning_files(read_folders([tmp_path]))["tuning.md"]
+    (note,) = [line for line in page.splitlines() if "**not alike**" in line]
+    assert "compared: ce, mma with 4 trials by pareto linf" in note and words in note.partition("; svm with ")[2]
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,9 @@ def test_tunings_by_other_objectives_share_trainings_and_have_folders_of_their_o
     assert front.settings[0].history[0].value is None and "nearest" in front.settings[0].rule
     again = tuned(tiny, tmp_path, objective="pareto", pick="clean", **ARCFACE)
     assert again.trials == 0 and again.folder == front.folder  # the same trials, another choice
+    tuned(tiny, tmp_path, objective="pareto", pick="knee", **ARCFACE | {"methods": ["ce"]})
+    with pytest.raises(MarginbenchError, match=r"not tuned alike: ce .*, of which of the front.*: tune all"):
+        tuned_rows(again.folder, load_suite(str(tiny)), [create("ce"), create("arcface")])
     folders = {path.parent.parent.name for path in setting_paths(tmp_path)}
     assert folders == {"validation_accuracy", "robust_accuracy+l2", "pareto+linf"}
 
@@ -255,7 +258,7 @@ def test_default_and_tuned_rows_stand_beside_each_other(tiny: Path, tmp_path: Pa
                 (tmp_path / "tiny" / "runs" / f"{record.id}.json").read_text()
             )
     page = (tmp_path / "tiny" / "tuning.md").read_text()
-    assert "| arcface " in page and " → " in page and "4 trials a row by validation accuracy" in page
+    assert "| arcface " in page and " → " in page and "every row with 4 trials by validation accuracy" in page
     board = (tmp_path / "tiny" / "leaderboard.md").read_text()
     assert "| arcface+tuned" in board and "stale" not in board
     code, out, err = run("run-all", *common, "--tuned", folder)
@@ -284,7 +287,8 @@ def test_wrong_tunings_are_refused_with_their_remedy(tiny: Path, tmp_path: Path,
     tuned(tiny, tmp_path / "t", **{**ARCFACE, "methods": ["ce"]})
     assert "marginbench tune --methods 'arcface'" in refusal("--tuned", tmp_path / "t", "--methods", "ce,arcface")
     tuned(tiny, tmp_path / "t", **{**ARCFACE, "trials": 2})
-    assert "unequal budgets: ce with 3 trials" in refusal("--tuned", tmp_path / "t", "--methods", "ce,arcface")
+    unlike = refusal("--tuned", tmp_path / "t", "--methods", "ce,arcface")
+    assert "rows were not tuned alike: ce with 3 trials" in unlike and "; arcface with 2 trials" in unlike
     tuned(tiny, tmp_path / "t", objective="pareto", **ARCFACE)
     assert "holds several tunings of suite tiny: name one of" in refusal("--tuned", tmp_path / "t")
     (file,) = [path for path in setting_paths(tmp_path / "t/tiny/tuning/validation_accuracy") if path.stem == "ce"]
