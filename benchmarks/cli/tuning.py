@@ -7,10 +7,10 @@ import typer
 
 from marginbench.benchmarks.cli.app import Plugins, app, say_what_loads
 from marginbench.benchmarks.records.reader import RESULTS
-from marginbench.benchmarks.records.tuning import Objective
+from marginbench.benchmarks.records.tuning import Objective, Pick
 from marginbench.benchmarks.runs.options import MEMORY, SETS, SUITE, Device, RunOptions
 from marginbench.benchmarks.runs.options import options as of_runs
-from marginbench.benchmarks.tuning.options import FLOOR, TRIALS, Pick, Sampler, TuneOptions
+from marginbench.benchmarks.tuning.options import FLOOR, TRIALS, Sampler, TuneOptions
 from marginbench.methods.facts import Norm
 
 _HELP = {name: option.help for name, option in of_runs().items()}

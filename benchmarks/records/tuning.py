@@ -1,20 +1,17 @@
 """How a setting was chosen: what `marginbench tune` writes for each row, and what the records of tuned rows carry."""
 
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from marginbench.benchmarks.machine.files import digest, write_atomically
-from marginbench.benchmarks.records.typed import WrongValueError, build
-from marginbench.methods import MarginbenchError, Norm
+from marginbench.benchmarks.machine.files import digest
+from marginbench.methods import Norm
 from marginbench.methods.words import counted
 
 TUNED = "+tuned"  # ends the name of a tuned row
-SETTINGS = "settings"  # name of the folder
 Objective = Literal["validation_accuracy", "robust_accuracy", "pareto"]
+Pick = Literal["floor", "knee", "clean", "robust"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +109,7 @@ class Tuning:
     @property
     def way(self) -> str:
         """What rows must have in common to be compared, in words: the budget, and the rule of the choice."""
-        recipe = ", of the recipe too," if any(key.startswith("training.") for key in self.space) else ""
+        recipe = ", recipe included," if any(key.startswith("training.") for key in self.space) else ""
         objective = " ".join([self.objective.replace("_", " "), *([self.norm] if self.norm else [])])
         trials = f"{counted(self.trials, 'trial')}{recipe} by {objective} ({self.drawn}; seed {self.seed})"
         return f"{trials}, of which {self.choice}"
@@ -127,78 +124,6 @@ def in_a_sentence(tuning: Tuning) -> str:
     return f"{what} ({how}): {tuning.choice}. {settings}; {cost}."
 
 
-HEAD = """\
-# The setting of {row} that {trials} on the validation images of suite {suite} gave.
-# Run it with fresh seeds beside the paper's default: run-all with the --suite and --set of the tuning, and --tuned DIR.
-"""
-
-
-def write_setting(path: Path, tuning: Tuning) -> None:
-    """Write one setting as TOML.
-
-    Raises:
-        UnwritableError: the folder cannot be written.
-    """
-    import tomli_w
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = HEAD.format(row=tuning.row, trials=counted(tuning.trials, "trial"), suite=tuning.suite)
-    write_atomically(path, f"{head}{tomli_w.dumps(_without_none(asdict(tuning)))}".encode())
-
-
-def read_setting(path: Path) -> Tuning:
-    """Read one setting.
-
-    Raises:
-        MarginbenchError: it is no file that `tune` wrote, or it was changed since.
-    """
-    try:
-        tuning = build(Tuning, tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise MarginbenchError(f"setting {path}: {error.strerror}") from None
-    except (ValueError, WrongValueError) as error:
-        raise unusable(path, str(error)) from None
-    if problem := _contradiction(tuning):
-        raise unusable(path, problem)
-    return tuning
-
-
-def unusable(path: Path, problem: str) -> MarginbenchError:
-    """What is wrong with a setting, and the remedy."""
-    return MarginbenchError(f"setting {path}: {problem}: let `marginbench tune` write it again")
-
-
-def _contradiction(tuning: Tuning) -> str | None:
-    """The key that does not say what the trials say, if one does not: somebody has edited it."""
-    if [trial.number for trial in tuning.history] != list(range(tuning.trials)):
-        return f"trials={tuning.trials}: these are not the trials in its history"
-    if not 0 <= tuning.chosen < tuning.trials:
-        return f"chosen={tuning.chosen}: there is no such trial in its history"
-    chosen = tuning.history[tuning.chosen]
-    if tuning.row != tuning.history[0].method:
-        return f"row={tuning.row!r}: trial 0, the default, is {tuning.history[0].method!r}"
-    for key in ("method", "recipe"):
-        if getattr(tuning, key) != getattr(chosen, key):
-            return (
-                f"{key}={getattr(tuning, key)!r}: trial {chosen.number}, the chosen one, has {getattr(chosen, key)!r}"
-            )
-    return None
-
-
-def setting_paths(folder: Path) -> list[Path]:
-    """The files of all settings below a folder, sorted."""
-    homes: Iterable[Path] = [folder] if folder.name == SETTINGS else folder.rglob(SETTINGS)
-    return sorted(path for home in homes for path in home.glob("*.toml"))
-
-
 def in_words(method: str, recipe: Mapping[str, Any]) -> str:
     """A setting in one text: `arcface(m=0.2)+training.learning_rate=0.003`."""
     return "+".join([method, *(f"{key}={recipe[key]:g}" for key in sorted(recipe))])
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_none(item) for item in value]
-    return value

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.machine.files import digest
-from marginbench.benchmarks.records.tuning import Tuning, read_setting, setting_paths, unusable
+from marginbench.benchmarks.records.settings import read_setting, setting_paths, unusable
+from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.runs.plan import Row
 from marginbench.benchmarks.suites.schema import Suite, suite_names
 from marginbench.methods import MarginbenchError, Method, spec_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from marginbench.benchmarks.records.tuning import Objective
+from marginbench.benchmarks.records.tuning import Objective, Pick
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.methods.errors import ParameterError
 from marginbench.methods.facts import Norm
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from marginbench.methods import Method
 
 Sampler = Literal["tpe", "random"]
-Pick = Literal["floor", "knee", "clean", "robust"]
 TRIALS = 20
 FLOOR = 0.95
 ROBUST: Sequence[Objective] = ("robust_accuracy", "pareto")

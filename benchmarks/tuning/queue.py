@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.machine.files import digest
+from marginbench.benchmarks.records.choice import choose
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.settings import SETTINGS, write_setting
 from marginbench.benchmarks.records.training import Training
-from marginbench.benchmarks.records.tuning import SETTINGS, Trial, Tuning, write_setting
+from marginbench.benchmarks.records.tuning import Trial, Tuning
 from marginbench.benchmarks.runs.job import now
 from marginbench.benchmarks.runs.plan import Cell, Row
-from marginbench.benchmarks.tuning.judge import Judge, choose
+from marginbench.benchmarks.tuning.judge import Judge
 from marginbench.benchmarks.tuning.progress import TrialProgress
 from marginbench.benchmarks.tuning.setting import About, setting_of
 from marginbench.benchmarks.tuning.space import Space, space_of
@@ -201,7 +203,8 @@ class Queue:
         self.done += 1
         best = None
         if any(known.status == "done" for known in row.study.ended):
-            best, _ = choose(row.study.ended, self._judge, self._work.options.rule)
+            judge = self._judge
+            best, _ = choose(row.study.ended, judge.objective, judge.floor, self._work.options.rule)
         self._progress.ended(row.name, trial, best)
 
     def _close(self, row: _Open) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from marginbench.benchmarks.records.choice import outcome
 from marginbench.benchmarks.records.tuning import Trial, Tuning
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.blueprint import needs_radii
-from marginbench.benchmarks.tuning.judge import Judge, choose
+from marginbench.benchmarks.tuning.judge import Judge
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.benchmarks.tuning.space import Space
 from marginbench.benchmarks.tuning.study import Protocol, Study, describe_sampler
@@ -31,33 +32,23 @@ def setting_of(study: Study, protocol: Protocol, space: Space, about: About) -> 
     """
     options, judge = about.options, about.judge
     trials: Sequence[Trial] = study.ended[: options.trials]
-    chosen, rule = choose(trials, judge, options.rule)
     robust = options.objective != "validation_accuracy"
     return Tuning(
         row=protocol.row,
-        method=chosen.method,
-        recipe=chosen.recipe,
-        chosen=chosen.number,
+        **outcome(trials, options.objective, judge.floor, options.rule),
         suite=about.suite.name,
         trained_by=protocol.trained_by,
         data=protocol.data,
         revision=protocol.revision,
         source=protocol.source,
         objective=options.objective,
-        rule=rule,
         norm=options.norm_asked if robust else None,
         epsilon=about.suite.evaluation.epsilon[options.norm_asked] if robust else None,
         floor=judge.floor if robust else None,
         sampler=describe_sampler(options.sampler),
         seed=options.seed,
         repetition=about.repetition,
-        trials=len(trials),
-        distinct=len({trial.setting for trial in trials}),
-        failed=sum(trial.status == "failed" for trial in trials),
-        seconds=round(sum(trial.seconds for trial in trials), 3),
-        passes=sum(trial.passes for trial in trials),
         trained_for=dict(about.suite.trained_for) if needs_radii(space.method) else {},
-        date=max(trial.finished for trial in trials),
         versions={name: metadata.version(name) for name in ("marginbench", "optuna", "torch")},
         space=dict(protocol.space),
         importance=study.importance(options.trials),

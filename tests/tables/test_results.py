@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from marginbench.benchmarks.records.reader import read_folders, read_records
-from marginbench.benchmarks.records.tuning import read_setting, setting_paths
+from marginbench.benchmarks.records.settings import read_setting, setting_paths
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.suites.schema import load_suite

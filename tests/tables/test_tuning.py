@@ -75,7 +75,7 @@ def test_the_page_says_what_was_gained_and_what_it_cost(tmp_path: Path) -> None:
         ({"norm": "l2"}, "by pareto l2"),
         ({"objective": "robust_accuracy"}, "by robust accuracy linf"),
         ({"sampler": "TPE from trial 2 on"}, "2 by TPE"),
-        ({"space": {"training.learning_rate": "0.1 to 1"}}, "of the recipe too"),
+        ({"space": {"training.learning_rate": "0.1 to 1"}}, "recipe included"),
     ],
 )
 def test_rows_that_were_not_tuned_alike_are_told_apart(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from marginbench.benchmarks.attacks.presets import PRESETS
+from marginbench.benchmarks.records.choice import choose
 from marginbench.benchmarks.records.tuning import Trial
 from marginbench.benchmarks.suites.schema import load_suite
-from marginbench.benchmarks.tuning.judge import WORST, Judge, choose, judged_on
+from marginbench.benchmarks.tuning.judge import WORST, Judge, judged_on
 from marginbench.methods import MarginbenchError
 
 
@@ -29,9 +30,9 @@ def test_the_floor_parts_the_robust_from_the_inaccurate() -> None:
 def test_of_equal_trials_the_first_is_chosen() -> None:
     judge = Judge("validation_accuracy", "linf", 0.0)
     trials = [trial(0, 0.9), trial(1, None), trial(2, 0.9)]
-    assert choose(trials, judge, "floor")[0].number == 0
+    assert choose(trials, judge.objective, judge.floor, "floor")[0].number == 0
     with pytest.raises(MarginbenchError, match="none of 1 trial ended well; the first: diverged"):
-        choose([trial(0, None)], judge, "floor")
+        choose([trial(0, None)], judge.objective, judge.floor, "floor")
 
 
 @pytest.mark.parametrize(("pick", "number"), [("floor", 2), ("clean", 0), ("robust", 4), ("knee", 3)])
@@ -39,13 +40,13 @@ def test_each_rule_picks_from_the_front(pick: Any, number: int) -> None:
     judge = Judge("pareto", "linf", 0.9)
     points = [(1.0, 0.0), (0.95, 0.05), (0.92, 0.2), (0.88, 0.6), (0.5, 0.7), (0.87, 0.59), (0.99, None)]
     trials = [trial(k, clean, robust, judge) for k, (clean, robust) in enumerate(points) if robust is not None]
-    assert choose(trials, judge, pick)[0].number == number
+    assert choose(trials, judge.objective, judge.floor, pick)[0].number == number
 
 
 def test_the_most_accurate_is_picked_where_nothing_reaches_the_floor() -> None:
     judge = Judge("pareto", "linf", 0.99)
     trials = [trial(0, 0.5, 0.5, judge), trial(1, 0.7, 0.1, judge)]
-    assert choose(trials, judge, "floor")[0].number == 1
+    assert choose(trials, judge.objective, judge.floor, "floor")[0].number == 1
 
 
 @pytest.mark.parametrize("objective", ["validation_accuracy", "robust_accuracy"])
