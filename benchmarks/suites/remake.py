@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from marginbench.benchmarks.plugins import load_installed_plugins
+from marginbench.benchmarks.suites.derive import SECTIONS
 from marginbench.benchmarks.suites.schema import Suite, load_suite, make_suite, resolve_files, suite_names
 
 OF_FILES = ("sha256", "source")  # keys that a suite adds by itself to what is not built in
@@ -28,7 +29,9 @@ def remake(settings: Mapping[str, Any], folder: Path) -> Suite:
     if name == base:
         return suite
     derived_from = load_suite(base) if base in suite_names() else suite  # whose radii methods train for
-    return suite.model_copy(update={"name": name, "base": derived_from})
+    keys = ((section, key) for section in SECTIONS for key in settings[section])
+    changes = {f"{section}.{key}": values[section].get(key) for section, key in keys}  # `derive` begins with the base
+    return suite.model_copy(update={"name": name, "base": derived_from, "changes": changes})
 
 
 def _given(value: Any) -> Any:

@@ -35,6 +35,16 @@ def test_a_derived_suite_draws_as_its_base(tiny: Path) -> None:
     assert same(made, suite) and made.stream_name == "tiny" != made.name
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"training.epochs": 3}, {"network.name": "mlp"}, {"evaluation.certificates": {}, "evaluation.smoothing": None}],
+)
+def test_a_tuned_recipe_comes_on_top_of_the_changes_of_a_record(changes: dict[str, Any]) -> None:
+    suite, tuned = derive(load_suite("smoke"), changes), {"training.learning_rate": 0.5}
+    made, wanted = (derive(of, tuned) for of in (remake(recorded(suite), Path()), suite))
+    assert same(made, wanted) and (made.recipe, made.trained_for) == (wanted.recipe, wanted.trained_for)
+
+
 def test_files_are_looked_for_in_a_folder(tiny: Path) -> None:
     code = '"""A network."""\nfrom torch import nn\n\ndef make(shape, width=4):\n    return nn.Flatten()\n'
     (tiny.parent / "my_net.py").write_text(code)
