@@ -106,7 +106,7 @@ def verify(question: Question) -> Verification:
     if not trained and not verdicts:
         raise MarginbenchError(f"{', '.join(map(str, question.folders))}: no records of runs that can be done again")
     chosen = draw(trained, question)
-    notes = [f"Done again: {len(chosen)} of {counted(len(trained), 'run')}."]
+    notes = [f"Sample: {len(chosen)} of {counted(len(trained), 'run')}."]
     if len(counting) < len(reading.records):
         others = counted(len(reading.records) - len(counting), "record")
         notes.append(f"Left out, as failed or marked in tables as old: {others}.")

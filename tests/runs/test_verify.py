@@ -80,7 +80,7 @@ def test_fresh_processes_give_the_same_bits(tiny: Path, tmp_path: Path, start: S
 def test_workers_agree_too(folder: Path, run: Run) -> None:
     """Workers are forks of another process, which sees the commit as it is."""
     code, text, err = run("verify", folder, "--sample", "2", "--jobs", "2")
-    assert code == 0 and text.count("| same bits |") == 2 and "Done again: 2 of 6 runs." in text, text
+    assert code == 0 and text.count("| same bits |") == 2 and "Sample: 2 of 6 runs." in text, text
     assert "[2/2]" in err
 
 
@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_read_does_not_agree(folder: Path, run: Run) -> No
     path.with_suffix(".npz").write_bytes(b"cut")
     code, text, _ = run("verify", folder, "--sample", "1", "--jobs", "1")
     assert (
-        code == 1 and "Done again: 1 of 5 runs." in text and f"{path.stem}.npz is not the file that was written" in text
+        code == 1 and "Sample: 1 of 5 runs." in text and f"{path.stem}.npz is not the file that was written" in text
     )
 
 
@@ -239,7 +239,7 @@ def test_what_is_left_out_is_said(folder: Path, run: Run) -> None:
     path = a_path(folder)
     rewrite(path, replace(read_record(path), status="failed", error="no luck", metrics={}), {})
     code, text, _ = run("verify", folder, "--sample", "1", "--jobs", "1")
-    assert code == 0 and "Done again: 1 of 5 runs.\nLeft out, as failed or marked in tables as old: 1 record." in text
+    assert code == 0 and "Sample: 1 of 5 runs.\nLeft out, as failed or marked in tables as old: 1 record." in text
 
 
 @pytest.mark.parametrize(
