@@ -191,6 +191,14 @@ class NotNeutral(Mutant):
         return Loss(2 * super().loss(net, batch, ctx).total)
 
 
+class OtherGradient(Mutant):
+    """L = CE(z, y) + p - p, with a gradient of the first p = mean z_0 alone."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        p = net(batch.x)[:, 0].mean()
+        return Loss(super().loss(net, batch, ctx).total + p - p.detach())
+
+
 class Masked(Mutant):
     """L = CE(z, y), with inputs rounded in eval mode: gradients vanish."""
 
@@ -315,6 +323,7 @@ MUTANTS = [
     (StepsForAClass, "relabelling_invariant"),
     (ProjectsAClass, "relabelling_invariant"),
     (NotNeutral, "neutral_is_cross_entropy"),
+    (OtherGradient, "neutral_is_cross_entropy"),
     (Masked, "attackable"),
     (Nan, "finite_loss"),
     (LearnsNothing, "learns"),
