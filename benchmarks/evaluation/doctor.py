@@ -13,6 +13,7 @@ from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.evaluation import layout
 from marginbench.benchmarks.evaluation.canaries import CANARIES, Canary
 from marginbench.benchmarks.evaluation.evaluated import Evaluated
+from marginbench.benchmarks.evaluation.evidence import is_users
 from marginbench.benchmarks.evaluation.sandwich import evaluate
 from marginbench.benchmarks.suites.evaluation import Evaluation
 from marginbench.methods import NORMS, Net, Norm, NotApplicable, Radii
@@ -136,6 +137,7 @@ def _refusals(canary: Canary, found: Evaluated, certificates: Mapping[str, Any])
 
 def _doubts(canary: Canary, raised: set[str], wanted: frozenset[str]) -> Result:
     text = f"doubts: {', '.join(sorted(raised)) or 'none'}"
+    raised = {name for name in raised if not is_users(name)}
     if wanted:
         verdict = "pass" if raised & wanted else f"FAIL: none of {', '.join(sorted(wanted))}"
     else:

@@ -14,6 +14,7 @@ from marginbench.benchmarks.estimator import Certify, Query
 from marginbench.benchmarks.registry import Registry
 from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, Norm
+from marginbench.methods.userfile import BUILT_IN
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ def collect(evidence: Evidence) -> dict[str, str]:
         if seen is not None:
             found[name] = seen
     return found
+
+
+def is_users(name: str) -> bool:
+    """Whether a doubt came with a plug-in: it may be about anything, such as how few points there are."""
+    return name in DOUBTS and not DOUBTS[name].__module__.startswith(BUILT_IN)
 
 
 def explanation(name: str) -> str:

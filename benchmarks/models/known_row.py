@@ -23,6 +23,7 @@ from torch import nn
 
 from marginbench.benchmarks.certificates.scan import install_advice
 from marginbench.benchmarks.evaluation.doctor import Result
+from marginbench.benchmarks.evaluation.evidence import is_users
 from marginbench.benchmarks.models.evaluate import evaluate_model
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.methods import NORMS, Norm
@@ -86,8 +87,10 @@ def examine_row(device: torch.device) -> Iterator[Result]:
     for cell, (least, most) in wanted.items():
         found = float(row[cell] or "nan")
         yield _result(cell, f"{found:.5g}", least <= found <= most, f"{least:.5g} to {most:.5g}")
-    for text in (cell for cell in ("doubts", "error") if row[cell]):
-        yield _result(text, row[text], False, "nothing")
+    doubts = ", ".join(seen for seen in row["doubts"].split(", ") if not is_users(seen.partition(" ")[0]))
+    for cell, text in (("doubts", doubts), ("error", row["error"])):
+        if text:
+            yield _result(cell, text, False, "nothing")
     yield from _page(page, wanted)
     yield examine_equality()
 

@@ -11,6 +11,7 @@ import torch
 from support import Run
 from torch import Tensor
 
+from marginbench.benchmarks import load_plugin
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
@@ -153,3 +154,9 @@ def test_the_estimators_of_plugins_are_examined(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(examination, "CANARIES", [linear])
     code, out, _ = run("doctor", "--device", "cpu", "--plugin", tmp_path / "lies.py")
     assert code == 1 and "lower bound: lies" in out and "not a bound" in out
+
+
+def test_a_doubt_of_the_users_is_told_and_no_failure() -> None:
+    load_plugin(Path(__file__).parents[1] / "doors" / "my_doubt.py")
+    results = [r for r in examine_canaries(CPU, [linear], ["deepfool"], ["crown"]) if r.estimator.startswith("doubts")]
+    assert [(r.estimator, r.verdict) for r in results] == [("doubts: few_points", "pass")]

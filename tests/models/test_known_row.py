@@ -12,6 +12,7 @@ from torch import Tensor
 from marginbench.benchmarks.certificates.scan import CERTIFICATES, Needs
 from marginbench.benchmarks.data import dataset, sources
 from marginbench.benchmarks.estimator import Answer
+from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.models import known_row
 from marginbench.benchmarks.models.known_row import examine_row, expected
 from marginbench.benchmarks.probes import _confident_attack, clever, rejection, smoothing
@@ -192,11 +193,17 @@ def test_a_fault_on_the_way_is_named(name: str, monkeypatch: pytest.MonkeyPatch)
     assert [found for found in faults() if found.startswith(cell)], faults()
 
 
-def test_a_doubt_about_the_row_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    doubts = {"mine": lambda evidence: "seen"}
-    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", doubts)
+@pytest.mark.parametrize(("module", "faulty"), [("marginbench.benchmarks.evaluation", True), ("my_doubt", False)])
+def test_a_doubt_about_the_row_is_a_fault_unless_it_is_the_users(
+    module: str, faulty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mine(_: Evidence) -> str:
+        return "seen"
+
+    mine.__module__ = module
+    monkeypatch.setattr("marginbench.benchmarks.evaluation.evidence.DOUBTS", {"mine": mine})
     monkeypatch.setattr("marginbench.benchmarks.evaluation.sandwich.explanation", lambda name: "A doubt.")
-    assert "mine" in faults()["doubts"]
+    assert ("mine" in faults().get("doubts", "")) == faulty
 
 
 def test_the_columns_checked_are_those_of_the_page() -> None:
