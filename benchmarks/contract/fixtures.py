@@ -12,7 +12,7 @@ from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.run import Run
 from marginbench.methods import Batch, Context, Method, Net
 
-CLASSES = 5  # no other dimension of the network has this size, so class axes can be recognised
+CLASSES = 5
 
 
 class CheckFailedError(AssertionError):
@@ -75,17 +75,17 @@ def small_suite(epochs: int = 40, precision: str = "float32") -> Suite:
 
 
 @cache
-def small_data() -> Dataset:
+def small_data(classes: int = CLASSES) -> Dataset:
     stream = torch.Generator().manual_seed(0)
-    templates = torch.rand(CLASSES, 1, 8, 8, generator=stream)
+    templates = torch.rand(classes, 1, 8, 8, generator=stream)
 
     def split(count: int) -> Split:
-        y = torch.arange(count) % CLASSES
+        y = torch.arange(count) % classes
         noise = 0.15 * torch.randn(count, 1, 8, 8, generator=stream)
         x = (templates[y] + noise).clamp(0, 1)
         return Split((255 * x).round().to(torch.uint8), y, 255)
 
-    return Dataset(split(64), split(20), split(64), CLASSES, "synthetic")
+    return Dataset(split(64), split(20), split(64), classes, "synthetic")
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Stage:
     ctx: Context
 
 
-def stage(method: Method, steps: int = 3, precision: str = "float32") -> Stage:
+def stage(method: Method, steps: int = 3, precision: str = "float32", data: Dataset | None = None) -> Stage:
     """A few steps into training, or near its end for a method that pretrains: warm-up effects are over."""
-    run = Run(method, small_suite(precision=precision), small_data(), repetition=0)
+    run = Run(method, small_suite(precision=precision), data or small_data(), repetition=0)
     if "pretrained" in method.info.needs or hasattr(method, "pretrained"):  # also where only a preset does
         run.ctx.step = int(0.9 * run.ctx.steps)
     with torch.random.fork_rng(devices=[]):

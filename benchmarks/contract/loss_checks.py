@@ -1,20 +1,19 @@
 """Checks on the facts and on one evaluation of the loss."""
 
-import copy
 import random
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from marginbench.benchmarks.contract.fixtures import CLASSES, NotTestedError, Stage, require, require_finite, stage
+from marginbench.benchmarks.contract import symmetry_checks
+from marginbench.benchmarks.contract.fixtures import NotTestedError, Stage, require, require_finite, stage
 from marginbench.benchmarks.contract.needs_check import needs_declared
-from marginbench.methods import Batch, Loss, Method, create, spec_of
+from marginbench.methods import Loss, Method, create, spec_of
 from marginbench.methods.spec import configure
 
 EMPTY_SOURCE = re.compile(
@@ -142,57 +141,8 @@ def neutral_is_cross_entropy(method: Method) -> None:
         require(torch.allclose(a, b, rtol=1e-4, atol=1e-6), "the gradient differs from that of cross-entropy")
 
 
-def relabelling_invariant(method: Method) -> None:
-    """Renaming the classes, with the rows of the last layer, leaves the loss as it is, and what a step does to it."""
-    permutation = torch.tensor([2, 0, 4, 1, 3])
-    original, renamed = stage(method), stage(method)
-    inverse = permutation.argsort()
-    with torch.no_grad():
-        for _, tensor in _tensors(renamed.net):
-            if tensor.ndim and len(tensor) == CLASSES:
-                tensor.copy_(tensor[inverse].clone())
-    batch, task = renamed.batch, renamed.ctx.task
-    renamed.ctx.task = replace(task, class_counts=tuple(task.class_counts[i] for i in inverse.tolist()))
-    renamed = Stage(method, renamed.net, Batch(batch.x, permutation[batch.y], batch.index), renamed.ctx)
-
-    def draws(s: Stage, count: int) -> Tensor:
-        values = []
-        for seed in range(count):
-            fresh = Stage(s.method, copy.deepcopy(s.net), s.batch, s.ctx)
-            s.ctx.generator.manual_seed(seed)
-            values.append(_loss_and_step(fresh))
-        return torch.stack(values).double()
-
-    if _alike(draws(original, 1), draws(renamed, 1)).all():
-        return
-    a, b = draws(original, 64), draws(renamed, 64)  # randomness over classes: compare means
-    gap, spread = (a - b).mean(0).abs(), 5 * (a - b).std(0) / 8 + 1e-5
-    right = _alike(a, b).all(0) | (gap < spread)
-    for at, what in enumerate(("the loss changes by", "a step changes the loss by another amount, the difference is")):
-        require(right[at], f"{what} {gap[at]:.2g} when classes are renamed")
-
-
-def _alike(a: Tensor, b: Tensor) -> Tensor:
-    """Up to rounding: a loss in float32, and the difference of two."""
-    return (a - b).abs() <= 1e-5 + torch.tensor([1e-4, 1e-2]) * b.abs()
-
-
-def _loss_and_step(s: Stage) -> Tensor:
-    """The loss, and how one step of gradient descent changes it as the method makes it [2]."""
-    before = _loss(s).total.detach()
-    optimiser = torch.optim.SGD(s.method.param_groups(s.net), lr=0.1)
-    s.method.update(s.net, s.method.augment(s.batch, s.ctx), s.ctx, optimiser)
-    with torch.no_grad():
-        s.method.after_step(s.net, s.ctx)
-    return torch.stack([before, _loss(s).total.detach() - before])
-
-
 def _loss(s: Stage) -> Loss:
     return s.method.loss(s.net, s.method.augment(s.batch, s.ctx), s.ctx)
-
-
-def _tensors(net: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*net.named_parameters(), *net.named_buffers()]
 
 
 CHECKS: tuple[Callable[[Method], str | None], ...] = (
@@ -204,6 +154,6 @@ CHECKS: tuple[Callable[[Method], str | None], ...] = (
     batch_unchanged,
     global_rng_untouched,
     neutral_is_cross_entropy,
-    relabelling_invariant,
+    *symmetry_checks.CHECKS,
     needs_declared,
 )
