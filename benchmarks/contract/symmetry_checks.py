@@ -1,4 +1,4 @@
-"""The check that the names of the classes do not matter."""
+"""The checks that neither the names of the classes nor the order of a batch matter."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -14,11 +14,12 @@ from marginbench.benchmarks.contract.fixtures import (
     CheckFailedError,
     NotTestedError,
     Stage,
+    require,
     small_data,
     stage,
 )
 from marginbench.benchmarks.machine import seeds
-from marginbench.methods import Method
+from marginbench.methods import Batch, Method
 
 MORE = 7  # classes of a second network, in which the axes of classes are longer
 PERMUTATION = torch.tensor([2, 0, 4, 1, 3])
@@ -47,6 +48,18 @@ def relabelling_invariant(method: Method) -> None:
     if unclear:
         raise NotTestedError(f"which part of net.{unclear[0]} belongs to which class is not known, so none is renamed")
     raise CheckFailedError(f"{problems[0]} when classes are renamed")
+
+
+def batch_order(method: Method) -> None:
+    """The order of the images in a batch, each with its label, is nothing to the loss or to what a step does to it."""
+    s = stage(method, steps=20)  # logits tell images apart
+    found = _draws(s, [0])
+    if not all(torch.equal(found, _draws(s, [seed])) for seed in range(1, 8)):
+        raise NotTestedError("the loss draws random numbers, which go to other images in another order")
+    order = torch.randperm(len(s.batch.y), generator=seeds.generator("cpu", "contract", "order"))
+    shuffled = replace(s, batch=Batch(s.batch.x[order], s.batch.y[order], s.batch.index[order]))
+    changes = _changes(found, _draws(shuffled, [0]))
+    require(not changes, f"{changes} when the batch is in another order: does each image meet its own label?")
 
 
 class _Axis(NamedTuple):
@@ -139,4 +152,4 @@ def _tensors(net: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for named in (net.named_parameters, net.named_buffers) for name, tensor in named()}
 
 
-CHECKS: tuple[Callable[[Method], str | None], ...] = (relabelling_invariant,)
+CHECKS: tuple[Callable[[Method], str | None], ...] = (relabelling_invariant, batch_order)

@@ -18,6 +18,7 @@ from marginbench.methods import (
     NotApplicable,
     Radii,
     cross_entropy,
+    logit_margin,
     param,
 )
 from marginbench.methods.facts import Norm
@@ -162,6 +163,14 @@ class FavoursAClass(Mutant):
     def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
         z = net(batch.x)
         return Loss(cross_entropy(z, batch) + 0.1 * z[:, 0].mean())
+
+
+class LabelsOfOthers(Mutant):
+    """L = CE(z, y) + hinge(z, y'), where y' are the labels in the reverse order."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        z = net(batch.x)
+        return Loss(cross_entropy(z, batch) + 0.5 * (1 - logit_margin(z, batch.y.flip(0))).clamp_min(0).mean())
 
 
 class StepsForAClass(Mutant):
@@ -322,6 +331,7 @@ MUTANTS = [
     (FavoursAClass, "relabelling_invariant"),
     (StepsForAClass, "relabelling_invariant"),
     (ProjectsAClass, "relabelling_invariant"),
+    (LabelsOfOthers, "batch_order"),
     (NotNeutral, "neutral_is_cross_entropy"),
     (OtherGradient, "neutral_is_cross_entropy"),
     (Masked, "attackable"),

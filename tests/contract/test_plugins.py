@@ -10,11 +10,11 @@ FOLDER = Path(__file__).parents[1] / "plugins"
 SKIPPED = {
     "adacos": {"neutral_is_cross_entropy", "certificate_sound"},
     "gloro": {"neutral_is_cross_entropy"},
-    "macer": {"certificate_sound"},
-    "mart": {"neutral_is_cross_entropy", "certificate_sound"},
-    "trades": {"certificate_sound"},
+    "macer": {"batch_order", "certificate_sound"},
+    "mart": {"neutral_is_cross_entropy", "batch_order", "certificate_sound"},
+    "trades": {"batch_order", "certificate_sound"},
 }
-"""What does not apply to them: no setting is cross-entropy, or there is no certificate of the network."""
+"""What does not apply to them: no setting is cross-entropy, random numbers, or no certificate of the network."""
 
 TWINS = [
     (

@@ -1,4 +1,4 @@
-"""Axes of classes are found wherever they are."""
+"""Axes of classes are found wherever they are, and a batch may come in any order."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.nn.functional import linear, log_softmax, normalize
 from torch.nn.utils.parametrizations import orthogonal
 
 from marginbench.benchmarks.contract.check import run_check
-from marginbench.methods import Batch, Context, Loss, Method, Net, class_mask, cross_entropy
+from marginbench.methods import Batch, Context, Loss, Method, Net, class_mask, cross_entropy, logit_margin
 
 
 class RareClassesWeighMore(Mutant):
@@ -165,3 +165,16 @@ def test_a_class_that_is_favoured_is_found_wherever_the_axes_are(method: type[Me
 def test_what_cannot_be_renamed_is_said_to_be_so() -> None:
     result = run_check("relabelling_invariant", HeadOfEachClass())
     assert result.status == "skipped" and "net.head.heads.5.bias belongs to which class is not known" in result.reason
+
+
+class PairsAtRandom(Mutant):
+    """L = mean margin loss of each image with the label of another one, drawn at random."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        z, other = net(batch.x), torch.randperm(len(batch.y), generator=ctx.generator)
+        return Loss(cross_entropy(z, batch) - 0.1 * logit_margin(z, batch.y[other]).mean())
+
+
+def test_the_order_of_images_is_no_question_where_numbers_are_drawn() -> None:
+    result = run_check("batch_order", PairsAtRandom())
+    assert result.status == "skipped" and "draws random numbers" in result.reason
