@@ -25,7 +25,7 @@ from marginbench.benchmarks.certificates.scan import install_advice
 from marginbench.benchmarks.evaluation.doctor import Result
 from marginbench.benchmarks.evaluation.evidence import is_users
 from marginbench.benchmarks.models.evaluate import evaluate_model
-from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.models.known_numbers import examine_numbers, known
 from marginbench.methods import NORMS, Norm
 
 HEIGHT, WIDTH, CHANNELS = 6, 8, 3
@@ -86,13 +86,13 @@ def examine_row(device: torch.device) -> Iterator[Result]:
         wanted = {name: cell for name, cell in wanted.items() if not name.startswith(("certified", "margin_lower"))}
     for cell, (least, most) in wanted.items():
         found = float(row[cell] or "nan")
-        yield _result(cell, f"{found:.5g}", least <= found <= most, f"{least:.5g} to {most:.5g}")
+        yield known(cell, f"{found:.5g}", least <= found <= most, f"{least:.5g} to {most:.5g}")
     doubts = ", ".join(seen for seen in row["doubts"].split(", ") if not is_users(seen.partition(" ")[0]))
     for cell, text in (("doubts", doubts), ("error", row["error"])):
         if text:
-            yield _result(cell, text, False, "nothing")
+            yield known(cell, text, False, "nothing")
     yield from _page(page, wanted)
-    yield examine_equality()
+    yield from examine_numbers()
 
 
 def expected() -> dict[str, Known]:
@@ -154,18 +154,6 @@ def _smoothed(correct: np.ndarray) -> dict[str, Known]:
     return cells
 
 
-def examine_equality() -> Result:
-    """An adversarial image at the radius itself breaks the point there, and a certified radius holds at itself."""
-    at, beyond = np.array([0.5, 0.5, 0.5, 0.0]), np.array([0.5, 0.6, 0.7, 0.0])
-    label = np.zeros(4, dtype=np.int64)
-    arrays = {"label": label, "prediction": label + (at == 0), "output_margin": at}
-    for norm in NORMS:
-        arrays |= {f"upper_{norm}": beyond, f"lower_{norm}": at, f"lower_{norm}_any": at}
-    found = summarise(arrays, dict.fromkeys(NORMS, 0.5))
-    values = [found[f"{kind}_accuracy_{norm}"] for norm in NORMS for kind in ("robust", "certified")]
-    return _result("at the radius itself", str(values), values == [0.5, 0.75] * 2, "robust 0.5, certified 0.75")
-
-
 def _page(page: str, wanted: dict[str, Known]) -> Iterator[Result]:
     """The page shows the numbers of the csv, rounded, under the right heads, and margins as [lower, upper]."""
     lines = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in page.splitlines() if "|" in line]
@@ -185,18 +173,13 @@ def _page(page: str, wanted: dict[str, Known]) -> Iterator[Result]:
         cell = shown.get(name, "no such column")
         numbers = re.findall(r"[\d.]+", cell)
         factor, rounding = (100, 0.051) if "%" in name else (1, 0.00051)
-        known = [
+        ranges = [
             (factor * least - rounding, factor * most + rounding) for least, most in map(wanted.__getitem__, cells)
         ]
-        right = len(numbers) == len(known) and all(
-            least <= float(number) <= most for number, (least, most) in zip(numbers, known, strict=True)
+        right = len(numbers) == len(ranges) and all(
+            least <= float(number) <= most for number, (least, most) in zip(numbers, ranges, strict=True)
         )
-        yield _result(f"page, {name}", cell, right, ", ".join(f"{least:.4g} to {most:.4g}" for least, most in known))
-
-
-def _result(cell: str, found: str, right: bool, wanted: str) -> Result:
-    verdict = "pass" if right else f"FAIL: {found}, not {wanted}"
-    return Result("table row, known", cell, "-", None, int(not right), verdict, best=False)
+        yield known(f"page, {name}", cell, right, ", ".join(f"{least:.4g} to {most:.4g}" for least, most in ranges))
 
 
 def _write_data(folder: Path) -> np.ndarray:

@@ -13,11 +13,13 @@ from marginbench.benchmarks.certificates.scan import CERTIFICATES, Needs
 from marginbench.benchmarks.data import dataset, sources
 from marginbench.benchmarks.estimator import Answer
 from marginbench.benchmarks.evaluation.evidence import Evidence
-from marginbench.benchmarks.models import known_row
+from marginbench.benchmarks.models import known_numbers, known_row
+from marginbench.benchmarks.models.known_numbers import examine_numbers
 from marginbench.benchmarks.models.known_row import examine_row, expected
-from marginbench.benchmarks.probes import _confident_attack, clever, rejection, smoothing
+from marginbench.benchmarks.probes import _confident_attack, clever, linearised_margin, rejection, smoothing
 from marginbench.benchmarks.records import metrics
 from marginbench.benchmarks.runs import measure
+from marginbench.benchmarks.statistics import pairwise
 from marginbench.benchmarks.tables import cells, columns, leaderboard
 from marginbench.methods.net import Normalise
 
@@ -184,6 +186,42 @@ MUTANTS: dict[str, tuple[Plant, str]] = {
     "norms swapped in the table": (wrong_norms_of_a_table, "robust_accuracy_l2"),
     "ends of an interval swapped on the page": (shown_under_wrong_heads, "page, margin L2"),
 }
+
+
+NUMBERS: dict[str, tuple[Plant, str]] = {
+    "feature margins doubled": (
+        twin(known_numbers, "output_margins", '"feature_margin"] = gap', '"feature_margin"] = 2 * gap'),
+        "linear, feature_margin",
+    ),
+    "norms of linearised margins swapped": (
+        twin(linearised_margin, "_length", 'norm == "linf"', 'norm == "l2"'),
+        "linear, linearised_l2",
+    ),
+    "as many degrees of freedom as seeds": (
+        twin(known_numbers, "mean_and_interval", "/ 2, n - 1)", "/ 2, n)"),
+        "mean of three",
+    ),
+    "half of an interval of a difference": (
+        twin(pairwise, "_cochran_cox", "half = critical(0.05)", "half = critical(0.05) / 2"),
+        "difference of two rows",
+    ),
+    "no correction of p": (
+        twin(known_numbers, "holm", "(len(tested) - rank) * p", "1 * p"),
+        "Holm's correction",
+    ),
+    "twice the error of a bound": (
+        twin(known_numbers, "lower_bound", "beta.ppf(alpha", "beta.ppf(2 * alpha"),
+        "Clopper-Pearson",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_fault_in_a_number_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, cell = NUMBERS[name]
+    assert {result.verdict for result in examine_numbers()} == {"pass"}
+    plant(monkeypatch)
+    assert cell in {result.estimator for result in examine_numbers() if result.verdict != "pass"}
 
 
 @pytest.mark.parametrize("name", MUTANTS)
