@@ -9,7 +9,7 @@ NORMS: tuple[Norm, ...] = get_args(Norm)
 
 Need = Literal["input_grad", "second_order", "inner_attack", "pixels", "index", "own_update", "pretrained", "epsilon"]
 NEEDS: Mapping[Need, str] = {
-    "input_grad": "the loss differentiates with respect to the input",
+    "input_grad": "the loss differentiates with respect to the input or a hidden layer; features are none",
     "second_order": "the loss differentiates through such a gradient",
     "inner_attack": "searches perturbations of the input, so that images depend on the network; noise does not",
     "pixels": "the loss changes images behind the normalisation; what the hook `augment` does is known without it",

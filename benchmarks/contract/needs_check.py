@@ -29,6 +29,8 @@ def needs_declared(method: Method) -> None:
     other = stage(method)
     _shake(other)
     if images - _images(other, set()):
+        same = images == _images(stage(method), set())
+        require(same, "the same seed gives other images in another call: draw random numbers from ctx.generator alone")
         observed.add("inner_attack")
     declared = set(method.info.needs) - {"pretrained", "epsilon"}
     for needs in (observed, declared):
@@ -89,16 +91,17 @@ def _images(s: Stage, observed: set[Need]) -> set[bytes]:
 
 @contextmanager
 def _gradients_noted(s: Stage, observed: set[Need]) -> Iterator[None]:
-    """A block in which gradients of what the network computes are noted, with respect to anything but weights.
+    """A block in which gradients that come back through a layer below the head are noted, but not those of weights.
 
-    To hidden layers, too; but not those of a formula with respect to a number of its own.
+    With respect to hidden layers, too; but not to features, nor those of a formula with respect to a number of its own.
     """
     weights = {id(p) for p in s.net.parameters()}
+    below = weights - {id(p) for p in s.net.head.parameters()}
     original = torch.autograd.grad
 
     def grad(outputs: Any, inputs: Any, *args: Any, **options: Any) -> Any:
         wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        if any(id(tensor) not in weights for tensor in wanted) and _depends(outputs, weights):
+        if any(id(tensor) not in weights for tensor in wanted) and _pass(outputs, wanted, below):
             observed.add("input_grad")
             if options.get("create_graph"):
                 observed.add("second_order")
@@ -111,13 +114,13 @@ def _gradients_noted(s: Stage, observed: set[Need]) -> Iterator[None]:
         torch.autograd.grad = original
 
 
-def _depends(outputs: Any, weights: set[int]) -> bool:
-    """Whether one of the weights, by their ids, is in the graph of the outputs."""
+def _pass(outputs: Any, wanted: list[Tensor], weights: set[int]) -> bool:
+    """Whether one of the weights, by their ids, is in the graph between the outputs and the wanted tensors."""
     found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    waiting, seen = [tensor.grad_fn for tensor in found], set()
+    waiting, seen = [tensor.grad_fn for tensor in found], {None, *(tensor.grad_fn for tensor in wanted)}
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
         if id(getattr(node, "variable", None)) in weights:

@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from contract_support import Mutant, info
-from torch import Tensor
+from torch import Tensor, nn
 
 from marginbench.benchmarks.contract.check import run_check
 from marginbench.methods import Batch, Context, Info, Loss, Method, Net, cross_entropy
@@ -60,6 +61,36 @@ class OwnFormula(Mutant):
         return Loss(cross_entropy(a * net(batch.x), batch))
 
 
+class WorstFeatures(Mutant):
+    """L = CE(h(phi'), y), phi' = phi + 0.1 g / |g|, g the gradient of CE(h(phi), y) with respect to phi."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        phi = net.features(batch.x)
+        (slope,) = torch.autograd.grad(cross_entropy(net.head(phi), batch), phi, create_graph=True)
+        return Loss(cross_entropy(net.head(phi + 0.1 * nn.functional.normalize(slope)), batch))
+
+
+class WorstHidden(Mutant):
+    """L = CE(z, y) + |g|^2, g the gradient with respect to what the last layer of the body gets."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        layer = [module for module in net.body.modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
+        seen: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        loss = cross_entropy(net(batch.x), batch)
+        handle.remove()
+        (slope,) = torch.autograd.grad(loss, seen[0], create_graph=True)
+        return Loss(loss + slope.square().sum())
+
+
+class DrawsAnew(Mutant):
+    """L = CE(z(x + n), y), n from a generator that nobody has seeded."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        noise = np.random.default_rng().normal(size=tuple(batch.x.shape))
+        return Loss(cross_entropy(net(batch.x + torch.from_numpy(noise).to(batch.x)), batch))
+
+
 class DeclaredBackward(Backward):
     """L = CE(z(x'), y), and says so."""
 
@@ -92,7 +123,9 @@ class Penalty(Mutant):
         return Loss(loss + slopes[0].square().sum())
 
 
-@pytest.mark.parametrize("method", [Noisy, Hardest, OwnFormula, DeclaredBackward], ids=lambda method: method.__name__)
+@pytest.mark.parametrize(
+    "method", [Noisy, Hardest, OwnFormula, WorstFeatures, DeclaredBackward], ids=lambda method: method.__name__
+)
 def test_what_is_declared_and_done_is_accepted(method: type[Method]) -> None:
     result = run_check("needs_declared", method())
     assert result.status == "passed", result.reason
@@ -106,6 +139,8 @@ def test_what_is_declared_and_done_is_accepted(method: type[Method]) -> None:
         (Backward, "observed but not in Info.needs: inner_attack, input_grad"),
         (RandomSearch, "observed but not in Info.needs: inner_attack, input_grad"),
         (Penalty, "observed but not in Info.needs: input_grad, second_order"),
+        (WorstHidden, "observed but not in Info.needs: input_grad, second_order"),
+        (DrawsAnew, "the same seed gives other images in another call: draw random numbers from ctx.generator alone"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
