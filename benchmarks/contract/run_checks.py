@@ -22,6 +22,7 @@ from marginbench.benchmarks.contract.fixtures import (
     step,
 )
 from marginbench.benchmarks.contract.label_check import forward_ignores_labels
+from marginbench.benchmarks.contract.process_check import nothing_kept
 from marginbench.benchmarks.contract.replay_check import replays
 from marginbench.benchmarks.estimator import Query, ask
 from marginbench.benchmarks.evaluation.recheck import ABSOLUTE, RELATIVE
@@ -214,6 +215,7 @@ def _distances(method: Method, norm: Norm) -> tuple[Tensor, Tensor]:
 
 CHECKS: tuple[Callable[[Method], str | None], ...] = (
     same_seed_same_weights,
+    nothing_kept,
     checkpoint_changes_nothing,
     replays,
     network_reloads,

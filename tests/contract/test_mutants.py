@@ -147,6 +147,18 @@ class ReplacedState(Mutant):
         return Loss(super().loss(net, batch, ctx).total * net.get_buffer("count"))
 
 
+_FIRST: list[Tensor] = []
+
+
+class KeptInTheFile(Mutant):
+    """L = CE(z, y) / CE_0, with CE_0 that of the first batch in the process."""
+
+    def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+        loss = super().loss(net, batch, ctx).total
+        _FIRST.append(loss.detach())
+        return Loss(loss / _FIRST[0])
+
+
 class Undeclared(Mutant):
     """L = CE(z, y) + |grad_x|^2, without saying so."""
 
@@ -324,6 +336,7 @@ MUTANTS = [
     (NanRadius, "certificate_sound"),
     (RoundedRadius, "certificate_sound"),
     (ChangesBatch, "batch_unchanged"),
+    (KeptInTheFile, "nothing_kept"),
     (HiddenState, "checkpoint_changes_nothing"),
     (HiddenState, "replays"),
     (ReplacedState, "replays"),
