@@ -117,10 +117,10 @@ def _gradients_noted(s: Stage, observed: set[Need]) -> Iterator[None]:
 def _pass(outputs: Any, wanted: list[Tensor], weights: set[int]) -> bool:
     """Whether one of the weights, by their ids, is in the graph between the outputs and the wanted tensors."""
     found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    waiting, seen = [tensor.grad_fn for tensor in found], {None, *(tensor.grad_fn for tensor in wanted)}
+    waiting, seen = [tensor.grad_fn for tensor in found], {tensor.grad_fn for tensor in wanted}
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
         if id(getattr(node, "variable", None)) in weights:

@@ -181,9 +181,7 @@ def test_a_file_that_cannot_be_read_does_not_agree(folder: Path, run: Run) -> No
     path = a_path(folder)
     path.with_suffix(".npz").write_bytes(b"cut")
     code, text, _ = run("verify", folder, "--sample", "1", "--jobs", "1")
-    assert (
-        code == 1 and "Sample: 1 of 5 runs." in text and f"{path.stem}.npz is not the file that was written" in text
-    )
+    assert code == 1 and "Sample: 1 of 5 runs." in text and f"{path.stem}.npz is not the file that was written" in text
 
 
 def elsewhere(path: Path, by: float) -> None:
