@@ -77,7 +77,7 @@ def duplicate(net: M) -> M:
     for place in held(net).values():
         for tensor in _tensors(place.value):
             if isinstance(tensor, UninitializedBuffer):
-                memo[id(tensor)] = UninitializedBuffer(device=tensor.device, dtype=tensor.dtype)
+                memo[id(tensor)] = UninitializedBuffer(device=tensor.device, dtype=tensor.dtype)  # type: ignore[call-arg]
             elif not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
     try:

@@ -56,7 +56,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def _on_cpu(tensor: Tensor) -> Tensor:
     """What takes the place of a parameter or buffer on the device meta."""
     if is_lazy(tensor):
-        return type(tensor)(device="cpu", dtype=tensor.dtype)
+        return type(tensor)(device="cpu", dtype=tensor.dtype)  # type: ignore[call-arg]
     zeros = torch.zeros_like(tensor, device="cpu")
     return nn.Parameter(zeros, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else zeros
 

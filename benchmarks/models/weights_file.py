@@ -24,10 +24,11 @@ def read_weights(path: Path) -> Any:
     Raises:
         MarginbenchError: no such file, another kind of file, a damaged one, or code in the pickle.
     """
-    if not path.is_file():
+    if path.is_file():
+        problem = placeholder(path) or _another_kind(path)
+    else:
         problem = "is a folder: give the file of weights in it" if path.is_dir() else "no such file"
-        raise MarginbenchError(f"weights {path}: {problem}")
-    if (problem := placeholder(path) or _another_kind(path)) is not None:
+    if problem is not None:
         raise MarginbenchError(f"weights {path}: {problem}")
     try:
         if _is_safetensors(path):
