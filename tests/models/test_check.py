@@ -76,7 +76,7 @@ def wrong(trained: Path) -> Path:
     torch.save({"net": Exec()}, trained / "code.pt")
     torch.save([1, 2], trained / "list.pt")
     (trained / "garbage.pt").write_bytes(b"no weights at all")
-    (trained / "net.safetensors").write_bytes(b"any")
+    (trained / "net.safetensors").write_bytes(bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b"{}")
     torch.save({key.replace("2.", "3."): value for key, value in state.items()}, trained / "keys.pt")
     torch.save({**state, "2.weight": torch.zeros(10, 17)}, trained / "shape.pt")
     return trained
