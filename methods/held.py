@@ -4,7 +4,7 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Iterator, MutableMapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import update_wrapper
 from types import CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple, TypeGuard, TypeVar
@@ -62,6 +62,17 @@ def unaltered(module: nn.Module) -> bool:
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether it computes W x + b of its weight and bias: subclasses may do anything, as cosine heads do."""
     return type(module) is nn.Linear and unaltered(module)
+
+
+@contextmanager
+def modes_kept(net: nn.Module) -> Iterator[list[nn.Module]]:
+    """A block with the modules that have a mode, as frozen TorchScript has not; afterwards each has the one it had."""
+    modes = [(module, module.training) for module in net.modules() if hasattr(module, "training")]
+    try:
+        yield [module for module, _ in modes]
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def duplicate(net: M) -> M:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.methods.errors import MarginbenchError
+from marginbench.methods.held import modes_kept
 
 
 class Net(nn.Module):
@@ -65,15 +66,12 @@ def as_net(module: nn.Module, x: Tensor) -> Net:
 
     layers = [(name, layer) for name, layer in module.named_modules() if name and type(layer) is nn.Linear]
     handles = [layer.register_forward_hook(partial(note, name)) for name, layer in layers]
-    modes = [(part, part.training) for part in module.modules()]
     try:
-        with torch.no_grad():
+        with modes_kept(module), torch.no_grad():
             logits = module.eval()(x)
     finally:
         for handle in handles:
             handle.remove()
-        for part, training in modes:
-            part.training = training
     heads = [name for name, features, out in calls if out is logits and features.dim() == 2]
     if not heads:
         raise MarginbenchError(f"{type(module).__name__}: its output must be that of an nn.Linear on features [B, d]")

@@ -23,7 +23,7 @@ from marginbench.benchmarks.unchanged import (
 )
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
-from marginbench.methods.held import duplicate, held
+from marginbench.methods.held import duplicate, held, modes_kept
 from marginbench.methods.words import counted
 
 PROBE = 64  # images on which a model is checked before it is evaluated
@@ -110,15 +110,11 @@ def answers_as(given: nn.Module, model: nn.Module, enter: nn.Module, data: Datas
 
 
 def _in_eval(model: nn.Module, x: Tensor) -> Tensor | None:
-    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     like = next((p for p in model.parameters() if p.is_floating_point()), x)
-    try:
-        for module, _ in modes:
-            module.training = False  # eval() of an exported module raises; a frozen one has no mode
+    with modes_kept(model) as modules:
+        for module in modules:
+            module.training = False  # eval() of an exported module raises
         return answers(model, x.to(like))
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def check_apart(given: nn.Module, copied: nn.Module, x: Tensor, where: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.methods.facts import Norm
+from marginbench.methods.held import modes_kept
 from marginbench.methods.method import as_float
 
 TINY = 1e-12  # keeps 0/0 at 0
@@ -20,13 +21,9 @@ _FLAT = 1e-10  # squared gradient norm below which no boundary is in sight
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
     """A block with every module in eval mode; afterwards each returns to its own mode, if it has one."""
-    modes = [(module, module.training) for module in net.modules() if hasattr(module, "training")]
-    net.eval()
-    try:
+    with modes_kept(net):
+        net.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def scale_examples(factor: Tensor, x: Tensor) -> Tensor:
