@@ -10,7 +10,7 @@ from torch import Tensor
 from marginbench.benchmarks.data.dataset import Dataset, Split
 from marginbench.benchmarks.suites.schema import Suite
 from marginbench.benchmarks.training.run import Run
-from marginbench.methods import Batch, Context, Method, Net
+from marginbench.methods import Batch, Context, Loss, Method, Net
 
 CLASSES = 5
 
@@ -96,6 +96,11 @@ class Stage:
     net: Net
     batch: Batch
     ctx: Context
+
+
+def loss_of(s: Stage) -> Loss:
+    """Of its batch, as training computes it."""
+    return s.method.loss(s.net, s.method.augment(s.batch, s.ctx), s.ctx)
 
 
 def stage(method: Method, steps: int = 3, precision: str = "float32", data: Dataset | None = None) -> Stage:

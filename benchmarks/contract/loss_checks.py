@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.contract import symmetry_checks
-from marginbench.benchmarks.contract.fixtures import NotTestedError, Stage, require, require_finite, stage
+from marginbench.benchmarks.contract.fixtures import NotTestedError, loss_of, require, require_finite, stage
 from marginbench.benchmarks.contract.needs_check import needs_declared
-from marginbench.methods import Loss, Method, create, spec_of
+from marginbench.methods import Method, create, spec_of
 from marginbench.methods.spec import configure
 
 EMPTY_SOURCE = re.compile(
@@ -55,7 +55,7 @@ def spec_round_trip(method: Method) -> None:
 def finite_loss(method: Method) -> None:
     """The loss is a finite scalar, and its parts are scalars."""
     s = stage(method)
-    loss = _loss(s)
+    loss = loss_of(s)
     require_finite(loss.total, f"at step {s.ctx.step}")
     for name, part in loss.parts.items():
         require(part.isfinite(), f"Loss.parts[{name!r}] is {part.item()} at step {s.ctx.step}")
@@ -69,7 +69,7 @@ def bf16_finite(method: Method) -> None:
         s.net.zero_grad()
         with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             torch.manual_seed(0)  # dropout
-            losses.append(_loss(s))
+            losses.append(loss_of(s))
     exact, loss = losses
     require_finite(exact.total, f"at step {s.ctx.step}")
     near = torch.allclose(loss.total.float(), exact.total.float(), rtol=0.1, atol=0.05)
@@ -83,7 +83,7 @@ def gradient_everywhere(method: Method) -> None:
     """The loss sends a gradient to every parameter: nothing is detached or left out."""
     s = stage(method)
     s.net.zero_grad()
-    loss = _loss(s)
+    loss = loss_of(s)
     require(loss.total.requires_grad, "the loss is detached from the network")
     loss.total.backward()
     dead = [n for n, p in s.net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
@@ -94,7 +94,7 @@ def batch_unchanged(method: Method) -> None:
     """augment and loss leave the tensors of the batch as they were."""
     s = stage(method)
     before = (s.batch.x.clone(), s.batch.y.clone(), s.batch.index.clone())
-    _loss(s)
+    loss_of(s)
     for name, old in zip(("x", "y", "index"), before, strict=True):
         new = getattr(s.batch, name)
         require(torch.equal(old, new) and not new.requires_grad, f"batch.{name} was changed")
@@ -115,7 +115,7 @@ def global_rng_untouched(method: Method) -> None:
 
     with torch.random.fork_rng(devices=[]):
         before = states()
-        _loss(s)
+        loss_of(s)
         with torch.no_grad():
             s.method.after_step(s.net, s.ctx)
         after = states()
@@ -130,7 +130,7 @@ def neutral_is_cross_entropy(method: Method) -> None:
         raise NotTestedError(method.info.neutral)
     s = stage(configure(type(method), {**dict(method), **method.info.neutral}))
     params = [p for p in s.net.parameters() if p.requires_grad]
-    found = _loss(s).total
+    found = loss_of(s).total
     wanted = F.cross_entropy(s.net(s.batch.x), s.batch.y)
     require(
         torch.allclose(found, wanted, rtol=1e-5, atol=1e-6),
@@ -139,10 +139,6 @@ def neutral_is_cross_entropy(method: Method) -> None:
     gradients = (torch.autograd.grad(loss, params, materialize_grads=True) for loss in (found, wanted))  # unused: zeros
     for a, b in zip(*gradients, strict=True):
         require(torch.allclose(a, b, rtol=1e-4, atol=1e-6), "the gradient differs from that of cross-entropy")
-
-
-def _loss(s: Stage) -> Loss:
-    return s.method.loss(s.net, s.method.augment(s.batch, s.ctx), s.ctx)
 
 
 CHECKS: tuple[Callable[[Method], str | None], ...] = (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.contract.fixtures import Stage, require, stage
+from marginbench.benchmarks.contract.fixtures import Stage, loss_of, require, stage
 from marginbench.benchmarks.machine import seeds
 from marginbench.methods import Method
 from marginbench.methods.facts import Need
@@ -82,7 +82,7 @@ def _images(s: Stage, observed: set[Need]) -> set[bytes]:
     ]
     try:
         with _gradients_noted(s, observed), seeds.seeded(s.ctx.device, "contract", "dropout"):
-            s.method.loss(s.net, s.method.augment(s.batch, s.ctx), s.ctx)
+            loss_of(s)
     finally:
         for handle in handles:
             handle.remove()

@@ -14,6 +14,7 @@ from marginbench.benchmarks.contract.fixtures import (
     CheckFailedError,
     NotTestedError,
     Stage,
+    loss_of,
     require,
     small_data,
     stage,
@@ -135,17 +136,12 @@ def _draws(s: Stage, numbers: Iterable[int]) -> Tensor:
 
 
 def _loss_and_step(s: Stage) -> Tensor:
-    method, net, ctx = s.method, s.net, s.ctx
-
-    def loss() -> Tensor:
-        return method.loss(net, method.augment(s.batch, ctx), ctx).total.detach()
-
-    before = loss()
-    optimiser = torch.optim.SGD(method.param_groups(net), lr=0.1)
-    method.update(net, method.augment(s.batch, ctx), ctx, optimiser)
+    before = loss_of(s).total.detach()
+    optimiser = torch.optim.SGD(s.method.param_groups(s.net), lr=0.1)
+    s.method.update(s.net, s.method.augment(s.batch, s.ctx), s.ctx, optimiser)
     with torch.no_grad():
-        method.after_step(net, ctx)
-    return torch.stack([before, loss() - before])
+        s.method.after_step(s.net, s.ctx)
+    return torch.stack([before, loss_of(s).total.detach() - before])
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
