@@ -8,7 +8,6 @@ are then those of a whole evaluation today. All others stay, and the record name
 """
 
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -19,8 +18,9 @@ import torch
 
 from marginbench.benchmarks import load_network
 from marginbench.benchmarks.data.dataset import Dataset
-from marginbench.benchmarks.evaluation.evaluated import frozen
-from marginbench.benchmarks.evaluation.partial import Found
+from marginbench.benchmarks.evaluation.evaluated import Facts, frozen, probed
+from marginbench.benchmarks.evaluation.partial import Found, Partial
+from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.machine.device import no_tf32
 from marginbench.benchmarks.machine.seeds import derive_seed
 from marginbench.benchmarks.probes.scan import Subject
@@ -45,12 +45,11 @@ def measured(record: Record, probe: str, suite: Suite, data: Dataset, arrays: Ma
     test = data.test.rows(torch.from_numpy(arrays["index"]))
     seed = derive_seed(probe, suite.stream_name, record.identity.method, record.repetition)
     upper = {norm: torch.from_numpy(arrays[f"upper_{norm}"]) for norm in record.epsilon}
-    start = time.perf_counter()
+    facts = Facts({}, Deadline())
     with no_tf32(), frozen(net):
         subject = Subject(net, test, data.validation, data.train, record.epsilon, seed, upper)
-        found = suite.evaluation.probes[probe].measure(subject)
-    commit = environment(torch.device("cpu")).commit
-    return Found(found, {"seconds": time.perf_counter() - start, "commit": commit})
+        found = probed(probe, suite.evaluation.probes[probe], subject, {}, facts, Partial())
+    return Found(found, {**facts.estimators[probe], "commit": environment(torch.device("cpu")).commit})
 
 
 def renewed(record: Record, probe: str, suite: Suite, found: Found, arrays: Mapping[str, Any]) -> Record:

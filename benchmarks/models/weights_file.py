@@ -51,14 +51,14 @@ def read_weights(path: Path) -> Any:
 
 def is_torchscript(path: Path) -> bool:
     """Whether it is what `torch.jit.save` writes: only that has code beside the weights."""
-    return any(name.endswith("/constants.pkl") for name in _members(path))
+    return _has_code(_members(path))
 
 
 def _another_kind(path: Path) -> str | None:
     """What it is, if neither `torch.save` nor safetensors has written it."""
-    if is_torchscript(path):
-        return "is a whole TorchScript model: give it as the model, without weights"
     if names := _members(path):
+        if _has_code(names):
+            return "is a whole TorchScript model: give it as the model, without weights"
         if all(name.endswith(".npy") for name in names):
             return f"is an .npz file of numpy: {SAVE}"
         return None if any(name.endswith("data.pkl") for name in names) else f"is a zip archive of other things: {SAVE}"
@@ -69,6 +69,10 @@ def _another_kind(path: Path) -> str | None:
     if start.startswith(PICKLE):
         return f"is a pickle that torch.save did not write: {SAVE}"
     return f"holds nothing that torch.save or safetensors has written: copy or download it again, or {SAVE}"
+
+
+def _has_code(members: list[str]) -> bool:
+    return any(name.endswith("/constants.pkl") for name in members)
 
 
 def _members(path: Path) -> list[str]:
