@@ -10,6 +10,7 @@ import typer
 
 from marginbench.benchmarks.cli.app import Plugins, Strict, app, load_plugins, refuse_nothing, say_what_loads
 from marginbench.benchmarks.figures.theme import COLUMN_MM
+from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.options import SETS
 from marginbench.benchmarks.tables.choice import Choice
@@ -280,6 +281,8 @@ def report_command(
     """
     if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise ParameterError("output", str(output), "should end in .html: browsers go by it")
+    if output is not None:
+        ensure_writable(output.expanduser().parent, "output")  # now, not when the page is made
     say_what_loads("report")
     from marginbench.benchmarks.reports.make import report
     from marginbench.methods.spec import split_specs

@@ -57,18 +57,18 @@ def placeholder(path: Path) -> str | None:
     return None
 
 
-def ensure_writable(folder: Path) -> None:
+def ensure_writable(folder: Path, parameter: str = "out") -> None:
     """Make the folder, and a file in it.
 
     Raises:
-        ParameterError: that fails; callers take the folder as `out`.
+        ParameterError: that fails; callers take the folder by the name `parameter`.
         UnwritableError: the folder is there and cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = f"cannot be made ({error.strerror}); choose another folder"
-        raise ParameterError("out", str(folder), problem) from None
+        raise ParameterError(parameter, str(folder), problem) from None
     probe = folder / ".writable"
     write_atomically(probe, b"")
     probe.unlink(missing_ok=True)  # another process may do the same

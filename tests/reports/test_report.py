@@ -17,6 +17,7 @@ from marginbench.benchmarks.cli import main  # noqa: F401  adds the commands
 from marginbench.benchmarks.cli.app import app
 from marginbench.benchmarks.records import reader
 from marginbench.benchmarks.records.record import Record, write_record
+from marginbench.benchmarks.reports import make
 from marginbench.benchmarks.reports.make import as_json, in_script
 from marginbench.methods.errors import MarginbenchError, ParameterError
 
@@ -168,6 +169,13 @@ def test_the_command_writes_into_the_folder(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     assert f"wrote {folder / 'report.html'}" in done.output
     assert "From kept networks" not in (folder / "report.html").read_text("utf-8")
+
+
+def test_a_page_that_cannot_be_written_is_not_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make, "report", lambda *_, **__: pytest.fail("the page was made"))
+    done = CliRunner().invoke(app, ["report", str(folder), "-o", str(Path(__file__) / "page.html")])
+    assert done.exit_code == 2, done.output
+    assert "-o " in done.output and "cannot be made" in done.output
 
 
 def test_a_large_suite_stays_below_three_megabytes() -> None:
