@@ -12,13 +12,14 @@ from marginbench.benchmarks.evaluation.doctor import Result
 from marginbench.benchmarks.evaluation.evaluated import output_margins
 from marginbench.benchmarks.probes.linearised_margin import LinearisedMargin
 from marginbench.benchmarks.probes.probe import Subject
-from marginbench.benchmarks.probes.smoothing import lower_bound
+from marginbench.benchmarks.probes.smoothing import Smoothing, lower_bound
 from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.statistics.paired import holm, mean_and_interval
 from marginbench.benchmarks.statistics.pairwise import pairwise
 from marginbench.methods import NORMS, Net
 
 T_OF_TWO = 4.302652729749464  # Student's quantile of 97.5 % at two degrees of freedom, from a table
+PHI_OF_ONE = 0.8413447460685429  # P(X <= 1) for a standard normal X
 
 
 def examine_numbers() -> Iterator[Result]:
@@ -60,12 +61,14 @@ def _margins() -> Iterator[Result]:
     margins = output_margins(net, x, split.y, net(x))
     subject = Subject(net, split, split, split, dict.fromkeys(NORMS, 0.1), seed=0)
     margins |= LinearisedMargin().measure(subject)
+    margins |= Smoothing(sigma=0.01, n0=1, n=2, alpha=PHI_OF_ONE**2).measure(subject)  # votes: 2 of 2, hence Phi(1)
     gap = np.array([3.0, 1.0])
     wanted = {
         "output_margin": gap,
         "feature_margin": gap / (5 * math.sqrt(2)),  # the longest feature is (1, 1)
         "linearised_l2": gap / 5,
         "linearised_linf": gap / 7,
+        "smoothed_radius": np.full(2, 0.01),
     }
     for name, values in wanted.items():
         yield _near(f"linear, {name}", margins[name].tolist(), values.tolist())

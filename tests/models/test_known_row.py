@@ -213,6 +213,10 @@ NUMBERS: dict[str, tuple[Plant, str]] = {
         twin(known_numbers, "lower_bound", "beta.ppf(alpha", "beta.ppf(2 * alpha"),
         "Clopper-Pearson",
     ),
+    "a caller of the bound with twice the error": (
+        twin(smoothing, "smoothing_arrays", "n, alpha)", "n, 2 * alpha)"),
+        "linear, smoothed_radius",
+    ),
 }
 
 
