@@ -24,5 +24,6 @@ def no_certificate(net: Net, x: Tensor, norm: Norm) -> Radii | NotApplicable:
     return NotApplicable("none")
 
 
-def evaluated(net: Net, data: Dataset | None = None, certify: Any = no_certificate) -> Evaluated:
-    return evaluate(net, certify, data or small_data(), SETTINGS, "test")
+def evaluated(net: Net, data: Dataset | None = None, certify: Any = no_certificate, **changed: Any) -> Evaluated:
+    """With other fields of the settings."""
+    return evaluate(net, certify, data or small_data(), SETTINGS.model_copy(update=changed), "test")

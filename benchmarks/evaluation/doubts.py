@@ -7,6 +7,7 @@ and `weak_rejection.py` have one each.
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -152,26 +153,37 @@ def scale_dependence(e: Evidence) -> str | None:
 
     Where their spread is below 1, they are multiplied until it is 100: the shift must not round them away. Not
     where factors of 0.99 to 1.01 change the distances half as much: any rounding leads such an attack elsewhere.
+    Nor where attacks that do not depend on the scale come as near.
     """
     index = e.correct.nonzero()[: rows_at_once(e.net, e.x, most=PROBED), 0]
     if len(index) == 0:
         return None
     scaled = _scaled(e.net, e.x[index])
     for norm in NORMS:
-        for name in sorted(e.with_gradient()):
+        independent: list[str] = []
+        for name in _nearest_first(e, norm, index):
             if e.attacks[name].settings.get("original"):  # AutoAttack's own cross-entropy: it does depend, as is known
                 continue
+            sums = partial(_with_both, e, e.attacks[name], norm, e.nearest(norm, independent))
             for points in (index[:GLANCE], index):  # of 22 networks of digits, few points differed by 0.25 % at most
-                before, after, lost = _with_both(e, e.attacks[name], norm, points, scaled)
+                before, after, lost = sums(points, scaled)
                 if lost == 0 and abs(after - before) <= HARDLY * before:
                     break
             change = _change(before, after, lost, index)
             if change > 1 and change > 2 * max(
-                _change(*_with_both(e, e.attacks[name], norm, index, _behind(e.net, factor, 0.0)), index)
-                for factor in HARDLY_SCALED
+                _change(*sums(index, _behind(e.net, factor, 0.0)), index) for factor in HARDLY_SCALED
             ):
                 return f"{name} in {norm}: sum of distances {before:.3g} becomes {after:.3g}, {lost} points differ"
+            independent.append(name)
     return None
+
+
+def _nearest_first(e: Evidence, norm: Norm, index: Tensor) -> list[str]:
+    """The white-box attacks, those first that come nearest most often."""
+    names = sorted(e.with_gradient())
+    nearest = e.nearest(norm, names)
+    often = {name: int((e.arrays[f"upper_{norm}_{name}"] == nearest)[index].sum()) for name in names}
+    return sorted(names, key=lambda name: -often[name])
 
 
 def _change(before: float, after: float, lost: int, index: Tensor) -> float:
@@ -179,10 +191,15 @@ def _change(before: float, after: float, lost: int, index: Tensor) -> float:
     return max(lost / max(1, 0.02 * len(index)), abs(after - before) / max(0.02 * before, TINY))
 
 
-def _with_both(e: Evidence, attack: Attack, norm: Norm, index: Tensor, scaled: Net) -> tuple[float, float, int]:
-    """Sums of the distances that an attack finds with logits as they are and scaled, and how many it finds once."""
+def _with_both(
+    e: Evidence, attack: Attack, norm: Norm, others: Tensor, index: Tensor, scaled: Net
+) -> tuple[float, float, int]:
+    """Sums of the distances that an attack finds with logits as they are and scaled, and how many it finds once.
+
+    Each is that of the other attacks [N], where they come nearer.
+    """
     reached = [attack(replace(e.query(norm, index), net=net)).upper for net in (e.net, scaled)]
-    one, other = (distances for distances in reached if distances is not None)
+    one, other = (torch.fmin(distances, others[index]) for distances in reached if distances is not None)
     both = one.isfinite() & other.isfinite()
     return float(one[both].sum()), float(other[both].sum()), int((one.isfinite() != other.isfinite()).sum())
 

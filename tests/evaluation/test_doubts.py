@@ -20,7 +20,7 @@ from marginbench.benchmarks.evaluation.doubts import DOUBTS, collapse, explanati
 from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.nets.make import make_net
-from marginbench.methods import MarginbenchError, Net, Norm, Radii, logit_margin
+from marginbench.methods import NORMS, MarginbenchError, Net, Norm, Radii, logit_margin
 
 
 def _certificate(radius: float) -> Any:
@@ -85,22 +85,30 @@ def test_an_attack_that_needs_logits_of_a_size_is_seen(trained: Net, monkeypatch
     assert "fmn" in evaluated(faint).doubts["scale_dependence"]
 
 
+def _ascend(q: Query) -> Tensor:
+    """On cross-entropy, whose gradient underflows once logits are scaled up: the attack then stands still."""
+    point = q.x.clone()
+    for _step in range(20):
+        point.requires_grad_()
+        with torch.enable_grad():
+            loss = nn.functional.cross_entropy(q.net(point), q.y, reduction="sum")
+            (grad,) = torch.autograd.grad(loss, point)
+        step = grad / (grad.flatten(1).norm(dim=1)[:, None, None, None] + 1e-12)
+        point = (point.detach() + 0.2 * step).clamp(0, 1)
+    return point
+
+
 def test_an_attack_on_cross_entropy_is_seen(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient of cross-entropy underflows once logits are scaled up: the attack then stands still."""
-
-    def ascend(q: Query) -> Tensor:
-        point = q.x.clone()
-        for _step in range(20):
-            point.requires_grad_()
-            with torch.enable_grad():
-                loss = nn.functional.cross_entropy(q.net(point), q.y, reduction="sum")
-                (grad,) = torch.autograd.grad(loss, point)
-            step = grad / (grad.flatten(1).norm(dim=1)[:, None, None, None] + 1e-12)
-            point = (point.detach() + 0.2 * step).clamp(0, 1)
-        return point
-
-    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", ascend))
+    monkeypatch.setitem(ATTACKS, "fmn", Attack("fmn", _ascend))
     assert "fmn" in evaluated(trained).doubts["scale_dependence"]
+
+
+def test_an_attack_on_cross_entropy_is_no_harm_beside_a_better_one(
+    trained: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ATTACKS, "bim", Attack("bim", _ascend))
+    assert "scale_dependence" not in evaluated(trained, attacks={"bim": {}, "fmn": {}}).doubts
+    assert "bim" in evaluated(trained, attacks={"bim": {}}).doubts["scale_dependence"]
 
 
 class Band(nn.Module):
@@ -391,6 +399,7 @@ def test_scale_is_not_blamed_where_any_rounding_leads_an_attack_elsewhere() -> N
             optimiser.step()
     net = Net(nn.Identity(), nn.Sequential(model), nn.Identity()).eval().requires_grad_(False)
     arrays = {"label": y[300:], "prediction": net(x[300:]).argmax(1)}
+    arrays |= {f"upper_{norm}{name}": torch.full((48,), torch.inf) for norm in NORMS for name in ("", "_apgd")}
     attacks = configured_attacks({"apgd": {}})
     e = Evidence(net, x[300:], arrays, {}, attacks, {}, {"linf": 0.1, "l2": 0.5}, 4, no_certificate)
     assert scale_dependence(e) is None
