@@ -18,6 +18,7 @@ from marginbench.benchmarks.certificates._call import RULES
 from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.estimator import Answer, Query
+from marginbench.benchmarks.evaluation import sandwich
 from marginbench.benchmarks.evaluation.canaries import limited, linear
 from marginbench.benchmarks.evaluation.conv_canaries import convolutions, pooled, residual
 from marginbench.benchmarks.evaluation.doctor import examine_canaries
@@ -256,6 +257,25 @@ def test_a_planted_fault_is_named(name: str, monkeypatch: pytest.MonkeyPatch) ->
     verdicts = [r.verdict for r in results if r.estimator.endswith((mutant.attack, mutant.certificate))]
     refused = [v for v in verdicts if "not applicable" in v]  # a certificate may notice by itself
     assert refused or any(mutant.verdict in verdict for verdict in verdicts), verdicts
+
+
+@pytest.mark.parametrize(
+    ("kind", "best", "last"),
+    [
+        ("lower bound", "torch.maximum(lower, radius)", "radius"),
+        ("upper bound", 'torch.fmin(upper, found["upper"])', 'found["upper"]'),
+    ],
+)
+def test_the_last_estimator_in_the_place_of_the_best_is_named(
+    kind: str, best: str, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> set[str]:
+        results = examine_canaries(CPU, [linear], ["deepfool", "noise"], ["crown", "lipschitz"])
+        return {result.verdict for result in results if result.estimator == kind}
+
+    assert asked() == {"pass"}
+    monkeypatch.setattr(sandwich._Enclosure, "_bounds", mutated(sandwich._Enclosure._bounds, best, last))
+    assert "FAIL: not the best of all estimators" in asked()  # in one norm the last one may be the best
 
 
 def test_without_a_fault_nothing_is_named() -> None:

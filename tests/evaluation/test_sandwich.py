@@ -82,6 +82,15 @@ def test_a_relu_network_is_enclosed_without_contradiction(trained: Net) -> None:
     assert result.doubts == {}
 
 
+def test_the_best_of_all_estimators_counts(trained: Net) -> None:
+    arrays = evaluated(trained, certificates={"crown": {}, "lipschitz": {}}).arrays
+    for norm in ("l2", "linf"):
+        for kind, best in (("lower", np.fmax), ("upper", np.fmin)):
+            each = [values for name, values in arrays.items() if name.startswith(f"{kind}_{norm}_")]
+            assert len(each) > 1 and not any(np.array_equal(values, each[0]) for values in each[1:])
+            np.testing.assert_array_equal(arrays[f"{kind}_{norm}"], best.reduce(each))
+
+
 def test_the_same_names_give_the_same_numbers(trained: Net) -> None:
     first, second = evaluated(trained), evaluated(trained)
     for name, values in first.arrays.items():

@@ -16,7 +16,14 @@ from marginbench.benchmarks.evaluation.evidence import Evidence
 from marginbench.benchmarks.models import known_numbers, known_row
 from marginbench.benchmarks.models.known_numbers import examine_numbers
 from marginbench.benchmarks.models.known_row import examine_row, expected
-from marginbench.benchmarks.probes import _confident_attack, clever, linearised_margin, rejection, smoothing
+from marginbench.benchmarks.probes import (
+    _confident_attack,
+    clever,
+    constrained_margin,
+    linearised_margin,
+    rejection,
+    smoothing,
+)
 from marginbench.benchmarks.records import metrics
 from marginbench.benchmarks.runs import measure
 from marginbench.benchmarks.statistics import pairwise
@@ -212,6 +219,10 @@ NUMBERS: dict[str, tuple[Plant, str]] = {
     "twice the error of a bound": (
         twin(known_numbers, "lower_bound", "beta.ppf(alpha", "beta.ppf(2 * alpha"),
         "Clopper-Pearson",
+    ),
+    "components of images that are not centred": (
+        twin(constrained_margin, "principal_components", "flat - flat.mean(0)", "flat"),
+        "linear, constrained_train",
     ),
     "a caller of the bound with twice the error": (
         twin(smoothing, "smoothing_arrays", "n, alpha)", "n, 2 * alpha)"),

@@ -85,7 +85,7 @@ def test_components_are_those_of_the_largest_variance() -> None:
     directions = torch.linalg.qr(torch.randn(36, 36, generator=stream))[0]
     sizes = torch.tensor([9.0, 8.0, 7.0, *[0.2] * 33])
     for count in (500, 20):  # more images than pixels, and fewer
-        images = (torch.randn(count, 36, generator=stream) * sizes) @ directions.T
+        images = (torch.randn(count, 36, generator=stream) * sizes) @ directions.T + 50 * directions[:, 5]
         basis = principal_components(images.view(count, 1, 6, 6))
         assert len(basis) == 3
         torch.testing.assert_close(basis @ basis.T, torch.eye(3), atol=1e-5, rtol=0)
