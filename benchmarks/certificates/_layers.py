@@ -18,6 +18,8 @@ class Simple(nn.Sequential):
 class Reshape(nn.Module):
     """[B, ...] to [B, *shape], row by row."""
 
+    in_words = "a reshape"
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = shape
@@ -30,6 +32,7 @@ class Reshape(nn.Module):
 class PerChannel(nn.Module):
     """scale x + shift, with one number [C] each per channel, or per feature where `flat`."""
 
+    in_words = "a factor for each channel"
     scale: Tensor
     shift: Tensor
 
@@ -47,6 +50,7 @@ class PerChannel(nn.Module):
 class Shift(nn.Module):
     """x + constant, with a constant [1, ...] for each entry."""
 
+    in_words = "a constant that is added"
     constant: Tensor
 
     def __init__(self, constant: Tensor) -> None:
@@ -63,6 +67,7 @@ class Curved(nn.Module):
     def __init__(self, kind: str, *parameters: float) -> None:
         super().__init__()
         self.text = " ".join([kind, *(repr(float(value)) for value in parameters)])
+        self.in_words = kind
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch._C._get_tracing_state():
@@ -83,6 +88,7 @@ class Largest(nn.Module):
     So their sum is the maximum. `valid` [1, n, H, W], 1 or 0, says which take part.
     """
 
+    in_words = "a maximum, as in max pooling"
     valid: Tensor
 
     def __init__(self, valid: Tensor) -> None:
@@ -114,6 +120,7 @@ def grouped(x: Tensor, valid: Tensor) -> Tensor:
 class Moved(nn.Module):
     """weight x[index]: [B, ...] to [B, *index.shape], with int64 numbers of the entries of an image, row by row."""
 
+    in_words = "a rearrangement of large maps"
     index: Tensor
     weight: Tensor
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from marginbench.benchmarks.certificates._record import Unbounded
+from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.certificates.certificate import certificate
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.methods import NotApplicable, predicted_class
@@ -25,6 +27,10 @@ def lipschitz(q: Query, *, last_layer: bool = True) -> Tensor | Answer:
     """
     found = lipschitz_radius(q.layers, q.x, last_layer)
     if isinstance(found, NotApplicable):
+        try:
+            simplified(q.layers, q.x)
+        except Unbounded as error:  # it knows what in the user's own module has no bound
+            return Answer(reason=str(error))
         return Answer(reason=found.reason)
     with torch.no_grad():
         radius = torch.where(predicted_class(q.net(q.x)) == q.y, found.radius, 0)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeGuard, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.maths.layers import Weighted
@@ -165,8 +165,15 @@ def layer_bound(layer: nn.Module, x: Tensor, norm: BatchNorm | None = None) -> T
     elif is_plain(layer, Scale):
         bound = abs(layer.factor)
     if bound is None:
-        raise MarginbenchError(f"no Lipschitz bound is known for the layer {layer}")
+        raise MarginbenchError(f"no Lipschitz bound is known for {_in_words(layer)}")
     return bound
+
+
+def _in_words(layer: nn.Module) -> str:
+    """On one line. Layers that stand for a user's operations say which, as `in_words`."""
+    if isinstance(layer, fx.GraphModule):
+        return "branches that meet again, as residual sums and concatenations do"
+    return getattr(layer, "in_words", None) or f"the layer {' '.join(str(layer).split())}"
 
 
 def linear_bound(layer: nn.Linear, x: Tensor, norm: BatchNorm | None) -> Tensor:
