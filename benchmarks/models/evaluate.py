@@ -42,6 +42,7 @@ from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.job import Job, finished
 from marginbench.benchmarks.runs.measure import Entry, Results, measure, record_run
 from marginbench.benchmarks.runs.options import SUITE, RunOptions
+from marginbench.benchmarks.runs.progress import alive
 from marginbench.benchmarks.suites.derive import derive, evaluated_by
 from marginbench.benchmarks.suites.schema import Suite, load_suite
 from marginbench.benchmarks.tables.files import write_tables
@@ -147,7 +148,8 @@ def evaluate_model(
         partial = Partial(runs / f"{identity.id}.partial")
 
         def run() -> Results:
-            results, arrays = measure(prepared.net, _certify, images, chosen, row, 0, partial=partial)
+            with alive(row) as deadline:
+                results, arrays = measure(prepared.net, _certify, images, chosen, row, 0, deadline, partial)
             return results, {**arrays, **(answered.arrays() if answered else {})}
 
         with limited(budget):

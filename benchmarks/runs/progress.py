@@ -5,9 +5,11 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from marginbench.benchmarks.machine.deadline import Deadline
 from marginbench.benchmarks.records.record import Record, is_inapplicable
 from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.runs.console import Step
@@ -129,6 +131,28 @@ class Progress:
     def _clock(self) -> str:
         seconds = self._eta.seconds()
         return "?" if seconds is None else clock(seconds)
+
+
+@contextmanager
+def alive(who: str) -> Iterator[Deadline]:
+    """A block in which a line says now and then for how long it has been, and at what: the deadline is told."""
+    ended, began, at = threading.Event(), time.monotonic(), "in preparation"
+
+    def note(where: str) -> None:
+        nonlocal at
+        at = where
+
+    def watch() -> None:
+        while not ended.wait(SILENCE):
+            log.info("%s after %s: %s", who, clock(time.monotonic() - began), at)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield Deadline(tell=note)
+    finally:
+        ended.set()
+        thread.join()
 
 
 def announce(options: RunOptions, suite: Suite, methods: int, seeds: int) -> None:

@@ -44,5 +44,6 @@ def test_what_has_no_bound_is_named_in_one_line(operation: Callable[[Any, Tensor
 
 def test_a_layer_of_a_suite_is_named_by_what_it_prints() -> None:
     x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    net = nn.Sequential(nn.Sequential(conv(1, 2, padding=1), nn.Tanh()), nn.Flatten(), head(72)).eval().requires_grad_(False)
+    layers = nn.Sequential(conv(1, 2, padding=1), nn.Tanh()), nn.Flatten(), head(72)
+    net = nn.Sequential(*layers).eval().requires_grad_(False)
     assert "for the layer Tanh()" in lipschitz(a_query(net, x, net(x).argmax(1), "l2")).reason

@@ -1,6 +1,7 @@
 """What is said while nothing ends: which runs are in progress, and that a cluster has no workers."""
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,19 @@ def test_silence_is_broken(
     with caplog.at_level(logging.INFO), reporter:
         wait_for(lambda: sum("after 0 s: no run" in message for message in caplog.messages) >= 2)
     assert caplog.messages[0].startswith("2 runs to do") and caplog.messages[-1] == "0 of 2 runs done"
+
+
+def test_a_long_evaluation_says_what_it_is_at(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SILENCE", 0.01)
+    with caplog.at_level(logging.INFO), progress.alive("mine") as deadline:
+        wait_for(lambda: "mine after 0 s: in preparation" in caplog.messages)
+        deadline.enter("in crown_l2")
+        wait_for(lambda: "mine after 0 s: in crown_l2" in caplog.messages)
+    count = len(caplog.messages)
+    time.sleep(0.05)
+    assert len(caplog.messages) == count, "it is silent afterwards"
 
 
 def test_a_cluster_without_workers_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
