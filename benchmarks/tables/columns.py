@@ -79,7 +79,7 @@ OTHERS = (
         "feature_margin",
         "feature margin",
         on_page=False,
-        meaning="Distance of the features to the decision planes of the last layer.",
+        meaning="Distance of the features to the decision planes of the last layer, by the length of the longest.",
     ),
     Column(
         "output_margin",
