@@ -97,7 +97,7 @@ def _bounds(canary: Canary, arrays: dict[str, np.ndarray], norm: Norm, exact: np
             verdict = "FAIL: no image with a known margin"
         elif wrong.any():
             verdict = "FAIL: not a bound"
-        elif not estimator and not np.array_equal(values, _best(arrays, kind, norm)):
+        elif not estimator and not _is_best(values, arrays, kind, norm):
             verdict = "FAIL: not the best of all estimators"
         elif kind == "upper":
             verdict = _too_long(canary, norm, estimator, found, truth, ratio)
@@ -107,11 +107,11 @@ def _bounds(canary: Canary, arrays: dict[str, np.ndarray], norm: Norm, exact: np
         yield Result(canary.title, text, norm, ratio, int(wrong.sum()), verdict, best=not estimator)
 
 
-def _best(arrays: dict[str, np.ndarray], kind: str, norm: Norm) -> np.ndarray | None:
-    """[N] the least distances or the largest radii of the estimators."""
-    each = [values for name, values in arrays.items() if name.startswith(f"{kind}_{norm}_")]
-    combine = np.fmin if kind == "upper" else np.fmax
-    return combine.reduce(each) if each else None
+def _is_best(values: np.ndarray, arrays: dict[str, np.ndarray], kind: str, norm: Norm) -> bool:
+    """Whether they are the least distances or the largest radii of the estimators."""
+    each = [found for name, found in arrays.items() if name.startswith(f"{kind}_{norm}_")]
+    best = np.fmin if kind == "upper" else np.fmax
+    return not each or np.array_equal(values, best.reduce(each))
 
 
 def _too_long(canary: Canary, norm: Norm, estimator: str, found: np.ndarray, truth: np.ndarray, ratio: float) -> str:
