@@ -12,6 +12,7 @@ from torch import Tensor
 
 from marginbench.benchmarks.evaluation.partial import Found, Partial
 from marginbench.benchmarks.machine.deadline import Deadline
+from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.probes.scan import Probe, Subject
 from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, logit_margin
@@ -101,7 +102,7 @@ def probed(
     return measured
 
 
-def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, features: Tensor | None = None) -> dict[str, Tensor]:
+def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, seen: Tensor | Chunks) -> dict[str, Tensor]:
     """Margins behind the last layer: no bound on the input margin, reported beside it.
 
     `output_margin` = z_y - max_{j != y} z_j. `feature_margin` = (z_y - z_m) / (|w_y - w_m| |phi|_max) with the
@@ -110,14 +111,15 @@ def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, features: Ten
     the logits.
 
     Args:
-        features: [N, d] of x, where they are known.
+        x: all images, for the longest feature of a part of them is another one.
+        seen: the features [N, d] of x, or how many images of x go through the network at once.
     """
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)  # where it is that of a NaN, so is the margin
     margins = {"output_margin": logit_margin(logits, y)}
     layer = net.decision_net()[-1]
     if is_linear(layer) and not _only_scales(layer.weight):
         with torch.no_grad():
-            phi = net.features(x) if features is None else features
+            phi = seen.rows(net.features, x) if isinstance(seen, Chunks) else seen
             scores = layer(phi)
             gap = (scores.gather(1, y[:, None]) - scores.gather(1, rival[:, None])).squeeze(1)
             between = (layer.weight[y] - layer.weight[rival]).norm(dim=1)

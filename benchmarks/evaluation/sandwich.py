@@ -44,7 +44,8 @@ from marginbench.methods import NORMS, MarginbenchError, Net, Norm, predicted_cl
 
 log = logging.getLogger(__name__)
 SHORT, FINE = 0.01, 1e-5  # relative, and pixels: what layers in simple form round otherwise than the network
-REFERENCES = 2000  # training images that the blend attack may walk towards
+REFERENCES = 2000  # training images that attacks may walk towards
+MOST_BYTES = 2**28  # of these: of 224 x 224 pixels and three channels 445
 
 
 @no_tf32()
@@ -94,32 +95,35 @@ def evaluate(
         certificates = configured_certificates(settings.certificates)
         index = data.test.sample(settings.points)
         test = data.test.rows(index)
-        reference = data.train.images(slice(REFERENCES))
         facts = Facts({}, deadline or Deadline())
         kept = partial or Partial()
+        images = test.images(slice(None))
+        reference = data.train.images(slice(min(REFERENCES, MOST_BYTES // images[0].nbytes)))
+        fitting = Chunks(rows_at_once(net, images[:1], most=ROWS))
+        with torch.no_grad():
+            logits = fitting.rows(net, images)
+        margins = output_margins(net, images, test.y, logits, fitting)
 
         def enclose(part: slice) -> tuple[dict[str, Tensor], Facts]:
-            x, y = test.images(part), test.y[part]
             cost = Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
             names = ("attacks", *seed_parts, part.start)
             ask = _Enclosure(
                 net, certify, attacks, certificates, settings.epsilon, reference, names, cost, kept, fitting.size
             )
-            return ask.of(x, y), cost
+            return ask.of(images[part], test.y[part], logits[part]), cost
 
-        fitting = Chunks(rows_at_once(net, test.images(slice(1)), most=ROWS))
         chunks, costs = zip(*fitting.map(enclose, len(test)), strict=True)
         columns = dict.fromkeys(key for chunk in chunks for key in chunk)
         tensors = {"index": index} | {
             key: torch.cat([chunk[key] if key in chunk else _unbounded(key, chunk) for chunk in chunks])
             for key in columns
         }
+        tensors |= margins
         if not bool((tensors["prediction"] == tensors["label"]).any()):  # nothing was asked, and nothing is certified
             for norm, name in itertools.product(NORMS, certificates):
                 tensors[f"lower_{norm}_{name}"] = torch.zeros_like(tensors[f"lower_{norm}"])
         for cost in costs:
             facts.merge(cost)
-        images = test.images(slice(None))
         kept = kept.about(*(tensors[name] for name in ("prediction", "output_margin")))
         upper = {norm: tensors[f"upper_{norm}"] for norm in NORMS}
         for key, probe in settings.probes.items():
@@ -187,12 +191,10 @@ class _Enclosure:
     kept: Partial
     fitting: int
 
-    def of(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            logits = self.net(x)
+    def of(self, x: Tensor, y: Tensor, logits: Tensor) -> dict[str, Tensor]:
         prediction = predicted_class(logits)
         correct = prediction == y
-        out = {"label": y, "prediction": prediction, **output_margins(self.net, x, y, logits)}
+        out = {"label": y, "prediction": prediction}
         kept = self.kept.about(logits)
         for norm in NORMS:
             stream = torch.Generator(x.device)  # seeded for each estimator

@@ -82,6 +82,13 @@ def test_a_relu_network_is_enclosed_without_contradiction(trained: Net) -> None:
     assert result.doubts == {}
 
 
+def test_the_longest_feature_is_that_of_all_images(trained: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of them go through the network at once."""
+    whole = evaluated(trained).arrays["feature_margin"]
+    monkeypatch.setattr(margins, "rows_at_once", lambda *_, **__: 8)
+    np.testing.assert_allclose(evaluated(trained).arrays["feature_margin"], whole, rtol=1e-4)
+
+
 def test_the_best_of_all_estimators_counts(trained: Net) -> None:
     arrays = evaluated(trained, certificates={"crown": {}, "lipschitz": {}}).arrays
     for norm in ("l2", "linf"):
