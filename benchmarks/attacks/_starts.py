@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks._linear import LARGEST, linearise, nearest_rivals
-from marginbench.benchmarks.attacks._together import copies_at_once
+from marginbench.benchmarks.attacks._together import copies_at_once, reference_logits
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial, select, tighten
 from marginbench.benchmarks.estimator import Query
 from marginbench.methods import Norm, predicted_class
@@ -45,7 +45,7 @@ def boundary_starts(q: Query, count: int) -> list[Tensor]:
     noisy = _noisy(q)
     if len(q.reference) == 0:
         return [noisy]
-    logits = q.net(q.reference)
+    logits = reference_logits(q)
     classes = predicted_class(logits)
     gaps = torch.cdist(x.flatten(1), q.reference.flatten(1), p=2.0 if norm == "l2" else torch.inf)
     labels = torch.arange(logits.shape[1], device=q.x.device)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from marginbench.benchmarks.attacks.ray import select
-from marginbench.benchmarks.machine.memory import ROWS
+from marginbench.benchmarks.estimator import Query
+from marginbench.benchmarks.machine.memory import ROWS, Chunks
 
 
 def copies_at_once(images: int, fitting: int | None) -> int:
@@ -30,3 +31,8 @@ def first_that_fools(fooled: Tensor, points: Tensor, x: Tensor) -> tuple[Tensor,
     by_try = fooled.view(-1, len(x))
     first, image = by_try.int().argmax(0), torch.arange(len(x), device=x.device)
     return select(by_try.any(0), points.view(-1, *x.shape)[first, image], x), by_try.any(0)
+
+
+def reference_logits(q: Query) -> Tensor:
+    """[N, K] of `q.reference`, which is not empty, of as many images at once as memory holds."""
+    return Chunks(q.fitting or len(q.reference)).rows(q.net, q.reference)

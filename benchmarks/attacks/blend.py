@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from marginbench.benchmarks.attacks._together import reference_logits
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import select
 from marginbench.benchmarks.estimator import Query
@@ -23,7 +24,7 @@ def blend(q: Query) -> Tensor:
     x, reference = q.x, q.reference
     if len(reference) == 0:
         return x.clone()
-    usable = predicted_class(q.net(reference)) != q.y[:, None]
+    usable = predicted_class(reference_logits(q)) != q.y[:, None]
     gaps = torch.cdist(x.flatten(1), reference.flatten(1), p=2.0 if q.norm == "l2" else torch.inf)
     nearest = gaps.masked_fill(~usable, torch.inf).argmin(1)
     return select(usable.any(1), reference[nearest], x).clamp(0, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.certificates.certificate import Certificate
 from marginbench.benchmarks.estimator import Certify, Query
+from marginbench.benchmarks.machine.memory import rows_at_once
 from marginbench.benchmarks.registry import Registry
 from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, Norm
@@ -44,7 +45,8 @@ class Evidence:
     def query(self, norm: Norm, index: Tensor | slice = slice(None)) -> Query:
         """About some of the images; the randomness is the same at every call."""
         stream = torch.Generator(self.x.device).manual_seed(0)
-        return Query(self.net, self.x[index], self.y[index], norm, self.epsilon[norm], self.x, stream)
+        about = (self.net, self.x[index], self.y[index], norm, self.epsilon[norm], self.x, stream)
+        return Query(*about, fitting=rows_at_once(self.net, self.x))
 
     def nearest(self, norm: Norm, names: Iterable[str]) -> Tensor:
         """Smallest distances [N] that these attacks found.

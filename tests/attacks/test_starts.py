@@ -6,11 +6,13 @@ import pytest
 import torch
 from attack_support import Constant, images, predicted, random_net
 from support import a_query
+from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks import _together
 from marginbench.benchmarks.attacks._linear import LARGEST
 from marginbench.benchmarks.attacks._starts import boundary_starts, from_each, starting_points
 from marginbench.benchmarks.attacks.ray import Closest, distance, is_adversarial
+from marginbench.benchmarks.attacks.scan import ATTACKS
 from marginbench.benchmarks.estimator import Query
 from marginbench.methods import NORMS, Norm
 
@@ -76,3 +78,19 @@ def test_starts_together_or_one_by_one_give_the_same(monkeypatch: pytest.MonkeyP
     assert batches == [36, 12, 12, 12]
     assert torch.equal(together.point, alone.point) and torch.equal(together.distance, alone.distance)
     torch.testing.assert_close(together.point, starts[2])
+
+
+@pytest.mark.parametrize("name", ["fmn", "blend"])
+def test_no_more_reference_images_at_once_than_fit(name: str) -> None:
+    q = a_start("l2")
+    most = 0
+
+    def count(net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal most
+        most = max(most, len(inputs[0]))
+
+    wanted = ATTACKS[name].propose(q)
+    q.net.register_forward_pre_hook(count)
+    found = ATTACKS[name].propose(replace(q, fitting=len(q.x), generator=a_start("l2").generator))
+    assert most == len(q.x) < len(q.reference)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
