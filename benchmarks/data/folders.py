@@ -150,31 +150,44 @@ def _look(listed: dict[str, Samples]) -> _Files:
 
 
 def _list(place: Path) -> dict[str, Samples]:
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     def is_image(path: str) -> bool:
         return path.lower().endswith(IMG_EXTENSIONS) and not _is_hidden(path, place)
 
     test = "test" if (place / "test").is_dir() else "val"
+    folders = {"train": place / "train", "test": place / test}
     try:
-        folders = {
-            part: ImageFolder(str(place / name), is_valid_file=is_image)
-            for part, name in (("train", "train"), ("test", test))
+        classes = {part: _classes(folder, place) for part, folder in folders.items()}
+        listed = {
+            part: make_dataset(str(folder), classes[part], is_valid_file=is_image) for part, folder in folders.items()
         }
     except FileNotFoundError as error:
-        raise MarginbenchError(
-            f"image folder {place}: {error}; it needs train and test (or val), each with one folder of images per class"
-        ) from None
-    differ = set(folders["train"].classes) ^ set(folders["test"].classes)
+        needs = "it needs train and test (or val), each with one folder of images per class"
+        raise MarginbenchError(f"image folder {place}: {str(error).rstrip('. ')}; {needs}") from None
+    differ = classes["train"].keys() ^ classes["test"].keys()
     if differ:
         raise MarginbenchError(f"image folder {place}: class {min(differ)!r} is in one of train and {test} only")
-    return {part: folder.samples for part, folder in folders.items()}
+    return listed
+
+
+def _classes(folder: Path, place: Path) -> dict[str, int]:
+    """The labels of the classes by name.
+
+    Raises:
+        FileNotFoundError: there is no class.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(str(path), place))
+    if not names:
+        raise FileNotFoundError(f"no folder of a class in {folder}")
+    return {name: label for label, name in enumerate(names)}
 
 
 def _is_hidden(path: str, place: Path) -> bool:
-    """As what macOS keeps beside an image, under its name with `._` before it, and Jupyter in a folder."""
-    return any(part.startswith(".") for part in Path(path).relative_to(place).parts)
+    """As what macOS keeps beside an image, under its name with `._` before it, or in a folder of its own in an archive,
+    and Jupyter in a folder.
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in Path(path).relative_to(place).parts)
 
 
 def _say_order(place: Path, listed: dict[str, Samples]) -> None:

@@ -230,6 +230,41 @@ def test_hidden_files_are_no_images(sets: Path, tmp_path: Path, caplog: pytest.L
         read_folder(place, sets, 4)
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "__MACOSX"])
+@pytest.mark.parametrize("image", [None, "0.png", "._0.png"])
+def test_hidden_folders_are_no_classes(
+    name: str, part: str, image: str | None, sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "flowers"
+    save_images(place, {"rose": 3, "tulip": 2})
+    clean = read_folder(place, sets, 4)
+    (place / part / name).mkdir()
+    if image is not None:
+        shutil.copy(place / part / "rose" / "0.png", place / part / name / image)
+    found = read_folder(place, sets, 4)
+    assert (found.y_train.tolist(), found.y_test.tolist()) == (clean.y_train.tolist(), clean.y_test.tolist())
+    assert np.array_equal(found.x_train, clean.x_train) and np.array_equal(found.x_test, clean.x_test)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_class_without_images_is_explained(hidden: bool, sets: Path, tmp_path: Path) -> None:
+    """Where no folder is left but hidden ones, there is no class."""
+    place = tmp_path / "flowers"
+    save_images(place, {"rose": 3, "tulip": 3})
+    if hidden:
+        shutil.rmtree(place / "val")
+        (place / "val" / ".ipynb_checkpoints").mkdir(parents=True)
+        words = f"no folder of a class in {place / 'val'}; it needs train"
+    else:
+        (place / "val" / "lily").mkdir()
+        words = "for the classes lily; it needs train"
+    with pytest.raises(MarginbenchError) as caught:
+        read_folder(place, sets, 4)
+    assert words in str(caught.value)
+
+
 def test_a_cache_that_does_not_fit_or_is_damaged(sets: Path, tmp_path: Path) -> None:
     save_images(tmp_path / "flowers", {"rose": 3, "tulip": 3})
     with pytest.raises(MarginbenchError, match=r"need .* GB, .* GB are free; choose a smaller data.size"):
