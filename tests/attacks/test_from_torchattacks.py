@@ -16,10 +16,12 @@ from attack_support import (
     propose_by,
     random_net,
 )
+from mutants import mutated
 from support import a_query
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks._wrap import LIBRARY_NORM, Logits, isolated
+from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.from_file import foreign
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial, tighten
 from marginbench.benchmarks.attacks.scan import ATTACKS
@@ -54,6 +56,34 @@ def test_targeted_apgd_finds_what_the_librarys_own_finds(norm: Norm) -> None:
     ours = tighten(net, x, point, y, norm)[1].isfinite()
     assert 0.3 < theirs.float().mean() < 0.7
     assert (ours == theirs).float().mean() > 0.98
+
+
+def one_steep_class(rank: int) -> nn.Sequential:
+    """A linear network of 5 classes. At grey, class r is r / 2 below class 0: `rank` at an L2 distance of rank / 2.
+
+    All others are at 8 at least, and a step towards one of them leads away from that class.
+    """
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 5)).eval().requires_grad_(False)
+    slope = torch.tensor([0.0 if r == 0 else 1 / 6 if r == rank else -0.01 for r in range(5)])
+    net[1].get_parameter("weight").copy_(slope[:, None].expand(5, 36))
+    net[1].get_parameter("bias").copy_(-torch.arange(5) / 2 - 18 * slope)
+    return net
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("norm", NORMS)
+def test_targeted_apgd_goes_on_to_the_next_target(norm: Norm, rank: int, restarts: int) -> None:
+    """The nearest class is not the one with the largest logit."""
+    net, x = one_steep_class(rank), images(26, 6, 0.1)
+    y = predicted(net, x)
+    assert not y.any()
+    radius = 1.2 * rank / 2 / (6 if norm == "linf" else 1)
+    honest = ATTACKS["apgd_t"]
+    first_only = Attack("apgd_t", mutated(honest.function, "tries // restarts", "0 * tries"))
+    for attack, targets, reached in ((honest, rank, rank), (honest, rank - 1, 0), (first_only, 4, 0)):
+        point = propose_by(attack, net, x, y, norm, epsilon=radius, restarts=restarts, targets=targets)
+        assert predicted(net, point).tolist() == [reached] * len(x)
 
 
 def test_cross_entropy_of_the_original_depends_on_the_scale() -> None:
