@@ -10,6 +10,7 @@ from torch import nn
 from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.evaluation.doctor import Result
 from marginbench.benchmarks.evaluation.evaluated import output_margins
+from marginbench.benchmarks.probes.clever import Clever
 from marginbench.benchmarks.probes.constrained_margin import ConstrainedMargin
 from marginbench.benchmarks.probes.linearised_margin import LinearisedMargin
 from marginbench.benchmarks.probes.probe import Subject
@@ -27,6 +28,7 @@ def examine_numbers() -> Iterator[Result]:
     """Each against its closed form."""
     yield _equality()
     yield from _margins()
+    yield from _clever()
     yield from _statistics()
 
 
@@ -75,6 +77,20 @@ def _margins() -> Iterator[Result]:
         yield _near(f"linear, {name}", margins[name].tolist(), values.tolist())
     within = ConstrainedMargin().measure(subject)["constrained_train"]  # the images differ in b alone
     yield _near("linear, constrained_train", within.tolist(), (gap / 4).tolist(), tolerance=2e-3)
+
+
+def _clever() -> Iterator[Result]:
+    """z = (0, max(a, 0) + 4 max(a - 0.6, 0)) of a pixel a: its slope is 5 somewhere within 0.4 of 0.4, and of 0.8."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.ReLU())
+    net = Net(nn.Identity(), body, nn.Linear(2, 2, bias=False)).eval().requires_grad_(False)
+    net.get_parameter("body.1.weight").fill_(1)
+    net.get_parameter("body.1.bias").copy_(torch.tensor([0.0, -0.6]))
+    net.get_parameter("head.weight").copy_(torch.tensor([[0.0, 0.0], [1.0, 4.0]]))
+    split = Split(torch.tensor([102, 204], dtype=torch.uint8).view(2, 1, 1, 1), torch.tensor([1, 1]), 255)
+    subject = Subject(net, split, split, split, dict.fromkeys(NORMS, 0.4), seed=0)
+    scores = Clever(radius=dict.fromkeys(NORMS, 0.4), batches=4).measure(subject)
+    for norm in NORMS:
+        yield _near(f"a kink, clever_{norm}", scores[f"clever_{norm}"].tolist(), [0.4 / 5, 1.6 / 5])
 
 
 def _statistics() -> Iterator[Result]:

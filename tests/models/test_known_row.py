@@ -228,6 +228,14 @@ NUMBERS: dict[str, tuple[Plant, str]] = {
         twin(smoothing, "smoothing_arrays", "n, alpha)", "n, 2 * alpha)"),
         "linear, smoothed_radius",
     ),
+    "the mean gradient of a batch in CLEVER": (
+        twin(clever.Clever, "_score", "dim=1).max()", "dim=1).mean()"),
+        "a kink, clever_l2",
+    ),
+    "CLEVER in balls of a fifth of the radius": (
+        twin(clever.Clever, "_score", "(self.samples,), radius)", "(self.samples,), 0.2 * radius)"),
+        "a kink, clever_linf",
+    ),
 }
 
 
