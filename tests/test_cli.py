@@ -16,6 +16,7 @@ from support import Run
 
 from marginbench.benchmarks import __version__
 from marginbench.benchmarks.records.reader import read_arrays
+from marginbench.benchmarks.runs import status
 from marginbench.benchmarks.runs.choice import choose_methods
 from marginbench.benchmarks.suites.schema import comment, load_suite, suite_names
 from marginbench.benchmarks.tables.leaderboard import load
@@ -232,3 +233,12 @@ def test_a_reader_who_has_seen_enough_is_no_error(words: tuple[str, ...]) -> Non
         process.stdout.close()  # as `head` does once it has its lines
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_too_little_memory_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(_: object) -> str:
+        raise MemoryError("Unable to allocate 7.48 MiB")
+
+    monkeypatch.setattr(status, "status", exhausted)
+    code, _, said = run("status", tmp_path)
+    assert code == 1 and said == "error: out of memory: Unable to allocate 7.48 MiB; free some, or choose less data\n"

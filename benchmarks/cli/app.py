@@ -36,6 +36,12 @@ class _Commands(typer.core.TyperGroup):
         except MarginbenchError as error:
             print(f"error: {error if isinstance(error, SeveralError) else joined(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except MemoryError as error:
+            print(
+                f"error: out of memory{f': {error}' if str(error) else ''}; free some, or choose less data",
+                file=sys.stderr,
+            )
+            raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
         except KeyboardInterrupt as error:

@@ -63,7 +63,8 @@ def does_not_fit(error: BaseException, device: torch.device) -> str:
     """Why there is no answer although one image was tried alone, in the words of the tables."""
     if isinstance(error, OverBudgetError):
         needed, free = gigabytes(error.needed), gigabytes(error.limit)
-        return f"needs at least {needed} for one image; {free} are available (--memory)"
+        least = "at least" if needed != free else "more than"
+        return f"needs {least} {needed} for one image; {free} are available (--memory)"
     return f"needs more than the {gigabytes(available(device))} that are available for one image (--memory)"
 
 

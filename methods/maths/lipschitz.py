@@ -40,7 +40,7 @@ def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> 
         return NotApplicable("the weights are not finite")
     *body, head = flat(net)
     if not is_plain(head, nn.Linear):
-        return NotApplicable(f"the head {type(head).__name__} is not linear")
+        return NotApplicable(f"the last layer is not linear: {_in_words(head)}")
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         try:
             lipschitz = feature_bound(body, x[:1])
