@@ -13,7 +13,9 @@ right slopes nearly everywhere else.
 
 At pixels on the walls of the box, slopes into the box are compared with the gradients that attacks see there, which
 `attached` takes a hair inside: a network that limits its input to [0, 1] is as good as one that does not, one that
-limits it to [0.0001, 0.9999] hides every black and white pixel.
+limits it to [0.0001, 0.9999] hides every black and white pixel. Slopes may well fall from the wall on, as of a square
+root or a logarithm: attacks see more than there is, not less. The gradient at the wall is thus compared with the slope
+next to it, if rounding lets one, and pixel by pixel with the mean on a longer way: it must hardly be smaller.
 
 Every network is a staircase at the scale of its own rounding, which is coarse where an operation computes in bfloat16
 or half precision. What rounding does to f is measured: the spread of f among neighbours that this type takes for the
@@ -26,7 +28,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from marginbench.benchmarks.attacks.ray import attached
+from marginbench.benchmarks.attacks.ray import HAIR, attached
 from marginbench.benchmarks.evaluation.coarse import coarsest_type, is_coarse, spread
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt
 from marginbench.benchmarks.machine.memory import ROWS, Chunks
@@ -47,25 +49,28 @@ BLUR = 0.01  # pixels by which images are moved first: off the ties of flat back
 @dataclass(frozen=True)
 class _Scale:
     step: float  # h, in pixels; the segment is as long as 2 h, or h on a wall
-    midpoints: int  # 0 on a wall, where the gradient is that at the start
+    midpoints: int  # 0 next to a wall, where the gradient is that at the start
     tolerance: float  # of the slopes, relative
     share: float  # of the points at which they must differ by more
+    wall: bool = False
 
     @property
     def ends(self) -> tuple[float, float]:
         """Of the segment."""
-        return (-self.step if self.midpoints else 0.0), self.step
+        return (0.0 if self.wall else -self.step), self.step
 
     @property
     def places(self) -> list[float]:
         """On the segment, where gradients are taken."""
-        return [self.step * ((2 * k + 1) / self.midpoints - 1) for k in range(self.midpoints)] or [0.0]
+        start, end = self.ends
+        return [start + (end - start) * (k + 0.5) / self.midpoints for k in range(self.midpoints)] or [start]
 
 
-# Honest networks, with max pooling too, stay below shares of 0.1, 0.25 and 0.25; faults come near 1 in their part.
+# Honest networks, with max pooling too, stay below shares of 0.1, and else of 0.3; faults come near 1 in their part.
 _SMALL = {torch.float64: _Scale(1e-5, 2, 0.1, 0.6), torch.float32: _Scale(1e-3, 4, 0.2, 0.6)}
 _LARGE = _Scale(0.01, 4, 0.5, 0.6)
-_WALL = _Scale(1e-3, 0, 0.2, 0.6)
+_WALL = _Scale(1e-3, 4, 0.1, 0.6, wall=True)  # sees a quarter of the pixels hidden
+_NEXT = _Scale(4 * HAIR, 0, 0.2, 0.6, wall=True)
 _COARSE = _Scale(0.1, 8, 0.5, 0.6)  # for operations in less than float32
 
 
@@ -125,7 +130,8 @@ def _looks(image: Tensor, kind: torch.dtype) -> Iterator[_Look]:
     walls = {f"pixels at {wall}": stays & (image == wall) for wall in (0, 1)}
     held = walls["pixels at 0"] | walls["pixels at 1"]
     x = torch.where(held, image, blurred.clamp(_WALL.step, 1 - _WALL.step))
-    yield _Look(_WALL, x, kind, 1 - 2 * image.round(), walls)
+    for scale in (_WALL, _NEXT) if kind == torch.float64 else (_WALL,):
+        yield _Look(scale, x, kind, 1 - 2 * image.round(), walls)
 
 
 def _precise(net: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
@@ -155,22 +161,25 @@ def _compared(net: nn.Module, y: Tensor, look: _Look) -> tuple[dict[str, Tensor]
     masks = torch.stack([*look.parts.values()]).expand(-1, *x.shape)
 
     def slopes(pairs: slice) -> Tensor:
-        """Of pairs of a part and a point: [3, b]."""
+        """Of pairs of a part and a point: [4, b]."""
         of = torch.arange(pairs.start, pairs.stop, device=x.device)
         point, direction = of % len(x), look.directions[of % len(x)] * masks[of // len(x), of % len(x)]
         return _slopes(net, x[point], y[point], direction, look)
 
     rows = max(POINTS, min(ROWS, VALUES // x[0].numel()))
-    found = torch.cat(Chunks(rows).map(slopes, len(masks) * len(x)), 1).view(3, len(masks), len(x))
-    autograd, secant, rounding = found
+    found = torch.cat(Chunks(rows).map(slopes, len(masks) * len(x)), 1).view(4, len(masks), len(x))
+    autograd, secant, rounding, hidden = found
     size = torch.maximum(autograd.abs(), secant.abs())
     told = (size > RELEVANT * size.amax(0)) & (size > MEASURABLE * rounding)
-    differs = (autograd - secant).abs() - rounding > look.scale.tolerance * size
+    differs = ((autograd - secant).abs() - rounding > look.scale.tolerance * size) | (hidden > look.scale.tolerance)
     return dict(zip(look.parts, told, strict=True)), dict(zip(look.parts, differs, strict=True))
 
 
 def _slopes(net: nn.Module, x: Tensor, y: Tensor, direction: Tensor, look: _Look) -> Tensor:
-    """Slopes [B] along the directions by autograd and by differences, and what rounding may do to them: [3, B]."""
+    """Slopes [B] along the directions by autograd and by differences, what rounding may do to them, what is hidden.
+
+    Hidden is the share of the gradients on the way from a wall, pixel by pixel, that the gradient at the wall lacks.
+    """
     scale = look.scale
     with torch.no_grad():
         logits = net(x)
@@ -184,16 +193,25 @@ def _slopes(net: nn.Module, x: Tensor, y: Tensor, direction: Tensor, look: _Look
     with torch.no_grad():
         noise = torch.maximum(spread(gap, x, look.kind), torch.finfo(look.kind).eps / 2 * largest)
     rounding = (noise + ROUNDING * torch.finfo(x.dtype).eps * largest) / scale.step
-    autograd = torch.zeros_like(rounding)
-    for t in scale.places:
+
+    def slopes(t: float) -> Tensor:
+        """Of each pixel, at a place of the segment: [B, CHW]."""
         point = (x + t * direction).requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(gap(point).sum(), point)
-        autograd = autograd + (gradient * direction).flatten(1).sum(1) / len(scale.places)
+        return (gradient * direction).flatten(1)
+
+    mean = torch.zeros_like(x).flatten(1)
+    for t in scale.places:
+        mean += slopes(t) / len(scale.places)
+    hidden = torch.zeros_like(rounding)
+    if scale.wall and scale.midpoints:
+        lacking = (mean.abs() - slopes(0.0).abs()).clamp(min=0).sum(1)
+        hidden = lacking / mean.abs().sum(1).clamp(min=torch.finfo(mean.dtype).tiny)
     with torch.no_grad():
         start, end = scale.ends
         secant = (gap(x + end * direction) - gap(x + start * direction)) / (end - start)
-    return torch.stack([autograd, secant.to(autograd), rounding])
+    return torch.stack([mean.sum(1), secant.to(mean), rounding, hidden])
 
 
 def _parts(shape: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from evaluation_support import no_certificate
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks import ray
@@ -104,6 +106,7 @@ FAULTS: dict[str, Change] = {
     "limited a little inside the box": lambda x: x.clamp(1e-4, 1 - 1e-4),
     "limited a little below white": lambda x: x.clamp(max=1 - 1e-4),
     "black pixels are detached": lambda x: torch.where(x == 0, x, x.clamp(min=1e-4)),
+    "too large next to black": lambda x: x + torch.where(x < 1e-5, x - x.detach(), 0.0),
     "too large on the left": backward(lambda g: g * torch.tensor([2.0] * 4 + [1.0] * 4).to(g)),
 }
 
@@ -252,6 +255,68 @@ def test_walls_that_mislead_attacks_are_seen(trained: Net, kind: str, monkeypatc
     monkeypatch.setattr(ray, "HAIR", 0.0)
     text = seen(HONEST[kind](trained))
     assert text is not None and text.startswith("pixels at")
+
+
+def limited(hidden: Tensor) -> Change:
+    """A little inside the box, where the mask says so."""
+    return lambda x: torch.where(hidden, x.clamp(1e-4, 1 - 1e-4), x)
+
+
+EVERY_SECOND = (torch.arange(64) % 2 == 0).view(1, 8, 8)
+FIRST_CHANNEL = torch.tensor([True, False, False]).view(3, 1, 1)
+
+STEEP: dict[str, Change] = {
+    "square root": lambda x: (x + 1e-4).sqrt(),
+    "logarithm": lambda x: (x + 1e-3).log(),
+    "steeper logarithm": lambda x: (x + 1e-4).log(),
+    "power": lambda x: x.clamp(min=0).add(1e-4).pow(0.4),
+    "logarithm at white": lambda x: (1.001 - x).log(),
+}
+HIDING: dict[str, Change] = {
+    "a channel": limited(FIRST_CHANNEL),
+    "a channel, then a square root": lambda x: (limited(FIRST_CHANNEL)(x) + 1e-4).sqrt(),
+    "every fourth pixel": limited((torch.arange(64) % 4 == 0).view(1, 8, 8)),
+    "every second pixel": limited(EVERY_SECOND),
+    "every second pixel, then a logarithm": lambda x: (limited(EVERY_SECOND)(x) + 1e-4).log(),
+    "black": lambda x: x.clamp(min=1e-4),
+    "black, then a square root": lambda x: x.clamp(min=1e-4).sqrt(),
+    "black, then a power": lambda x: x.clamp(1e-4, 1) ** 0.45,
+}
+
+
+def of_digits(change: Change) -> tuple[nn.Module, Tensor]:
+    """A small convolutional network behind a function, trained on digits in three channels; images."""
+    digits = load_digits()
+    x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None].repeat(1, 3, 1, 1)
+    y = torch.tensor(digits.target)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+        net = Then(change, nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)), same)
+        optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+        for rows in torch.randperm(len(x)).repeat(3).split(64):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+            optimiser.step()
+    return net.eval(), x[:200]
+
+
+@pytest.mark.parametrize("kind", STEEP)
+def test_functions_that_are_steepest_on_a_wall_are_not_doubted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = of_digits(STEEP[kind])
+    assert seen(net, x) is None
+    assert seen(Single(net, back=True), x) is None
+    monkeypatch.setattr(gradient, "_NEXT", replace(gradient._NEXT, step=1e-3))
+    text = seen(net, x)
+    assert text is not None and text.startswith("pixels at"), "it would be by who looks farther"
+
+
+@pytest.mark.parametrize("kind", HIDING)
+def test_hidden_pixels_are_seen(kind: str) -> None:
+    net, x = of_digits(HIDING[kind])
+    for network in (net, Single(net, back=True)):
+        text = seen(network, x)
+        assert text is not None and text.startswith("pixels at")
 
 
 @pytest.mark.parametrize("kind", ["float32 alone", "tiny", "huge"])
