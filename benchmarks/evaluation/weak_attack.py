@@ -25,14 +25,14 @@ STRONGEST: tuple[tuple[Attack, dict[str, Any]], ...] = (
 EVEN_STRONGER = tuple((attack, PRESETS["exhaustive"][attack.name]) for attack in (fmn, pdpgd))
 SUSPICIOUS = 0.01  # the share by which the middle or the mean falls where more points are asked
 SHORTER = 0.04  # the share by which they may fall
-FEWER = 0.05  # the share of the points that may lose their robustness at the suite's radius
+FEWER = 0.05  # the share of the points that may lose their robustness at the suite's radius, and one point always
 
 
 @doubt
 def weak_attack(e: Evidence) -> str | None:
     """Stronger attacks on at most 64 random correct points lower the upper bounds by more than 4 % (the mean ratio, or
-    the mean of the middle half of the distances), or robust accuracy at the suite's radius by more than 5 points: the
-    suite's attacks are too weak for this network."""
+    the mean of the middle half of the distances), or robust accuracy at the suite's radius by more than 5 points (and
+    one image): the suite's attacks are too weak for this network."""
     return "; ".join(text for norm in NORMS for text in _weaknesses(e, norm)) or None
 
 
@@ -47,7 +47,7 @@ def _weaknesses(e: Evidence, norm: Norm) -> Iterable[str]:
     seen = _changed(e, norm, index, STRONGEST + EVEN_STRONGER)
     if seen.shorter > SHORTER:
         yield f"{seen.name} distance in {norm} {seen.shorter:.0%} shorter"
-    if seen.lost > FEWER * len(index):
+    if seen.lost > max(1, FEWER * len(index)):
         yield f"robust accuracy at {e.epsilon[norm]:g} in {norm} {100 * seen.lost / len(index):.0f} points lower"
 
 

@@ -160,3 +160,18 @@ def test_more_points_and_attacks_decide_where_a_few_are_suspicious(
     found = DOUBTS["weak_attack"](evidence(torch.ones(100)))
     assert found is None if said is None else str(found).startswith(said)
     assert set(asked) == ({module.SAMPLE} if first > 0.98 else {module.SAMPLE, module.MORE})
+
+
+@pytest.mark.parametrize(("count", "lost", "weak"), [(16, 1, False), (16, 2, True), (64, 3, False), (64, 4, True)])
+def test_one_point_is_never_enough(count: int, lost: int, weak: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are a little outside the ball at first, and a little inside it then. The others are far outside."""
+
+    class Known(Attack):
+        def __call__(self, q: Query, **settings: Any) -> Any:
+            return Answer(upper=torch.where(upper[sample(torch.ones(count).bool(), len(q.x))] < 1, 0.5, torch.inf))
+
+    upper = torch.full((count,), 9.0).index_fill(0, sample(torch.ones(count).bool(), lost), 0.51)
+    monkeypatch.setattr(module, "SUSPICIOUS", -1.0)
+    monkeypatch.setattr(module, "STRONGEST", ((Known("known", lambda q: q.x), {}),))
+    monkeypatch.setattr(module, "EVEN_STRONGER", ())
+    assert (DOUBTS["weak_attack"](evidence(upper)) is not None) == weak
