@@ -279,9 +279,9 @@ def report_command(
 
     It is one file, which opens without a network: marginbench report results/reference/digits -o report.html
     """
-    if output is not None and output.suffix.lower() not in (".html", ".htm"):
-        raise ParameterError("output", str(output), "should end in .html: browsers go by it")
     if output is not None:
+        if output.suffix.lower() not in (".html", ".htm"):
+            raise ParameterError("output", str(output), "should end in .html: browsers go by it")
         ensure_writable(output.expanduser().parent, "output")  # now, not when the page is made
     say_what_loads("report")
     from marginbench.benchmarks.reports.make import report

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from marginbench.benchmarks.evaluation.partial import Found, Partial
 from marginbench.benchmarks.machine.deadline import Deadline
-from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.probes.scan import Probe, Subject
 from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, logit_margin
@@ -102,7 +101,7 @@ def probed(
     return measured
 
 
-def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, seen: Tensor | Chunks) -> dict[str, Tensor]:
+def output_margins(net: Net, y: Tensor, logits: Tensor, features: Callable[[], Tensor]) -> dict[str, Tensor]:
     """Margins behind the last layer: no bound on the input margin, reported beside it.
 
     `output_margin` = z_y - max_{j != y} z_j. `feature_margin` = (z_y - z_m) / (|w_y - w_m| |phi|_max) with the
@@ -111,15 +110,14 @@ def output_margins(net: Net, x: Tensor, y: Tensor, logits: Tensor, seen: Tensor 
     the logits.
 
     Args:
-        x: all images, for the longest feature of a part of them is another one.
-        seen: the features [N, d] of x, or how many images of x go through the network at once.
+        features: gives those [N, d] of all images, for the longest of a part is another one. Not asked in vain.
     """
     rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)  # where it is that of a NaN, so is the margin
     margins = {"output_margin": logit_margin(logits, y)}
     layer = net.decision_net()[-1]
     if is_linear(layer) and not _only_scales(layer.weight):
         with torch.no_grad():
-            phi = seen.rows(net.features, x) if isinstance(seen, Chunks) else seen
+            phi = features()
             scores = layer(phi)
             gap = (scores.gather(1, y[:, None]) - scores.gather(1, rival[:, None])).squeeze(1)
             between = (layer.weight[y] - layer.weight[rival]).norm(dim=1)

@@ -11,7 +11,6 @@ from torch import Tensor
 from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.certificates.certificate import Certificate
 from marginbench.benchmarks.estimator import Certify, Query
-from marginbench.benchmarks.machine.memory import rows_at_once
 from marginbench.benchmarks.registry import Registry
 from marginbench.benchmarks.unchanged import NetworkState
 from marginbench.methods import MarginbenchError, Net, Norm
@@ -31,6 +30,7 @@ class Evidence:
     epsilon: Mapping[Norm, float]
     num_classes: int
     certify: Certify  # the network's own certificate
+    fitting: int | None = None  # images that memory holds at once, as far as that is known
 
     @property
     def y(self) -> Tensor:
@@ -46,7 +46,7 @@ class Evidence:
         """About some of the images; the randomness is the same at every call."""
         stream = torch.Generator(self.x.device).manual_seed(0)
         about = (self.net, self.x[index], self.y[index], norm, self.epsilon[norm], self.x, stream)
-        return Query(*about, fitting=rows_at_once(self.net, self.x))
+        return Query(*about, fitting=self.fitting)
 
     def nearest(self, norm: Norm, names: Iterable[str]) -> Tensor:
         """Smallest distances [N] that these attacks found.

@@ -102,7 +102,7 @@ def evaluate(
         fitting = Chunks(rows_at_once(net, images[:1], most=ROWS))
         with torch.no_grad():
             logits = fitting.rows(net, images)
-        margins = output_margins(net, images, test.y, logits, fitting)
+        margins = output_margins(net, test.y, logits, lambda: fitting.rows(net.features, images))
 
         def enclose(part: slice) -> tuple[dict[str, Tensor], Facts]:
             cost = Facts({}, facts.deadline)  # of this attempt: one that memory stops counts for nothing
@@ -140,6 +140,7 @@ def evaluate(
             settings.epsilon,
             data.num_classes,
             certify,
+            fitting.size,
         )
         found = _examined(evidence, facts) if examine else {}
         arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}

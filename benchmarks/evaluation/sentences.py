@@ -51,7 +51,7 @@ def evaluate_sentences(
             features = Chunks(rows_at_once(net, x, gradients=False)).rows(net.features, x)
             logits = net.head(features)
         tensors = {"index": index, "label": test.y, "prediction": predicted_class(logits)}
-        tensors |= output_margins(net, x, test.y, logits, features)
+        tensors |= output_margins(net, test.y, logits, lambda: features)
         for name in (*settings.attacks, *settings.certificates):
             for norm in NORMS:
                 facts.add(f"{name}_{norm}", not_applicable=OF_PIXELS)

@@ -61,7 +61,7 @@ def _margins() -> Iterator[Result]:
     net.get_parameter("head.weight").copy_(torch.tensor([[0.0, 0.0], [3.0, -4.0]]))
     split = Split(torch.tensor([[255, 0], [255, 255]], dtype=torch.uint8).view(2, 1, 1, 2), torch.tensor([1, 0]), 255)
     x = split.images(slice(None))
-    margins = output_margins(net, x, split.y, net(x), net.features(x))
+    margins = output_margins(net, split.y, net(x), lambda: net.features(x))
     subject = Subject(net, split, split, split, dict.fromkeys(NORMS, 0.1), seed=0)
     margins |= LinearisedMargin().measure(subject)
     margins |= Smoothing(sigma=0.01, n0=1, n=2, alpha=PHI_OF_ONE**2).measure(subject)  # votes: 2 of 2, hence Phi(1)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates.crown import crown
 from marginbench.benchmarks.evaluation.evaluated import output_margins
-from marginbench.benchmarks.machine.memory import Chunks
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.models.adapter import adapt
 from marginbench.benchmarks.nets.make import make_net
@@ -134,7 +133,7 @@ def test_features_are_what_enters_a_linear_layer_and_none_where_the_last_is_anot
     def found(model: nn.Module) -> Tensor | None:
         net = adapt(model.eval().requires_grad_(False), nn.Identity(), x)
         assert torch.allclose(net(x), model(x), atol=1e-5)
-        return output_margins(net, x, y, net(x), Chunks(64)).get("feature_margin")
+        return output_margins(net, y, net(x), lambda: net.features(x)).get("feature_margin")
 
     torch.manual_seed(0)
     body, head = [nn.Flatten(), nn.Linear(16, 16)], nn.Linear(16, 3)
