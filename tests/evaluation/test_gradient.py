@@ -16,6 +16,7 @@ from marginbench.benchmarks.contract.fixtures import small_data
 from marginbench.benchmarks.evaluation import gradient
 from marginbench.benchmarks.evaluation.coarse import hardly_measurable
 from marginbench.benchmarks.evaluation.evidence import Evidence
+from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.methods import Net
 
 Change = Callable[[Tensor], Tensor]
@@ -289,8 +290,7 @@ def of_digits(change: Change) -> tuple[nn.Module, Tensor]:
     digits = load_digits()
     x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None].repeat(1, 3, 1, 1)
     y = torch.tensor(digits.target)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(torch.device("cpu"), "digits"):
         layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
         net = Then(change, nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)), same)
         optimiser = torch.optim.Adam(net.parameters(), 3e-3)
