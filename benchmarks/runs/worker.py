@@ -149,22 +149,30 @@ def _do_all(setup: Setup, link: Connection) -> None:
         workplace = get_ready(setup.job, setup.plugins, _settle(setup), data_dir)
     except Exception as error:
         reason = str(error) if isinstance(error, MarginbenchError) else one_line(error)
-        link.send(Message("error", MarginbenchError(f"a worker process cannot get ready: {reason}")))
+        _say(link, Message("error", MarginbenchError(f"a worker process cannot get ready: {reason}")))
         return
-    link.send(Message("ready"))
+    _say(link, Message("ready"))
     while True:
         asked: list[Order] = link.recv()
         try:
             for run_id, record in workplace.work_all(
                 asked,
-                lambda ids: link.send(Message("begin", ids)),
-                lambda run_id, where: link.send(Message("at", where, run_id)),
+                lambda ids: _say(link, Message("begin", ids)),
+                lambda run_id, where: _say(link, Message("at", where, run_id)),
             ):
-                link.send(Message("record", record, run_id))
+                _say(link, Message("record", record, run_id))
             answer = Message("ready")
         except Exception as error:
             answer = Message("error", error)
-        link.send(answer)
+        _say(link, answer)
+
+
+def _say(link: Connection, message: Message) -> None:
+    """Tell the parent. Where that was killed, this process ends: a run that raised instead would count as failed."""
+    try:
+        link.send(message)
+    except OSError:
+        os._exit(1)
 
 
 def _settle(setup: Setup) -> torch.device:

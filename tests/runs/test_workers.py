@@ -1,5 +1,7 @@
 """Worker processes: the same records as in one process, plug-ins included, and no silence when one is killed."""
 
+import multiprocessing
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.machine import budget
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.runs import worker
 from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.plan import Cell, Row, make_plan
 from marginbench.benchmarks.runs.progress import Eta
@@ -47,6 +50,23 @@ def test_workers_know_what_plugins_add_to_a_suite(tiny: Path, tmp_path: Path) ->
     tiny.write_text(tiny.read_text() + "[evaluation.mirror]\nvertical = true\n")
     outcome = run_all(str(tiny), ["ce", "svm"], 1, "cpu", tmp_path / "out", jobs=2, plugin=[plugin])
     assert outcome.failed == 0 and all("mirror_agreement" in record.metrics for record in outcome.records)
+
+
+def test_a_run_whose_parent_was_killed_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says where it is before it sees that the parent has gone."""
+
+    class Ended(BaseException):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(Ended):
+        worker._say(theirs, worker.Message("at", "in epoch 3", "a" * 64))
+    theirs.close()
 
 
 def test_a_killed_worker_is_reported(tiny: Path, tmp_path: Path) -> None:
