@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import LARGEST, ascent, lengths, linearise, nearest_rivals
+from marginbench.benchmarks.attacks._linear import LARGEST, ascent, into_ball, lengths, linearise, nearest_rivals
 from marginbench.benchmarks.attacks._starts import boundary_starts, by_start, from_each
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
@@ -95,10 +95,7 @@ def _follow(steps: int, part: range, q: Query, start: Tensor, rival: Tensor) -> 
         radius = torch.where(adversarial, torch.minimum(radius * (1 - gamma), closest.distance), missed)
         stride = (alpha * radius).clamp(max=original.shape[1])  # finite where the gradient is zero
         delta = (original + delta + stride[:, None] * unit).clamp(0, 1) - original
-        if norm == "l2":
-            delta = delta * (radius / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1)[:, None]
-        else:
-            delta = torch.minimum(delta.abs(), radius[:, None]) * delta.sign()
+        delta = into_ball(delta, radius, norm)
     point = (original + delta).clamp(0, 1).view_as(x)
     closest.offer(point, is_adversarial(net, point, y))
     return closest

@@ -21,6 +21,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "fmn": {"steps": 200, "targets": 9, "starts": 9, "kept": 18},
         "pdpgd": {"steps": 200, "starts": 9},
         "alma": {"steps": 200, "starts": 9},
+        "pgd": {"targets": 9},
         "ddn": {"steps": 200},
         "cw": {"steps": 200, "searches": 9},
         "apgd": {"steps": 100, "restarts": 5},

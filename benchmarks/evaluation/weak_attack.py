@@ -11,6 +11,7 @@ from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.fmn import fmn
 from marginbench.benchmarks.attacks.from_torchattacks import apgd_t
 from marginbench.benchmarks.attacks.pdpgd import pdpgd
+from marginbench.benchmarks.attacks.pgd import pgd
 from marginbench.benchmarks.attacks.presets import PRESETS
 from marginbench.benchmarks.evaluation.evidence import Evidence, doubt, sample
 from marginbench.methods import NORMS, Norm
@@ -22,7 +23,10 @@ STRONGEST: tuple[tuple[Attack, dict[str, Any]], ...] = (
     (alma, {"steps": 60, "starts": 3}),
     (apgd_t, {"steps": 30, "targets": 9}),
 )
-EVEN_STRONGER = tuple((attack, PRESETS["exhaustive"][attack.name]) for attack in (fmn, pdpgd))
+EVEN_STRONGER: tuple[tuple[Attack, dict[str, Any]], ...] = (
+    *((attack, PRESETS["exhaustive"][attack.name]) for attack in (fmn, pdpgd)),
+    (pgd, {}),
+)
 SUSPICIOUS = 0.01  # the share by which the middle or the mean falls where more points are asked
 SHORTER = 0.04  # the share by which they may fall
 FEWER = 0.05  # the share of the points that may lose their robustness at the suite's radius, and one point always

@@ -195,7 +195,7 @@ class Sizes(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("name", ["apgd", "apgd_ce", "apgd_t", "fab_t", "square", "fmn", "pdpgd", "alma"])
+@pytest.mark.parametrize("name", ["apgd", "apgd_ce", "apgd_t", "fab_t", "square", "fmn", "pdpgd", "alma", "pgd"])
 def test_no_more_images_at_once_than_memory_holds(name: str) -> None:
     net, x = Sizes(random_net(24)), images(24, 10, 1.0)
     y = predicted(net, x)

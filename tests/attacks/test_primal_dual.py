@@ -1,4 +1,4 @@
-"""PDPGD, ALMA and FMN on networks of two pixels, against exhaustive search; their formulas, against slow ones."""
+"""PDPGD, ALMA, FMN and PGD on networks of two pixels, against exhaustive search; their formulas, against slow ones."""
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ from marginbench.benchmarks.attacks._proximal import shrink
 from marginbench.benchmarks.attacks.alma import penalty_slope
 from marginbench.benchmarks.attacks.attack import Attack
 from marginbench.benchmarks.attacks.fmn import fmn
+from marginbench.benchmarks.attacks.pgd import pgd
 from marginbench.benchmarks.attacks.ray import is_adversarial, tighten
 from marginbench.benchmarks.attacks.scan import ATTACKS
+from marginbench.benchmarks.evaluation.hard_canaries import lottery
 from marginbench.methods import NORMS, Norm
 
 SIDE = 801  # grid points per pixel
@@ -42,7 +44,7 @@ def exhaustive(net: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["pdpgd", "alma", "fmn"])
+@pytest.mark.parametrize("name", ["pdpgd", "alma", "fmn", "pgd"])
 def test_exact_margin_of_two_pixels(name: str, norm: Norm) -> None:
     for seed in range(3):
         net = two_pixels(seed)
@@ -66,7 +68,7 @@ class Plateau(nn.Module):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["pdpgd", "alma", "fmn"])
+@pytest.mark.parametrize("name", ["pdpgd", "alma", "fmn", "pgd"])
 def test_a_plateau_around_the_image_is_left(name: str, norm: Norm) -> None:
     """No gradient at x shows the way; the margin is 0.7 - mean(x), and 4 times that in L2 with 16 pixels."""
     draw = torch.Generator().manual_seed(0)
@@ -104,16 +106,29 @@ def test_the_closest_starts_go_on(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_random_starts_win_where_the_gradient_at_the_image_leads_astray(norm: Norm) -> None:
+    """The boundary is 0.8 epsilon away on one side, and 1.5 on the other, where the gradient at the image leads."""
+    game = lottery()
+    at_the_image = Attack("pgd", mutated(pgd.function, "_random_point(q, radius)", "x"))
+    q = a_query(game.net, game.x, game.y, norm, seed=1, epsilon=game.epsilon)
+    near = {}
+    for attack in (pgd, at_the_image):
+        upper = tighten(game.net, game.x, attack.propose(q), game.y, norm)[1]
+        near[attack] = float((upper <= 0.82 * game.epsilon).float().mean())
+    assert near[pgd] >= 0.9 and near[at_the_image] <= 0.7, near  # noise finds these
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_a_noisy_start_crosses_where_there_are_no_other_images(norm: Norm) -> None:
     x, y = torch.full((4, 1, 4, 4), 0.69), torch.zeros(4, dtype=torch.int64)
     net = Plateau()
     q = a_query(net, x, y, norm, seed=1, epsilon=0.5)
     assert len(q.reference) == 0
-    for name in ("pdpgd", "alma"):
+    for name in ("pdpgd", "alma", "pgd"):
         assert is_adversarial(net, ATTACKS[name].propose(q), y).any(), name
         assert torch.equal(ATTACKS[name].propose(q.rows(slice(0, 0))), x[:0])
     lost = a_query(Constant(3, graph=False), x, y, norm, seed=1, epsilon=0.5)
-    for name in ("pdpgd", "alma"):
+    for name in ("pdpgd", "alma", "pgd"):
         assert torch.equal(ATTACKS[name].propose(lost), x)
 
 
