@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CLEARLY = 1e-4  # relative; what is no better than this stays second, so that rounding never chooses
+LEAST_JUMP = 1e-8  # far below what float32 rounds away
 CELLS = 32  # of the grid on which the distance of a function from a line is measured
 
 
@@ -19,6 +20,7 @@ class Curve:
 
     function: Callable[[Tensor], Tensor]
     bend: float  # |f''| is at most this, except at the corners
+    steep: float  # |f'| is at most this
     corners: tuple[float, ...] = ()  # where f' or f'' jumps
     turns: tuple[float, ...] = ()  # between these f is monotone
     error: float = 0.0  # of the function from the f of which all this is true
@@ -27,8 +29,8 @@ class Curve:
 def gelu(tanh: float) -> Curve:
     """x Phi(x), or its approximation by tanh (Hendrycks and Gimpel, arXiv 1606.08415)."""
     if tanh:
-        return Curve(lambda x: F.gelu(x, approximate="tanh"), 0.8, turns=(-0.7524614220710162,))
-    return Curve(F.gelu, 0.8, turns=(-0.7517915246935645,))
+        return Curve(lambda x: F.gelu(x, approximate="tanh"), 0.8, 1.129, turns=(-0.7524614220710162,))
+    return Curve(F.gelu, 0.8, 1.129, turns=(-0.7517915246935645,))
 
 
 def elu(alpha: float, scale: float, inner: float) -> Curve:
@@ -38,24 +40,26 @@ def elu(alpha: float, scale: float, inner: float) -> Curve:
         below: Tensor = scale * alpha * torch.expm1(inner * x.clamp(max=0))
         return torch.where(x > 0, scale * x, below)
 
-    return Curve(function, abs(scale * alpha) * inner**2, (0.0,), (0.0,))
+    steep = max(abs(scale), abs(scale * alpha * inner))
+    return Curve(function, abs(scale * alpha) * inner**2, steep, (0.0,), (0.0,))
 
 
 def hardtanh(low: float, high: float) -> Curve:
     """Also ReLU6 and `clamp`, with an infinite limit where there is none."""
     limits = tuple(limit for limit in (low, high) if math.isfinite(limit))
-    return Curve(lambda x: x.clamp(low, high), 0.0, limits, limits)
+    return Curve(lambda x: x.clamp(low, high), 0.0, 1.0, limits, limits)
 
 
 def leaky_relu(slope: float) -> Curve:
     """Any slope below 0."""
-    return Curve(lambda x: torch.where(x > 0, x, slope * x), 0.0, (0.0,), (0.0,))
+    return Curve(lambda x: torch.where(x > 0, x, slope * x), 0.0, max(1.0, abs(slope)), (0.0,), (0.0,))
 
 
 def softplus(beta: float, threshold: float) -> Curve:
     """log(1 + exp(beta x)) / beta; torch takes x itself above a threshold, where a small jump remains."""
     jump = math.log1p(math.exp(-threshold)) / beta
-    return Curve(lambda x: F.softplus(x, beta, threshold), beta / 4, error=jump)
+    steep = 1.0 if jump < LEAST_JUMP else math.inf
+    return Curve(lambda x: F.softplus(x, beta, threshold), beta / 4, steep, error=jump)
 
 
 CURVES: dict[str, Callable[..., Curve]] = {
@@ -64,14 +68,14 @@ CURVES: dict[str, Callable[..., Curve]] = {
     "hardtanh": hardtanh,
     "leaky_relu": leaky_relu,
     "softplus": softplus,
-    "silu": lambda: Curve(F.silu, 0.5, turns=(-1.2784645427610738,)),
-    "mish": lambda: Curve(F.mish, 0.65, turns=(-1.1924312145154954,)),
-    "tanh": lambda: Curve(torch.tanh, 0.77),
-    "sigmoid": lambda: Curve(torch.sigmoid, 0.0963),
-    "hardswish": lambda: Curve(F.hardswish, 0.3334, (-3.0, 3.0), (-3.0, -1.5)),
-    "hardsigmoid": lambda: Curve(F.hardsigmoid, 0.0, (-3.0, 3.0)),
-    "square": lambda: Curve(torch.square, 2.0, turns=(0.0,)),
-    "abs": lambda: Curve(torch.abs, 0.0, (0.0,), (0.0,)),
+    "silu": lambda: Curve(F.silu, 0.5, 1.1, turns=(-1.2784645427610738,)),
+    "mish": lambda: Curve(F.mish, 0.65, 1.089, turns=(-1.1924312145154954,)),
+    "tanh": lambda: Curve(torch.tanh, 0.77, 1.0),
+    "sigmoid": lambda: Curve(torch.sigmoid, 0.0963, 0.25),
+    "hardswish": lambda: Curve(F.hardswish, 0.3334, 1.5, (-3.0, 3.0), (-3.0, -1.5)),
+    "hardsigmoid": lambda: Curve(F.hardsigmoid, 0.0, 1 / 6, (-3.0, 3.0)),
+    "square": lambda: Curve(torch.square, 2.0, math.inf, turns=(0.0,)),
+    "abs": lambda: Curve(torch.abs, 0.0, 1.0, (0.0,), (0.0,)),
 }
 
 

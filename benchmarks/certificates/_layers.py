@@ -1,5 +1,6 @@
 """The layers that networks are rewritten into: auto-LiRPA traces them into operations whose bounds are right."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.certificates._curves import CURVES, Curve
+from marginbench.methods.maths.lipschitz import Bounded
 
 CURVED, LARGEST, MOVED = (f"marginbench::{name}" for name in ("Curved", "Largest", "Moved"))  # operations in a trace
 
@@ -15,7 +17,7 @@ class Simple(nn.Sequential):
     """A network of layers that certificates know, as `simplified` makes it."""
 
 
-class Reshape(nn.Module):
+class Reshape(Bounded):
     """[B, ...] to [B, *shape], row by row."""
 
     in_words = "a reshape"
@@ -27,6 +29,9 @@ class Reshape(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) if self.flattens else x.reshape(-1, *self.shape)
+
+    def lipschitz(self, x: Tensor) -> float:
+        return 1.0
 
 
 class PerChannel(nn.Module):
@@ -47,7 +52,7 @@ class PerChannel(nn.Module):
         return self.scale.view(shape) * x + self.shift.view(shape)
 
 
-class Shift(nn.Module):
+class Shift(Bounded):
     """x + constant, with a constant [1, ...] for each entry."""
 
     in_words = "a constant that is added"
@@ -60,8 +65,11 @@ class Shift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.constant
 
+    def lipschitz(self, x: Tensor) -> float:
+        return 1.0
 
-class Curved(nn.Module):
+
+class Curved(Bounded):
     """f(x) entry by entry, for a function of `CURVES` and its parameters."""
 
     def __init__(self, kind: str, *parameters: float) -> None:
@@ -74,6 +82,10 @@ class Curved(nn.Module):
             return curve_of(self.text).function(x)
         out: Tensor = _CurvedOperation.apply(x, self.text)
         return out
+
+    def lipschitz(self, x: Tensor) -> float | None:
+        steep = curve_of(self.text).steep
+        return steep if math.isfinite(steep) else None
 
 
 def curve_of(text: str) -> Curve:
@@ -117,7 +129,7 @@ def grouped(x: Tensor, valid: Tensor) -> Tensor:
     return groups
 
 
-class Moved(nn.Module):
+class Moved(Bounded):
     """weight x[index]: [B, ...] to [B, *index.shape], with int64 numbers of the entries of an image, row by row."""
 
     in_words = "a rearrangement of large maps"
@@ -134,6 +146,12 @@ class Moved(nn.Module):
             return moved(x, self.index, self.weight)
         out: Tensor = _MovedOperation.apply(x, self.index, self.weight)
         return out
+
+    def lipschitz(self, x: Tensor) -> Tensor:
+        """Exact: the columns of the matrix are orthogonal, for every entry of the result is one of x."""
+        squares = torch.zeros(x[0].numel(), dtype=torch.float64, device=x.device)
+        weight = self.weight.double().expand(self.index.shape)
+        return squares.index_add(0, self.index.flatten(), weight.flatten().square()).max().sqrt()
 
 
 def moved(x: Tensor, index: Tensor, weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from marginbench.benchmarks.certificates._branches import with_bounds
 from marginbench.benchmarks.certificates._record import Unbounded
 from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.certificates.certificate import certificate
@@ -28,9 +29,10 @@ def lipschitz(q: Query, *, last_layer: bool = True) -> Tensor | Answer:
     found = lipschitz_radius(q.layers, q.x, last_layer)
     if isinstance(found, NotApplicable):
         try:
-            simplified(q.layers, q.x)
+            found = lipschitz_radius(with_bounds(simplified(q.layers, q.x)), q.x, last_layer)
         except Unbounded as error:  # it knows what in the user's own module has no bound
             return Answer(reason=str(error))
+    if isinstance(found, NotApplicable):
         return Answer(reason=found.reason)
     with torch.no_grad():
         radius = torch.where(predicted_class(q.net(q.x)) == q.y, found.radius, 0)

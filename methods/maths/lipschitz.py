@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeGuard, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from marginbench.methods.errors import MarginbenchError
 from marginbench.methods.maths.layers import Weighted
@@ -18,6 +18,16 @@ RADIUS_ROUNDING = 1e-6  # relative: float32 cannot hold the radius exactly
 
 M = TypeVar("M", bound=nn.Module)
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+class Bounded(nn.Module):
+    """A layer that knows a bound of its own, and what it is called."""
+
+    in_words: str
+
+    def lipschitz(self, x: Tensor) -> Tensor | float | None:
+        """Upper bound on its Lipschitz constant in L2 at inputs of the shape of x [1, ...], None if none is known."""
+        raise NotImplementedError
 
 
 def lipschitz_radius(net: nn.Sequential, x: Tensor, last_layer: bool = True) -> Radii | NotApplicable:
@@ -138,10 +148,8 @@ def layer_bound(layer: nn.Module, x: Tensor, norm: BatchNorm | None = None) -> T
     """
     size = (x.shape[-2], x.shape[-1]) if x.dim() == 4 else (0, 0)
     bound: Tensor | float | None = None
-    if any(is_plain(layer, kind) for kind in (nn.ReLU, nn.Flatten, nn.Identity)):
-        bound = 1.0
-    elif is_plain(layer, nn.Dropout):
-        bound = None if layer.training else 1.0
+    if any(is_plain(layer, kind) for kind in (nn.ReLU, nn.Flatten, nn.Identity, nn.Dropout)):
+        bound = None if isinstance(layer, nn.Dropout) and layer.training else 1.0
     elif is_plain(layer, nn.Linear):
         bound = linear_bound(layer, x, norm)
     elif is_plain(layer, nn.Conv2d) and zero_padded(layer) and isinstance(layer.padding, tuple):
@@ -161,9 +169,11 @@ def layer_bound(layer: nn.Module, x: Tensor, norm: BatchNorm | None = None) -> T
     elif is_plain(layer, Subsample):
         bound = convolution_norm(layer.kernel, size, (2, 2), (0, 0))
     elif is_plain(layer, Normalise):
-        bound = 1 / layer.std.double().min()
+        bound = 1 / layer.std.double().abs().min()
     elif is_plain(layer, Scale):
         bound = abs(layer.factor)
+    elif isinstance(layer, Bounded):
+        bound = layer.lipschitz(x)
     if bound is None:
         raise MarginbenchError(f"no Lipschitz bound is known for {_in_words(layer)}")
     return bound
@@ -171,8 +181,6 @@ def layer_bound(layer: nn.Module, x: Tensor, norm: BatchNorm | None = None) -> T
 
 def _in_words(layer: nn.Module) -> str:
     """On one line. Layers that stand for a user's operations say which, as `in_words`."""
-    if isinstance(layer, fx.GraphModule):
-        return "branches that meet again, as residual sums and concatenations do"
     return getattr(layer, "in_words", None) or f"the layer {' '.join(str(layer).split())}"
 
 

@@ -7,7 +7,7 @@ import torch
 from support import a_query
 from torch import Tensor, nn
 
-from marginbench.benchmarks.certificates._curves import CURVES, Curve, bounding_lines, find_range
+from marginbench.benchmarks.certificates._curves import CURVES, Curve, _derivative, bounding_lines, find_range
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 
 PARAMETERS: dict[str, list[tuple[float, ...]]] = {
@@ -45,6 +45,15 @@ def overshoot(curve: Curve, dtype: torch.dtype = torch.float32) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_curve_lies_between_its_lines(kind: str, values: tuple[float, ...], dtype: torch.dtype) -> None:
     assert overshoot(CURVES[kind](*values), dtype) <= 0
+
+
+@pytest.mark.parametrize(("kind", "values"), CASES)
+def test_no_curve_is_steeper_than_it_says(kind: str, values: tuple[float, ...]) -> None:
+    curve = CURVES[kind](*values)
+    slopes = _derivative(curve, torch.linspace(-30, 30, 200_001, dtype=torch.float64)).abs()
+    unbounded = kind == "square" or curve.error > 1e-3  # softplus jumps where torch takes x itself too early
+    assert curve.steep == torch.inf if unbounded else slopes.max() / curve.steep <= 1 + 1e-6
+    assert unbounded or curve.steep <= 1.001 * slopes.max()
 
 
 @pytest.mark.parametrize(("kind", "values"), CASES)
