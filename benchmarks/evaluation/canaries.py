@@ -52,6 +52,30 @@ def linear(scale: float = 1.0, shift: float = 0.0) -> Canary:
     )
 
 
+def coloured(*std: float) -> Canary:
+    """A linear network of the channels with the least of the three `std`: ||z_1 - z_0|| is the product of norms.
+
+    z_1 - z_0 = sum_i +-(x_i - 0.4) / min(std). With all channels the Lipschitz bound is exact in L-infinity, too.
+    """
+    stream = torch.Generator().manual_seed(5)
+    scale, shape = torch.tensor(std), (3, 8, 8)
+    net = make_net("linear", 1, shape, 2, torch.full((3,), 0.4), scale).eval()
+    used = (scale == scale.min()).float()[:, None, None]
+    signs = used * (torch.randint(0, 2, shape, generator=stream) * 2 - 1)
+    with torch.no_grad():
+        net.get_parameter("head.weight").copy_(torch.stack([torch.zeros(192), signs.flatten()]))
+        net.get_parameter("head.bias").zero_()
+    x = (255 * (0.5 + 0.05 * torch.randn(2 * POINTS, *shape, generator=stream))).round().to(torch.uint8)
+    weight, bias = affine_map(copy.deepcopy(net).double(), shape)
+    near = linear_margins(weight, bias, x / 255)["linf"]
+    data = labelled(net, x[near > 0.2 * near.median()])  # nearer to the boundary float32 decides
+    exact = linear_margins(weight, bias, data.test.images(slice(None)))
+    tight = ANY | {"lipschitz"}
+    proven: dict[Norm, frozenset[str]] = {"l2": tight, "linf": tight if bool(used.all()) else ANY}
+    title = f"colours, divided by {', '.join(f'{one:g}' for one in std)}"
+    return Canary(title, net, data, exact, 1e-4, proven=proven, applies=ANY - {"alpha_crown"} | {"lipschitz"})
+
+
 def planted() -> Canary:
     """All gradients are 0, and behind a plane that no gradient shows every image is adversarial.
 
@@ -159,6 +183,8 @@ CANARIES: tuple[Callable[[], Canary], ...] = (
     lambda: linear(scale=100.0),
     lambda: linear(scale=1e-6),
     lambda: linear(scale=1.0, shift=-20.0),
+    lambda: coloured(0.25, 0.25, 0.25),
+    lambda: coloured(0.2, 0.25, 0.4),
     unused,
     limited,
     solved,

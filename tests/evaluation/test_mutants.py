@@ -19,11 +19,12 @@ from marginbench.benchmarks.certificates._compat import load_auto_lirpa
 from marginbench.benchmarks.certificates.scan import CERTIFICATES
 from marginbench.benchmarks.estimator import Answer, Query
 from marginbench.benchmarks.evaluation import sandwich
-from marginbench.benchmarks.evaluation.canaries import limited, linear
+from marginbench.benchmarks.evaluation.canaries import coloured, limited, linear
 from marginbench.benchmarks.evaluation.conv_canaries import convolutions, pooled, residual
 from marginbench.benchmarks.evaluation.doctor import examine_canaries
 from marginbench.benchmarks.evaluation.strength import examine_starts
 from marginbench.benchmarks.machine import seeds
+from marginbench.methods.maths import lipschitz
 
 CPU = torch.device("cpu")
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -52,6 +53,12 @@ def certifying(change: Callable[[Answer, Query], Any]) -> Plant:
 def twin(where: Any, function: str, old: str, new: str) -> Plant:
     """A function of a module with another expression."""
     return lambda patch: patch.setattr(where, function, mutated(getattr(where, function), old, new))
+
+
+def forgotten_channels(patch: pytest.MonkeyPatch) -> None:
+    honest = CERTIFICATES["lipschitz"]
+    twin = replace(honest, function=mutated(honest.function, "q.x[0].numel()", "q.x[0, 0].numel()"))
+    patch.setitem(CERTIFICATES, "lipschitz", twin)
 
 
 def prepared(change: Callable[[nn.Module], None]) -> Plant:
@@ -162,6 +169,11 @@ class Mutant:
 
 other = {"l2": "linf", "linf": "l2"}
 MUTANTS = {
+    "channels forgotten between norms": Mutant(forgotten_channels, lambda: coloured(0.25, 0.25, 0.25)),
+    "the mean of a normalisation": Mutant(
+        twin(lipschitz, "layer_bound", "layer.std.double().abs().min()", "layer.std.double().mean()"),
+        lambda: coloured(0.2, 0.25, 0.4),
+    ),
     "the sign of FMN's step": Mutant(
         twin(fmn, "ascent", "return gradient.sign()", "return -gradient.sign()"), linear, "fmn", verdict="within 2%"
     ),
