@@ -78,10 +78,10 @@ def collapse(e: Evidence) -> str | None:
     if broken := int((e.arrays["output_margin"].isnan() | e.arrays["output_margin"].isposinf()).sum()):
         return f"logits not finite for {broken} of {counted(len(e.y), 'image')}"
     predicted = e.arrays["prediction"].unique()
-    if len(predicted) == 1:
+    present, images = e.y.unique(return_counts=True)
+    if len(predicted) == 1 and not torch.equal(predicted, present):  # the only class there is may be right
         return "one class for every image"
     seen = []
-    present, images = e.y.unique(return_counts=True)
     present = present[images >= COUNTED]
     if missing := int((~torch.isin(present, predicted)).sum()):
         seen.append(f"never predicted: {missing} of {len(present)} classes")

@@ -195,6 +195,19 @@ def test_a_constant_class_is_a_collapse(trained: Net) -> None:
 
 
 @pytest.mark.parametrize(
+    ("label", "prediction", "seen"),
+    [([1, 1, 1], [1, 1, 1], None), ([1], [1], None), ([1, 1], [2, 2], "one class"), ([1, 2], [1, 1], "one class")],
+)
+def test_images_of_one_class_are_predicted_as_it(label: list[int], prediction: list[int], seen: str | None) -> None:
+    """Of stop signs alone, say, or of one image: a network that is right has not collapsed."""
+    y, points = torch.tensor(label), len(label)
+    arrays = {"label": y, "prediction": torch.tensor(prediction), "output_margin": torch.zeros(points)}
+    net, x = Net(nn.Identity(), nn.Flatten(), nn.Identity()), torch.zeros(points, 1, 1, 1)
+    found = collapse(Evidence(net, x, arrays, {}, {}, {}, {}, 4, no_certificate))
+    assert found is None if seen is None else seen in str(found)
+
+
+@pytest.mark.parametrize(
     ("classes", "points", "right", "seen"),
     [
         (2, 100, 55, True),
