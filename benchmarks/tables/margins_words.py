@@ -6,7 +6,7 @@ from typing import Any
 
 from marginbench.benchmarks.tables.measures import ALL, MEASURES, TARGETS, Target
 from marginbench.benchmarks.tables.tightness import ATTACK, ATTACKED, BESIDE
-from marginbench.methods.words import counted
+from marginbench.methods.words import counted, few, listed
 
 Line = Mapping[str, Any]  # of `margins`
 TITLES = {(measure.name, measure.over): measure.title for measure in MEASURES}
@@ -35,9 +35,9 @@ def sentences(lines: Sequence[Line]) -> list[str]:
         elif of_target:
             silent.append(target.title)
     if open_:
-        said.append(f"No measure is shown to say anything of {_list(open_)}.")
+        said.append(f"No measure is shown to say anything of {listed(open_)}.")
     if silent:
-        said.append(f"Too few networks differ in {_list(silent)} to say what predicts it.")
+        said.append(f"Too few networks differ in {listed(silent)} to say what predicts it.")
     if networks == methods:
         said.append("With one network of each method, nothing can be said of measures within a method.")
     said.append("That a measure orders networks is no proof that enlarging it helps: methods differ in more than that.")
@@ -56,7 +56,7 @@ def _sentence(target: Target, lines: Sequence[Line]) -> str:
         parts.append(f"between the seeds of a method {_along('within', target, lines)}")
     linear = sorted((line for line in lines if line["r2_shown"]), key=lambda line: -line["r2"])
     if linear:
-        names = _few([f"{title(line)} (R² {score(line, 'r2')})" for line in linear])
+        names = few([f"{title(line)} (R² {score(line, 'r2')})" for line in linear], MOST)
         parts.append(f"for a method left out it is predicted, better than by the mean, from {names}")
     else:
         parts.append("for a method left out no linear predictor is shown to do better than the mean")
@@ -71,12 +71,12 @@ def _along(axis: str, target: Target, lines: Sequence[Line]) -> str:
     said = []
     if right:
         best, rivals = right[0], [line for line in lines if line[f"{axis}_best"] and line is not right[0]]
-        tied = f"not told apart: {_few([title(line) for line in rivals])}" if rivals else "closer than any other"
+        tied = f"not told apart: {few([title(line) for line in rivals], MOST)}" if rivals else "closer than any other"
         said.append(f"it {better} with {title(best)} (τ {score(best, axis)}; {tied})")
     else:
         said.append(f"no measure is shown with which it {better}")
     if wrong:
-        said.append(f"it {worse} with {_few([f'{title(line)} ({_number(line[axis])})' for line in wrong])}")
+        said.append(f"it {worse} with {few([f'{title(line)} ({_number(line[axis])})' for line in wrong], MOST)}")
     return ", and ".join(said)
 
 
@@ -93,15 +93,6 @@ def _number(value: float) -> str:
         return "< -1"  # R²: how much worse than the mean does not matter
     text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text
-
-
-def _few(names: Sequence[str]) -> str:
-    more = len(names) - MOST
-    return _list([*names[:MOST], f"{more} more"] if more > 0 else names)
-
-
-def _list(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def tightness_words(lines: Sequence[Line]) -> str:
@@ -123,4 +114,4 @@ def tightness_words(lines: Sequence[Line]) -> str:
     named = [
         f"{kind} {line['estimator']} {line['median']:.2f} and {line['worst']:.2g}" for kind, line in nearest.items()
     ]
-    return f"The nearest, as ratios to the {BESIDE[beside]} at the median point and at worst: {_list(named)}."
+    return f"The nearest, as ratios to the {BESIDE[beside]} at the median point and at worst: {listed(named)}."
