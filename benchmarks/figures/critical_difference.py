@@ -92,7 +92,8 @@ def critical_difference(source: Any, *, column: str = DEFAULT_SORT, picked: Sequ
     """Average ranks of rows across suites, with bars over rows that cannot be told apart.
 
     Every suite ranks the rows by their means over seeds; bars are those of Wilcoxon's test with Holm's correction, see
-    `statistics.blocks`. The subtitle says how many suites it takes before anything can be told apart.
+    `statistics.blocks`. The subtitle says how many suites it takes before anything can be told apart, and which tell
+    less than their number.
 
     Args:
         source: see `rows_of`, with two suites or more. Rows that one of them lacks are left out.
@@ -101,7 +102,7 @@ def critical_difference(source: Any, *, column: str = DEFAULT_SORT, picked: Sequ
 
     Raises:
         ParameterError: no such column, or no such row in all suites.
-        MarginbenchError: fewer than two suites share two rows.
+        MarginbenchError: fewer than two suites, each with networks of its own, share two rows.
     """
     reading = reading_of(source)
     known = {one.name: one for one in columns.measured(columns.of_probes(reading.records.values()))}
@@ -109,11 +110,14 @@ def critical_difference(source: Any, *, column: str = DEFAULT_SORT, picked: Sequ
         raise ParameterError("column", column, f"no such column: {suggest(column, known)}")
     found = across(reading.records.values(), column)
     if found is None:
-        raise MarginbenchError(f"{column}: ranks across suites take two suites or more that share two rows")
+        raise MarginbenchError(
+            f"{column}: ranks across suites take two suites or more that share two rows; evaluations of the same"
+            " networks are one suite: train another"
+        )
     for name in picked or ():
         if name not in found.rows:
             raise ParameterError("picked", name, f"no such row in all suites: {suggest(name, found.rows)}")
     what = known[column].header.replace(" %", " accuracy" if "accuracy" in column else "").partition("{")[0].strip()
     chosen = [row for row in (BASELINE,) if row in found.rows] if picked is None else list(picked)
     title = f"{what} across {len(found.suites)} suites"
-    return diagram(found.average_ranks, found.cliques, chosen, title, found.ranking.power)
+    return diagram(found.average_ranks, found.cliques, chosen, title, " ".join([found.ranking.power, *found.cautions]))

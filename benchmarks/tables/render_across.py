@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.tables import columns
-from marginbench.benchmarks.tables.across import Across, across
+from marginbench.benchmarks.tables.across import NAMES, Across, across
 from marginbench.benchmarks.tables.board import Board
 from marginbench.benchmarks.tables.cells import METHOD, PageColumn, Span, p_text
-
-NAMES = 12  # rows left out that are named
+from marginbench.methods.words import few
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def across_page(made: Sequence[Board], records: Iterable[Record]) -> AcrossPage 
     kept = [place for place, row in enumerate(found.rows) if row in chosen]
     what = ordering.header.partition("{")[0].strip()
     return AcrossPage(
-        f"Across {len(found.suites)} suites: ranks by {what}", _table(found, kept), [*_notes(found), *_shared(made)]
+        f"Across {len(found.suites)} suites: ranks by {what}", _table(found, kept), [*_notes(found), *found.cautions]
     )
 
 
@@ -66,16 +65,4 @@ def _notes(found: Across) -> Iterable[str]:
         sign = "" if of.friedman_p < 0.001 else "= "
         yield f"That all rows are equal: p {sign}{p_text(of.friedman_p)} (Friedman's test)."
     if found.left_out:
-        more = f" and {len(found.left_out) - NAMES} more" if len(found.left_out) > NAMES else ""
-        yield f"Left out, since some suite lacks them: {', '.join(found.left_out[:NAMES])}{more}."
-
-
-def _shared(made: Sequence[Board]) -> Iterable[str]:
-    """Suites that tell less than their number."""
-    suites: dict[str, list[str]] = {}
-    for board in made:
-        suite = board.records[0].suite
-        suites.setdefault(str(dict(suite.settings.get("data", {})).get("name", suite.name)), []).append(suite.name)
-    for data, names in suites.items():
-        if len(names) > 1:
-            yield f"{', '.join(names)} share the data {data}: they tell less than {len(names)} suites of other data."
+        yield f"Left out, since some suite lacks them: {few(found.left_out, NAMES)}."

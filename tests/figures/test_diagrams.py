@@ -1,5 +1,6 @@
 """Figures of plain numbers: critical differences, and what predicts what."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,31 @@ def test_average_ranks_are_those_of_the_suites(tmp_path: Path) -> None:
         plot("critical_difference", tmp_path, picked=["ibp"])
     with pytest.raises(ParameterError, match="no such column"):
         plot("critical_difference", tmp_path, column="robust")
+
+
+def test_evaluations_of_the_same_networks_are_one_suite_of_the_diagram(tmp_path: Path) -> None:
+    """Two data sets, of which one is evaluated twice and shared by two suites."""
+    for place, (name, network, data) in enumerate(
+        (
+            ("toy", "toy", "digits"),
+            ("toy+points=7", "toy", "digits"),
+            ("wide", "wide", "digits"),
+            ("mnist", "m", "mnist"),
+        )
+    ):
+        suite = {"name": name, "title": "", "data": {"name": data}, "evaluation": {"epsilon": EPSILON}}
+        for row, strength in {"ce": 0.5, "mma": 1.0}.items():
+            identity = {"suite": str(place) * 64, "training": f"{row} of {network}"}
+            write_row(tmp_path, row, strength, suite=suite, identity=identity)
+    said = " ".join(texts(plot("critical_difference", tmp_path)))
+    assert "across 3 suites" in said and "With 3 suites no pair" in said
+    assert "toy and toy+points=7 share networks: they count as one suite, of which toy is ranked." in said
+    assert "toy and wide share the data digits: they tell less than 2 suites of other data." in said
+    for path in [*tmp_path.rglob("*.json")]:
+        if json.loads(path.read_bytes())["suite"]["name"] in ("wide", "mnist"):
+            path.unlink()
+    with pytest.raises(MarginbenchError, match="evaluations of the same networks are one suite"):
+        plot("critical_difference", tmp_path)
 
 
 def test_one_suite_ranks_nothing_across_suites(board: Path) -> None:

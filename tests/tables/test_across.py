@@ -1,6 +1,7 @@
 """Ranks across suites, below the leaderboards of several."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ def records(suites: int, data: str = "") -> list[Record]:
         rows = list(ACCURACY)[: 3 if place == suites - 1 else 4]
         found += [a_record(row, 0, ACCURACY[row], {"suite": f"{place:064}"}, suite=suite) for row in rows]
     return found
+
+
+def evaluations(name: str, accuracy: dict[str, float], count: int, own: tuple[str, ...] = ()) -> list[Record]:
+    """A suite and further evaluations of its networks; those of the rows in `own` were trained for each anew."""
+    found = []
+    for place in range(count):
+        changed = f"{name}+evaluation.points={place}" if place else name
+        values = {"name": changed, "title": "t", "data": {"name": f"data of {name}"}}
+        suite = SuiteFacts.of({**values, "evaluation": {"epsilon": EPSILON}})
+        for row, value in accuracy.items():
+            training = f"{row} of {changed if row in own else name}"
+            identity = {"suite": f"{changed:#<64}", "training": training}
+            found.append(a_record(row, 0, value, identity, suite=suite))
+    return found
+
+
+A, B = {"ce": 0.5, "mma": 0.9, "pmm": 0.7}, {"ce": 0.9, "mma": 0.5, "pmm": 0.7}
 
 
 def section(text: str) -> str:
@@ -61,7 +79,49 @@ def test_rows_that_were_not_asked_for_are_ranked_and_not_shown() -> None:
 
 def test_suites_of_one_data_set_are_named() -> None:
     text = section(render(records(2, "digits"), "md"))
-    assert "suite0, suite1 share the data digits: they tell less than 2 suites of other data." in text
+    assert "suite0 and suite1 share the data digits: they tell less than 2 suites of other data." in text
+
+
+@pytest.mark.parametrize("own", [(), ("mma",), ("mma", "pmm")])
+def test_evaluations_of_the_same_networks_are_one_suite(own: tuple[str, ...]) -> None:
+    """As suites of their own six of them would turn a draw into a rank of 8 / 7; a single network in common counts."""
+    made = [*evaluations("b", B, 1), *evaluations("a", A, 6, own)]
+    found = across(made, ROBUST)
+    assert found is not None and found.suites == ["a", "b"] and found.rows == ["ce", "mma", "pmm"]
+    assert found.average_ranks == {"ce": 2, "mma": 2, "pmm": 2} and found.ranking.ranks.tolist() == [
+        [3, 1, 2],
+        [1, 3, 2],
+    ]
+    text = section(render(made, "md"))
+    others = ", ".join(f"a+evaluation.points={place}" for place in range(1, 5))
+    assert text.startswith("2 suites: ranks by robust % L2\n") and "With 2 suites no pair" in text
+    assert f"- a, {others} and a+evaluation.points=5 share networks: they count as one suite, of which a is" in text
+    assert "share the data" not in text and "a+evaluation.points=1 |" not in text
+
+
+def test_where_all_suites_share_their_networks_nothing_is_ranked() -> None:
+    assert across(evaluations("a", A, 7), ROBUST) is None
+    assert across(evaluations("a", A, 7, tuple(A)), ROBUST) is not None
+    assert section(render(evaluations("a", A, 7), "md")) == ""
+
+
+def test_the_evaluation_with_more_rows_stands_for_the_others() -> None:
+    """The suite itself has one row; an evaluation without the column stands for nothing."""
+    own, changed = evaluations("a", {"ce": 0.5}, 2)
+    more = [one for one in evaluations("a", A, 3) if one.suite.name == "a+evaluation.points=2"]
+    blind = replace(changed, metrics={"points": 10.0, "clean_accuracy": 0.5})
+    found = across([own, blind, *more, *evaluations("b", B, 1)], ROBUST)
+    assert found is not None and found.suites == ["a+evaluation.points=2", "b"] and len(found.rows) == 3
+    assert found.same_networks["a+evaluation.points=2"] == ["a", "a+evaluation.points=1"]
+
+
+def test_a_model_from_outside_is_one_network_on_each_data_set() -> None:
+    def model(record: Record) -> Record:
+        identity = replace(record.identity, training=None, weights=f"weights of {record.method}")
+        return replace(record, id=identity.id, identity=identity)
+
+    found = across(list(map(model, [*evaluations("a", A, 6), *evaluations("b", B, 2)])), ROBUST)
+    assert found is not None and found.suites == ["a", "b"] and set(found.average_ranks.values()) == {2}
 
 
 @pytest.mark.parametrize(("count", "choice"), [(1, Choice()), (3, Choice("method"))])
