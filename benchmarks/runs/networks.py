@@ -1,11 +1,18 @@
 """The networks below some folders: what there is, and which of them a name means."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from marginbench.benchmarks.records.reader import read_folders
 from marginbench.benchmarks.records.training import Training, network_path, read_training
+from marginbench.benchmarks.records.tuning import Tuning
+from marginbench.benchmarks.runs.plan import Row
 from marginbench.benchmarks.runs.progress import size
-from marginbench.benchmarks.training.load import training_paths
+from marginbench.benchmarks.suites.schema import MOST_SEEDS
+from marginbench.benchmarks.training.load import method_of, training_paths
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
 
@@ -50,27 +57,60 @@ def _why_not(training: Training) -> str:
     return "discarded" if training.discarded else "missing"
 
 
-def named(run: str, folder: Path) -> list[Training]:
-    """The trainings that an id, or the beginning of one, or the name of a row means: of a row, all seeds.
+@dataclass(frozen=True)
+class Kept:
+    """A training, and a row that its network is of."""
+
+    training: Training
+    folder: Path  # of its file
+    tuning: Tuning | None  # of the row, if that is tuned
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return self.training.method if self.tuning is None else self.tuning.name
+
+    @property
+    def row(self) -> Row:
+        """As plans have it.
+
+        Raises:
+            MarginbenchError: the method is not registered: its plug-in has to be loaded.
+        """
+        method = method_of(self.training)
+        return Row(method) if self.tuning is None else Row(method, self.tuning.recipe, self.tuning)
+
+    @property
+    def of_row(self) -> bool:
+        """It is no trial of a tuning."""
+        return self.training.repetition < MOST_SEEDS
+
+
+def named(run: str, folder: Path) -> list[Kept]:
+    """The networks that an id, or the beginning of one, or the name of a row means: of a row, all seeds.
 
     Raises:
         ParameterError: none, or ids of several.
     """
-    trainings = list(_readable(training_paths(folder)))
-    of_row = [training for training in trainings if training.method == run]
-    by_id = [training for training in trainings if training.id.startswith(run)]
-    if of_row or len(by_id) == 1:
+    every = list(_kept(folder))
+    of_row = [one for one in every if one.of_row and one.name == run]
+    by_id = [one for one in every if one.training.id.startswith(run)]
+    ids = {one.training.id for one in by_id}
+    if of_row or len(ids) == 1:
         return of_row or by_id
-    rows = sorted({training.method for training in trainings})
-    problem = (
-        f"{len(by_id)} ids begin so" if by_id else f"no network of that row or id in {folder}: {suggest(run, rows)}"
-    )
+    rows = {one.name for one in every if one.of_row}
+    problem = f"{len(ids)} ids begin so" if ids else f"no network of that row or id in {folder}: {suggest(run, rows)}"
     raise ParameterError("run", run, problem)
 
 
-def _readable(paths: Iterable[Path]) -> Iterable[Training]:
-    for path in paths:
-        try:
-            yield read_training(path)
-        except MarginbenchError:
-            continue
+def _kept(folder: Path) -> Iterator[Kept]:
+    """Every training with each row whose records are of it, or of its method where there are none yet."""
+    rows: dict[str, dict[str, Tuning | None]] = defaultdict(dict)
+    for record in read_folders([folder]).records.values():
+        if record.identity.training is not None:
+            rows[record.identity.training][record.method] = record.tuning
+    for path in training_paths(folder):
+        with contextlib.suppress(MarginbenchError):
+            training = read_training(path)
+            for tuning in rows[training.id].values() or [None]:
+                yield Kept(training, path.parent, tuning)

@@ -14,6 +14,7 @@ from marginbench.benchmarks.machine.files import ensure_writable
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
 from marginbench.benchmarks.records.record import Record, is_inapplicable
 from marginbench.benchmarks.records.training import Training, find_training
+from marginbench.benchmarks.runs.choice import split_settings
 from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.estimates import Estimates
 from marginbench.benchmarks.runs.job import ended
@@ -21,15 +22,15 @@ from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.networks import named
 from marginbench.benchmarks.runs.note import Note
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
+from marginbench.benchmarks.runs.plan import make_plan
 from marginbench.benchmarks.runs.plan_files import write_plan
 from marginbench.benchmarks.runs.progress import Progress
 from marginbench.benchmarks.runs.report_file import ReportFile
 from marginbench.benchmarks.runs.rounds import Rounds
 from marginbench.benchmarks.runs.slot import Slot, held_elsewhere
 from marginbench.benchmarks.runs.watch import Watch
-from marginbench.benchmarks.runs.work import Work, count_workers, prepare, threads_each
+from marginbench.benchmarks.runs.work import Work, about, count_workers, prepare, threads_each
 from marginbench.benchmarks.runs.workers import Chosen, run_here, run_in_workers, seen_elsewhere
-from marginbench.benchmarks.training.load import method_of
 from marginbench.methods import Method
 from marginbench.methods.errors import ParameterError
 from marginbench.methods.spec import read_settings
@@ -84,7 +85,8 @@ def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
     """Evaluate networks that `run_all` has trained, as the options say: with other attacks, say, or another radius.
 
     Args:
-        run: the id of a training, or its first digits; or the name of a row, which means all its seeds.
+        run: the id of a training, or its first digits; or the name of a row, tuned ones included, which means all its
+            seeds. Trials of tunings are no networks of a row: they have an id alone.
         options: `suite=None` is the one by whose name the networks were trained; `methods` and `seeds` are those of the
             networks.
 
@@ -92,22 +94,31 @@ def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
         MarginbenchError: no such network in the output folder, or the suite trains in another way.
     """
     found = named(run, Path(options.out).expanduser())
+    first, of_methods = found[0], split_settings(options.set)[1]
+    if of_methods:
+        problem = "is of a method, and a network with another one is another network: `run-all` trains it"
+        raise ParameterError("set", "=".join(map(str, next(iter(of_methods.items())))), problem)
     suite, settings = options.suite, options.set
     if suite is None:
         given = read_settings(options.set, "KEY=VALUE")
-        suite, settings = found[0].suite, {**found[0].changes, **given}
-    methods: list[str | Path | Method | type[Method]] = list({method_of(training): None for training in found})
-    seeds = 1 + max(training.repetition for training in found)
-    options = replace(options, suite=suite, set=settings, methods=methods, seeds=seeds, only="evaluate")
-    ids = {training.id for training in found}
+        own = {key: value for key, value in first.training.changes.items() if key not in first.row.recipe}
+        suite, settings = first.training.suite, {**own, **given}
+    rows = list({(one.name, one.tuning and one.tuning.id): one.row for one in found}.values())
+    seeds = sorted({one.training.repetition for one in found})
+    methods: list[str | Path | Method | type[Method]] = list({row.method: None for row in rows})
+    options = replace(options, suite=suite, set=settings, methods=methods, seeds=len(seeds), only="evaluate")
+    ids = {one.training.id for one in found}
     with shown() if options.progress else nullcontext():
         work = prepare(**vars(options))
-        cells = [cell for cell in work.cells if cell.training.id in ids]
+        planned = make_plan(work.suite, rows, seeds, work.data.fingerprint)
+        cells = [cell for cell in planned if cell.training.id in ids]
         if not cells:
-            problem = f"trains in another way than {run} was trained: name its own suite"
+            remedy = (
+                "name its own suite" if first.of_row else "it is a trial, which --set data.evaluate=validation asks for"
+            )
+            problem = f"trains in another way than {run} was trained: {remedy}"
             raise ParameterError("suite", str(suite), problem)
-        todo = [cell for cell in work.todo if cell.training.id in ids]
-        return _run(options, replace(work, cells=cells, todo=todo))
+        return _run(options, about(work, cells, first.folder))
 
 
 def _run(options: RunOptions, work: Work) -> RunOutcome:

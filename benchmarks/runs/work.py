@@ -47,6 +47,7 @@ class Work:
     cells: list[Cell]
     todo: list[Cell]
     records: dict[str, Record]  # by id
+    unreadable: Set[str] = frozenset()  # ids of records that cannot be read
 
     @property
     def suite(self) -> Suite:
@@ -110,8 +111,15 @@ def prepare(options: RunOptions) -> Work:
     reading = read_folders([job.runs], check_arrays=True) if job.runs.is_dir() else Reading({}, {})
     reading.warn()
     records = {record.id: record for record in reading.records.values()}
-    todo = [cell for cell in cells if _is_left(cell, job, records, {path.stem for path in reading.problems})]
-    return Work(job, data, device, folder, cells, in_order(todo), records)
+    work = Work(job, data, device, folder, [], [], records, {path.stem for path in reading.problems})
+    return about(work, cells)
+
+
+def about(work: Work, cells: list[Cell], networks: Path | None = None) -> Work:
+    """The work with other runs, whose networks may lie in another folder."""
+    job = work.job if networks is None else replace(work.job, networks=networks)
+    todo = [cell for cell in cells if _is_left(cell, job, work.records, work.unreadable)]
+    return replace(work, job=job, cells=cells, todo=in_order(todo))
 
 
 def _suite(options: RunOptions) -> str | Path:

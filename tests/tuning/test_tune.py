@@ -268,6 +268,47 @@ def test_default_and_tuned_rows_stand_beside_each_other(tiny: Path, tmp_path: Pa
     assert code == 0 and "0 runs done, 2 had a record already" in out
 
 
+def test_trials_are_networks_without_a_row(tiny: Path, tmp_path: Path, run: Run) -> None:
+    run_all(str(tiny), ["ce"], 1, "cpu", tmp_path, only="train")
+    tuned(tiny, tmp_path, methods=["ce", "arcface"], trials=2)
+    common = ["--suite", tiny, "--out", tmp_path, "--set", "evaluation.points=7"]
+    code, out, err = run("evaluate", "--run", "ce", *common)
+    assert code == 0 and "1 run done" in out, err
+    (record,) = map(read_record, (tmp_path / "tiny+evaluation.points=7" / "runs").glob("*.json"))
+    assert (record.method, record.repetition) == ("ce", 0)
+    code, _, err = run("evaluate", "--run", "arcface", *common)
+    assert code == 2 and err.splitlines()[-1].endswith("known: ce"), err
+    trial = next((tmp_path / "tiny" / "tuning" / "networks").glob("*.json")).stem
+    code, out, err = run("evaluate", "--run", trial[:12], *common, "--set", "data.evaluate=validation")
+    assert code == 0 and "1 run done" in out, err
+    code, _, err = run("evaluate", "--run", trial[:12], *common)
+    assert code == 2 and "it is a trial, which --set data.evaluate=validation asks for" in err
+
+
+def test_the_networks_of_a_tuned_row_are_evaluated_under_its_name(tiny: Path, tmp_path: Path, run: Run) -> None:
+    """From its records: the settings lie elsewhere."""
+    (tuning,) = tuned(tiny, tmp_path / "tuned", **ARCFACE, recipe=True).settings
+    default, second, third = tuning.history
+    best = replace(second, method="arcface", recipe={"training.learning_rate": 0.005}, value=1.0)  # its recipe alone
+    history = [default, best, third]
+    (file,) = setting_paths(tmp_path / "tuned")
+    write_setting(file, replace(tuning, history=history, **outcome_of(history, tuning.objective, 0.0, "floor")))
+    out = tmp_path / "out"
+    run_all(str(tiny), ["arcface"], 2, "cpu", out, tuned=tmp_path / "tuned", jobs=1)
+    common = ["--suite", tiny, "--out", out, "--set", "evaluation.points=7"]
+    for row in ("arcface+tuned", "arcface"):
+        code, text, err = run("evaluate", "--run", row, *common)
+        assert code == 0 and "2 runs done" in text, err
+    records = list(map(read_record, (out / "tiny+evaluation.points=7" / "runs").glob("*.json")))
+    assert sorted(record.method for record in records) == ["arcface"] * 2 + ["arcface+tuned"] * 2
+    for record in records:
+        assert record.identity.recipe == (best.recipe if record.tuning else None)
+    code, _, err = run("evaluate", "--run", "arcfac+tuned", *common)
+    assert code == 2 and err.splitlines()[-1].endswith("known: arcface, arcface+tuned")
+    code, _, err = run("evaluate", "--run", "arcface", *common, "--set", "arcface.m=0.1")
+    assert code == 2 and "another network" in err
+
+
 def test_rows_of_one_training_wait_for_each_other(tiny: Path, tmp_path: Path) -> None:
     """Where the default was chosen: with two workers, one row's turn comes while the other trains its network."""
     tuned(tiny, tmp_path, **ARCFACE | {"trials": 1})
