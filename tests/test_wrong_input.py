@@ -7,6 +7,8 @@ import typer
 from support import Run
 
 from marginbench.benchmarks.cli.app import _in_options, app
+from marginbench.benchmarks.machine import files
+from marginbench.benchmarks.machine.files import UnwritableError
 from marginbench.methods.errors import ParameterError
 
 WRONG = [
@@ -91,7 +93,40 @@ def test_a_name_that_python_keeps_for_itself_is_no_method(run: Run, tmp_path: Pa
 def test_a_folder_is_no_file_for_a_table(run: Run, tmp_path: Path) -> None:
     reference = Path(__file__).parents[1] / "results/reference/digits_exact"
     code, _, err = run("leaderboard", reference, "--format", "csv", "-o", tmp_path)
-    assert (code, err) == (2, f"error: {tmp_path}: is a folder; a file is needed\n")
+    assert (code, err) == (2, f"error: -o {tmp_path}: is a folder; a file is needed\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("leaderboard", "none"), "a.md"),
+        (("margins", "none"), "a.csv"),
+        (("plot", "cost", "none"), "a.svg"),
+        (("report", "none"), "a.html"),
+        (("freeze", "none"), "a.txt"),
+        (("export", "none"), "a"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_read(
+    run: Run, words: tuple[str, ...], name: str
+) -> None:
+    """Else the missing folder, or id, would be told."""
+    code, out, err = run(*words, "-o", f"/dev/null/x/{name}")
+    last = err.splitlines()[-1]
+    assert (code, out) == (2, "") and last.startswith("error: -o /dev/null/x: cannot be made")
+
+
+def test_a_report_that_cannot_be_written_into_its_folder_is_not_made(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, _: bytes) -> None:
+        raise UnwritableError(f"{path}: cannot be written (Read-only file system)")
+
+    monkeypatch.setattr(files, "write_atomically", refuse)
+    code, _, err = run("report", tmp_path)
+    told = f"error: -o {tmp_path}: cannot be written (Read-only file system); choose another folder"
+    assert code == 2 and err.splitlines()[-1] == told
+    assert run("report", tmp_path / "none")[0] == 2 and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

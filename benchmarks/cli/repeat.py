@@ -70,9 +70,11 @@ def freeze_command(
 
     A build of torch that is not on PyPI needs its index, which a comment in the file names.
     """
-    from marginbench.benchmarks.machine.files import write_atomically
+    from marginbench.benchmarks.machine.files import ensure_file_writable, write_atomically
     from marginbench.benchmarks.records.constraints import constraints, environments_in
 
+    if output is not None:
+        ensure_file_writable(output)
     if where is None:
         say_what_loads("freeze")
         import torch

@@ -10,7 +10,7 @@ import typer
 
 from marginbench.benchmarks.cli.app import Plugins, Strict, app, load_plugins, refuse_nothing, say_what_loads
 from marginbench.benchmarks.figures.theme import COLUMN_MM
-from marginbench.benchmarks.machine.files import ensure_writable
+from marginbench.benchmarks.machine.files import ensure_file_writable
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.runs.options import SETS
 from marginbench.benchmarks.tables.choice import Choice
@@ -61,12 +61,14 @@ def leaderboard_command(
     from marginbench.benchmarks.tables.terminal import View, show
     from marginbench.methods.spec import split_specs
 
+    form = form or _form(output, FORMATS)
+    if output is not None:
+        ensure_file_writable(output)
     reading = read_folders(folders, strict=strict)
     reading.warn()
     records = list(reading.records.values())
     refuse_nothing(records, folders)
     choice = Choice(by, split_specs(families), split_specs(methods), split_specs(columns), top)
-    form = form or _form(output, FORMATS)
     if all_notes and form in ("csv", "json"):
         raise ParameterError("all_notes", True, f"there are none in {form}: md, tex and html have them")
     known = where_rows_stand(reading, None if form in ("csv", "json") else [by or DEFAULT_SORT, *choice.columns])
@@ -162,10 +164,12 @@ def margins_command(
     from marginbench.benchmarks.tables.render_margins import render_margins
     from marginbench.benchmarks.tables.terminal import show_page
 
+    chosen_form = form or _form(output, ("md", "csv", "json"))
+    if output is not None:
+        ensure_file_writable(output)
     reading = read_folders(folders, strict=strict)
     reading.warn()
     refuse_nothing(list(reading.records.values()), folders)
-    chosen_form = form or _form(output, ("md", "csv", "json"))
     screen = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if screen else None
     chosen = of_suites(reading, suite) if suite else reading
@@ -241,6 +245,7 @@ def plot_command(
         if key in options:
             raise ParameterError("option", f"{key}={value}", f"{key} is given twice")
         options[key] = value
+    ensure_file_writable(output.expanduser())
     save(plot(name, folders or [RESULTS], width=width, dark=dark, **options), output)
 
 
@@ -279,18 +284,19 @@ def report_command(
 
     It is one file, which opens without a network: marginbench report results/reference/digits -o report.html
     """
-    if output is not None:
-        if output.suffix.lower() not in (".html", ".htm"):
-            raise ParameterError("output", str(output), "should end in .html: browsers go by it")
-        ensure_writable(output.expanduser().parent, "output")  # now, not when the page is made
+    folders = folders or [RESULTS]
+    path = (output or folders[0] / "report.html").expanduser()
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ParameterError("output", str(output), "should end in .html: browsers go by it")
+    if output is not None or path.parent.is_dir():  # a folder of records that is not there is not made
+        ensure_file_writable(path)
     say_what_loads("report")
     from marginbench.benchmarks.reports.make import report
     from marginbench.methods.spec import split_specs
 
-    folders = folders or [RESULTS]
     rows = None if features is None else [] if features == "none" else split_specs(features)
     page = report(folders, features=rows, data_dir=data_dir, strict=strict)
-    path = page.save(output or folders[0] / "report.html")
+    page.save(path)
     print(f"wrote {path} ({page.megabytes:.1f} MB): open it in a browser")
     if open_it:
         webbrowser.open(path.absolute().as_uri())

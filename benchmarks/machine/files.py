@@ -62,7 +62,6 @@ def ensure_writable(folder: Path, parameter: str = "out") -> None:
 
     Raises:
         ParameterError: that fails; callers take the folder by the name `parameter`.
-        UnwritableError: the folder is there and cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,5 +69,20 @@ def ensure_writable(folder: Path, parameter: str = "out") -> None:
         problem = f"cannot be made ({error.strerror}); choose another folder"
         raise ParameterError(parameter, str(folder), problem) from None
     probe = folder / ".writable"
-    write_atomically(probe, b"")
+    try:
+        write_atomically(probe, b"")
+    except UnwritableError as error:
+        problem = f"{str(error).removeprefix(f'{probe}: ')}; choose another folder"
+        raise ParameterError(parameter, str(folder), problem) from None
     probe.unlink(missing_ok=True)  # another process may do the same
+
+
+def ensure_file_writable(path: Path, parameter: str = "output") -> None:
+    """Find out before a long computation whether its file can be written, and make its folder.
+
+    Raises:
+        ParameterError: it cannot; callers take the file by the name `parameter`.
+    """
+    if path.is_dir():
+        raise ParameterError(parameter, str(path), "is a folder; a file is needed")
+    ensure_writable(path.parent, parameter)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.data.sentence_sets import is_text
 from marginbench.benchmarks.extras import ONNX, ONNX_RUNTIME
-from marginbench.benchmarks.machine.files import write_atomically
+from marginbench.benchmarks.machine.files import ensure_file_writable, write_atomically
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.training import network_bytes
 from marginbench.benchmarks.training.bundle import to_toml
@@ -23,6 +23,7 @@ from marginbench.methods import MarginbenchError, Net
 from marginbench.methods.errors import one_line
 
 AGREE = 1e-5  # how far the logits of ONNX Runtime may be from ours, relative to the largest one
+SUFFIXES = (".safetensors", ".toml", ".onnx")
 HEADER = """\
 # A network that marginbench has trained; its weights are in {weights}. In Python:
 #   from marginbench.benchmarks import load_network
@@ -52,14 +53,16 @@ def export(what: str, output: Path, folder: Path = RESULTS, network: str | None 
         output: a path; a suffix of these three is left out.
 
     Raises:
+        ParameterError: the files cannot be written.
         MarginbenchError: no such network, or the ONNX graph computes something else.
     """
-    output = output.with_suffix("") if output.suffix in (".safetensors", ".toml", ".onnx") else output
+    output = output.with_suffix("") if output.suffix in SUFFIXES else output
+    weights, described, graph = (output.with_name(f"{output.name}{end}") for end in SUFFIXES)
+    for file in (weights, described, graph):
+        ensure_file_writable(file)
     path = training_path(what, folder)
     net, training = load_network(path, network=network)
     content = network_bytes(path.parent, training, path.stem)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    weights, described, graph = (output.with_name(f"{output.name}{end}") for end in (".safetensors", ".toml", ".onnx"))
     write_atomically(weights, content)
     text = is_text(training.identity.recipe["data"]["name"])
     head = HEADER.format(name=described.name, weights=weights.name, reads=SENTENCES if text else IMAGES)
