@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marginbench.benchmarks.records.reader import read_folders
-from marginbench.benchmarks.records.training import Training, network_path, read_training
+from marginbench.benchmarks.records.training import NETWORKS, Training, network_path, read_training
 from marginbench.benchmarks.records.tuning import Tuning
 from marginbench.benchmarks.runs.plan import Row
 from marginbench.benchmarks.runs.progress import size
@@ -104,12 +104,15 @@ def named(run: str, folder: Path) -> list[Kept]:
 
 
 def _kept(folder: Path) -> Iterator[Kept]:
-    """Every training with each row whose records are of it, or of its method where there are none yet."""
+    """Every training with each row whose records are of it, or of its method where there are none yet.
+
+    Those of the folder itself come first; there may be other output folders, and tunings, below it.
+    """
     rows: dict[str, dict[str, Tuning | None]] = defaultdict(dict)
     for record in read_folders([folder]).records.values():
         if record.identity.training is not None:
             rows[record.identity.training][record.method] = record.tuning
-    for path in training_paths(folder):
+    for path in sorted(training_paths(folder), key=lambda path: path.parent != folder / NETWORKS):
         with contextlib.suppress(MarginbenchError):
             training = read_training(path)
             for tuning in rows[training.id].values() or [None]:

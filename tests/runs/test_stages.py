@@ -123,6 +123,17 @@ def test_evaluate_one_run_or_a_row(tiny: Path, tmp_path: Path, run: Run, network
     assert code == 2 and "--model" in err and "--run" in err
 
 
+@pytest.mark.usefixtures("no_training")
+def test_networks_of_the_folder_itself_come_before_those_below_it(
+    tiny: Path, tmp_path: Path, run: Run, networks: Path
+) -> None:
+    """Another output folder lies in it, whose networks are gone."""
+    out = tmp_path / "out"
+    shutil.copytree(networks, out / "another" / "networks", ignore=shutil.ignore_patterns("*.safetensors"))
+    code, text, err = run("evaluate", "--run", "ce", "--out", out, "--suite", tiny, "--set", "evaluation.points=7")
+    assert code == 0 and "1 run done" in text, err
+
+
 def test_radii_are_trained_for_by_those_who_need_them(tiny: Path) -> None:
     """The identity holds the radii of these methods alone, and an evaluation at other radii is no other training."""
     suite = load_suite(str(tiny))
