@@ -1,6 +1,5 @@
 """Loads a user's Python file: a plug-in, an attack, a model or a network."""
 
-import ast
 import hashlib
 import importlib
 import os
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from marginbench.methods.errors import MarginbenchError, one_line, suggest
+from marginbench.methods.usercontent import digest
 
 USER_MODULE = "marginbench_user_"  # begins the module names of users' files
 BUILT_IN = "marginbench."  # begins the names of our own modules
@@ -40,7 +40,7 @@ def load_user_file(path: str | Path, kind: str) -> ModuleType:
     path = Path(path).expanduser().resolve()
     code = _read(path, kind)
     try:
-        source = _digest(path, code)
+        source = digest(path, code)
     except OSError as error:
         raise MarginbenchError(f"{kind} {path}: {error.filename} cannot be read ({error.strerror})") from None
     name = f"{USER_MODULE}{path.stem}_{hashlib.sha256(bytes(path) + b'|' + source.encode()).hexdigest()[:12]}"
@@ -92,7 +92,7 @@ def _as_imported(name: str, file: Path) -> tuple[dict[str, Any], str]:
         return {name: _spec(name)}, hashlib.sha256(code).hexdigest()
     beside = f"{file.parent}{os.sep}"
     loaded = [n for n, module in list(sys.modules.items()) if str(getattr(module, "__file__", "")).startswith(beside)]
-    return {module: _spec(module) for module in (name, *loaded)}, _digest(file.resolve(), code, with_data=False)
+    return {module: _spec(module) for module in (name, *loaded)}, digest(file.resolve(), code, with_data=False)
 
 
 def is_installed(file: Path) -> bool:
@@ -188,64 +188,6 @@ def _read(path: Path, kind: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise MarginbenchError(f"{kind} {path}: cannot be read ({error.strerror})") from None
-
-
-def _digest(path: Path, code: bytes, with_data: bool = True) -> str:
-    """SHA-256 of the file, or of it and of what it imports from its folder or names, directly or through others.
-
-    Imports are read off the source, those inside functions too: what other files have imported before, which differs
-    from process to process, makes no difference. So are the data that the code reads, whenever it does: files of which
-    a text in it is the path from its folder. A path that is put together from several texts is not seen. Scripts name
-    what they write, too: of them data do not count.
-    """
-    files: dict[Path, bytes] = {path: code}
-    todo = [path]
-    while todo:
-        file = todo.pop()
-        for neighbour in _imported(files[file], file.relative_to(path.parent).parts[:-1], path.parent):
-            if neighbour not in files:
-                files[neighbour] = neighbour.read_bytes()
-                todo.append(neighbour)
-    texts = {(file.parent, text) for file, content in files.items() for text in _texts(content)}
-    named = {folder / text for folder, text in texts if not Path(text).is_absolute()}
-    data = sorted(f for f in named - files.keys() if os.path.isfile(f)) if with_data else []  # noqa: PTH113 - long texts are no error
-    if len(files) == 1 and not data:
-        return hashlib.sha256(code).hexdigest()
-    digests = [f"{f.relative_to(path.parent).as_posix()} {hashlib.sha256(files[f]).hexdigest()}" for f in sorted(files)]
-    for place in data:
-        with place.open("rb") as stream:
-            sha = hashlib.file_digest(stream, "sha256").hexdigest()
-        digests.append(f"{Path(os.path.relpath(place, path.parent)).as_posix()} {sha}")
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _imported(code: bytes, package: tuple[str, ...], folder: Path) -> Iterator[Path]:
-    """The files below the folder that the imports in a module of a package there may name."""
-    for node in _nodes(code):
-        names: list[tuple[str, ...]] = []
-        if isinstance(node, ast.Import):
-            names = [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            home = package[: len(package) - node.level + 1] if node.level else ()
-            home += tuple((node.module or "").split(".")) if node.module else ()
-            names = [(*home, alias.name) for alias in node.names]  # a module of the package, or what one holds
-        for name in names:
-            for length in range(1, len(name) + 1):
-                place = folder.joinpath(*name[:length])
-                yield from (f for f in (place.with_name(f"{place.name}.py"), place / "__init__.py") if f.is_file())
-
-
-def _texts(code: bytes) -> Iterator[str]:
-    for node in _nodes(code):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-
-
-def _nodes(code: bytes) -> Iterator[ast.AST]:
-    try:
-        yield from ast.walk(ast.parse(code))
-    except (SyntaxError, ValueError):  # reported when it is executed
-        return
 
 
 def _forget_neighbours(chosen: Callable[[Path], bool]) -> None:

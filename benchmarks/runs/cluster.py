@@ -33,6 +33,7 @@ from marginbench.benchmarks.records.training import (
     write_training,
 )
 from marginbench.benchmarks.runs.job import Job, ended, finished, has_network
+from marginbench.benchmarks.runs.luggage import Luggage, pack
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workers import Chosen, plugin_files
 from marginbench.benchmarks.runs.workplace import Order, Workplace, get_ready, order
@@ -67,7 +68,7 @@ class _Parcel(NamedTuple):
 
     order: Order
     job: bytes  # pickled, which also tells one job from another
-    plugins: tuple[tuple[str, bytes], ...]  # name and content of the files
+    plugins: tuple[Luggage, ...]
     token: str  # name of a file in the folder of records: who sees it sees the driver's folder
     network: _Kept | None  # that the driver has already
 
@@ -83,10 +84,10 @@ def on_cluster(
         chosen: gives out those that are done, each when a worker is free. Default: all at once.
 
     Raises:
-        MarginbenchError: no such cluster, workers of several threads, a worker with other data or another version,
-            or a scheduler that goes away.
+        MarginbenchError: no such cluster, workers of several threads, a plug-in that cannot travel, a worker with other
+            data or another version, or a scheduler that goes away.
     """
-    plugins = tuple((path.name, path.read_bytes()) for path in plugin_files(cells))
+    plugins = tuple(map(pack, plugin_files(cells)))
     job = replace(job, runs=job.runs.absolute(), networks=job.networks.absolute())
     packed = pickle.dumps(job)
     if job.options.deadline is not None:
@@ -273,10 +274,7 @@ def _workplace(parcel: _Parcel) -> _Ready:
         forget_plugins()
         temporary = tempfile.TemporaryDirectory(prefix="marginbench-", ignore_cleanup_errors=True)
         folder = Path(temporary.name)
-        plugins = [folder / str(number) / name for number, (name, _) in enumerate(parcel.plugins)]
-        for path, (_, content) in zip(plugins, parcel.plugins, strict=True):
-            path.parent.mkdir()
-            path.write_bytes(content)
+        plugins = [luggage.unpack(folder / str(number)) for number, luggage in enumerate(parcel.plugins)]
         job: Job = pickle.loads(parcel.job)
         shared = (job.runs / parcel.token).is_file()
         data_dir = data_folder(job.options.data_dir)

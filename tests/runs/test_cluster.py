@@ -5,15 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from processes import MARGINBENCH, SAFETY, Program, Start, wait_for
 
 from marginbench.benchmarks import load, run_all
 from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.plugins import forget_plugins, load_plugin
+from marginbench.benchmarks.records.reader import read_arrays
 from marginbench.benchmarks.runs import cluster
 from marginbench.benchmarks.runs.forecast import forecast
 from marginbench.benchmarks.runs.job import Job
+from marginbench.benchmarks.runs.luggage import pack
 from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.work import prepare
 from marginbench.benchmarks.runs.workplace import Order
@@ -107,6 +110,32 @@ def test_a_worker_does_the_plugin_as_it_is_now(tiny: Path, tmp_path: Path, start
     assert errors(tmp_path / "moved.py", text.replace(line, f"        # moved\n{line}")) == [None]
 
 
+def test_a_plugin_travels_with_the_files_that_it_imports_and_names(tiny: Path, tmp_path: Path, start: Start) -> None:
+    """To the same numbers as here: the helper and the data change the loss."""
+    plugin = write_template("mine_m", tmp_path / "plug")
+    text, head, line = plugin.read_text(), "import torch\n", "risk + self.weight * hinge"
+    assert text.count(head) == text.count(line) == 1
+    plugin.write_text(text.replace(head, f"{head}from helper_f import factor\n").replace(line, f"factor() * ({line})"))
+    (tmp_path / "plug" / "helper_f.py").write_text(
+        "from pathlib import Path\ndef factor():\n"
+        "    return float((Path(__file__).parent / '../constants/factor.txt').read_text())\n"
+    )
+    (tmp_path / "constants").mkdir()
+    (tmp_path / "constants" / "factor.txt").write_text("0.25")
+    load_plugin(plugin)
+    _, path = scheduler(start, tmp_path)
+    worker(start, path)
+    here, there = (
+        run_all(str(tiny), ["mine_m"], 1, "cpu", tmp_path / name, scheduler=to)
+        for name, to in (("here", None), ("there", str(path)))
+    )
+    (mine,), (theirs,) = here.records, there.records
+    assert (mine.id, mine.error) == (theirs.id, theirs.error) and mine.error is None
+    ours, other = (read_arrays(outcome.runs / f"{mine.id}.json") for outcome in (here, there))
+    assert ours.keys() == other.keys()
+    assert all(np.array_equal(ours[name], other[name], equal_nan=True) for name in ours)
+
+
 def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +153,7 @@ def test_a_worker_gets_ready_once_for_all_runs_of_a_plan(
     folder = Path(ready.folder.name)
     assert ready.place.job.runs == folder and not ready.shared, "a folder of the same path on another disk"
     (tmp_path / "token").touch()
-    other = cluster._workplace(parcel._replace(plugins=(("a.py", write_template("a", tmp_path).read_bytes()),)))
+    other = cluster._workplace(parcel._replace(plugins=(pack(write_template("a", tmp_path)),)))
     assert other.place.job.runs == tmp_path and other.shared
     assert not folder.exists() and Path(other.folder.name).exists()
     other.folder.cleanup()
