@@ -19,6 +19,7 @@ from marginbench.benchmarks.runs.console import shown
 from marginbench.benchmarks.runs.estimates import Estimates
 from marginbench.benchmarks.runs.job import ended
 from marginbench.benchmarks.runs.locks import holders
+from marginbench.benchmarks.runs.luggage import pack
 from marginbench.benchmarks.runs.networks import named
 from marginbench.benchmarks.runs.note import Note
 from marginbench.benchmarks.runs.options import RunOptions, spelled_out
@@ -30,7 +31,7 @@ from marginbench.benchmarks.runs.rounds import Rounds
 from marginbench.benchmarks.runs.slot import Slot, held_elsewhere
 from marginbench.benchmarks.runs.watch import Watch
 from marginbench.benchmarks.runs.work import Work, about, count_workers, prepare, threads_each
-from marginbench.benchmarks.runs.workers import Chosen, run_here, run_in_workers, seen_elsewhere
+from marginbench.benchmarks.runs.workers import Chosen, plugin_files, run_here, run_in_workers, seen_elsewhere
 from marginbench.methods import Method
 from marginbench.methods.errors import ParameterError
 from marginbench.methods.spec import read_settings
@@ -124,6 +125,9 @@ def evaluate_trained(run: str, options: RunOptions) -> RunOutcome:
 def _run(options: RunOptions, work: Work) -> RunOutcome:
     if work.todo and (advice := install_advice(work.suite.evaluation.certificates)):
         log.warning("nothing will be certified by %s", advice)
+    if options.scheduler is not None:
+        for file in plugin_files(work.todo):
+            pack(file)  # complains of what cannot travel, before a cluster is asked
     ensure_writable(work.runs)
     ensure_writable(work.job.networks)
     write_plan(work.folder, work.suite, work.cells)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from marginbench.benchmarks import run_all
+from marginbench.benchmarks.contract.new_method import write_template
+from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.runs import luggage
 from marginbench.benchmarks.runs.luggage import pack
 from marginbench.methods import MarginbenchError
@@ -73,3 +76,11 @@ def test_what_cannot_travel_is_refused_with_its_path(plugin: Path, monkeypatch: 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(MarginbenchError, match=r"^plug-in .*mine\.py: .*k\.json cannot be read \(Permission denied\)"):
         pack(plugin)
+
+
+def test_it_is_refused_before_a_cluster_is_asked(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_plugin(write_template("mine_l", tmp_path))
+    monkeypatch.setattr(luggage, "LARGEST", 9)
+    with pytest.raises(MarginbenchError, match=r"^plug-in .*mine_l\.py: .* at most 0 MiB travel"):
+        run_all(str(tiny), ["mine_l"], 1, "cpu", tmp_path / "out", scheduler="nowhere.json")
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
