@@ -100,7 +100,8 @@ def _channels_first(reader: _Reader, name: str, x: np.ndarray) -> np.ndarray:
     if x.ndim and not x.size:
         raise reader.wrong(name, f"is {x.shape}: it holds no image")
     if x.ndim not in (3, 4):
-        raise reader.wrong(name, f"is {x.dtype} {x.shape}; {WANTED}")
+        rows = f": reshape rows of features to Nx1xD, as {name}[:, None]" if x.ndim == 2 else ""
+        raise reader.wrong(name, f"is {x.dtype} {x.shape}; {WANTED}{rows}")
     if x.ndim == 3:
         return x[:, None]
     _, first, middle, last = x.shape

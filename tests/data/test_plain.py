@@ -117,7 +117,10 @@ REFUSED: dict[str, tuple[Arrays, list[str]]] = {
     "infinite": (images(lambda x: np.where(x == x.max(), np.inf, x / 255)), ["x_train", "not finite"]),
     "complex": (images(lambda x: x * 1j), ["x_train is complex128"]),
     "text": (images(lambda x: x.astype(str)), ["x_train is <U3"]),
-    "flat": (images(lambda x: x.reshape(len(x), -1)), ["x_train is uint8 (40, 192)", "NxHxW"]),
+    "flat": (
+        images(lambda x: x.reshape(len(x), -1)),
+        ["uint8 (40, 192)", "NxHxW", "Nx1xD, as x_train[:, None]"],
+    ),
     "two scales": (one("test", lambda x: x / 255), ["x_train (uint8", "x_test (float64, ", "one scale"]),
     "two scales of uint8": (one("train", lambda x: x > 99), ["x_train (bool, 0 to 1)", "one scale"]),
     "two scales of floats": (one("train", lambda x: (x > 99) / 1.0), ["one scale"]),
