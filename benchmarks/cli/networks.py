@@ -166,7 +166,8 @@ def export_command(
     """Write a trained network for others: weights as .safetensors, a .toml that says how to build it, and .onnx.
 
     Nothing in them is executed when they are loaded. The ONNX graph is compared with the network if ONNX Runtime is
-    installed: pip install 'marginbench[onnx]'.
+    installed: pip install 'marginbench[onnx]'. Its operators are of set 18, without those that onnx2torch cannot read,
+    so that `evaluate --model` reads it.
     """
     load_plugins(plugin)
     from marginbench.benchmarks.training.export import export

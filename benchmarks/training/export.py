@@ -1,8 +1,6 @@
 """A trained network for others: a bundle without pickle, and an ONNX graph where the network has one."""
 
 import importlib
-import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from marginbench.benchmarks.data.sentence_sets import is_text
-from marginbench.benchmarks.extras import ONNX, ONNX_RUNTIME
+from marginbench.benchmarks.extras import ONNX_RUNTIME
 from marginbench.benchmarks.machine.files import ensure_file_writable, write_atomically
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.training import network_bytes
 from marginbench.benchmarks.training.bundle import to_toml
 from marginbench.benchmarks.training.load import load_network, training_path
+from marginbench.benchmarks.training.onnx_graph import input_name, to_onnx
 from marginbench.methods import MarginbenchError, Net
-from marginbench.methods.errors import one_line
 
 AGREE = 1e-5  # how far the logits of ONNX Runtime may be from ours, relative to the largest one
 SUFFIXES = (".safetensors", ".toml", ".onnx")
@@ -46,7 +44,7 @@ class Exported:
 
 
 def export(what: str, output: Path, folder: Path = RESULTS, network: str | None = None) -> Exported:
-    """Write OUTPUT.safetensors, OUTPUT.toml and, where it can be made, OUTPUT.onnx.
+    """Write OUTPUT.safetensors, OUTPUT.toml and, where it can be made, OUTPUT.onnx, which `onnx_graph` describes.
 
     Args:
         what, folder, network: as in `load_network`.
@@ -96,36 +94,6 @@ def _sentences(net: Net, shape: Sequence[int], count: int) -> Tensor:
     return x
 
 
-def _name(x: Tensor) -> str:
-    """Of the input in a graph."""
-    return "images" if x.is_floating_point() else "sentences"
-
-
-def to_onnx(net: Net, x: Tensor) -> tuple[bytes | None, str | None]:
-    """The graph for any number of inputs like x, or why there is none."""
-    if ONNX.missing:
-        return None, f"needs packages: {ONNX.advice}"
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = Path(folder) / "net.onnx"
-        batch = torch.export.Dim("batch")
-        try:
-            torch.onnx.export(
-                net,
-                (x,),
-                path,
-                input_names=[_name(x)],
-                output_names=["logits"],
-                dynamic_shapes=({0: batch},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        except Exception as error:  # whatever the exporter does not know
-            return None, f"cannot be written as ONNX ({one_line(error)})"
-        return path.read_bytes(), None
-
-
 def difference(graph: bytes, net: Net, x: Tensor) -> float | None:
     """Largest difference between the logits of ONNX Runtime and ours, relative to the largest; None without it."""
     if ONNX_RUNTIME.missing:
@@ -134,5 +102,5 @@ def difference(graph: bytes, net: Net, x: Tensor) -> float | None:
     session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         ours = net(x)
-    theirs = torch.from_numpy(session.run(None, {_name(x): x.numpy()})[0])
+    theirs = torch.from_numpy(session.run(None, {input_name(x): x.numpy()})[0])
     return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-12))

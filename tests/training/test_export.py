@@ -1,17 +1,21 @@
 """Networks for others: a bundle that nothing is executed from, and an ONNX graph that agrees."""
 
 import importlib.util
+import math
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from support import Run
+from torch import Tensor, nn
 
-from marginbench.benchmarks import load_network, run_all
+from marginbench.benchmarks import evaluate_model, load_network, run_all
+from marginbench.benchmarks.models.load import load_model
 from marginbench.benchmarks.suites.network import Network
 from marginbench.benchmarks.training.blueprint import Blueprint, task_of
-from marginbench.benchmarks.training.export import AGREE, difference, to_onnx
+from marginbench.benchmarks.training.export import AGREE, difference, export
+from marginbench.benchmarks.training.onnx_graph import to_onnx
 from marginbench.methods import MarginbenchError, create
 
 METHODS = ["arcface(s=16,m=0.1)", "pgd_at(steps=1)", "quantise"]
@@ -72,6 +76,23 @@ def test_onnx_agrees_to_rounding(folder: Path, tmp_path: Path, run: Run) -> None
         assert code == 0 and "logits agree with those of ONNX Runtime" in out, out
 
 
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_an_exported_network_is_evaluated_as_the_network(folder: Path, tmp_path: Path) -> None:
+    """One with normalised features, of which readers know no norm."""
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    pytest.importorskip("onnx2torch", reason="the extra onnx is not installed")
+    path = next(p for p in (folder / "networks").glob("*.json") if load_network(p)[1].method.startswith("arcface"))
+    graph = export(str(path), tmp_path / "net").files[-1]
+    assert graph.suffix == ".onnx"
+    models: dict[str, nn.Module | str] = {"ours": load_network(path)[0], "theirs": str(graph)}
+    suite, out = str(folder / "tiny.toml"), tmp_path / "out"
+    ours, theirs = (evaluate_model(model, suite=suite, out=out, name=name) for name, model in models.items())
+    assert ours.record.error is None and theirs.record.error is None
+    assert {"output_margin", "upper_l2", "lower_l2", "lower_linf_crown"} <= ours.arrays.keys() == theirs.arrays.keys()
+    for name, array in ours.arrays.items():
+        assert theirs.arrays[name] == pytest.approx(array, abs=1e-4, nan_ok=True), name
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "method"),
     [
@@ -79,9 +100,10 @@ def test_onnx_agrees_to_rounding(folder: Path, tmp_path: Path, run: Run) -> None
         ("cnn", (1, 8, 8), "lmt"),
         ("resnet20", (3, 32, 32), "ce"),
         ("vgg16_bn", (3, 32, 32), "prune_magnitude"),
+        ("mobilenet_v2", (3, 32, 32), "am_softmax"),
     ],
 )
-def test_onnx_of_other_networks(name: str, shape: tuple[int, int, int], method: str) -> None:
+def test_onnx_of_other_networks(name: str, shape: tuple[int, int, int], method: str, tmp_path: Path) -> None:
     """Heads on normalised features and layers of known slope too, on images of another number than was traced."""
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -94,7 +116,29 @@ def test_onnx_of_other_networks(name: str, shape: tuple[int, int, int], method: 
     x = torch.rand(5, *shape)
     apart = difference(graph, net, x)
     assert apart is not None and apart <= AGREE
+    (tmp_path / "net.onnx").write_bytes(graph)
+    if importlib.util.find_spec("onnx2torch") is not None:
+        with torch.no_grad():
+            assert torch.allclose(load_model(f"{tmp_path / 'net.onnx'}")[0].eval()(x), net(x), rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         next(net.parameters()).mul_(1.1)
     apart = difference(graph, net, x)
     assert apart is not None and apart > AGREE, "the comparison would see another network"
+
+
+class Reduced(nn.Module):
+    """Means and norms of all orders."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norms = [torch.linalg.vector_norm(x, order, dim=(-1, 2)) for order in (1, 2, 3, math.inf)]
+        return torch.cat([*norms, x.mean((2, -1)), x.mean(-1, keepdim=True).flatten(1)], 1)
+
+
+def test_means_and_norms_are_what_they_were() -> None:
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    net = Reduced().eval()
+    graph, problem = to_onnx(net, torch.rand(2, 3, 4, 5))  # type: ignore[arg-type]
+    assert graph is not None, problem
+    apart = difference(graph, net, torch.rand(5, 3, 4, 5) - 0.5)  # type: ignore[arg-type]
+    assert apart is not None and apart <= AGREE
