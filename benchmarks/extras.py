@@ -36,6 +36,7 @@ def _extra(module: str, name: str) -> Needs:
 
 CLUSTER = _extra("distributed", "cluster")
 ONNX = _extra("onnxscript", "onnx")
+ONNX_READER = _extra("onnx2torch", "onnx")
 ONNX_RUNTIME = _extra("onnxruntime", "onnx")
 TENSORBOARD = _extra("tensorboard", "tensorboard")
 TEXT = _extra("transformers", "text")

@@ -1,9 +1,7 @@
 """Models from files of users: a factory in Python, a TorchScript archive, an ONNX graph."""
 
 import hashlib
-import importlib
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.machine.files import placeholder
 from marginbench.benchmarks.machine.seeds import seeded
+from marginbench.benchmarks.models.onnx_file import read_onnx
 from marginbench.benchmarks.models.weights_file import is_torchscript
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import one_line
@@ -46,25 +45,18 @@ def _from_archive(path: Path) -> nn.Module:
         raise MarginbenchError(f"model {path}: no such file")
     if (problem := placeholder(path)) is not None:
         raise MarginbenchError(f"model {path}: {problem}")
-    remedy = ""
     if path.suffix == ".onnx":
-        remedy = ": export it with opset_version=17 and dynamo=False, or give FILE.py:FACTORY, which makes an nn.Module"
-        try:
-            convert: Callable[[str], nn.Module] = importlib.import_module("onnx2torch").convert
-        except ImportError:
-            problem = "needs a package: pip install onnx2torch; or give FILE.py:FACTORY, which makes an nn.Module"
-            raise MarginbenchError(f"model {path}: {problem}") from None
-    elif is_torchscript(path):
-        convert = torch.jit.load
-    else:
+        return read_onnx(path)
+    if not is_torchscript(path):
         problem = "write FILE.py:FACTORY, which makes the network, and give a file of weights as the weights"
         raise MarginbenchError(f"model {path}: neither TorchScript nor ONNX: {problem}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # both speak of formats that follow them
-            return convert(str(path)).cpu()
+            warnings.simplefilter("ignore")  # it speaks of the format that follows it
+            model: nn.Module = torch.jit.load(str(path)).cpu()
+            return model
     except Exception as error:  # operators that are not known, damaged files
-        raise MarginbenchError(f"model {path}: cannot be read ({one_line(error)}){remedy}") from error
+        raise MarginbenchError(f"model {path}: cannot be read ({one_line(error)})") from error
 
 
 def fingerprint(net: nn.Module) -> str:
