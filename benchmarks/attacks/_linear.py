@@ -77,7 +77,8 @@ def ascent(gradient: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
 def into_ball(delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     """The perturbations [B, D] projected on the balls of these radii [B]. What is in the box stays there."""
     if norm == "l2":
-        return delta * (radius / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1)[:, None]
+        shorter: Tensor = delta * (radius / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1)[:, None]
+        return shorter
     return torch.minimum(delta.abs(), radius[:, None]) * delta.sign()
 
 

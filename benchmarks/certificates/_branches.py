@@ -27,7 +27,9 @@ def _bounded(layer: nn.Module) -> nn.Module:
 
 def _of_each_channel(layer: nn.Module) -> Tensor | None:
     """The kernel [n, 1, h, w] of a convolution that does the same in every channel, as pooling does."""
-    if type(layer) is not nn.Conv2d or layer.out_channels % layer.in_channels or not zero_padded(layer):
+    if type(layer) is not nn.Conv2d or not zero_padded(layer) or isinstance(layer.padding, str):
+        return None
+    if layer.out_channels % layer.in_channels:
         return None
     blocks = layer.weight.unflatten(0, (layer.in_channels, -1))  # [C, n, C, h, w]
     unit = torch.eye(layer.in_channels, dtype=blocks.dtype, device=blocks.device)
@@ -49,7 +51,7 @@ class Alike(Bounded):
 
     def lipschitz(self, x: Tensor) -> Tensor:
         size, layer = (x.shape[-2], x.shape[-1]), self.layer
-        assert isinstance(layer, nn.Conv2d)
+        assert isinstance(layer, nn.Conv2d) and isinstance(layer.padding, tuple)
         return convolution_norm(self.kernel, size, pair(layer.stride), pair(layer.padding))
 
 

@@ -95,7 +95,6 @@ def test_groups_relu6_and_bottlenecks_have_a_lipschitz_bound(name: str) -> None:
     assert answer.lower is not None and (answer.lower > 0).all(), answer.reason
 
 
-
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["resnet20", "preact_resnet18"])
 def test_crown_bounds_residual_networks(name: str, norm: str) -> None:
