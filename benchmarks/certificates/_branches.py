@@ -110,7 +110,38 @@ class Branches(Bounded):
                 bounds[node] = bounds[source] * layer_bound(together, values[source])
             elif node.target is torch.add and not kept.keys() & set(sources):
                 values[node] = values[sources[0]] + values[sources[1]]
-                bounds[node] = bounds[sources[0]] + bounds[sources[1]]
+                steps = (self._step(*pair) for pair in (sources, sources[::-1]))
+                source, bound = next((found for found in steps if found), (None, None))
+                bounds[node] = bounds[source] * bound if source else bounds[sources[0]] + bounds[sources[1]]
             else:
                 return bounds[sources[0]] if node.op == "output" and sources[0] not in kept else None
         return None
+
+    def _step(self, start: fx.Node, change: fx.Node) -> tuple[fx.Node, Tensor] | None:
+        """The start x and the bound of x + W2 relu(W1 x + b), which is often 1, as of sorting two numbers.
+
+        With W2 = E - c W1^T it is x, a step down the convex function c ||relu(W1 x + b)||^2 / 2, and E relu(W1 x + b).
+        The gradient of that function is steep by c ||W1||^2 at most, so the bound is max(1, c ||W1||^2 - 1) +
+        ||E|| ||W1|| (Meunier et al., ICML 2022, arXiv 2110.12690, with c ||W1||^2 = 2 and E = 0).
+        """
+        layers, node = [], change
+        for kind in (nn.Conv2d | nn.Linear, nn.ReLU, nn.Conv2d | nn.Linear):
+            layer = self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if not isinstance(layer, kind) or not isinstance(source := node.args[0], fx.Node):
+                return None
+            layers.append(layer)
+            node = source
+        second, first = (_as_matrix(layer) for layer in layers[::2])
+        if node is not start or type(layers[0]) is not type(layers[2]) or first is None or second is None:
+            return None
+        steep = matrix_norm(first)
+        share = (-(second * first.T).sum() / first.square().sum().clamp_min(1e-300)).clamp_min(0)
+        return start, (share * steep**2 - 1).clamp_min(1) + matrix_norm(second + share * first.T) * steep
+
+
+def _as_matrix(layer: nn.Module) -> Tensor | None:
+    """Of a linear layer, or of one that is the same at every pixel: [out, in] float64."""
+    if isinstance(layer, nn.Conv2d):
+        usual = layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
+        return layer.weight.double().flatten(1) if usual else None
+    return layer.weight.double() if isinstance(layer, nn.Linear) else None

@@ -70,7 +70,8 @@ OPERATIONS: dict[str, tuple[Callable[[Any, Tensor], Tensor], float]] = {  # how 
     "scaled maxima": (lambda inner, x: -3 * F.max_pool2d(x, 2) + 1, 3.0),
     "maxima in a branch": (lambda inner, x: x + 5 * F.max_pool2d(inner(x), 3, 1, 1), 5.0),
     "maxout": (lambda inner, x: x.unflatten(1, (2, 2)).amax(2), 3.0),
-    "sorted": (lambda inner, x: x.unflatten(1, (2, 2)).sort(2).values.flatten(1, 2), 5.0),
+    "sorted": (lambda inner, x: x.unflatten(1, (2, 2)).sort(2).values.flatten(1, 2), 1.3),
+    "sorted by four": (lambda inner, x: x.sort(1).values, 1.3),
     "steep leaky": (lambda inner, x: F.leaky_relu(x, -2.5), 2.0),
     "gelu": (lambda inner, x: F.gelu(3 * x), 2.0),
     "repeated pixels": (lambda inner, x: F.interpolate(x, scale_factor=2), 1.001),
@@ -88,6 +89,35 @@ def test_bounds_of_what_models_compute_hold_and_are_near(name: str) -> None:
     model = model.eval().requires_grad_(False)
     bound, steepest = _bound(model, x), _steepest(model, x)
     assert steepest <= bound * (1 + 1e-5) and bound <= loose * steepest, (bound, steepest)
+
+
+class Step(nn.Module):
+    """x - share W^T relu(W x + b), with ||W|| = 1."""
+
+    def __init__(self, share: float, extra: float = 0.0) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        weight, other = (torch.randn(shape, generator=draw) for shape in ((6, 16), (16, 6)))
+        weight, other = weight / torch.linalg.matrix_norm(weight, 2), other / torch.linalg.matrix_norm(other, 2)
+        self.first, self.second = nn.Linear(16, 6), nn.Linear(6, 16)
+        self.first.weight.data, self.second.weight.data = weight, -share * weight.T + extra * other
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        out: Tensor = x + self.second(F.relu(self.first(x)))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("share", "extra", "least", "most"),
+    [(1.0, 0.0, 1.0, 1.0), (2.0, 0.0, 1.0, 1.0), (3.0, 0.0, 2.0, 2.0), (-1.0, 0.0, 2.0, 2.0), (2.0, 0.1, 1.0, 1.21)],
+)
+def test_steps_down_a_convex_function_do_not_spread(share: float, extra: float, least: float, most: float) -> None:
+    """Up one they do, and down too far."""
+    x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = Step(share, extra).eval().requires_grad_(False)
+    bound = _bound(model, x)
+    assert _steepest(model, x) <= bound * (1 + 1e-5) and least - 1e-5 <= bound <= most + 1e-5
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2)])
