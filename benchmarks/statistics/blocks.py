@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.statistics.letters import cliques
+from marginbench.benchmarks.statistics.level import level
 from marginbench.benchmarks.statistics.paired import LEVEL, holm
 
 if TYPE_CHECKING:
@@ -51,11 +52,12 @@ def ranking(better: "np.ndarray") -> Ranking:
     """Rank rows over blocks.
 
     Args:
-        better: [B, R] float64 without NaN, large is good.
+        better: [B, R] float64 without NaN, large is good; what differs by rounding alone is tied.
     """
     import numpy as np
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
+    better = level(better)
     blocks, rows = better.shape
     ranks = rankdata(-better, axis=1)
     average = ranks.mean(0)

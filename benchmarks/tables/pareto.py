@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics.fronts import front
+from marginbench.benchmarks.statistics.level import level
 from marginbench.benchmarks.tables import columns
 
 Means = Mapping[str, float]  # by column
@@ -30,11 +31,16 @@ FRONTS = tuple(
 
 def on_fronts(rows: Sequence[Means]) -> list[dict[str, str]]:
     """Of each row of a suite, by the names of `columns.PARETO`, the columns in which it is on the front."""
+    import numpy as np
+
     found: list[dict[str, list[str]]] = [defaultdict(list) for _ in rows]
     for of in FRONTS:
         sign = -1 if of.against.ascending else 1
-        pairs = [(row.get(of.against.name, math.nan), row.get(of.quality.name, math.nan)) for row in rows]
-        points = [(sign * against, quality) for against, quality in pairs]
+        against, quality = (
+            level(np.array([row.get(column.name, math.nan) for row in rows], dtype=np.float64))
+            for column in (of.against, of.quality)
+        )
+        points = list(zip((sign * against).tolist(), quality.tolist(), strict=True))
         for texts, on in zip(found, front(points), strict=True):
             if on:
                 texts[f"pareto_{of.against.name}"].append(of.quality.name)

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from marginbench.benchmarks.statistics.blocks import blocks_needed, ranking, signed_rank
+from marginbench.benchmarks.statistics.level import level
 
 
 def test_fewer_blocks_than_needed_reject_nothing() -> None:
@@ -72,3 +73,13 @@ def test_equal_rows_are_told_apart_in_at_most_five_per_cent() -> None:
 def test_two_rows_in_one_block_are_ranked() -> None:
     found = ranking(np.array([[1.0, 2.0]]))
     assert found.average_ranks == [2.0, 1.0] and math.isnan(found.friedman_p) and found.cliques == [[1, 0]]
+
+
+def test_what_differs_by_rounding_is_tied() -> None:
+    """Means of the same counts, added in another order."""
+    counts = np.array([[355, 354, 354], [356, 354, 353], [354, 354, 355], [350, 350, 350]])
+    means = np.array([[sum(count / 360 for count in row) / 3 for row in counts]])
+    assert len(set(means[0, :3])) > 1, "the test needs rounding"
+    assert ranking(means).ranks.tolist() == [[2.0, 2.0, 2.0, 4.0]]
+    a, b = level(np.array([[0.3, 0.5, 0.7, 0.1 + 0.2], [0.1, 0.3, 0.5, 0.3]]))
+    assert signed_rank(a - b) == signed_rank(np.array([1.0, 1.0, 1.0, 0.0]))
