@@ -57,6 +57,14 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
+def drawn(norm: nn.Module) -> nn.Module:
+    """Other normalisations with running statistics, which are not those of the beginning."""
+    for name, values in norm.named_buffers():
+        if values.is_floating_point():
+            values.uniform_(0.5, 2) if name == "running_var" else values.normal_()
+    return norm
+
+
 def instance_norm(channels: int) -> nn.InstanceNorm2d:
     norm = nn.InstanceNorm2d(channels, affine=True, track_running_stats=True)
     norm.load_state_dict(batch_norm(channels).state_dict())
@@ -304,6 +312,35 @@ CODE: dict[str, Callable[[], nn.Module]] = {
         a=conv(1, 3, padding=1),
         b=conv(3, 3, padding=1),
         head=head(108),
+    ),
+    "sequence": lambda: Code(
+        lambda m, x: m.head(F.relu(m.norm(m.a(x[:, 0]))).flatten(1)),
+        a=nn.Conv1d(6, 4, 3, padding=1),
+        norm=drawn(nn.BatchNorm1d(4)),
+        head=head(24),
+    ),
+    "sequence_residual": lambda: Code(
+        lambda m, x: m.head(F.relu(x[:, 0] + m.norm(m.a(x[:, 0]))).flatten(1)),
+        a=nn.Conv1d(6, 6, 3, padding=1),
+        norm=drawn(nn.BatchNorm1d(6)),
+        head=head(36),
+    ),
+    "token_norm": lambda: Code(
+        lambda m, x: m.head(m.slopes(m.norm(m.a(x[:, 0]))).flatten(1)),
+        a=nn.Linear(6, 5),
+        norm=drawn(nn.BatchNorm1d(6)),
+        slopes=nn.PReLU(6),
+        head=head(30),
+    ),
+    "sequence_instance": lambda: Code(
+        lambda m, x: m.head(F.relu(m.norm(x[:, 0])).flatten(1)),
+        norm=drawn(nn.InstanceNorm1d(6, affine=True, track_running_stats=True)),
+        head=head(36),
+    ),
+    "volume": lambda: Code(
+        lambda m, x: m.head(F.relu(m.norm(x.view(-1, 2, 3, 2, 3))).flatten(1)),
+        norm=drawn(nn.BatchNorm3d(2)),
+        head=head(36),
     ),
     "cat": lambda: Code(
         lambda m, x: m.head(torch.cat([F.relu(m.a(x)), torch.tanh(m.b(x))], 1).flatten(1)),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from marginbench.benchmarks.certificates._layers import PerChannel
+from marginbench.benchmarks.certificates._layers import PerChannel, Reshape
 from marginbench.benchmarks.certificates._record import Unbounded
 
 Pair = tuple[Tensor, Tensor]  # the value for either batch of images
@@ -44,9 +44,14 @@ class Builder:
     def apply(self, module: nn.Module, data: Data) -> Data:
         """What the module gives; a `PerChannel` is merged into a linear layer before it.
 
+        What follows knows a `PerChannel` of features and of images: sequences and volumes become images for it.
+
         Raises:
             Unbounded: what it gives for an image depends on the others.
         """
+        if isinstance(module, PerChannel) and len(data.shape) not in (1, 3):
+            as_image = self.apply(Reshape((data.shape[0], math.prod(data.shape[1:]), 1)), data)
+            return self.apply(Reshape(tuple(data.shape)), self.apply(module, as_image))
         first, second = (module(value) for value in data.values)
         if not close(module(data.values[1][1:2]), second[1:2]):
             raise Unbounded("what the model gives for an image depends on the others in its batch")

@@ -23,7 +23,9 @@ from marginbench.benchmarks.certificates._call import RULES, Call, unknown
 from marginbench.benchmarks.certificates._layers import PerChannel, Reshape, Simple
 from marginbench.benchmarks.certificates._record import BATCHES, Unbounded, name_of, record
 from marginbench.benchmarks.certificates._tails import leave_out
+from marginbench.benchmarks.machine.memory import out_of_memory
 from marginbench.methods import Normalise
+from marginbench.methods.errors import one_line
 from marginbench.methods.maths.rounding import in_reach
 
 # They read the size alone of their first argument.
@@ -50,13 +52,19 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
         return net
     first, second, images = record(net, x)
     left_out, _ = (leave_out(graph) for graph in (first, second))
-    rewriter = _Rewriter(images)
-    out = rewriter.run(first, second)
-    found = _chain(rewriter.builder, out)
     wanted = net(x.clone())
     if bool(wanted.isnan().any()):
         raise Unbounded("the model gives logits that are not a number for some of the images")
-    logits, wanted = left_out.compared(found(x), wanted)
+    rewriter = _Rewriter(images)
+    out = rewriter.run(first, second)
+    try:
+        found = _chain(rewriter.builder, out)
+        rewritten = found(x)
+    except Exception as error:  # without a certificate, all else can still be measured
+        if out_of_memory(error):
+            raise
+        raise Unbounded(f"its operations cannot be written as layers ({one_line(error)})") from error
+    logits, wanted = left_out.compared(rewritten, wanted)
     near = in_reach(wanted).any(0)  # beside a mask of -1e9 the others would be too small to compare
     if not close(logits, wanted) or not close(logits[:, near], wanted[:, near]):
         words = "the operations recorded give other logits than the model"
