@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marginbench.benchmarks.certificates._branches import Maximum, with_bounds
-from marginbench.benchmarks.certificates._layers import Largest
+from marginbench.benchmarks.certificates._layers import Largest, Moved
 from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.certificates.lipschitz import lipschitz
 from marginbench.benchmarks.models.adapter import adapt
@@ -64,6 +64,7 @@ OPERATIONS: dict[str, tuple[Callable[[Any, Tensor], Tensor], float]] = {  # how 
     "nothing": (lambda inner, x: x, 1.001),
     "inverted": (lambda inner, x: 1 - x, 1.001),
     "residual": (lambda inner, x: x + F.relu(inner(x)), 3.0),
+    "nearly doubled": (lambda inner, x: x + F.leaky_relu(x, 0.999), 1.01),
     "concatenated": (lambda inner, x: torch.cat([x, torch.tanh(inner(x))], 1), 3.0),
     "max pooling": (lambda inner, x: F.max_pool2d(x, 2), 3.0),
     "overlapping": (lambda inner, x: F.max_pool2d(x, 3, 1, 1), 5.0),
@@ -131,6 +132,15 @@ def test_radii_behind_pooling_are_those_of_the_layers(pool: nn.Module) -> None:
     )
     assert plain is not None and rewritten is not None and (plain > 0).all()
     torch.testing.assert_close(rewritten, plain, rtol=1e-4, atol=0)
+
+
+def test_entries_that_are_taken_several_times_count_as_often() -> None:
+    index = torch.tensor([[0, 2, 2], [2, 1, 0]])
+    for weight in (torch.ones(2, 3), torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 1.0]])):
+        matrix = torch.zeros(6, 4, dtype=torch.float64)
+        matrix[range(6), index.flatten()] = weight.double().flatten()
+        bound = Moved(index, weight).lipschitz(torch.rand(1, 1, 2, 2))
+        assert float(bound) == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-9)
 
 
 def test_a_maximum_that_is_summed_otherwise_has_no_bound() -> None:

@@ -137,8 +137,9 @@ def test_linear_network_away_from_the_edges_has_the_closed_form() -> None:
     assert faults(exact(net, x[inside], label[inside]), truth[inside]) == []
 
 
-def test_linear_network_in_the_box() -> None:
-    net, x = network([12, 4], seed=1), images(12, 12)
+@pytest.mark.parametrize("classes", [4, 12])
+def test_linear_network_in_the_box(classes: int) -> None:
+    net, x = network([12, classes], seed=1), images(12, 12)
     label = predicted(net, x)
     truth = linear_margin(net, x, label)
     assert (truth > linear_margin(net, x, label, box=False) * 1.05).any()

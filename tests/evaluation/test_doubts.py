@@ -188,6 +188,36 @@ class Constant(nn.Module):
         return torch.eye(5, device=phi.device)[0].expand(len(phi), 5)
 
 
+class Half(nn.Module):
+    """Flat where the first pixel is above a half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest = (0.5 - x.flatten(1)[:, :1]).relu()
+        return torch.cat([1 + rest, torch.zeros_like(rest)], 1)
+
+
+def test_the_gradients_of_all_points_count() -> None:
+    x = torch.where(torch.arange(200) < 70, 0.2, 0.8).view(-1, 1, 1, 1)
+    y = torch.zeros(200, dtype=torch.int64)
+    net = Net(nn.Identity(), Half(), nn.Identity()).eval()
+    found = DOUBTS["zero_gradient"](Evidence(net, x, {"label": y, "prediction": y}, {}, {}, {}, {}, 2, no_certificate))
+    assert found == "65.0% of correct points"
+
+
+@pytest.mark.parametrize(
+    ("length", "share", "seen"), [(0.88, 0.2, "20.0% of correct points"), (0.96, 0.2, None), (0.88, 0.04, None)]
+)
+def test_how_much_nearer_a_black_box_attack_may_come(length: float, share: float, seen: str | None) -> None:
+    y = torch.zeros(100, dtype=torch.int64)
+    arrays = {"label": y, "prediction": y}
+    for norm in NORMS:
+        arrays |= {f"upper_{norm}": torch.ones(100), f"upper_{norm}_fmn": torch.ones(100)}
+        arrays[f"upper_{norm}_square"] = torch.where(torch.arange(100) < 100 * share, length, 1.0)
+    attacks = {name: ATTACKS[name] for name in ("fmn", "square")}
+    net, x = Net(nn.Identity(), nn.Flatten(), nn.Identity()), torch.zeros(100, 1, 1, 1)
+    assert DOUBTS["black_box_wins"](Evidence(net, x, arrays, {}, attacks, {}, {}, 2, no_certificate)) == seen
+
+
 def test_a_constant_class_is_a_collapse(trained: Net) -> None:
     doubts = evaluated(Net(trained.normalise, trained.body, Constant())).doubts
     assert "one class" in doubts["collapse"]

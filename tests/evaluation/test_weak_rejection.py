@@ -107,6 +107,8 @@ def test_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     passes(1)
     assert check(evidence(**known)) is None, "2 % are tolerated"
     passes(10)
+    every = {**known, **{f"upper_{norm}": torch.full((40,), 0.5) for norm in NORMS}}
+    assert "about 75 points lower" in str(check(evidence(**every))), "16 are asked, and stand for 30 of 40"
     assert check(evidence()) is None, "no reject option in this suite"
     assert check(evidence(**known, prediction=torch.ones(40, dtype=torch.long))) is None, "no correct point"
 
