@@ -106,13 +106,14 @@ class Branches(Bounded):
                 if isinstance(layer, Largest):
                     bounds[node], kept[node] = bounds[source], layer
                     continue
-                together = Maximum(kept[source], layer) if source in kept else _bounded(layer)
-                bounds[node] = bounds[source] * layer_bound(together, values[source])
+                known = Maximum(kept[source], layer) if source in kept else _bounded(layer)
+                bounds[node] = bounds[source] * layer_bound(known, values[source])
             elif node.target is torch.add and not kept.keys() & set(sources):
                 values[node] = values[sources[0]] + values[sources[1]]
                 steps = (self._step(*pair) for pair in (sources, sources[::-1]))
-                source, bound = next((found for found in steps if found), (None, None))
-                bounds[node] = bounds[source] * bound if source else bounds[sources[0]] + bounds[sources[1]]
+                step = next((found for found in steps if found is not None), None)
+                together = bounds[sources[0]] + bounds[sources[1]]
+                bounds[node] = together if step is None else bounds[step[0]] * step[1]
             else:
                 return bounds[sources[0]] if node.op == "output" and sources[0] not in kept else None
         return None
