@@ -85,12 +85,12 @@ def test_a_missing_doubt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("canary", [masked, detached, straight_through, weakly_attacked])
 def test_each_fault_is_seen_by_the_doubt_that_is_made_for_it(canary: Callable[[], Canary]) -> None:
-    """Without that doubt the verdict falls, whatever the others say; weak attacks and a hidden row no other sees."""
+    """Without that doubt the verdict falls, whatever the others say. What random starts find is seen by two."""
     made = canary()
     (wanted,) = made.doubts or ()
     (result,) = examine_canaries(CPU, [lambda: made])
     assert wanted in result.estimator and result.verdict == "pass"
-    assert canary is masked or result.estimator == f"doubts: {wanted}"
+    assert canary in (masked, detached) or result.estimator == f"doubts: {wanted}"
 
 
 def test_attacks_that_are_strong_enough_are_not_weak() -> None:
