@@ -73,7 +73,8 @@ def coloured(*std: float) -> Canary:
     tight = ANY | {"lipschitz"}
     proven: dict[Norm, frozenset[str]] = {"l2": tight, "linf": tight if bool(used.all()) else ANY}
     title = f"colours, divided by {', '.join(f'{one:g}' for one in std)}"
-    return Canary(title, net, data, exact, 1e-4, proven=proven, applies=ANY - {"alpha_crown"} | {"lipschitz"})
+    applies = ANY - {"alpha_crown"} | {"lipschitz"}
+    return Canary(title, net, data, exact, 1e-4, proven=proven, applies=applies, attacks={"deepfool": {}})
 
 
 def planted() -> Canary:
