@@ -74,14 +74,6 @@ def ascent(gradient: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     return gradient.sign(), gradient.abs().sum(1).clamp(min=1e-12)
 
 
-def into_ball(delta: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-    """The perturbations [B, D] projected on the balls of these radii [B]. What is in the box stays there."""
-    if norm == "l2":
-        shorter: Tensor = delta * (radius / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1)[:, None]
-        return shorter
-    return torch.minimum(delta.abs(), radius[:, None]) * delta.sign()
-
-
 def _input_gradient(values: Tensor, point: Tensor) -> Tensor:
     """d values_b / d point_b for each image b; zero for a network that ignores its input."""
     if not values.requires_grad:

@@ -7,11 +7,12 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import LARGEST, ascent, into_ball, lengths, linearise, nearest_rivals
+from marginbench.benchmarks.attacks._linear import LARGEST, ascent, lengths, linearise, nearest_rivals
 from marginbench.benchmarks.attacks._starts import boundary_starts, by_start, from_each
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial
 from marginbench.benchmarks.estimator import Query
+from marginbench.methods.maths.perturb import project
 
 
 @attack(minimum_norm=True)
@@ -95,7 +96,7 @@ def _follow(steps: int, part: range, q: Query, start: Tensor, rival: Tensor) -> 
         radius = torch.where(adversarial, torch.minimum(radius * (1 - gamma), closest.distance), missed)
         stride = (alpha * radius).clamp(max=original.shape[1])  # finite where the gradient is zero
         delta = (original + delta + stride[:, None] * unit).clamp(0, 1) - original
-        delta = into_ball(delta, radius, norm)
+        delta = project(delta, radius, norm)
     point = (original + delta).clamp(0, 1).view_as(x)
     closest.offer(point, is_adversarial(net, point, y))
     return closest

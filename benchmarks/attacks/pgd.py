@@ -7,12 +7,13 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from marginbench.benchmarks.attacks._linear import LARGEST, ascent, into_ball, linearise, nearest_rivals
+from marginbench.benchmarks.attacks._linear import LARGEST, ascent, linearise, nearest_rivals
 from marginbench.benchmarks.attacks._proximal import step_share
 from marginbench.benchmarks.attacks._starts import RIVALS, boundary_starts, by_start
 from marginbench.benchmarks.attacks.attack import attack
 from marginbench.benchmarks.attacks.ray import Closest, is_adversarial, tighten
 from marginbench.benchmarks.estimator import Query
+from marginbench.methods.maths.perturb import project, random_start
 
 FIRST_STEP = 0.5  # of the radius; the last is `LEAST_SHARE` of that
 HALVINGS = 10  # of the ray to the nearest point, after each round
@@ -66,22 +67,13 @@ def pgd(
     for turn in range(rounds):
         known, part = closest.distance, 1 - cut * (LEAST_CUT / cut) ** (turn / max(1, rounds - 1))
         radius = torch.where(known.isfinite(), part * known, q.epsilon * 2**turn)
-        starts = [x.lerp(closest.point, part), *[_random_point(q, radius) for _ in rivals[1:]]]
+        randoms = [(x + random_start(x, radius, norm, q.generator)).clamp(0, 1) for _ in rivals[1:]]
+        starts = [x.lerp(closest.point, part), *randoms]
         for point, distance in by_start(q, partial(_climb, steps, momentum), starts, rivals, [radius] * len(rivals)):
             closest.offer(point, distance.isfinite())
         point, distance = tighten(q.net, x, closest.point, y, norm, HALVINGS)
         closest.offer(point, distance.isfinite())
     return closest.point
-
-
-def _random_point(q: Query, radius: Tensor) -> Tensor:
-    """[B, C, H, W]: in Linf uniform in the ball of these radii [B], in L2 uniform on its sphere; cut to the box."""
-    if q.norm == "l2":
-        noise = torch.randn(q.x.shape, generator=q.generator, device=q.x.device)
-        noise = noise / noise.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
-    else:
-        noise = 2 * torch.rand(q.x.shape, generator=q.generator, device=q.x.device) - 1
-    return (q.x + radius.view(-1, 1, 1, 1) * noise).clamp(0, 1)
 
 
 def _climb(steps: int, momentum: float, q: Query, start: Tensor, rival: Tensor, radius: Tensor) -> Closest:
@@ -96,7 +88,7 @@ def _climb(steps: int, momentum: float, q: Query, start: Tensor, rival: Tensor, 
         mean = momentum * mean + gradient[:, 0] / size[:, None]
         stride = FIRST_STEP * step_share(step, steps) * radius
         moved = (original + delta + stride[:, None] * ascent(mean, q.norm)[0]).clamp(0, 1) - original
-        delta = into_ball(moved, radius, q.norm)
+        delta = project(moved, radius, q.norm)  # the ball last: what is in the box stays there
     point = (original + delta).clamp(0, 1).view_as(q.x)
     closest.offer(point, is_adversarial(q.net, point, q.y))
     return closest

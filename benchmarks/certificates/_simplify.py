@@ -52,9 +52,6 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
         return net
     first, second, images = record(net, x)
     left_out, _ = (leave_out(graph) for graph in (first, second))
-    wanted = net(x.clone())
-    if bool(wanted.isnan().any()):
-        raise Unbounded("the model gives logits that are not a number for some of the images")
     rewriter = _Rewriter(images)
     out = rewriter.run(first, second)
     try:
@@ -64,6 +61,9 @@ def simplified(net: nn.Module, x: Tensor) -> Simple:
         if out_of_memory(error):
             raise
         raise Unbounded(f"its operations cannot be written as layers ({one_line(error)})") from error
+    wanted = net(x.clone())
+    if bool(wanted.isnan().any()):
+        raise Unbounded("the model gives logits that are not a number for some of the images")
     logits, wanted = left_out.compared(rewritten, wanted)
     near = in_reach(wanted).any(0)  # beside a mask of -1e9 the others would be too small to compare
     if not close(logits, wanted) or not close(logits[:, near], wanted[:, near]):

@@ -34,13 +34,11 @@ def on_fronts(rows: Sequence[Means]) -> list[dict[str, str]]:
     import numpy as np
 
     found: list[dict[str, list[str]]] = [defaultdict(list) for _ in rows]
+    used = {column.name for of in FRONTS for column in (of.quality, of.against)}
+    values = {name: level(np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)) for name in used}
     for of in FRONTS:
         sign = -1 if of.against.ascending else 1
-        against, quality = (
-            level(np.array([row.get(column.name, math.nan) for row in rows], dtype=np.float64))
-            for column in (of.against, of.quality)
-        )
-        points = list(zip((sign * against).tolist(), quality.tolist(), strict=True))
+        points = list(zip((sign * values[of.against.name]).tolist(), values[of.quality.name].tolist(), strict=True))
         for texts, on in zip(found, front(points), strict=True):
             if on:
                 texts[f"pareto_{of.against.name}"].append(of.quality.name)

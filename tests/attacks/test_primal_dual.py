@@ -109,7 +109,7 @@ def test_the_closest_starts_go_on(norm: Norm) -> None:
 def test_random_starts_win_where_the_gradient_at_the_image_leads_astray(norm: Norm) -> None:
     """The boundary is 0.8 epsilon away on one side, and 1.5 on the other, where the gradient at the image leads."""
     game = lottery()
-    at_the_image = Attack("pgd", mutated(pgd.function, "_random_point(q, radius)", "x"))
+    at_the_image = Attack("pgd", mutated(pgd.function, "random_start(x, radius, norm, q.generator)", "0 * x"))
     q = a_query(game.net, game.x, game.y, norm, seed=1, epsilon=game.epsilon)
     near = {}
     for attack in (pgd, at_the_image):

@@ -72,8 +72,8 @@ def test_one_way_of_fmn_reaches_its_share(norm: Norm, shares: Any) -> None:
 SHRINKING = "torch.minimum(radius * (1 - gamma), closest.distance)"
 BLOATED = "torch.minimum(radius * (1 + gamma), radius + closest.distance)"
 ONE_WAY_MUTANTS: dict[str, tuple[str, str, Norm]] = {
-    "the ball is twice as large": ("into_ball(delta, radius,", "into_ball(delta, 2 * radius,", "l2"),
-    "the ball is half as large": ("into_ball(delta, radius,", "into_ball(delta, 0.5 * radius,", "l2"),
+    "the ball is twice as large": ("project(delta, radius,", "project(delta, 2 * radius,", "l2"),
+    "the ball is half as large": ("project(delta, radius,", "project(delta, 0.5 * radius,", "l2"),
     "the ball never shrinks": (SHRINKING, BLOATED, "linf"),
     "steps never shrink": ("0.01 + 0.99 * cosine", "1.0", "linf"),
 }
