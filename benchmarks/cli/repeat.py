@@ -96,19 +96,23 @@ def doctor_command(
     every: Annotated[bool, typer.Option("--all", help="Show every estimator, not only the best ones.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Check the evaluation on this machine, in about a minute; attacks and certificates of plug-ins with it.
+    """Check the evaluation on this machine; attacks and certificates of plug-ins with it.
 
     Networks whose margins or faults are known go through every attack, certificate and doubt, a model whose numbers are
     known through all of it, from the file of images to the cells of the table. Convolutions are compared in both memory
     layouts. Exit code 1 if a check fails.
     """
+    from marginbench.benchmarks.runs.forks import load_early
+
+    if device != "cuda":
+        load_early()
     say_what_loads("doctor")
     load_plugins(plugin)
     from marginbench.benchmarks.evaluation.doctor import table
     from marginbench.benchmarks.machine.device import resolve_device
     from marginbench.benchmarks.models.examination import examine
 
-    results = list(examine(resolve_device(device)))
+    results = examine(resolve_device(device))
     print(table(results, every))
     failed = sum(result.verdict != "pass" for result in results)
     print(f"\n{failed} of {counted(len(results), 'check')} failed" if failed else f"\nall {len(results)} checks passed")

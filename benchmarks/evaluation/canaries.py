@@ -6,6 +6,7 @@ Each goes through the same evaluation as any other network, in the tests and in 
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,11 +182,11 @@ def solved() -> Canary:
 
 CANARIES: tuple[Callable[[], Canary], ...] = (
     linear,
-    lambda: linear(scale=100.0),
-    lambda: linear(scale=1e-6),
-    lambda: linear(scale=1.0, shift=-20.0),
-    lambda: coloured(0.25, 0.25, 0.25),
-    lambda: coloured(0.2, 0.25, 0.4),
+    partial(linear, scale=100.0),
+    partial(linear, scale=1e-6),
+    partial(linear, scale=1.0, shift=-20.0),
+    partial(coloured, 0.25, 0.25, 0.25),
+    partial(coloured, 0.2, 0.25, 0.4),
     unused,
     limited,
     solved,

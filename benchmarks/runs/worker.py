@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,7 +21,7 @@ import torch
 from marginbench.benchmarks.data.dataset import data_folder
 from marginbench.benchmarks.machine.deadline import now, patience
 from marginbench.benchmarks.machine.device import CORES
-from marginbench.benchmarks.runs.forks import deaf, workers_context
+from marginbench.benchmarks.runs.forks import deaf, end_with_parent, workers_context
 from marginbench.benchmarks.runs.job import Job
 from marginbench.benchmarks.runs.plan import Cell
 from marginbench.benchmarks.runs.workplace import Order, get_ready, order
@@ -135,7 +134,7 @@ def _serve(setup: Setup, link: Connection, stack: Path) -> None:
     if "fork" in multiprocessing.get_all_start_methods():  # then a lock has no name that it leaves when we are killed
         multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends the workers
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    end_with_parent()
     with stack.open("w", encoding="utf-8") as file:
         if hasattr(signal, "SIGUSR1"):
             faulthandler.register(signal.SIGUSR1, file)  # in C: answers whatever the worker is at
@@ -197,14 +196,6 @@ def share_of(all_cores: list[int], place: int, workers: int) -> list[int]:
     if each == 0:
         return [all_cores[place % len(all_cores)]]
     return all_cores[place * each : (place + 1) * each]
-
-
-def _follow_parent() -> None:
-    """End with the parent, also when that was killed and could not tell."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @contextmanager

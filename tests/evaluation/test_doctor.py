@@ -1,13 +1,18 @@
 """The doctor finds nothing wrong here, and names what is wrong with a broken attack or certificate."""
 
+import logging
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import MARGINBENCH, Start, wait_for
 from support import Run
 from torch import Tensor
 
@@ -28,6 +33,7 @@ from marginbench.benchmarks.evaluation.canaries import (
 from marginbench.benchmarks.evaluation.conv_canaries import residual
 from marginbench.benchmarks.evaluation.doctor import Result, examine_canaries, examine_layout, table
 from marginbench.benchmarks.models import examination
+from marginbench.methods import MarginbenchError
 
 CPU = torch.device("cpu")
 
@@ -119,6 +125,17 @@ def test_a_comparison_of_layouts_that_hangs_is_a_finding(monkeypatch: pytest.Mon
     assert [result.verdict for result in examine_layout()] == ["FAIL: the process did not end within 0.01 s"]
 
 
+def _parts(
+    monkeypatch: pytest.MonkeyPatch, jobs: int, first: Callable[[torch.device], Any], canary: Callable[[], Canary]
+) -> None:
+    """Let the doctor examine four parts, three times the same before a canary, in so many processes."""
+    monkeypatch.setattr(examination, "choose_jobs", lambda *_: jobs)
+    monkeypatch.setattr(examination, "examine_layout", partial(first, CPU))
+    monkeypatch.setattr(examination, "examine_row", first)
+    monkeypatch.setattr(examination, "examine_starts", first)
+    monkeypatch.setattr(examination, "CANARIES", [canary])
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_the_command_tells_how_far_it_is_and_what_failed(
     run: Run, monkeypatch: pytest.MonkeyPatch, broken: bool
@@ -127,33 +144,62 @@ def test_the_command_tells_how_far_it_is_and_what_failed(
         verdicts = ("pass", "FAIL: not a bound" if broken else "pass")
         return [Result("pair", f"upper bound: {i}", "l2", 1.0, 0, v, best=False) for i, v in enumerate(verdicts)]
 
-    monkeypatch.setattr(examination, "examine_layout", lambda: pair(CPU))
-    monkeypatch.setattr(examination, "examine_row", pair)
-    monkeypatch.setattr(examination, "examine_starts", pair)
-    monkeypatch.setattr(examination, "CANARIES", [linear])
+    _parts(monkeypatch, 1, pair, masked)
     threads = torch.get_num_threads()
     code, out, err = run("doctor", "--device", "cpu")
     assert code == int(broken) and torch.get_num_threads() == threads
     assert (
-        "4 parts to examine, in about a minute\n" in err
+        "4 parts to examine, in about four minutes\n" in err
         and f"[1/4] pair: {'1 of 2 checks failed' if broken else '2 checks passed'}" in err
-        and "[4/4] linear:" in err
+        and "[4/4] masked gradients:" in err
     )
     assert out.splitlines()[-1].startswith("3 of" if broken else "all ")
     assert ("not a bound" in out) == broken
 
 
-def test_the_estimators_of_plugins_are_examined(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_processes_find_what_one_alone_finds_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "marginbench")
+    lines = []
+    for jobs in (1, 3):
+        _parts(monkeypatch, jobs, partial(examine_canaries, canaries=[masked]), detached)
+        caplog.clear()
+        lines.append(examination.examine(CPU))
+        assert len({message for message in caplog.messages if message.startswith("[")}) == 4
+    assert lines[0] == lines[1] and [r.canary for r in lines[0]] == 3 * ["masked gradients"] + ["one row detached"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_estimators_of_plugins_are_examined(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: int
+) -> None:
     (tmp_path / "lies.py").write_text(
         "from marginbench.benchmarks import certificate\n\n"
         "@certificate\ndef lies(q):\n    return q.x.new_full((len(q.x),), 9.0)\n"
     )
-    monkeypatch.setattr(examination, "examine_layout", lambda: [Result("-", "-", "-", None, 0, "pass")])
-    for part in ("row", "starts"):
-        monkeypatch.setattr(examination, f"examine_{part}", lambda _: examination.examine_layout())
-    monkeypatch.setattr(examination, "CANARIES", [linear])
-    code, out, _ = run("doctor", "--device", "cpu", "--plugin", tmp_path / "lies.py")
+    _parts(monkeypatch, jobs, partial(examine_canaries, canaries=[masked]), linear)
+    code, out, err = run("doctor", "--device", "cpu", "--plugin", tmp_path / "lies.py")
     assert code == 1 and "lower bound: lies" in out and "not a bound" in out
+    assert ("two minutes" in err) == (jobs > 1)
+
+
+def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    _parts(monkeypatch, 2, partial(examine_canaries, canaries=[partial(os._exit, 1)]), linear)
+    with pytest.raises(MarginbenchError, match="was killed"):
+        examination.examine(CPU)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_nothing_goes_on_after_the_end(start: Start, number: int, code: int) -> None:
+    patched = (
+        f"from marginbench.benchmarks.models import examination\nexamination.choose_jobs = lambda *_: 2\n{MARGINBENCH}"
+    )
+    process = start(patched, "doctor", "--device", "cpu")
+    wait_for(lambda: "[1/" in process.err, process)
+    os.kill(process.pid, number)
+    assert process.wait() == code and "Traceback" not in process.err
+    wait_for(lambda: not process.group())
 
 
 def test_a_doubt_of_the_users_is_told_and_no_failure() -> None:
