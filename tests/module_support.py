@@ -261,6 +261,19 @@ def _chosen(x: Tensor) -> list[Tensor]:
     ]
 
 
+def _resized(x: Tensor) -> list[Tensor]:
+    """Sequences and volumes, made larger and smaller, from [B, 3, 4, 4]."""
+    line, volume = x.flatten(2), x[:, None]
+    return [
+        *(F.interpolate(line, 20, mode=mode) for mode in ("nearest", "nearest-exact", "linear")),
+        *(F.interpolate(volume, (2, 3, 5), mode=mode) for mode in ("nearest", "nearest-exact", "trilinear")),
+        *(F.pad(line, (2, 1), mode) for mode in ("reflect", "replicate")),
+        *(F.pad(volume, (1, 0, 0, 1, 1, 1), mode) for mode in ("reflect", "replicate")),
+        F.avg_pool3d(volume, 2, 1, 1, count_include_pad=False),
+        F.adaptive_avg_pool3d(volume, (1, 2, 3)),
+    ]
+
+
 def _extremes(x: Tensor) -> list[Tensor]:
     """Maxout in its forms, and minima."""
     return [
@@ -485,6 +498,11 @@ CODE: dict[str, Callable[[], nn.Module]] = {
     "written": lambda: Code(lambda m, x: m.head(_written(m.a(x)).relu().flatten(1)), a=conv(1, 3), head=head(48)),
     "extremes": lambda: Code(
         lambda m, x: m.head(torch.cat([part.flatten(1) for part in _extremes(m.a(x))], 1)), a=conv(1, 4), head=head(116)
+    ),
+    "resized_lines": lambda: Code(
+        lambda m, x: m.head(torch.cat([part.flatten(1) for part in _resized(F.relu(m.a(x)))], 1)),
+        a=conv(1, 3),
+        head=head(740),
     ),
     "chosen": lambda: Code(
         lambda m, x: m.head(torch.cat([part.flatten(1) for part in _chosen(F.relu(m.a(x)))], 1)),

@@ -42,7 +42,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
     "statistics_of_the_batch": (nn.BatchNorm2d(4, track_running_stats=False), "without running statistics"),
     "response_norm": (
         nn.LocalResponseNorm(3),
-        "avg_pool3d, of which LocalResponseNorm is made, has no sound bound here",
+        "a power other than 2 (LocalResponseNorm has one) has no sound bound here",
     ),
     "cdist": (
         lambda m, x: torch.cdist(x.flatten(1), torch.eye(144)),

@@ -62,7 +62,6 @@ WORDS = {
     "linalg_vector_norm": ("a norm", "only that of the features, of which cosine logits are made, changes no class"),
     "add_": ("an addition in place, as in RMSNorm,", ""),
     "sign": ("sign, of which LPPool is made,", ""),
-    "avg_pool3d": ("avg_pool3d, of which LocalResponseNorm is made,", ""),
     **dict.fromkeys(("_cdist_forward", "_euclidean_dist"), ("torch.cdist", "((x[:, None] - w) ** 2).sum(2) has one")),
     "bmm": ("a product of matrices", "both depend on the image, as in attention"),
 }

@@ -85,7 +85,7 @@ def _gelu(call: Call) -> Data:
 @rule("pow")
 def _pow(call: Call) -> Data:
     if call.get(1) != 2:
-        raise Unbounded(unknown("a power other than 2"))
+        raise Unbounded(unknown("a power other than 2 (LocalResponseNorm has one)"))
     return call.builder.apply(Curved("square"), call.x)
 
 

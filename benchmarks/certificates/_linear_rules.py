@@ -212,10 +212,12 @@ def _batch_product(call: Call) -> Data:
 
 
 OTHERS = """
-    permute transpose t flip roll pixel_shuffle pixel_unshuffle channel_shuffle cumsum upsample_nearest2d
-    upsample_bilinear2d upsample_bicubic2d reflection_pad2d replication_pad2d _upsample_nearest_exact2d avg_pool1d
-    _adaptive_avg_pool1d movedim expand_as repeat rot90 im2col unfold _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-    diagonal triu tril
+    permute transpose t flip roll pixel_shuffle pixel_unshuffle channel_shuffle cumsum movedim expand_as repeat rot90
+    im2col unfold diagonal triu tril avg_pool1d avg_pool3d _adaptive_avg_pool1d _adaptive_avg_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+    _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    replication_pad2d replication_pad3d
 """
 
 

@@ -158,4 +158,4 @@ def test_a_layer_of_a_suite_is_named_too() -> None:
     x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     layers = nn.Sequential(conv(1, 2, padding=1), nn.LocalResponseNorm(3)), nn.Flatten(), head(72)
     net = nn.Sequential(*layers).eval().requires_grad_(False)
-    assert "LocalResponseNorm is made, has no sound bound" in lipschitz(a_query(net, x, net(x).argmax(1), "l2")).reason
+    assert "(LocalResponseNorm has one) has no sound bound" in lipschitz(a_query(net, x, net(x).argmax(1), "l2")).reason
