@@ -27,9 +27,11 @@ from marginbench.benchmarks.probes.probe import Probe, Subject, probe
 from marginbench.benchmarks.records.column import Column
 from marginbench.methods import Norm, predicted_class
 
+SEARCHES = 18  # of each image at least: nine rivals from two places, or fewer from more
 FIRST = 1 / 3  # of the steps are done in every search
 KEPT = 3  # searches of an image that go on
 STRIDE = 0.5  # longest step, as a share of the way to the nearest image of the rival
+FOUND = 0.95  # of the images: a mean over fewer would be that of the easier ones
 SHARE = 0.3  # of a step, once there was a success
 HALVINGS = 10  # of the way to a point beyond the boundary
 MOST_BYTES = 2**28  # of the images whose components are taken, in float64: fewer of large ones
@@ -47,7 +49,8 @@ class ConstrainedMargin(Probe):
             "constrained_margin",
             "constrained margin L2",
             on_page=False,
-            meaning="Mean L2 margin of correct training images within the leading principal components, in pixels.",
+            meaning="Mean L2 margin of correct training images within the leading principal components, in pixels,"
+            f" where a boundary was found; NaN if that is less than {FOUND:.0%} of them.",
         ),
     )
 
@@ -76,19 +79,19 @@ class ConstrainedMargin(Probe):
                 found[right] = constrained_margins(net, x[right], y[right], span, self)
             return found
 
-        chunks = Chunks(max(1, rows_at_once(net, chosen.images(slice(1))) // (2 * self.rivals)))
+        chunks = Chunks(max(1, rows_at_once(net, chosen.images(slice(1))) // max(SEARCHES, 2 * self.rivals)))
         return {
             "constrained_train": torch.cat(chunks.map(margins, len(chosen))),
             "constrained_components": torch.tensor(len(basis)),
         }
 
     def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:
-        """Mean over the correct images whose boundary was found: NaN if that is less than half of them, 0 for none."""
+        """Mean over the correct images whose boundary was found: NaN if those are too few, 0 if none is correct."""
         right = arrays["constrained_train"][arrays["constrained_train"] > 0]
         found = right[np.isfinite(right)]
         if not right.size:
             return {"constrained_margin": 0.0}
-        return {"constrained_margin": float(found.mean()) if 2 * found.size >= right.size else float("nan")}
+        return {"constrained_margin": float(found.mean()) if found.size >= FOUND * right.size else float("nan")}
 
 
 def principal_components(images: Tensor) -> Tensor:
@@ -132,32 +135,39 @@ class Span:
         """Of the images [M, C, H, W]."""
         return cls(basis, images.flatten(1) @ basis.T, labels)
 
-    def ways(self, x: Tensor, classes: Tensor) -> Tensor:
-        """[B, R, k]: from each image [B, C, H, W] to the nearest one of each of its classes [B, R], or NaN."""
+    def ways(self, x: Tensor, classes: Tensor, most: int) -> Tensor:
+        """[B, R, n, k]: from each image [B, C, H, W] to the n <= `most` nearest of each class of [B, R].
+
+        To those of any class where that one has no image, and NaN where it has less than n.
+        """
         away = self.places - (x.flatten(1) @ self.basis.T)[:, None]
-        others = self.labels != classes[:, :, None]
-        length, nearest = away.norm(dim=2)[:, None].masked_fill(others, torch.inf).min(2)
-        ways = away.gather(1, nearest[:, :, None].expand(-1, -1, away.shape[2]))
-        return ways.masked_fill(length.isinf()[:, :, None], torch.nan)
+        same = self.labels == classes[:, :, None]
+        others = ~same & same.any(2, keepdim=True)
+        lengths = away.norm(dim=2)[:, None].masked_fill(others, torch.inf)
+        length, nearest = lengths.topk(min(most, lengths.shape[2]), dim=2, largest=False)
+        ways = away.gather(1, nearest.flatten(1)[:, :, None].expand(-1, -1, away.shape[2])).view(*length.shape, -1)
+        return ways.masked_fill(length.isinf()[:, :, :, None], torch.nan)
 
 
 def constrained_margins(net: nn.Module, x: Tensor, y: Tensor, span: Span, settings: "ConstrainedMargin") -> Tensor:
     """[B] float32 upper bounds of the margin within the span, infinite where no boundary was found.
 
-    For each rival there are two searches for the nearest point that it takes: from the image, and from the boundary on
-    the way to the nearest image of the rival. The best ones of all go on, from the nearest points that they have found.
+    For each rival there are searches for the nearest point that it takes: from the image, and from the boundary on the
+    way to the nearest image of the rival; to several of them where there are few rivals. The best ones of all go on,
+    from the nearest points that they have found.
 
     Args:
         net: images [B, C, H, W] to logits; x: such images, in the class y [B] int64.
     """
     net = Attached(net)
     order = top_rivals(net, x, y, settings.rivals)
-    ways = span.ways(x, order)
-    starts = torch.stack([torch.zeros_like(ways), ways.nan_to_num(0.0)], 2).flatten(0, 2)
-    stride = torch.stack([torch.full_like(ways[:, :, 0], torch.inf), STRIDE * ways.norm(dim=2)], 2)
-    count = 2 * order.shape[1]
+    ways = span.ways(x, order, max(1, SEARCHES // order.shape[1] - 1))
+    nowhere = torch.zeros_like(ways[:, :, :1])
+    starts = torch.cat([nowhere, ways.nan_to_num(0.0)], 2).flatten(0, 2)
+    stride = torch.cat([torch.full_like(nowhere[..., 0], torch.inf), STRIDE * ways.norm(dim=3)], 2)
+    count = stride.shape[1] * stride.shape[2]
     each = torch.arange(len(x), device=x.device).repeat_interleave(count)
-    rival = order.flatten().repeat_interleave(2)
+    rival = order.flatten().repeat_interleave(stride.shape[2])
     paths = _Searches(net, x[each], y[each], rival, stride.flatten().nan_to_num(torch.inf), span.basis)
     first = math.ceil(FIRST * settings.steps)
     found, length = paths.descend(paths.shortened(starts), first)

@@ -80,6 +80,29 @@ def test_in_a_plane_it_finds_what_a_grid_of_directions_finds(net: nn.Module) -> 
     assert float(ratio.mean()) < 1.01 and float((ratio < 1.05).float().mean()) >= 0.95
 
 
+class Discs(nn.Module):
+    """Two discs of a plane are one class, on a flat ground: a small one about (1, 0), a large one about (0, 1.2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        centres, radii = x.new_tensor([[1.0, 0.0], [0.0, 1.2]]), x.new_tensor([0.2, 0.8])
+        depth = (radii + 0.05 - torch.cdist(x.flatten(1), centres)).clamp_min(0).amax(1)
+        return torch.stack([torch.zeros_like(depth), depth - 0.05], 1)
+
+
+def test_with_few_rivals_it_starts_on_the_way_to_several_images() -> None:
+    images = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.2]]).view(3, 1, 1, 2)
+    labels = torch.tensor([0, 1, 1])
+    found = constrained_margins(Discs(), images[:1], labels[:1], Span.of(torch.eye(2), images, labels), SETTINGS)
+    assert float(found) == pytest.approx(0.4, rel=0.02), "0.8 on the way to the nearest image"
+
+
+def test_without_images_of_a_rival_it_starts_on_the_way_to_others() -> None:
+    images = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.2]]).view(3, 1, 1, 2)
+    labels = torch.zeros(3, dtype=torch.int64)
+    found = constrained_margins(Discs(), images[:1], labels[:1], Span.of(torch.eye(2), images, labels), SETTINGS)
+    assert float(found) == pytest.approx(0.4, rel=0.02)
+
+
 def test_components_are_those_of_the_largest_variance() -> None:
     stream = torch.Generator().manual_seed(0)
     directions = torch.linalg.qr(torch.randn(36, 36, generator=stream))[0]
@@ -109,3 +132,10 @@ def test_a_wrong_image_has_margin_zero_and_does_not_count() -> None:
     assert margins[::2].tolist() == [0.0] * 32 and bool((margins[1::2] > 0).all())
     mean = probe.metrics({name: value.numpy() for name, value in arrays.items()}, {})["constrained_margin"]
     assert mean == pytest.approx(float(margins[1::2].mean()))
+
+
+@pytest.mark.parametrize(("missing", "wanted"), [(0, 1.0), (5, 1.0), (6, float("nan"))])
+def test_a_mean_over_too_few_is_none(missing: int, wanted: float) -> None:
+    margins = np.array([0.0, 0.0, *[1.0] * (100 - missing), *[np.inf] * missing], dtype=np.float32)
+    found = ConstrainedMargin().metrics({"constrained_train": margins}, {})["constrained_margin"]
+    assert found == pytest.approx(wanted, nan_ok=True)
