@@ -118,7 +118,7 @@ def _of_methods(suites: Sequence[Rows]) -> Iterator[Variant]:
             of = runs[0].identity
             for field, value in of.fields.items():
                 others = {name: setting for name, setting in of.fields.items() if name != field}
-                family = digest([rows.fingerprint, of.method, others])
+                family = digest([rows.fingerprint, of.method, others, of.recipe])
                 yield Variant(f"{of.method}.{field}", family, of.method, _plain(value), rows, row)
 
 

@@ -48,7 +48,12 @@ class Luck:
     degrees: "np.ndarray"
 
 
-def pairwise(seeds: "np.ndarray", points: "np.ndarray | None" = None, size: "np.ndarray | float" = 1.0) -> Pairwise:
+def pairwise(
+    seeds: "np.ndarray",
+    points: "np.ndarray | None" = None,
+    size: "np.ndarray | float" = 1.0,
+    own: "np.ndarray | None" = None,
+) -> Pairwise:
     """Compare all rows of a column.
 
     For rows a and b with squared standard errors V_a and V_b over seeds (see `luck`), and P over points of their paired
@@ -62,11 +67,13 @@ def pairwise(seeds: "np.ndarray", points: "np.ndarray | None" = None, size: "np.
         points: [R, N] float64, the mean over seeds of each row and point, the same points in all rows. Without them the
             points are held fixed.
         size: [R] or one number above 0, what the variance over seeds of a row is roughly proportional to.
+        own: [R] bool, the rows that share no network with another one of them. The rest says nothing about the luck of
+            seeds that these do not say. Default: all.
     """
     import numpy as np
 
     rows = len(seeds)
-    of = luck(seeds, size)
+    of = luck(seeds, size, own)
     means = _means(seeds)
     i, j = np.triu_indices(rows, 1)
     over_points = _over_points(points)[i, j] if points is not None else np.zeros(len(i))
@@ -78,7 +85,7 @@ def pairwise(seeds: "np.ndarray", points: "np.ndarray | None" = None, size: "np.
     return Pairwise(difference, _symmetric(half, rows, 0.0), _symmetric(p, rows, 1.0))
 
 
-def luck(seeds: "np.ndarray", size: "np.ndarray | float" = 1.0) -> Luck:
+def luck(seeds: "np.ndarray", size: "np.ndarray | float" = 1.0, own: "np.ndarray | None" = None) -> Luck:
     """What the mean of each row owes to its seeds.
 
         V = (d0 s0^2 size + d s^2) / ((d0 + d) n)    with d0 + d degrees of freedom
@@ -93,21 +100,22 @@ def luck(seeds: "np.ndarray", size: "np.ndarray | float" = 1.0) -> Luck:
     """
     import numpy as np
 
-    rows = len(seeds)
-    size = np.broadcast_to(np.asarray(size, float), (rows,))
+    size = np.broadcast_to(np.asarray(size, float), (len(seeds),))
+    own = np.ones(len(seeds), bool) if own is None else own
+    rows = int(own.sum())
     n = np.isfinite(seeds).sum(1)
     centred = seeds - _means(seeds)[:, None]
     degrees = np.maximum(n - 1.0, 0.0)
     if rows > 1 and np.isfinite(seeds).all():
         unit = np.sqrt(size)[:, None]
-        centred = centred - unit * (centred / unit).mean(0)
+        centred = centred - unit * (centred / unit)[own].mean(0)
         degrees = degrees * (rows - 1) / rows
     enough = n >= MIN_SEEDS
     with np.errstate(invalid="ignore", divide="ignore"):
-        own = np.nansum(centred**2, 1) / degrees
-        prior, level = _prior((own / size)[enough], degrees[enough])
-        d0 = np.minimum(prior, np.maximum(degrees[enough].sum() - degrees, 0.0))
-        variance = (d0 * level * size + degrees * own) / ((d0 + degrees) * n)
+        spread = np.nansum(centred**2, 1) / degrees
+        prior, level = _prior((spread / size)[enough & own], degrees[enough & own])
+        d0 = np.minimum(prior, np.maximum(degrees[enough & own].sum() - degrees, 0.0))
+        variance = (d0 * level * size + degrees * spread) / ((d0 + degrees) * n)
     return Luck(np.where(enough, variance, np.nan), np.where(enough, d0 + degrees, np.nan))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading, arrays_of
+from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.statistics.association import (
     across,
     chance_across,
@@ -25,6 +26,7 @@ from marginbench.benchmarks.statistics.association import (
 )
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.tables.measures import ALL, MEASURES, TARGETS, Measure, Network, Target
+from marginbench.benchmarks.tables.own_networks import once
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
 
@@ -120,15 +122,15 @@ def of_suites(reading: Reading, names: Sequence[str]) -> Reading:
 
 
 def suites_of(source: Reading | Networks) -> Networks:
-    """The networks of each suite, of the records that count."""
+    """The networks of each suite, each once, of the records that count."""
     if not isinstance(source, Reading):
         return source
     paths = {record.id: path for path, record in source.records.items()}
-    suites: dict[str, list[Network]] = defaultdict(list)
+    suites: dict[str, list[Record]] = defaultdict(list)
     for record in current(source.records.values()):
         if record.status == "done":
-            suites[record.identity.suite].append(Network(record, dict(arrays_of(paths[record.id], record))))
-    return list(suites.values())
+            suites[record.identity.suite].append(record)
+    return [[Network(one, dict(arrays_of(paths[one.id], one))) for one in once(own)] for own in suites.values()]
 
 
 def _over(networks: Sequence[Network], target: Target, values: Mapping[Measure, np.ndarray]) -> list[Paired]:

@@ -15,6 +15,7 @@ from marginbench.benchmarks.tables.cells import shared
 from marginbench.benchmarks.tables.columns import RANK, TO_BASELINE
 from marginbench.benchmarks.tables.derived import BASELINE, OF_TUNED
 from marginbench.benchmarks.tables.leaderboard import Row
+from marginbench.benchmarks.tables.own_networks import Network, network, rows_once
 from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods.words import counted
 
@@ -95,6 +96,7 @@ def notes(rows: Sequence[Row], records: Sequence[Record], counted: Sequence[Reco
         yield asked_once(names)
     if any(record.tuning for record in counted):
         yield OF_TUNED
+    yield from _twins(counted)
     yield from dict.fromkeys(note for record in counted for note in record.notes)
     yield from _about_estimators(counted, "not_applicable", "Not applicable to {methods}: {what}.")
     yield from _about_estimators(counted, "unchecked", "Could not be checked in float64, of {methods}: {what}.")
@@ -108,6 +110,27 @@ def notes(rows: Sequence[Row], records: Sequence[Record], counted: Sequence[Reco
     for mark in sorted({row.mark for row in rows if row.mark}):
         yield f"{mark}: {MARKS[mark]}"
     yield _where(records)
+
+
+def _twins(records: Sequence[Record]) -> Iterator[str]:
+    """Rows of the same networks, as tuning makes where it keeps the default."""
+    rows: dict[str, set[Network]] = defaultdict(set)
+    for record in sorted(records, key=lambda record: (record.tuning is not None, record.method)):
+        rows[record.method].add(network(record))
+    counted = dict(zip(rows, rows_once(list(rows.values())), strict=True))
+    owner = {one: row for row, own in rows.items() if counted[row] for one in own}
+    same = [
+        f"{row} are those of {owner[one]}"
+        for row, own in rows.items()
+        if not counted[row]
+        for one in own
+        if one in owner
+    ]
+    if same:
+        yield (
+            f"The networks of {', of '.join(dict.fromkeys(same))}: they count once where tables estimate the luck of"
+            " seeds, and how margins go with accuracies."
+        )
 
 
 def asked_once(certificates: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS, Pairwise, pairwise
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import BASELINE, measured_by
+from marginbench.benchmarks.tables.own_networks import network, rows_once
 from marginbench.methods import MarginbenchError
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def compared(suite: SuiteRuns, cells: Sequence[tuple[str, str]], column: Column)
     points = None
     if column.name in columns.POINTWISE:
         points = np.stack([suite.points[row][name] for row, name in cells])
-    return pairwise(seeds, points, _size(np.nanmean(seeds, 1), points, columns.is_share(column)))
+    own = rows_once([[(network(record), name) for record in suite.runs[row]] for row, name in cells])
+    return pairwise(seeds, points, _size(np.nanmean(seeds, 1), points, columns.is_share(column)), np.array(own))
 
 
 def suite_runs(source: Reading | Suites) -> Suites:

@@ -58,6 +58,16 @@ def test_a_field_of_a_method_beside_the_baseline(tmp_path: Path) -> None:
     assert "ce" in texts(chart) and marks(chart)["rule mark"] == 2 + 1
 
 
+def test_rows_that_were_tuned_with_another_recipe_differ_in_more(tmp_path: Path) -> None:
+    for p in (0.1, 0.3):
+        write_row(tmp_path, f"ce_dropout(p={p})", 0.5 + p, identity={"fields": {"p": p}})
+    recipe = {"training.learning_rate": 0.02}
+    write_row(
+        tmp_path, "ce_dropout+tuned", 0.9, identity={"method": "ce_dropout", "fields": {"p": 0.4}, "recipe": recipe}
+    )
+    assert {one["value"] for one in data_of(plot("hyper_parameters", tmp_path), "value")} == {"0.1", "0.3"}
+
+
 def test_nothing_varies(board: Path) -> None:
     with pytest.raises(ParameterError, match="run-all --set KEY=VALUE"):
         plot("hyper_parameters", board)

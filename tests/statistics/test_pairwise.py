@@ -36,6 +36,17 @@ def test_many_rows_of_one_spread_are_compared_as_in_an_analysis_of_variance() ->
     assert p == pytest.approx(2 * stats.t.sf(abs(t), found.degrees[0]), rel=0.01)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_copies_of_rows_teach_nothing(rows: int) -> None:
+    stream = np.random.default_rng(3)
+    seeds, points = stream.normal(size=(rows, 3)), stream.normal(size=(rows, 20))
+    twice, own = np.vstack([seeds, seeds]), np.arange(2 * rows) < rows
+    alone, found = pairwise(seeds, points), pairwise(twice, np.vstack([points, points]), own=own)
+    for name in ("difference", "half", "p"):
+        np.testing.assert_allclose(getattr(found, name)[:rows, :rows], getattr(alone, name), rtol=1e-12)
+    assert (np.diag(found.difference, rows) == 0).all() and (np.diag(found.p, rows) == 1).all()
+
+
 def smyth(seeds: np.ndarray) -> Luck:
     """Row by row, with roots of scipy: Smyth's moments, of rows without a common luck."""
     from scipy.optimize import brentq

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import a_record, claiming
+from made import a_record, a_tuning, claiming
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.statistics.pairwise import pairwise
 from marginbench.benchmarks.tables.claims import LEGEND, claims, render_claims
+from marginbench.benchmarks.tables.notes import notes
 from marginbench.methods import MarginbenchError, create, register
 
 CLAIMS = {"arcface": "feature_margin", "mma": "input_margin", "ccat": "rejection"}
@@ -58,6 +59,26 @@ def test_differences_are_those_of_all_pairs() -> None:
     wanted = pairwise(seeds, size=(share := (seeds.mean(1) * 100 + 2) / 104) * (1 - share))
     assert row["high"] - row["low"] == pytest.approx(2 * wanted.half[0, 1]) and row["p"] == wanted.p[0, 1]
     assert row["verdict"] == "yes"
+
+
+def test_a_tuned_row_that_keeps_the_default_is_no_further_evidence() -> None:
+    def runs(method: str, of: str, *values: float, **changes: Any) -> list[Record]:
+        named = [replace(record, **changes) for record in three(method, L2, *values)]
+        trained = (replace(r.identity, training=f"{of} {r.repetition}") for r in named)
+        return [replace(r, identity=of, id=of.id) for r, of in zip(named, trained, strict=True)]
+
+    own, base = (0.24, 0.31, 0.39), (0.1, 0.2, 0.3)
+    rows = [*runs("ce", "ce", *base), *runs("ccat", "ccat", *own)]
+    copies = [
+        *runs("ce+tuned", "ce", *base, tuning=a_tuning("ce", chosen=0)),
+        *runs("ccat+tuned", "ccat", *own, tuning=a_tuning("ccat", chosen=0)),
+    ]
+    alone = claims(read(rows))
+    both = claims(read([*rows, *copies]))
+    pd.testing.assert_frame_equal(alone, both[both["method"] == "ccat"].reset_index(drop=True))
+    words = "The networks of ccat+tuned are those of ccat, of ce+tuned are those of ce: they count once"
+    assert words in "\n".join(notes([], [*copies, *rows]))
+    assert not any("count once" in note for note in notes([], rows))
 
 
 @pytest.mark.parametrize(

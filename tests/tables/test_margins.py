@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import a_failure, a_record, claiming
+from made import a_failure, a_record, a_tuning, claiming
 from support import Run
 
 from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.record import write_record
-from marginbench.benchmarks.tables.margins import SCORES, margins, of_suites
+from marginbench.benchmarks.tables.margins import SCORES, margins, of_suites, suites_of
 from marginbench.benchmarks.tables.render_margins import page, render_margins
 from marginbench.benchmarks.tables.tightness import tightness
 from marginbench.methods import MarginbenchError
@@ -154,6 +154,18 @@ def test_fewer_columns_where_the_screen_is_narrow(reading: Reading) -> None:
 def test_the_order_of_the_records_changes_nothing(reading: Reading) -> None:
     turned = Reading(dict(reversed(reading.records.items())), {})
     assert page(turned) == page(reading)
+
+
+def test_a_network_counts_once(reading: Reading, tmp_path: Path) -> None:
+    for seed in range(SEEDS):
+        for row, tuning in (("m1+tuned", a_tuning("m1", chosen=0)), ("m1", None), ("m2", None), ("m3", None)):
+            found, metrics = arrays(1.0 + int(row[1]) + seed, 1.0, seed), {"clean_accuracy": 1 - seed / POINTS}
+            of = {"training": f"{row[:2]} {seed}", "tuning": tuning and tuning.id}
+            record = a_record(row, seed, metrics=metrics, identity=of, tuning=tuning)
+            write_record(tmp_path / "runs", record, found)
+    networks = suites_of(read_folders([tmp_path]))
+    assert [network.record.method for network in networks[0]].count("m1") == SEEDS and len(networks[0]) == 3 * SEEDS
+    assert set(margins(networks, ["clean_accuracy"])["networks"]) == {3 * SEEDS}
 
 
 def test_few_methods_have_no_intervals_and_two_no_table(reading: Reading) -> None:
