@@ -1,6 +1,7 @@
 """Data, seeds, schedule and the training loop."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from marginbench.benchmarks.suites.schema import load_suite, suite_names
 from marginbench.benchmarks.suites.training import Training
 from marginbench.benchmarks.training.loop import DivergedError, train
 from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser
+from marginbench.benchmarks.training.pixels import pixel_statistics
 from marginbench.benchmarks.training.run import Run
 from marginbench.methods import create
 
@@ -60,13 +62,39 @@ def test_seeds_come_from_names() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_methods_share_initial_weights_and_data_order() -> None:
-    a, b = (Run(create(spec), small_suite(), small_data(), 1) for spec in ("ce", "arcface"))
-    for (name, p), (_, q) in zip(a.net.body.state_dict().items(), b.net.body.state_dict().items(), strict=True):
-        assert torch.equal(p, q), name
-    assert torch.equal(a._batch().index, b._batch().index)
-    other = Run(create("ce"), small_suite(), small_data(), 2)
-    assert not torch.equal(a._batch().index, other._batch().index)
+def _drawn(run: Run) -> dict[str, torch.Tensor]:
+    """What chance gives a run, by where it enters."""
+    with run.draws:
+        dropout = torch.rand(8)
+    return {
+        **{f"init: {name}": value for name, value in run.net.body.named_parameters() if value.dim() > 1},
+        "data order": run._batch().index,
+        "hooks of the method": torch.rand(8, generator=run.ctx.generator),
+        "dropout": dropout,
+        "augmentation": torch.rand(8, generator=run._augment_stream),
+    }
+
+
+def test_methods_share_initial_weights_and_data_order_and_seeds_share_nothing() -> None:
+    suite, data = small_suite(), small_data()
+    a, again, arcface, other = (
+        _drawn(Run(create(spec), suite, data, seed)) for spec, seed in (("ce", 1), ("ce", 1), ("arcface", 1), ("ce", 2))
+    )
+    assert len(a) > 5
+    for name, value in a.items():
+        assert torch.equal(value, again[name]), name
+        assert torch.equal(value, arcface[name]) == (name != "hooks of the method"), name
+        assert not torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_normalised_by_their_mean_and_standard_deviation(channels: int) -> None:
+    stream = np.random.default_rng(0)
+    pixels = stream.integers(0, 256, (50, channels, 4, 4), dtype=np.uint8) // np.arange(1, channels + 1)[:, None, None]
+    split = replace(small_data().train, x=torch.from_numpy(pixels.astype(np.uint8)), y=torch.zeros(50).long())
+    mean, std = pixel_statistics(split)
+    np.testing.assert_allclose(mean, (pixels / 255).mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(std, (pixels / 255).std((0, 2, 3), ddof=1), rtol=1e-6)
 
 
 def test_each_epoch_sees_each_example_once() -> None:
