@@ -3,7 +3,6 @@
 import shlex
 
 from marginbench.benchmarks.records.tuning import Trial, Tuning, in_words
-from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.benchmarks.tuning.tune import TuneOutcome
@@ -25,15 +24,20 @@ def summary(outcome: TuneOutcome, options: TuneOptions) -> str:
     if outcome.settings:
         lines += [
             f"Settings: {outcome.files[0].parent}/ROW.toml",
-            f"Run them beside the defaults: {_command(outcome, options.run)}",
+            f"Run them beside the defaults: {_command(outcome, options)}",
         ]
     return "\n".join(lines)
 
 
-def _command(outcome: TuneOutcome, run: RunOptions) -> str:
+def _command(outcome: TuneOutcome, options: TuneOptions) -> str:
+    run = options.run
     words = ["marginbench", "run-all", "--suite", str(run.suite)]
     for setting in run.set:
         words += ["--set", setting]
+    for file in (*run.plugin, *(spec for spec in options.methods or () if str(spec).endswith(".py"))):
+        words += ["--plugin", str(file)]
+    if run.data_dir is not None:
+        words += ["--data-dir", str(run.data_dir)]
     words += ["--methods", ",".join(tuning.row for tuning in outcome.settings)]
     return shlex.join([*words, "--out", str(run.out), "--tuned", str(outcome.folder)])
 

@@ -1,6 +1,7 @@
 """Tuning from end to end: equal budgets, the same trials however they were done, and no test image."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from processes import MARGINBENCH, Start, wait_for
 from support import Run
 
+from marginbench.benchmarks.contract.new_method import write_template
 from marginbench.benchmarks.data import dataset
 from marginbench.benchmarks.data.sources import find
+from marginbench.benchmarks.plugins import forget_plugins
 from marginbench.benchmarks.records.choice import outcome as outcome_of
 from marginbench.benchmarks.records.reader import read_record
 from marginbench.benchmarks.records.settings import read_setting, setting_paths, write_setting
@@ -266,6 +269,19 @@ def test_default_and_tuned_rows_stand_beside_each_other(tiny: Path, tmp_path: Pa
     assert "| arcface+tuned" in board and "stale" not in board
     code, out, err = run("run-all", *common, "--tuned", folder)
     assert code == 0 and "0 runs done, 2 had a record already" in out
+
+
+def test_the_command_that_is_told_finds_methods_of_files(tiny: Path, tmp_path: Path, run: Run) -> None:
+    file = write_template("my_margin", tmp_path)
+    given = ("--suite", tiny, "--out", tmp_path / "out", "--data-dir", tmp_path)
+    code, out, err = run("tune", *given, "--methods", file, "--trials", "2", "--jobs", "1")
+    assert code == 0, err
+    told = next(line for line in out.splitlines() if line.startswith("Run them beside"))
+    words = shlex.split(told.partition(": marginbench ")[2])
+    assert words[words.index("--methods") + 1] == "my_margin" and words[words.index("--plugin") + 1] == str(file)
+    forget_plugins()
+    code, _, err = run(*words, "--jobs", "1", "--seeds", "1")
+    assert code == 0, err
 
 
 def test_trials_are_networks_without_a_row(tiny: Path, tmp_path: Path, run: Run) -> None:
