@@ -20,7 +20,8 @@ def differences(there: Environment, here: Environment) -> list[Difference]:
     """What the environments differ in, processor and threads first; what an older record does not say counts as such.
 
     Cores and threads between operations are left out, since neither changes a sum; so is the name of the host, which
-    machines share. A commit with + is no known state of the files, and differs from itself.
+    machines share. A commit with + alone, as older records have it, is no known state of the files: it differs from
+    itself.
     """
     old, new = dict(_facts(there)), dict(_facts(here))
     whole = bool(there.builds)  # of schema 4 or newer: what is not named was not there

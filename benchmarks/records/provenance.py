@@ -38,7 +38,7 @@ def environment(device: torch.device) -> Environment:
 
 @cache
 def _commit() -> str | None:
-    """The commit of the source tree, with `+` after it if files differ; None outside a checkout of marginbench.
+    """The commit of the source tree, None outside a checkout of marginbench; with `+` and a digest where files differ.
 
     An installed package may lie in a virtual environment inside somebody else's repository, which does not track it.
     """
@@ -51,7 +51,9 @@ def _commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", "--", here.name)
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../../methods", "../../benchmarks")
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
+        changed = git("diff", "--no-ext-diff", "--binary", "HEAD", "--", "../../methods", "../../benchmarks")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            f"+{hashlib.sha256(changed.encode()).hexdigest()[:4]}" if changed else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -122,7 +122,7 @@ class Environment:
     system: str
     python: str
     versions: dict[str, str | None]  # of packages; None: not installed
-    commit: str | None  # followed by + where files differed
+    commit: str | None  # followed by + and a digest of the changes where files differed
     processor_details: dict[str, str] = field(
         default_factory=dict
     )  # here and below, empty: not recorded before schema 4

@@ -97,6 +97,7 @@ def notes(rows: Sequence[Row], records: Sequence[Record], counted: Sequence[Reco
     if any(record.tuning for record in counted):
         yield OF_TUNED
     yield from _twins(counted)
+    yield from _edited(counted)
     yield from dict.fromkeys(note for record in counted for note in record.notes)
     yield from _about_estimators(counted, "not_applicable", "Not applicable to {methods}: {what}.")
     yield from _about_estimators(counted, "unchecked", "Could not be checked in float64, of {methods}: {what}.")
@@ -130,6 +131,21 @@ def _twins(records: Sequence[Record]) -> Iterator[str]:
         yield (
             f"The networks of {', of '.join(dict.fromkeys(same))}: they count once where tables estimate the luck of"
             " seeds, and how margins go with accuracies."
+        )
+
+
+def _edited(records: Sequence[Record]) -> Iterator[str]:
+    """Rows that mix states of the code of which one was no commit: revisions tell built-in methods apart, if raised."""
+    states: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        states[record.method] |= {str(of.commit) for of in (record.environment, record.trained) if of is not None}
+    mixed = {row: of for row, of in states.items() if len(of) > 1 and any("+" in commit for commit in of)}
+    if mixed:
+        commits = sorted(set().union(*mixed.values()))
+        yield (
+            f"Made with code that was edited in between (commits {', '.join(commits)}): {', '.join(sorted(mixed))}."
+            " Runs of a built-in method are one row as long as its `revision` is the same: raise that with every change"
+            " of what it computes."
         )
 
 

@@ -129,6 +129,14 @@ def test_the_commit_of_another_repository_is_not_recorded(tmp_path: Path, monkey
         assert commit() is None
         git("add", ".")
         git("commit", "-q", "-m", "ours")
-        assert len(commit() or "") == 12
+        clean = commit() or ""
+        assert len(clean) == 12
+        (tmp_path / "marginbench" / "methods").mkdir()
+        states = []
+        for text in ("x = 1\n", "x = 2\n", "x = 1\n", ""):
+            installed.write_text(text)
+            states.append(commit() or "")
+        assert all(state.startswith(f"{clean}+") for state in states[:3]) and states[3] == clean
+        assert states[0] == states[2] != states[1], "two edits are two states of the code"
     finally:
         provenance._commit.cache_clear()

@@ -67,6 +67,17 @@ def test_a_note_says_where_costs_are_of_groups_of_different_sizes() -> None:
     assert noted(ce=3.0, pmm=2.9) == [] and noted(ce=1.0, pmm=None) == []
 
 
+def test_a_note_says_which_rows_mix_states_of_the_code() -> None:
+    def noted(**commits: str) -> list[str]:
+        places = [replace(ENVIRONMENT, commit=commit) for commit in commits.values()]
+        records = [a_record("ce", seed, environment=place) for seed, place in enumerate(places)]
+        return [note for note in notes([], [*records, a_record("pmm")]) if "edited in between" in note]
+
+    (note,) = noted(a="c0ffee", b="c0ffee+12ab")
+    assert "(commits c0ffee, c0ffee+12ab): ce. Runs of a built-in method" in note
+    assert noted(a="c0ffee", b="decaf") == noted(a="c0ffee+12ab", b="c0ffee+12ab") == []
+
+
 def test_cost_is_compared_on_one_machine_only() -> None:
     other = replace(ENVIRONMENT, host="other")
     table = leaderboard([a_record("ce", 0), a_record("pmm", 0, environment=other)]).set_index("method")
