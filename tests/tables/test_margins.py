@@ -180,6 +180,31 @@ def test_few_methods_have_no_intervals_and_two_no_table(reading: Reading) -> Non
     assert render_margins(of(2), "csv").startswith("suite,")
 
 
+def test_the_best_measure_of_a_gap_is_the_one_with_which_it_falls(tmp_path: Path) -> None:
+    """The gap falls with the attacked margin and grows with the output margin."""
+    for method in range(METHODS):
+        for seed in range(SEEDS):
+            margin = 1.0 + method + 0.1 * seed
+            metrics = {"clean_accuracy": 0.9, "generalisation_gap": 1 / margin}
+            write(tmp_path, f"m{method}", seed, arrays(margin, 1 / margin, 4), metrics)
+    found = [line(read_folders([tmp_path]), "generalisation_gap", name) for name in ("attacked_l2", "output_margin")]
+    for axis in ("across", "within"):
+        assert [of[axis] for of in found] == pytest.approx([-1, 1]) and all(of[f"{axis}_shown"] for of in found)
+        assert [of[f"{axis}_best"] for of in found] == [True, False]
+
+
+def test_information_that_a_family_has_as_well_is_none(tmp_path: Path) -> None:
+    """The measure tells three families apart, and nothing inside them: of nine methods each pair is as often turned."""
+    inside = [(0, 1), (1, 0), (2, 2)]  # by x and by y: one pair of three is turned, beside chance
+    for method in range(9):
+        x, y = inside[method // 3]
+        family = 10 * (method % 3)
+        for seed in range(SEEDS):
+            found = arrays(1.0 + family + x, 1.0, 0)
+            write(tmp_path, f"m{method}", seed, found, {"clean_accuracy": (50 + family + y) / 100})
+    assert line(read_folders([tmp_path]), "clean_accuracy", "attacked_l2")["information"] < 0.2
+
+
 def exact_reading(folder: Path) -> Reading:
     """Exact margins of 0.1 in L-infinity at all but one point; what the estimators say is a known multiple."""
     truth = np.full(POINTS, 0.1, dtype=np.float32)
@@ -215,6 +240,17 @@ def test_tightness_where_the_margin_is_known(tmp_path: Path) -> None:
     assert (
         "### How near to the exact margin, L∞" in text and "### How near to the nearest adversarial example, L2" in text
     )
+
+
+def test_the_ends_of_tightness_leave_out_a_twentieth_of_the_ratios(tmp_path: Path) -> None:
+    """Ratios of 1 / 40, 2 / 40, ... 1: counted by hand. One certificate is no `(all)`."""
+    shares = np.random.default_rng(0).permutation(POINTS) + 1
+    found = arrays(0.4, 1.0, 0, lower_l2_crown=(0.01 * shares).astype(np.float32))
+    write(tmp_path, "m0", 0, found | {"lower_l2": found["lower_l2_crown"]}, {"clean_accuracy": 1.0})
+    table = tightness(read_folders([tmp_path]))
+    (row,) = table[(table["norm"] == "l2") & (table["kind"] == "certificate")].to_dict("records")
+    wanted = {"low": 2 / 40, "median": 20 / 40, "high": 38 / 40, "worst": 1 / 40, "factor": 40 / 21, "answered": 1.0}
+    assert row["estimator"] == "crown" and {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_command(reading: Reading, tmp_path: Path, run: Run) -> None:
