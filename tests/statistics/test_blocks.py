@@ -83,3 +83,8 @@ def test_what_differs_by_rounding_is_tied() -> None:
     assert ranking(means).ranks.tolist() == [[2.0, 2.0, 2.0, 4.0]]
     a, b = level(np.array([[0.3, 0.5, 0.7, 0.1 + 0.2], [0.1, 0.3, 0.5, 0.3]]))
     assert signed_rank(a - b) == signed_rank(np.array([1.0, 1.0, 1.0, 0.0]))
+
+
+def test_what_differs_by_a_millionth_is_not_tied() -> None:
+    means = np.array([[0.7, 0.7 + 1e-6, 0.7 - 1e-6, 1.0]])
+    assert ranking(means).ranks.tolist() == [[3.0, 2.0, 4.0, 1.0]]

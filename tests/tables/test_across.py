@@ -72,6 +72,14 @@ def test_with_enough_suites_letters_tell_rows_apart() -> None:
         assert found.ranking.ranks.tolist() == [[1, 2, 3]] * suites
 
 
+def test_small_is_good_where_the_column_says_so() -> None:
+    seconds = {"ce": 2.0, "mma": 9.0, "pmm": 3.0, "svm": 1.0}
+    made = [replace(record, cost={"seconds": seconds[record.method]}) for record in records(3)]
+    found = across(made, "cost")
+    assert found is not None and found.rows == ["ce", "pmm", "mma"]
+    assert found.ranking.ranks.tolist() == [[1, 2, 3]] * 3
+
+
 def test_rows_that_were_not_asked_for_are_ranked_and_not_shown() -> None:
     text = section(render(records(3), "md", Choice(methods=["ce", "mma"])))
     assert re.findall(r"^\| (\w+) +\| +([\d.]+)", text, re.MULTILINE) == [("mma", "1.00"), ("ce", "3.00")]
