@@ -4,9 +4,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from figure_support import data_of, marks, texts, write_row
+from figure_support import data_of, marks, some_arrays, texts, write_row
 from made import EPSILON
+from scipy import stats
 
 from marginbench.benchmarks.figures.draw import plot
 from marginbench.methods.errors import ParameterError
@@ -56,6 +58,19 @@ def test_a_field_of_a_method_beside_the_baseline(tmp_path: Path) -> None:
     values = data_of(chart, "value")
     assert {(one["row"], one["value"]) for one in values} == {("ce_dropout", "0.1"), ("ce_dropout", "0.3")}
     assert "ce" in texts(chart) and marks(chart)["rule mark"] == 2 + 1
+    for one in (value for value in values if value["images"] == "test"):
+        of_seeds = robust(0.5 + float(one["value"]))
+        half = float(stats.t.ppf(0.975, 2)) * np.std(of_seeds, ddof=1) / 3**0.5
+        ends = [np.mean(of_seeds) - half, np.mean(of_seeds), np.mean(of_seeds) + half]
+        assert [one[end] for end in ("low", "mean", "high")] == pytest.approx(ends, abs=1e-4)
+    (ruler,) = data_of(chart, "text")
+    assert ruler == {"mean": pytest.approx(np.mean(robust(0.5)), abs=1e-4), "text": "ce"}
+
+
+def robust(strength: float) -> list[float]:
+    """Robust accuracy in L2 of each seed."""
+    found = [some_arrays(strength, seed) for seed in range(3)]
+    return [float(np.mean((own["prediction"] == own["label"]) & (own["upper_l2"] > EPSILON["l2"]))) for own in found]
 
 
 def test_rows_that_were_tuned_with_another_recipe_differ_in_more(tmp_path: Path) -> None:
