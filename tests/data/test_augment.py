@@ -213,6 +213,17 @@ def test_every_method_sees_the_same_images_and_nothing_else_changes(precision: s
     assert not torch.equal(runs[0]._batch().x, other._batch().x)
 
 
+def test_what_has_no_pixel_gets_the_mean_of_the_training_images() -> None:
+    training = small_suite(epochs=4).training.model_copy(update={"augment": Augment({"cutout": {"length": 4}})})
+    run = TrainingRun(create("ce"), small_suite(epochs=4).model_copy(update={"training": training}), small_data(), 0)
+    batch = run._batch()
+    changed = batch.x != small_data().train.images(batch.index)
+    mean = small_data().train.x.double().mean() / 255
+    assert bool(changed.any()) and batch.x[changed].double().tolist() == pytest.approx(
+        [float(mean)] * int(changed.sum())
+    )
+
+
 def test_a_checkpoint_in_the_middle_changes_nothing() -> None:
     suite = augmented_suite(epochs=4)
     run = TrainingRun(create("ce"), suite, small_data(), 0)
