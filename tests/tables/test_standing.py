@@ -16,10 +16,13 @@ from marginbench.benchmarks.records.metrics import summarise
 from marginbench.benchmarks.records.reader import Reading, read_folders, read_records
 from marginbench.benchmarks.records.record import SuiteFacts, write_record
 from marginbench.benchmarks.records.scores import SCORES, pseudo_values, scores
+from marginbench.benchmarks.statistics.paired import holm
+from marginbench.benchmarks.statistics.pairwise import pairwise
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
 from marginbench.benchmarks.tables.compare import compare_rows
 from marginbench.benchmarks.tables.frame import leaderboard
+from marginbench.benchmarks.tables.own_networks import rows_once
 from marginbench.benchmarks.tables.standing import standings
 from marginbench.methods.errors import ParameterError
 
@@ -95,6 +98,58 @@ def test_small_is_good_where_the_column_says_so(tmp_path: Path) -> None:
     found = standings(read_folders([tmp_path]), ["cost"])
     assert [found[SUITE, row]["cost"].group for row in ("ce", "slow", "slower")] == [1, 2, 3]
     assert found[SUITE, "slow"]["cost"].best_rank == 2 and found[SUITE, "slow"]["cost"].difference > 0
+    assert [found[SUITE, row]["cost"].ranks for row in ("ce", "slow", "slower")] == ["1", "2", "3"]
+
+
+def shares(values: np.ndarray) -> np.ndarray:
+    """[R] what the luck of the seeds goes with: p (1 - p) of the rows' shares [R, seeds], by Agresti and Coull."""
+    p = (values.mean(1) * POINTS + 2) / (POINTS + 4)
+    return np.asarray(p * (1 - p))
+
+
+@pytest.mark.parametrize("column", [ROBUST, CERTIFIED, "unknown_l2", UPPER, "margin_lower_l2", "output_margin"])
+def test_differences_are_those_of_seeds_and_points(folder: Path, column: str) -> None:
+    """Of arrays made by hand: which points each column takes, and what the luck of its seeds goes with."""
+    kinds = (("ce", 0.0, 0.5), ("twin", 0.0, 0.5), ("good", 0.3, 0.5), ("sure", 0.3, 0.98))
+
+    def point_by_point(row: int, seed: int, shift: float, tight: float) -> np.ndarray:
+        own = margins(row, seed, shift, tight)
+        of = {
+            ROBUST: own["upper_l2"] > 0.5,
+            CERTIFIED: own["lower_l2"] >= 0.5,
+            "unknown_l2": (own["upper_l2"] > 0.5) & (own["lower_l2"] < 0.5),
+            UPPER: own["upper_l2"],
+            "margin_lower_l2": own["lower_l2"],
+            "output_margin": own["upper_l2"],
+        }
+        return of[column].astype(float)
+
+    values = np.array(
+        [[point_by_point(row, seed, *of) for seed in range(3)] for row, (_, *of) in enumerate(kinds)]
+    )  # [R, seeds, N]
+    seeds = values.mean(2)
+    size = seeds.mean(1) ** 2 if column in (UPPER, "margin_lower_l2", "output_margin") else shares(seeds)
+    wanted = pairwise(seeds, values.mean(1), size)
+    found = standings(read_folders([folder]), [column])
+    for row, (name, *_) in enumerate(kinds[1:], 1):
+        of = found[SUITE, name][column]
+        assert of.difference == pytest.approx(wanted.difference[row, 0])
+        assert of.difference_high - of.difference == pytest.approx(wanted.half[row, 0], rel=1e-6)
+
+
+def test_of_rows_that_share_networks_the_one_with_most_counts() -> None:
+    assert rows_once([["a"], ["b", "a", "c"], ["d"], ["c", "e"]]) == [False, True, True, False]
+    assert rows_once([["a", "b"], ["b", "a"]]) == [True, False], "of as many, the first"
+
+
+def test_an_interval_of_a_gap_may_lie_below_zero(tmp_path: Path) -> None:
+    gaps = (-0.01, -0.03, -0.02)
+    for seed, gap in enumerate(gaps):
+        metrics = {"points": 360.0, "clean_accuracy": 0.9, "generalisation_gap": gap}
+        write_record(tmp_path / "runs", a_record("ce", seed, metrics=metrics), {})
+    of = standings(read_folders([tmp_path]), ["generalisation_gap"])[SUITE, "ce"]["generalisation_gap"]
+    half = float(stdtrit(2, 0.975)) * 0.01 / math.sqrt(3)
+    assert (of.low, of.high) == pytest.approx((-0.02 - half, -0.02 + half))
 
 
 def test_below_three_seeds_nothing_is_compared(tmp_path: Path) -> None:
@@ -176,6 +231,34 @@ def test_surely_better_is_certified_against_attacked(folder: Path) -> None:
     assert counts == {"ce": 0, "twin": 0, "good": 0, "sure": 2}, "good may be as robust as sure, or as ce"
     frame = leaderboard(folder, "surely_better_l2")
     assert frame["method"][0] == "sure" and list(frame["surely_better_l2"]) == [2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("shift", [0.10, 0.13])
+def test_surely_better_is_one_sided_after_holms_correction(tmp_path: Path, shift: float) -> None:
+    """Counted by hand from p of each certified accuracy beside each robust one."""
+    kinds = [(0.0, 0.5), *((shift + 0.015 * k, 0.98) for k in range(6))]
+    names = ["ce", *(f"sure{k}" for k in range(6))]
+    for row, (name, (more, tight)) in enumerate(zip(names, kinds, strict=True)):
+        write(tmp_path, name, row, more, tight)
+    upper = np.array([[margins(row, seed, *of)["upper_l2"] for seed in range(3)] for row, of in enumerate(kinds)])
+    lower = np.array([[margins(row, seed, *of)["lower_l2"] for seed in range(3)] for row, of in enumerate(kinds)])
+    values = np.concatenate([lower >= 0.5, upper > 0.5]).astype(float)  # [2 R, seeds, N]
+    rows, seeds = len(names), values.mean(2)
+    pairs = pairwise(seeds, values.mean(1), shares(seeds))
+    ordered = [(a, b) for a in range(rows) for b in range(rows) if a != b]
+    above = np.array([pairs.difference[a, rows + b] > 0 for a, b in ordered])
+    p = np.array([pairs.p[a, rows + b] for a, b in ordered])
+
+    def counts(of_each: Any) -> list[int]:
+        return [
+            sum(value < 0.05 for value, (a, _) in zip(of_each, ordered, strict=True) if a == row) for row in range(rows)
+        ]
+
+    one_sided, two_sided = np.where(above, p / 2, 1 - p / 2), np.where(above, p, 1.0)
+    wanted = counts(holm(one_sided.tolist()))
+    assert wanted != counts(one_sided) and wanted != counts(holm(two_sided.tolist())), "the test needs such rows"
+    found = standings(read_folders([tmp_path]), ["surely_better_l2"])
+    assert [found[SUITE, name]["surely_better_l2"].mean for name in names] == wanted
 
 
 def test_surely_better_says_nothing_of_few_seeds(tmp_path: Path) -> None:
