@@ -19,7 +19,7 @@ from marginbench.benchmarks.statistics.paired import mean_and_interval, quantile
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.frame import leaderboard
-from marginbench.benchmarks.tables.leaderboard import load
+from marginbench.benchmarks.tables.leaderboard import load, rank
 from marginbench.benchmarks.tables.notes import notes
 from marginbench.benchmarks.tables.render import FORMATS, render
 from marginbench.methods.errors import ParameterError
@@ -78,10 +78,18 @@ def test_a_note_says_which_rows_mix_states_of_the_code() -> None:
     assert noted(a="c0ffee", b="decaf") == noted(a="c0ffee+12ab", b="c0ffee+12ab") == []
 
 
-def test_cost_is_compared_on_one_machine_only() -> None:
-    other = replace(ENVIRONMENT, host="other")
-    table = leaderboard([a_record("ce", 0), a_record("pmm", 0, environment=other)]).set_index("method")
-    assert pd.isna(table.loc["pmm", "cost"])
+@pytest.mark.parametrize("other", [{"host": "other"}, {"device": "cuda"}, {"threads": 7}])
+def test_cost_is_compared_on_one_machine_only(other: dict[str, Any]) -> None:
+    """That of the training, wherever the network was evaluated."""
+    elsewhere = replace(ENVIRONMENT, **other)
+    records = [
+        a_record("ce", 0),
+        a_record("pmm", 0, environment=elsewhere),
+        a_record("mma", 0, trained=elsewhere),
+        a_record("svm", 0, environment=elsewhere, trained=ENVIRONMENT),
+    ]
+    cost = leaderboard(records).set_index("method")["cost"]
+    assert pd.isna(cost["pmm"]) and pd.isna(cost["mma"]) and cost["svm"] == 2.5
 
 
 def test_missing_stays_missing_and_failures_are_rows() -> None:
@@ -329,6 +337,25 @@ def test_the_columns_of_probes_come_from_the_records() -> None:
 def test_a_doubt_is_explained_by_its_record() -> None:
     doubt = {"doubts": {"hunch": "3 points"}, "explanations": {"hunch": "What nobody else knows."}}
     assert "- hunch: What nobody else knows." in render([a_record("ce", **doubt)], "md")
+
+
+def test_the_newest_words_explain_a_doubt() -> None:
+    def doubted(day: int, words: str) -> Record:
+        explained: dict[str, Any] = {"doubts": {"hunch": "3 points"}, "explanations": {"hunch": words}}
+        return a_record("ce", day, finished=f"2026-01-{day:02}T00:00:00+00:00", **explained)
+
+    records = [doubted(1, "Old."), doubted(3, "New."), doubted(2, "Older than new.")]
+    assert "hunch: New." in list(notes([], records))
+
+
+def test_a_note_on_points_that_no_attack_moved_is_of_rows_that_count() -> None:
+    def unmoved(revision: int, share: float) -> Record:
+        metrics = {"points": 10.0, "clean_accuracy": 1.0, "unattacked_l2": share}
+        return a_record("ce", metrics=metrics, identity={"revision": revision})
+
+    records = [unmoved(1, 0.25), unmoved(2, 0.125)]
+    found = [note for note in notes(rank(records), records) if "could move" in note]
+    assert found == ["Correct points that no L2 attack could move: ce 12.5%."]
 
 
 def test_the_page_names_every_machine_and_version() -> None:
