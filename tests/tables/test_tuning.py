@@ -12,8 +12,11 @@ from made import a_tuning, claiming
 
 from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.tuning import Tuning, in_a_sentence
+from marginbench.benchmarks.statistics.paired import holm
+from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.claims import OF_TUNED, findings, render_claims
 from marginbench.benchmarks.tables.files import contents
+from marginbench.benchmarks.tables.pairs import column_pairs, suite_runs
 from marginbench.benchmarks.tables.standing import standings
 from marginbench.benchmarks.tables.tuning import Gains, gains, tuning_files
 
@@ -112,6 +115,21 @@ def test_below_three_seeds_there_are_means_alone(tmp_path: Path) -> None:
     assert gain.difference == pytest.approx(gain.tuned - gain.default) and math.isnan(gain.p)
     mma = next(line for line in tuning_files(read_folders([tmp_path]))["tuning.md"].splitlines() if "| mma " in line)
     assert " → " in mma and "[" not in mma
+
+
+def test_gains_and_rows_ahead_are_corrected_over_the_rows(tmp_path: Path) -> None:
+    """By their p as pairs: one row of two with p < 5 % is ahead after the correction."""
+    rows = {"ce": (0.5, 0.5), "mma": (0.7, 0.7), "pmm": (0.52, 0.52), "svm": (0.54, 0.54), "lmt": (0.48, 0.7)}
+    for row, strengths in rows.items():
+        write(tmp_path, row, *strengths)
+    (suite,) = suite_runs(read_folders([tmp_path])).values()
+    between = column_pairs(suite, next(column for column in columns.ACCURACIES if column.name == ROBUST))
+    made = found(tmp_path)
+    raw = [between.difference(f"{row}+tuned", row).p for row in rows]
+    assert [made.gains[ROBUST][row].p for row in rows] == holm(raw) != raw
+    ahead = [between.difference(row, "ce") for row in rows if row != "ce"]
+    assert sum(of.p < 0.05 and of.value > 0 for of in ahead) == 2, "the test needs such rows"
+    assert made.ahead[ROBUST][0] == 1
 
 
 def test_rows_of_an_earlier_tuning_do_not_count(tmp_path: Path) -> None:
