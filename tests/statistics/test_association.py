@@ -166,6 +166,9 @@ def test_what_cannot_be_said_is_nan() -> None:
     assert math.isnan(information(x, x, [np.arange(3)])), "the condition leaves nothing open"
     assert np.isnan(held_out_errors(x[:, None], x, np.arange(3))[0]).all(), "two networks for two coefficients"
     assert all(map(math.isnan, interval(np.ones(100), groups=4)))
+    for unknown, said in ((10, True), (11, False)):  # a tenth of the draws
+        known = interval(np.where(np.arange(100) < unknown, math.nan, 1.0), groups=5)
+        assert math.isfinite(known[0]) == said
     low, high = interval(np.arange(101.0), groups=5)
     assert (low, high) == pytest.approx((2.5, 97.5))
 
