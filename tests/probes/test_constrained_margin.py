@@ -116,7 +116,8 @@ def test_components_are_those_of_the_largest_variance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"), [([9, 8, 1, 0.9, 0.8, 0.7], 2), ([5, 5, 5], 1), ([3.0], 1), ([4, 1, 0.5, 0], 1)]
+    ("values", "wanted"),
+    [([9, 8, 1, 0.9, 0.8, 0.7], 2), ([5, 5, 5], 1), ([3.0], 1), ([4, 1, 0.5, 0], 1), ([10, 9.9, 6, 5.9, 5.8, 5.7], 2)],
 )
 def test_the_elbow_of_a_spectrum(values: list[float], wanted: int) -> None:
     assert elbow(torch.tensor(values, dtype=torch.float64)) == wanted

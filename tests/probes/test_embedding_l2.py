@@ -79,6 +79,13 @@ def test_it_has_the_unit_of_the_embeddings_and_the_relative_one_has_none(scale: 
     torch.testing.assert_close(other["embedding_norm"], scale * one["embedding_norm"], rtol=1e-4, atol=0)
 
 
+def test_the_length_of_a_sentence_is_that_of_all_its_tokens() -> None:
+    net, test = linear_net(), split()
+    words, shown = net.get_parameter("body.0.words.weight"), test.x[:, 1, 0]
+    wanted = (words[test.x[:, 0, 0].long()] * shown[:, :, None]).square().sum((1, 2)).sqrt()
+    torch.testing.assert_close(measured(net, test, EmbeddingL2(steps=1))["embedding_norm"], wanted)
+
+
 def test_no_box_holds_a_point_that_is_far_away() -> None:
     net, test = linear_net(), split()
     with torch.no_grad():

@@ -14,6 +14,7 @@ from marginbench.benchmarks.evaluation.canaries import Canary, linear, masked
 from marginbench.benchmarks.machine.seeds import seeded
 from marginbench.benchmarks.nets.make import make_net
 from marginbench.benchmarks.nets.scan import NETWORKS
+from marginbench.benchmarks.probes import linearised_margin
 from marginbench.benchmarks.probes._depths import DEPTHS, hidden_layers
 from marginbench.benchmarks.probes.linearised_margin import LAYERS, SUMMARY, LinearisedMargin
 from marginbench.benchmarks.probes.probe import Subject
@@ -92,6 +93,15 @@ def test_it_agrees_with_one_image_at_a_time() -> None:
         inside = [m for m in table[:, i] if q1[i] - 1.5 * (q3[i] - q1[i]) <= m <= q3[i] + 1.5 * (q3[i] - q1[i])]
         wanted = [min(inside), q1[i], median[i], q3[i], max(inside)]
         np.testing.assert_allclose(found[i].numpy(), wanted, rtol=1e-3, err_msg=LAYERS[i])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_it_does_not_depend_on_how_many_images_fit_into_memory(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    canary = on_its_own(a_cnn())
+    wanted = measured(a_cnn(), canary)
+    monkeypatch.setattr(linearised_margin, "rows_at_once", lambda net, images: rows)
+    for name, found in measured(a_cnn(), canary).items():
+        torch.testing.assert_close(found, wanted[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e6])

@@ -94,6 +94,18 @@ def test_the_threshold_lets_the_share_pass() -> None:
     assert threshold(values[:0], 0.9) == -torch.inf
 
 
+def test_the_threshold_is_that_of_correct_images_alone(linear: nn.Sequential) -> None:
+    test, held_out = a_split(40, 1, linear), a_split(50, 2, linear)
+    z = linear(held_out.images(slice(None)))
+    sure = (z[:, 0] - z[:, 1]).abs()  # log-odds of two classes
+    wrong = sure >= sure.median()
+    held_out = replace(held_out, y=torch.where(wrong, 1 - held_out.y, held_out.y))
+    found = Rejection(tpr=0.8, steps=1, turns=0).measure(Subject(linear, test, held_out, test, EPSILON, seed=0))
+    right = sure[~wrong].sort()[0]
+    torch.testing.assert_close(found["rejection_threshold"], right[len(right) // 5])
+    torch.testing.assert_close(found["confidence_held_out"].sort()[0], right[None])
+
+
 def test_metrics_by_hand() -> None:
     arrays = {
         "label": np.array([0, 0, 0, 0, 0, 0]),
