@@ -43,6 +43,14 @@ def test_each_rule_picks_from_the_front(pick: Any, number: int) -> None:
     assert choose(trials, judge.objective, judge.floor, pick)[0].number == number
 
 
+def test_the_knee_is_that_of_scaled_accuracies_and_the_floor_is_reached_at_the_floor() -> None:
+    """Scaled to the front they are 1, 7/9, 0 and 0, 5/6, 1: the second is the nearest to (1, 1), unscaled the third."""
+    judge = Judge("pareto", "linf", 0.97)
+    trials = [trial(k, *of, judge) for k, of in enumerate([(0.99, 0.1), (0.97, 0.6), (0.9, 0.7)])]
+    for pick in ("knee", "floor"):
+        assert choose(trials, judge.objective, judge.floor, pick)[0].number == 1
+
+
 def test_the_most_accurate_is_picked_where_nothing_reaches_the_floor() -> None:
     judge = Judge("pareto", "linf", 0.99)
     trials = [trial(0, 0.5, 0.5, judge), trial(1, 0.7, 0.1, judge)]
