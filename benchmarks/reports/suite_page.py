@@ -22,6 +22,7 @@ from marginbench.benchmarks.tables.claims import Finding, findings
 from marginbench.benchmarks.tables.leaderboard import rank, suite_name, usual_order
 from marginbench.benchmarks.tables.measures import Network
 from marginbench.benchmarks.tables.notes import notes
+from marginbench.benchmarks.tables.own_networks import once
 from marginbench.benchmarks.tables.pairs import suite_runs
 from marginbench.benchmarks.tables.standing import Standings, standings
 from marginbench.methods import NORMS, MarginbenchError
@@ -75,7 +76,7 @@ def suite_pages(reading: Reading, choice: Choice) -> tuple[list[SuitePage], list
     for finding in findings(compared):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
-    predicted = predictions([[Network(one, rows.arrays(one)) for one in rows.records] for rows in every])
+    predicted = predictions([[Network(one, rows.arrays(one)) for one in once(rows.records)] for rows in every])
     pages = [
         _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted, known)
         for suite in sorted(suites, key=lambda suite: (names[suite], suite))
