@@ -22,7 +22,7 @@ def test_other_quantities(board: Path) -> None:
     loss = data_of(plot("learning_curves", board, quantity="loss"), "epoch")
     assert {(one["train"], one["validation"]) for one in loss} == {(0.1, 0.3)}
     objective = data_of(plot("learning_curves", board, quantity="objective"), "epoch")
-    assert [one["train"] for one in objective if one["row"] == "ce"] == [2, 1]
+    assert [(one["epoch"], one["train"]) for one in objective if one["row"] == "ce"] == [(1, 2), (2, 1)]
     assert "validation" not in objective[0]
     with pytest.raises(ParameterError, match="error, loss, objective"):
         plot("learning_curves", board, quantity="accuracy")

@@ -4,8 +4,11 @@ import math
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
-from figure_support import data_of, marks, texts
+from figure_support import STRENGTH, data_of, marks, some_arrays, texts
+from made import EPSILON
+from scipy import stats
 
 from marginbench.benchmarks.figures.draw import plot
 from marginbench.benchmarks.figures.scatter import LETTER, Quantity, pareto, readable
@@ -106,6 +109,21 @@ def test_intervals_are_those_of_the_table(board: Path) -> None:
     names = {one["row"] for one in data_of(chart, "x")}
     assert names == {"ce", "mma", "pgd_at", "mixup", "cutout"}, "arcface has no certificate"
     assert "certified accuracy L∞ 0.1" in texts(chart)
+    own = next(one for one in data_of(chart, "x") if one["row"] == "mma")
+    of_seeds = [some_arrays(STRENGTH["mma"], seed)["lower_linf"] for seed in range(3)]  # 0 where the class is wrong
+    shares = [float(np.mean(lower >= np.float32(EPSILON["linf"]))) for lower in of_seeds]
+    half = float(stats.t.ppf(0.975, 2)) * np.std(shares, ddof=1) / 3**0.5
+    first, last = chart.to_dict()["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    ends = max(np.mean(shares) - half, first), min(np.mean(shares) + half, last)
+    assert [own[key] for key in ("y", "y1", "y2")] == pytest.approx([np.mean(shares), *ends], abs=1e-4)
+    assert own["x"] == pytest.approx(0.9) and own["x1"] < 0.9 < own["x2"], "clean accuracy"
+
+
+def test_the_best_where_small_is_good_is_the_smallest(board: Path) -> None:
+    """By default it is picked beside the baseline."""
+    for column, best in (("cost", "arcface(m=0.3)"), ("robust_accuracy_l2", "mma")):
+        (picked,) = plot("intervals", board, column=column).to_dict()["params"]
+        assert picked["value"] == ["ce", best]
 
 
 def test_a_column_that_no_row_has_is_refused(board: Path) -> None:
