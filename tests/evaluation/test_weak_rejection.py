@@ -126,6 +126,8 @@ def test_a_threshold_from_images_that_the_network_has_seen_is_a_doubt() -> None:
 
     alike = [told(torch.randn(200, generator=stream), torch.randn(350, generator=stream)) for _ in range(300)]
     assert sum(seen is not None for seen in alike) <= 1
+    few = [told(torch.randn(50, generator=stream), torch.randn(350, generator=stream)) for _ in range(100)]
+    assert few.count(None) == 100, "the least of 50 confidences is the threshold: some of 350 are below it"
     sure, unsure = torch.randn(200, generator=stream), torch.randn(350, generator=stream) - 2
     assert str(told(sure, unsure)).startswith("refuses ")
     assert told(sure, unsure[:3]) is None, "too few"
