@@ -86,6 +86,14 @@ def test_weight_decay_of_mobilenet_is_that_of_its_table() -> None:
     assert set(everything.values()) == {1e-4}
 
 
+def test_kernels_of_grouped_convolutions_decay() -> None:
+    """Depthwise are those with a filter for each channel: of three convolutions the second."""
+    layers = [nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 3, groups=2), nn.Flatten()]
+    net = Net(nn.Identity(), nn.Sequential(*layers), nn.Linear(32, 5))
+    found = decays("ce", training(weight_decay=0.1, no_decay=["depthwise"]), net)
+    assert [name for name, decay in found.items() if decay == 0.0] == ["body.1.weight"]
+
+
 def test_a_decay_of_the_method_stays_and_so_does_its_rate() -> None:
     settings = training(weight_decay=0.1, no_decay=["vectors"])
     net = Run(create("ce"), small_suite(), small_data(), 0).net
