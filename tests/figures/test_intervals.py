@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from figure_support import data_of, marks, texts
+from figure_support import STRENGTH, data_of, marks, texts, write_row
 
 from marginbench.benchmarks.figures.draw import plot
 from marginbench.benchmarks.figures.rows import rows_of
@@ -29,6 +29,13 @@ def test_the_best_rows_come_first(column: str, board: Path) -> None:
     others = [one["mean"] for one in shown[len(groups) :]]
     assert groups == sorted(groups) and all("group" not in one for one in shown[len(groups) :])
     assert others == sorted(others, reverse=column != "cost")
+
+
+@pytest.mark.parametrize(("column", "wanted"), [("cost", "ce mixup mma"), ("margin_upper_l2", "mma mixup ce")])
+def test_rows_that_cannot_be_compared_are_in_the_order_of_their_means(column: str, wanted: str, tmp_path: Path) -> None:
+    for row in ("mixup", "mma", "ce"):
+        write_row(tmp_path, row, STRENGTH[row], seeds=2)
+    assert [one["row"] for one in data_of(plot("intervals", tmp_path, column=column), "mean")] == wanted.split()
 
 
 def test_letters_and_groups_where_they_are_known(board: Path) -> None:

@@ -1,5 +1,6 @@
 """What the figures of a tuning show, and what they say where there is none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_the_report_has_all_of_them(folder: Path, tmp_path: Path) -> None:
     assert "Trial 2 of 4 by pareto on validation images (the default, 3 drawn at random; seed 0, 2026-01-01)" in page
     write_row(tmp_path / "other", "ce", 0.5)
     assert "tuning, trial by trial" not in report(tmp_path / "other", features=[]).html
+
+
+def test_the_row_that_gained_most_is_picked_beside_the_first(tmp_path: Path) -> None:
+    """Not the one whose chosen trial is the best: that had been as good by default."""
+    high = [replace(trial, clean_accuracy=0.95, value=0.95) for trial in a_tuning("high").history[:3]]
+    for tuning in (a_tuning("ce", chosen=0), a_tuning("high", history=high), a_tuning("mma")):
+        write_row(tmp_path, tuning.name, 0.5, tuning=tuning)
+    for name in ("tuning_history", "tuning_importance"):
+        (picked,) = plot(name, tmp_path).to_dict()["params"]
+        assert picked["value"] == ["ce+tuned", "mma+tuned"]
 
 
 def test_what_was_tuned_for_one_number_has_no_front(tmp_path: Path) -> None:
