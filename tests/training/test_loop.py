@@ -22,7 +22,7 @@ from marginbench.benchmarks.training.loop import DivergedError, train
 from marginbench.benchmarks.training.optimiser import lr_factor, make_optimiser
 from marginbench.benchmarks.training.pixels import pixel_statistics
 from marginbench.benchmarks.training.run import Run
-from marginbench.methods import create
+from marginbench.methods import Batch, Context, Loss, Method, Net, create
 
 
 def test_digits_are_split_once_and_for_all() -> None:
@@ -175,6 +175,35 @@ def test_divergence_is_noticed() -> None:
     wild = suite.model_copy(update={"training": suite.training.model_copy(update={"learning_rate": 1e30})})
     with pytest.raises(DivergedError, match="epoch"):
         train(create("ce"), wild, small_data(), 0)
+
+
+def test_a_single_weight_that_is_lost_in_the_last_step_is_noticed() -> None:
+    """The loss of that step is finite, and no further one follows."""
+
+    class Loses(Method):
+        info = create("ce").info
+
+        def loss(self, net: Net, batch: Batch, ctx: Context) -> Loss:
+            return create("ce").loss(net, batch, ctx)
+
+        def after_step(self, net: Net, ctx: Context) -> None:
+            if ctx.step == ctx.steps - 1:
+                net.get_parameter("head.weight")[0, 0] = torch.nan
+
+    with pytest.raises(DivergedError, match="not finite in epoch 2 of 2"):
+        train(Loses(), small_suite(epochs=2), small_data(), 0)
+
+
+def test_every_epoch_has_all_images_in_an_order_of_its_own() -> None:
+    run, orders = Run(create("ce"), small_suite(), small_data(), 0), []
+    for epoch in range(3):
+        seen: list[int] = []
+        for position in range(run.steps_per_epoch):
+            run.ctx.step = epoch * run.steps_per_epoch + position
+            seen += run._batch().index.tolist()
+        assert sorted(seen) == list(range(64))
+        orders.append(seen)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
 def test_ids_depend_on_what_a_run_depends_on() -> None:
