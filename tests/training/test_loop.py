@@ -97,16 +97,6 @@ def test_pixels_are_normalised_by_their_mean_and_standard_deviation(channels: in
     np.testing.assert_allclose(std, (pixels / 255).std((0, 2, 3), ddof=1), rtol=1e-6)
 
 
-def test_each_epoch_sees_each_example_once() -> None:
-    run = Run(create("ce"), small_suite(), small_data(), 0)
-    for _ in range(2):
-        seen = []
-        for _ in range(run.steps_per_epoch):
-            seen.append(run._batch().index)
-            run.ctx.step += 1
-        assert torch.equal(torch.cat(seen).sort().values, torch.arange(64))
-
-
 def recipe(**values: Any) -> Training:
     return Training(**{"epochs": 200, "batch_size": 8, "learning_rate": 0.1, **values})
 
