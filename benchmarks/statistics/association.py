@@ -102,13 +102,25 @@ def chance_within(x: np.ndarray, y: np.ndarray, groups: np.ndarray, draws: int =
     return _share_beyond(np.mean(drawn, axis=0), float(np.mean(seen))) if seen else math.nan
 
 
-def chance_across(x: np.ndarray, y: np.ndarray, groups: np.ndarray, blocks: np.ndarray, draws: int = 1000) -> float:
+def chance_across(
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    blocks: np.ndarray,
+    clusters: np.ndarray | None = None,
+    draws: int = 1000,
+) -> float:
     """Two-sided p of `across` where the x of the groups are dealt out anew, all of a group to one group.
 
     Over the groups that are in every block; NaN without any.
+
+    Args:
+        clusters: [G] int64, groups of one cluster are no independent draws: the x of a cluster go to one with as many
+            groups. Default: each group is one.
     """
     present = np.zeros((int(groups.max()) + 1, len(_each(blocks))), dtype=bool)
     present[groups, np.unique(blocks, return_inverse=True)[1]] = True
+    clusters = (np.arange(len(present)) if clusters is None else clusters)[present.all(axis=1)]
     kept = np.asarray(present.all(axis=1))[groups]
     x, y, groups, blocks = (values[kept] for values in (x, y, groups, blocks))
     s_of, t_of = [], []
@@ -123,9 +135,19 @@ def chance_across(x: np.ndarray, y: np.ndarray, groups: np.ndarray, blocks: np.n
     s, t, stream = np.stack(s_of), np.stack(t_of), np.random.default_rng(0)
     drawn = np.empty(draws)
     for draw in range(draws):
-        order = stream.permutation(s.shape[1])
+        order = _dealt(clusters, stream)
         drawn[draw] = np.vdot(s[:, order][:, :, order], t)
     return _share_beyond(drawn / len(s), float(np.vdot(s, t)) / len(s))
+
+
+def _dealt(clusters: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+    """[G] whose values each group gets, where clusters [G] swap theirs with others of as many groups."""
+    order = np.arange(len(clusters))
+    members = [np.flatnonzero(of) for of in _each(clusters)]
+    for size in {len(own) for own in members}:
+        alike = np.stack([own for own in members if len(own) == size])
+        order[alike] = stream.permutation(alike)
+    return order
 
 
 def chance_linear(features: np.ndarray, y: np.ndarray, groups: np.ndarray, draws: int = 1000) -> float:

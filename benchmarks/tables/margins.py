@@ -37,7 +37,7 @@ METHODS = 3  # of a suite, at least
 DRAWS = 1000
 INFORMATION_DRAWS = 50
 NOTHING = (math.nan, math.nan, math.nan)
-FACTS = ("suite", "title", "suite_fingerprint", "target", "measure", "over", "shares", "networks", "methods")
+FACTS = ("suite", "title", "suite_fingerprint", "target", "measure", "over", "shares", "networks", "rows", "methods")
 SCORES = ("tau", "across", "within", "granulated", "information", "r2")
 AXES = ("across", "within")
 Score = tuple[float, float, float]  # value, and its 95 % interval
@@ -51,7 +51,8 @@ class Paired:
     target: Target
     shares: str  # see `Target.shares`
     networks: int
-    methods: int
+    rows: int
+    methods: int  # rows of one method, with other settings or tuned, are no independent draws
     scores: dict[str, Score]  # of SCORES without `information`
     information: Callable[[], Score]  # computed if it is asked for
     chance: dict[str, Callable[[], float]]  # of AXES and r2: p of shuffled values, computed where it matters
@@ -77,7 +78,7 @@ def margins(
         one row per suite, target and measure, with `over` (the images of the measure: `correct` test images, `all`, or
         `train`), `shares` (what both have in common by construction: `bounds`, `accuracy`, `images`), the numbers of
         networks and methods, and each of SCORES with its interval `_low`, `_high`, from a bootstrap over methods:
-        Kendall's tau-b over all networks; its mean over seeds of the tau across methods, and over methods of the tau
+        Kendall's tau-b over all networks; its mean over seeds of the tau across rows, and over rows of the tau
         across seeds (the granulated coefficients, and their mean); the conditional information of PGDL; R2 of a linear
         predictor for methods left out. Of `across`, `within` and `r2` also `_shown`: an interval that holds for all
         measures of the target at once (Bonferroni) does not hold 0, R2 lies above it, and it passes a permutation test
@@ -136,7 +137,7 @@ def suites_of(source: Reading | Networks) -> Networks:
 def _over(networks: Sequence[Network], target: Target, values: Mapping[Measure, np.ndarray]) -> list[Paired]:
     """All measures of one suite, values [n, p], and one target."""
     y = np.array([network.record.metrics.get(target.name, math.nan) for network in networks])
-    methods = _codes(network.record.method for network in networks)
+    methods = _methods(networks)
     weights = resampled(int(methods.max()) + 1, DRAWS)
     found = []
     for measure, x in values.items():
@@ -155,7 +156,8 @@ def _paired(
     weights: np.ndarray,
 ) -> Paired:
     x, y = values
-    methods = _codes(network.record.method for network in networks)
+    methods, rows = _methods(networks), _codes(network.record.method for network in networks)
+    of_row = methods[np.unique(rows, return_index=True)[1]]
     seeds = _codes(network.record.repetition for network in networks)
     count = weights.shape[1]
     w = np.vstack([np.ones(count), weights])  # the first draw is the truth
@@ -163,8 +165,8 @@ def _paired(
     if x.shape[1] == 1:
         v = x[:, 0]
         draws["tau"] = kendall(v, y, w[:, methods])
-        draws["across"] = across(v, y, methods, seeds, w)
-        draws["within"] = within(v, y, methods, w)
+        draws["across"] = across(v, y, rows, seeds, w[:, of_row])
+        draws["within"] = within(v, y, rows, w[:, of_row])
         draws["granulated"] = (draws["across"] + draws["within"]) / 2
     if np.isfinite(x).all():
         draws["r2"] = r2(*held_out_errors(x, y, methods), w[:, methods])
@@ -173,17 +175,18 @@ def _paired(
         if x.shape[1] > 1:
             return NOTHING
         families = _codes(network.record.about.family for network in networks)
-        conditions = [np.zeros_like(methods), methods, seeds, families]
+        conditions = [np.zeros_like(rows), rows, seeds, families]
         return _score(information(x[:, 0], y, conditions, w[: 1 + INFORMATION_DRAWS, methods]), count)
 
     scores = {name: _score(values, count) for name, values in draws.items()}
     chance: dict[str, Callable[[], float]] = {
-        "across": lambda: chance_across(x[:, 0], y, methods, seeds),
-        "within": lambda: chance_within(x[:, 0], y, methods),
+        "across": lambda: chance_across(x[:, 0], y, rows, seeds, of_row),
+        "within": lambda: chance_within(x[:, 0], y, rows),
         "r2": lambda: chance_linear(x, y, methods),
     }
     kept = {name: draws[name][1:] for name in (*AXES, "r2")}
-    return Paired(measure, target, target.shares(measure), len(networks), count, scores, informed, chance, kept)
+    sizes = len(networks), len(of_row), count
+    return Paired(measure, target, target.shares(measure), *sizes, scores, informed, chance, kept)
 
 
 def _score(values: np.ndarray, methods: int) -> Score:
@@ -226,6 +229,7 @@ def _lines(
             "over": pair.measure.over,
             "shares": pair.shares,
             "networks": pair.networks,
+            "rows": pair.rows,
             "methods": pair.methods,
             **{
                 name + end: value
@@ -242,6 +246,10 @@ def _scores(pair: Paired, informed: bool) -> dict[str, Score]:
     """Of SCORES, in their order."""
     found = {**pair.scores, "information": pair.information() if informed else NOTHING}
     return {name: found[name] for name in SCORES}
+
+
+def _methods(networks: Sequence[Network]) -> np.ndarray:
+    return _codes(network.record.identity.method for network in networks)
 
 
 def _codes(values: Iterable[object]) -> np.ndarray:

@@ -21,8 +21,9 @@ def title(line: Line) -> str:
 
 def sentences(lines: Sequence[Line]) -> list[str]:
     """What came out for one suite: of what, then a point for each target, whose name is bold, and what remains."""
-    networks, methods = (max(line[name] for line in lines) for name in ("networks", "methods"))
-    said = [f"{counted(networks, 'network')} of {counted(methods, 'method')}."]
+    networks, rows, methods = (max(line[name] for line in lines) for name in ("networks", "rows", "methods"))
+    settings = f", in {rows} rows" if rows > methods else ""
+    said = [f"{counted(networks, 'network')} of {counted(methods, 'method')}{settings}."]
     if not has_intervals(lines):
         return [f"{said[0]} So few methods have no intervals, and nothing can be said of measures."]
     silent, open_ = [], []
@@ -38,7 +39,7 @@ def sentences(lines: Sequence[Line]) -> list[str]:
         said.append(f"No measure is shown to say anything of {listed(open_)}.")
     if silent:
         said.append(f"Too few networks differ in {listed(silent)} to say what predicts it.")
-    if networks == methods:
+    if networks == rows:
         said.append("With one network of each method, nothing can be said of measures within a method.")
     said.append("That a measure orders networks is no proof that enlarging it helps: methods differ in more than that.")
     return said

@@ -26,14 +26,15 @@ HEADERS = {
 ON_PAGE = {(measure.name, measure.over) for measure in MEASURES if measure.on_page}
 NOTES = (
     "τ = Kendall's tau-b: 1 where the measure orders networks as the target does, -1 the other way round. Across"
-    " methods: mean over seeds. Within a method: mean over methods of the τ between their seeds. granulated = the mean"
+    " methods: mean over seeds. Within a method: mean over rows of the τ between their seeds. granulated = the mean"
     " of both (Jiang et al., ICLR 2020).",
     "information = share of the order by the target that the measure tells and neither method, family nor seed does:"
     " the least over these conditions, as in the competition PGDL. It has no sign.",
     "R² = of a linear predictor for methods that it has not seen: below 0 where the mean of the others does better.",
-    "[low, high] = 95 % intervals of a bootstrap over methods. The words name a measure, and call it closer than"
-    " another, only where an interval that holds for all measures of the target at once (Bonferroni) does not hold 0;"
-    " and where shuffled values seldom do as well (a permutation test).",
+    "[low, high] = 95 % intervals of a bootstrap over methods, each with all its rows: other settings of a method, and"
+    " tuned ones, are no independent draws. The words name a measure, and call it closer than another, only where an"
+    " interval that holds for all measures of the target at once (Bonferroni) does not hold 0; and where shuffled"
+    " values seldom do as well (a permutation test).",
     "Measures are means over the test images that are classified correctly, since a mean that counts the others as 0"
     " contains the accuracy (`--over-all` adds it; csv and json have more columns). Those that are linearised, here"
     " medians, or constrained are of training images: they know nothing of the test images.",

@@ -145,6 +145,17 @@ def test_chance_is_the_share_of_orders_that_do_as_well() -> None:
     assert math.isnan(chance_within(x, tied, groups)) and math.isnan(chance_across(x, tied, groups, blocks))
 
 
+def test_groups_of_one_cluster_are_dealt_out_together() -> None:
+    """To clusters of as many groups: by all permutations. 0 and 1 are one, 2 and 3, 4 and 5, and 6 alone."""
+    x, y = draw(20, 21), draw(20, 21) + draw(21, 21)
+    groups, blocks, clusters = np.repeat(np.arange(7), 3), np.tile(np.arange(3), 7), np.array([0, 0, 1, 1, 2, 2, 3])
+    seen = abs(float(across(x, y, groups, blocks)))
+    pairs = x[:18].reshape(3, 2, 3)
+    dealt = [np.concatenate([pairs[list(order)].reshape(-1), x[18:]]) for order in itertools.permutations(range(3))]
+    wanted = np.mean([abs(float(across(z, y, groups, blocks))) >= seen - 1e-9 for z in dealt])
+    assert chance_across(x, y, groups, blocks, clusters, draws=4000) == pytest.approx(wanted, abs=0.03)
+
+
 def test_chance_of_a_linear_fit_is_the_share_of_orders_that_fit_as_well() -> None:
     many = np.column_stack([draw(24), draw(25)])
     assert chance_linear(many, many[:, 0] + 0.1 * draw(26), GROUPS) == pytest.approx(1 / 1001)

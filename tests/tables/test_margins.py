@@ -168,6 +168,20 @@ def test_a_network_counts_once(reading: Reading, tmp_path: Path) -> None:
     assert set(margins(networks, ["clean_accuracy"])["networks"]) == {3 * SEEDS}
 
 
+def test_settings_of_a_method_are_no_independent_draws(tmp_path: Path) -> None:
+    """Three methods of eight settings each, whose measure goes with the accuracy between the methods."""
+    for row in range(24):
+        for seed in range(SEEDS):
+            level = 1.0 + 10 * (row % 3) + 0.01 * row
+            metrics = {"clean_accuracy": level / 30, "robust_accuracy_linf": level / 30}
+            record = a_record(f"m(x={row})", seed, metrics=metrics, identity={"method": f"m{row % 3}"})
+            write_record(tmp_path / "runs", claiming(record, "family", "p"), arrays(1.0, level, 0))
+    table = margins(read_folders([tmp_path]), ["clean_accuracy"])
+    assert set(table["networks"]) == {72} and set(table["rows"]) == {24} and set(table["methods"]) == {3}
+    assert table["across_low"].isna().all() and not table["across_shown"].any() and not table["r2_shown"].any()
+    assert "72 networks of 3 methods, in 24 rows. So few methods have no intervals" in page(read_folders([tmp_path]))
+
+
 def test_few_methods_have_no_intervals_and_two_no_table(reading: Reading) -> None:
     def of(count: int) -> Reading:
         kept = {path: record for path, record in reading.records.items() if int(record.method[1:]) < count}
