@@ -23,6 +23,7 @@ from marginbench.benchmarks.evaluation.rounding import rounded_away
 from marginbench.benchmarks.evaluation.weak_attack import weak_attack
 from marginbench.benchmarks.evaluation.weak_rejection import weak_rejection
 from marginbench.benchmarks.machine.memory import Chunks, rows_at_once
+from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.methods import NORMS, Net, Norm, logit_margin, predicted_class
 from marginbench.methods.maths.perturb import pgd
 from marginbench.methods.words import counted
@@ -46,7 +47,7 @@ PROBED = 64  # points on which networks are asked again
 GLANCE, HARDLY = 16, 0.005  # points that are asked first, and what they may differ by if that is enough
 STEPS = 10  # of projected gradient ascent at least, where attacks are doubted
 STRIDE = 1 / 40  # of the box, across which no such step is longer
-COUNTED = 5  # images of a class, from which on it should be predicted once
+WEAK = 1 / 3  # of the share of a class in the images: so seldom a weak network may predict it
 ABOVE = 1 / 9  # of what lies above chance: accuracy below that is near it; with 10 classes that is 2/K
 INVALID = "invalid"  # of an estimator in the record: at how many points its radius or its image is none
 HARDLY_SCALED = (0.99, 1.003, 1.01)  # factors of logits
@@ -71,9 +72,11 @@ def invalid_answer(e: Evidence) -> str | None:
 
 @doubt
 def collapse(e: Evidence) -> str | None:
-    """The network predicts a single class, never one of 5 images or more, is near chance, or gives NaN or infinity.
+    """The network predicts a single class, never some of the classes, is near chance, or gives NaN or infinity.
 
-    Near chance: with K classes, accuracy is below 2/K and has gone less than 1/9 of the way from 1/K to 1.
+    Never: those that are missing have so many images that a network which predicts each a third as often as it is
+    there misses them with p < 5 %, corrected for the choice of the classes. Near chance: with K classes, accuracy is
+    below 2/K and has gone less than 1/9 of the way from 1/K to 1.
     """
     if broken := int((e.arrays["output_margin"].isnan() | e.arrays["output_margin"].isposinf()).sum()):
         return f"logits not finite for {broken} of {counted(len(e.y), 'image')}"
@@ -82,13 +85,19 @@ def collapse(e: Evidence) -> str | None:
     if len(predicted) == 1 and not torch.equal(predicted, present):  # the only class there is may be right
         return "one class for every image"
     seen = []
-    present = present[images >= COUNTED]
-    if missing := int((~torch.isin(present, predicted)).sum()):
+    if missing := _never(images[~torch.isin(present, predicted)], len(present)):
         seen.append(f"never predicted: {missing} of {len(present)} classes")
     accuracy, chance = float(e.correct.float().mean()), 1 / e.num_classes
     if accuracy < min(chance + ABOVE * (1 - chance), 2 * chance):
         seen.append(f"accuracy {accuracy:.1%}, by chance {chance:.1%}")
     return ", ".join(seen) or None
+
+
+def _never(images: Tensor, classes: int) -> int:
+    """How many classes are missing, by the images of each [M] int64; 0 where a weak network may miss as many."""
+    together = WEAK * images.sort(descending=True).values.double().cumsum(0)
+    chances = (math.comb(classes, number) * math.exp(-float(of)) for number, of in enumerate(together, 1))
+    return len(images) if any(chance < LEVEL for chance in chances) else 0
 
 
 @doubt

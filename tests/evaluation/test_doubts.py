@@ -263,6 +263,18 @@ def test_an_accuracy_near_chance_is_a_collapse(classes: int, points: int, right:
     assert found == (f"accuracy {right / points:.1%}, by chance {1 / classes:.1%}" if seen else None)
 
 
+@pytest.mark.parametrize(
+    ("classes", "each", "missing", "seen"),
+    [(10, 5, 1, False), (10, 5, 6, True), (10, 20, 1, True), (100, 5, 5, False), (100, 50, 1, True), (3, 8, 1, False)],
+)
+def test_classes_that_chance_may_leave_out_are_no_collapse(classes: int, each: int, missing: int, seen: bool) -> None:
+    y = torch.arange(classes * each) % classes
+    arrays = {"label": y, "prediction": torch.where(y < missing, classes - 1, y), "output_margin": torch.zeros(len(y))}
+    net, x = Net(nn.Identity(), nn.Flatten(), nn.Identity()), torch.zeros(len(y), 1, 1, 1)
+    found = collapse(Evidence(net, x, arrays, {}, {}, {}, {}, classes, no_certificate))
+    assert found == (f"never predicted: {missing} of {classes} classes" if seen else None)
+
+
 class Without(nn.Module):
     """Some classes win only where no other does."""
 
