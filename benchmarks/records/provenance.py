@@ -38,7 +38,7 @@ def environment(device: torch.device) -> Environment:
 
 @cache
 def _commit() -> str | None:
-    """The commit of the source tree, None outside a checkout of marginbench; with `+` and a digest where files differ.
+    """The commit of the source tree, None outside a checkout of marginbench; with `+` and a digest where code differs.
 
     An installed package may lie in a virtual environment inside somebody else's repository, which does not track it.
     """
@@ -51,9 +51,11 @@ def _commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", "--", here.name)
-        changed = git("diff", "--no-ext-diff", "--binary", "HEAD", "--", "../../methods", "../../benchmarks")
-        return git("rev-parse", "--short=12", "HEAD") + (
-            f"+{hashlib.sha256(changed.encode()).hexdigest()[:4]}" if changed else ""
-        )
+        code = ("../../methods/*.py", "../../benchmarks/*.py")
+        changed = git("diff", "--no-ext-diff", "HEAD", "--", *code)
+        for name in git("ls-files", "--others", "--exclude-standard", "--", *code).splitlines():
+            changed += f"{name}\n{(here.parent / name).read_text(errors='replace')}"
+        state = f"+{hashlib.sha256(changed.encode()).hexdigest()[:4]}" if changed else ""
+        return git("rev-parse", "--short=12", "HEAD") + state
     except (OSError, subprocess.CalledProcessError):
         return None

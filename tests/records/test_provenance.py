@@ -131,12 +131,20 @@ def test_the_commit_of_another_repository_is_not_recorded(tmp_path: Path, monkey
         git("commit", "-q", "-m", "ours")
         clean = commit() or ""
         assert len(clean) == 12
-        (tmp_path / "marginbench" / "methods").mkdir()
         states = []
         for text in ("x = 1\n", "x = 2\n", "x = 1\n", ""):
             installed.write_text(text)
             states.append(commit() or "")
         assert all(state.startswith(f"{clean}+") for state in states[:3]) and states[3] == clean
         assert states[0] == states[2] != states[1], "two edits are two states of the code"
+        new = tmp_path / "marginbench" / "methods" / "output_margin" / "mine.py"
+        new.parent.mkdir(parents=True)
+        (new.parent / "README.md").write_text("no code")
+        assert commit() == clean
+        untracked = []
+        for text in ("x = 1\n", "x = 2\n"):
+            new.write_text(text)
+            untracked.append(commit() or "")
+        assert untracked[0] != untracked[1] and all(state.startswith(f"{clean}+") for state in untracked)
     finally:
         provenance._commit.cache_clear()
