@@ -44,6 +44,14 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor] | nn.Module, str]] = {
         nn.LocalResponseNorm(3),
         "a power other than 2 (LocalResponseNorm has one) has no sound bound here",
     ),
+    "max_pool_3d": (
+        lambda m, x: F.max_pool3d(x[:, None], 1)[:, 0],
+        "MaxPool3d has no sound bound here: MaxPool1d and MaxPool2d have one",
+    ),
+    "adaptive_max_pool_3d": (
+        lambda m, x: F.adaptive_max_pool3d(x[:, None], x.shape[1:])[:, 0],
+        "AdaptiveMaxPool3d has no sound bound here: those of one and two dimensions have one",
+    ),
     "cdist": (
         lambda m, x: torch.cdist(x.flatten(1), torch.eye(144)),
         r"torch.cdist has no sound bound here: ((x[:, None] - w) ** 2).sum(2) has one",

@@ -63,6 +63,8 @@ WORDS = {
     "add_": ("an addition in place, as in RMSNorm,", ""),
     "sign": ("sign, of which LPPool is made,", ""),
     **dict.fromkeys(("_cdist_forward", "_euclidean_dist"), ("torch.cdist", "((x[:, None] - w) ** 2).sum(2) has one")),
+    "max_pool3d_with_indices": ("MaxPool3d", "MaxPool1d and MaxPool2d have one"),
+    "adaptive_max_pool3d": ("AdaptiveMaxPool3d", "those of one and two dimensions have one"),
     "bmm": ("a product of matrices", "both depend on the image, as in attention"),
 }
 

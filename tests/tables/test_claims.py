@@ -76,7 +76,7 @@ def test_a_tuned_row_that_keeps_the_default_is_no_further_evidence() -> None:
     alone = claims(read(rows))
     both = claims(read([*rows, *copies]))
     pd.testing.assert_frame_equal(alone, both[both["method"] == "ccat"].reset_index(drop=True))
-    words = "The networks of ccat+tuned are those of ccat, of ce+tuned are those of ce: they count once"
+    words = "Rows that share networks: ccat+tuned with ccat, ce+tuned with ce. They count once"
     assert words in "\n".join(notes([], [*copies, *rows]))
     assert not any("count once" in note for note in notes([], rows))
 
