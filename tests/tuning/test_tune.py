@@ -242,8 +242,9 @@ def test_default_and_tuned_rows_stand_beside_each_other(tiny: Path, tmp_path: Pa
     code, out, err = run("tune", *common, "--trials", "4", "--recipe")
     assert code == 0, err
     folder = tmp_path / "tiny" / "tuning" / "validation_accuracy+recipe"
-    again = f"marginbench run-all --suite {tiny} --methods arcface --out {tmp_path} --tuned {folder}"
-    assert again in out and "| arcface |" in out
+    told = next(line for line in out.splitlines() if line.startswith("Run them beside"))
+    assert f": marginbench run-all --suite {tiny} " in told and "| arcface |" in out
+    assert told.endswith(f" --methods arcface --out {tmp_path} --tuned {folder}")
     assert "[4/4] " in err and "ETA 0 s" in err
     code, _, err = run("run-all", *common, "--tuned", tmp_path)
     assert code == 0, err
