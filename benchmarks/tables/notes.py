@@ -120,10 +120,10 @@ def _twins(records: Sequence[Record]) -> Iterator[str]:
         rows[record.method].add(network(record))
     counted = dict(zip(rows, rows_once(list(rows.values())), strict=True))
     owner = {one: row for row, own in rows.items() if counted[row] for one in own}
-    same = [f"{row} with {owner[one]}" for row, own in rows.items() if not counted[row] for one in own if one in owner]
+    same = {f"{row} with {owner[one]}" for row, own in rows.items() if not counted[row] for one in own if one in owner}
     if same:
         yield (
-            f"Rows that share networks: {', '.join(dict.fromkeys(same))}. They count once where tables estimate the"
+            f"Rows that share networks: {', '.join(sorted(same))}. They count once where tables estimate the"
             " luck of seeds, and how margins go with accuracies."
         )
 
