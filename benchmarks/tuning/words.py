@@ -2,7 +2,9 @@
 
 import shlex
 
+from marginbench.benchmarks.plugins import loaded_files
 from marginbench.benchmarks.records.tuning import Trial, Tuning, in_words
+from marginbench.benchmarks.runs.options import RunOptions
 from marginbench.benchmarks.runs.progress import clock
 from marginbench.benchmarks.tuning.options import TuneOptions
 from marginbench.benchmarks.tuning.tune import TuneOutcome
@@ -24,17 +26,16 @@ def summary(outcome: TuneOutcome, options: TuneOptions) -> str:
     if outcome.settings:
         lines += [
             f"Settings: {outcome.files[0].parent}/ROW.toml",
-            f"Run them beside the defaults: {_command(outcome, options)}",
+            f"Run them beside the defaults: {_command(outcome, options.run)}",
         ]
     return "\n".join(lines)
 
 
-def _command(outcome: TuneOutcome, options: TuneOptions) -> str:
-    run = options.run
+def _command(outcome: TuneOutcome, run: RunOptions) -> str:
     words = ["marginbench", "run-all", "--suite", str(run.suite)]
     for setting in run.set:
         words += ["--set", setting]
-    for file in (*run.plugin, *(spec for spec in options.methods or () if str(spec).endswith(".py"))):
+    for file in loaded_files():
         words += ["--plugin", str(file)]
     if run.data_dir is not None:
         words += ["--data-dir", str(run.data_dir)]
