@@ -120,8 +120,9 @@ def chance_across(
     """
     present = np.zeros((int(groups.max()) + 1, len(_each(blocks))), dtype=bool)
     present[groups, np.unique(blocks, return_inverse=True)[1]] = True
-    clusters = (np.arange(len(present)) if clusters is None else clusters)[present.all(axis=1)]
-    kept = np.asarray(present.all(axis=1))[groups]
+    whole = np.asarray(present.all(axis=1))
+    clusters = (np.arange(len(present)) if clusters is None else clusters)[whole]
+    kept = whole[groups]
     x, y, groups, blocks = (values[kept] for values in (x, y, groups, blocks))
     s_of, t_of = [], []
     for chosen in _each(blocks):
