@@ -108,7 +108,7 @@ def compare_command(
     from marginbench.benchmarks.tables.render_comparison import render_comparison
     from marginbench.benchmarks.tables.terminal import show_page
 
-    table = compare_rows(a, b, *(folders or [RESULTS]), strict=strict)
+    table = compare_rows(a, b, folders or [RESULTS], strict=strict)
     if form == "md":
         show_page(render_comparison(table))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.layers import inline, layered, row_colour, titled
-from marginbench.benchmarks.figures.rows import reading_of
+from marginbench.benchmarks.figures.rows import records_of
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
 from marginbench.benchmarks.tables.derived import BASELINE
@@ -104,7 +104,7 @@ def critical_difference(source: Any, *, column: str = DEFAULT_SORT, picked: Sequ
         ParameterError: no such column, or no such row in all suites.
         MarginbenchError: fewer than two suites, each with networks of its own, share two rows.
     """
-    reading = reading_of(source)
+    reading = records_of(source)
     known = {one.name: one for one in columns.measured(columns.of_probes(reading.records.values()))}
     if column not in known:
         raise ParameterError("column", column, f"no such column: {suggest(column, known)}")

@@ -17,14 +17,14 @@ def plot(name: str, source: Any = RESULTS, *, width: float = COLUMN_MM, dark: bo
 
     Args:
         name: of the figure; `marginbench plot --list` lists them.
-        source: an output folder of `run_all`, several of them, or what `read_folders` gives.
+        source: see `records.source.reading_of`; the arrays are needed.
         width: of the whole figure, in mm of a page (96 pixels to the inch).
         dark: for a dark page.
         options: of the figure: `suite` (a name, where there are several), `picked` (rows to highlight), `norm`, ...
 
     Raises:
         MarginbenchError: no such folder, or it does not hold what the figure shows.
-        ParameterError: an option that this figure does not have, or a wrong value.
+        ParameterError: a source that `reading_of` refuses, an option that this figure does not have, or a wrong value.
     """
     figure = FIGURES.find(name, "figure")
     return dressed(drawn(figure, source, options), width, dark)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.heat_map import heat_map
-from marginbench.benchmarks.figures.rows import reading_of
+from marginbench.benchmarks.figures.rows import records_of
 from marginbench.benchmarks.tables.measures import ALL, MEASURES, TARGETS
 from marginbench.methods import MarginbenchError
 from marginbench.methods.errors import ParameterError, suggest
@@ -53,7 +53,7 @@ def predictors(source: Any, *, suite: str | None = None, score: Literal["across"
 def _frame(source: Any) -> "pd.DataFrame":
     from marginbench.benchmarks.tables.margins import margins
 
-    return margins(reading_of(source), information=False)
+    return margins(records_of(source), information=False)
 
 
 def _of_suite(frame: "pd.DataFrame", suite: str | None) -> "pd.DataFrame":

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import current
-from marginbench.benchmarks.records.reader import Reading, arrays_of, read_folders
+from marginbench.benchmarks.records.reader import Reading, arrays_of
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.source import reading_of
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import Row, rank, suite_name, usual_order
@@ -142,7 +143,7 @@ def rows_of(source: Any, suite: str | None = None, known: Standings | None = Non
     """The rows of one suite.
 
     Args:
-        source: an output folder of `run_all`, several of them, what `read_folders` gives, or rows, which are returned.
+        source: see `records.source.reading_of`, or rows, which are returned.
         suite: name, or the beginning of the fingerprint. Default: the only one.
         known: where rows stand, of whoever knows already.
 
@@ -172,11 +173,11 @@ def suites_of(source: Any, known: Standings | None = None) -> list[Rows]:
         return [source]
     if _are_rows(source):
         return list(source)
-    reading = reading_of(source)
+    reading = records_of(source)
     paths = {record.id: path for path, record in reading.records.items()}
     records = [record for record in current(reading.records.values()) if record.status == "done"]
     if not records:
-        where = "these records" if isinstance(source, Reading) else ", ".join(map(str, _folders(source)))
+        where = str(source) if isinstance(source, str | Path) else "these records"
         raise MarginbenchError(f"{where}: no run that ended well; make some with `marginbench run-all`")
     names = {fingerprint: suite_name(fingerprint, records) for fingerprint in {r.identity.suite for r in records}}
     standing: dict[str, dict[str, dict[str, Standing]]] = defaultdict(lambda: defaultdict(dict))
@@ -195,23 +196,15 @@ def suites_of(source: Any, known: Standings | None = None) -> list[Rows]:
     ]
 
 
-def reading_of(source: Any) -> Reading:
-    """The records of a source; of rows, those that count and ended well.
-
-    Raises:
-        MarginbenchError: no such folder.
-    """
+def records_of(source: Any) -> Reading:
+    """As `records.source.reading_of`; of rows, those records that count and ended well."""
     if _are_rows(source):
         return Reading({rows.paths[record.id]: record for rows in source for record in rows.records}, {})
-    return source if isinstance(source, Reading) else read_folders(_folders(source))
+    return reading_of(source, arrays=True)
 
 
 def _are_rows(source: Any) -> bool:
     return isinstance(source, list) and all(isinstance(one, Rows) for one in source)
-
-
-def _folders(source: Any) -> list[str | Path]:
-    return [source] if isinstance(source, str | Path) else list(source)
 
 
 def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:

@@ -20,6 +20,7 @@ from marginbench.benchmarks.reports.predictions import Prediction, predictions
 from marginbench.benchmarks.reports.row_page import RowPage, Shown, fronts, row_page
 from marginbench.benchmarks.tables.claims import Finding, findings
 from marginbench.benchmarks.tables.leaderboard import rank, suite_name, usual_order
+from marginbench.benchmarks.tables.margins import Networks
 from marginbench.benchmarks.tables.measures import Network
 from marginbench.benchmarks.tables.notes import notes
 from marginbench.benchmarks.tables.own_networks import once
@@ -76,7 +77,8 @@ def suite_pages(reading: Reading, choice: Choice) -> tuple[list[SuitePage], list
     for finding in findings(compared):
         claimed[finding.suite_fingerprint, finding.method].append(finding)
     names = {fingerprint: suite_name(fingerprint, reading.records.values()) for fingerprint in suites}
-    predicted = predictions([[Network(one, rows.arrays(one)) for one in once(rows.records)] for rows in every])
+    networks = [[Network(one, rows.arrays(one)) for one in once(rows.records)] for rows in every]
+    predicted = predictions(Networks(networks))
     pages = [
         _suite_page(names[suite], suites[suite], why, claimed, drawable.get(suite), choice, predicted, known)
         for suite in sorted(suites, key=lambda suite: (names[suite], suite))

@@ -16,9 +16,10 @@ import numpy as np
 
 from marginbench.benchmarks.records.current import MARKS, current, marks
 from marginbench.benchmarks.records.metrics import per_point
-from marginbench.benchmarks.records.reader import RESULTS, Reading, read_arrays, read_folders
+from marginbench.benchmarks.records.reader import RESULTS, Reading, read_arrays
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.scores import SCORES
+from marginbench.benchmarks.records.source import Source, reading_of
 from marginbench.benchmarks.statistics.paired import LEVEL, holm, sign_test
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.choice import canonical
@@ -52,7 +53,7 @@ class Compared:
     points: int
 
 
-def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> "pd.DataFrame":
+def compare_rows(a: str, b: str, source: Source = RESULTS, *, strict: bool = False) -> "pd.DataFrame":
     """Compare two rows of a leaderboard in every suite that holds both, by the records that count.
 
     The folders make one table, as in the leaderboard: rows may stand in different ones. All rows found in them teach
@@ -60,7 +61,7 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
 
     Args:
         a, b: method specs or names, as the leaderboard shows them.
-        folders: output folders, the records of which are read. Default: results/local.
+        source: see `reading_of`; the arrays are needed.
         strict: raise where a record cannot be read, instead of a warning. Arrays that are compared are checked anyway.
 
     Returns:
@@ -74,8 +75,7 @@ def compare_rows(a: str, b: str, *folders: str | Path, strict: bool = False) -> 
     """
     import pandas as pd
 
-    reading = read_folders(folders or [RESULTS], strict=strict)
-    reading.warn()
+    reading = reading_of(source, strict=strict, arrays=True)
     rows: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in current(reading.records.values()):
         rows[record.method][record.identity.suite].append(record)

@@ -1,29 +1,21 @@
 """The leaderboard as values: a pandas frame for notebooks, and what csv and json hold."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from marginbench.benchmarks.records.current import distinct
-from marginbench.benchmarks.records.reader import RESULTS, Reading, read_folders, read_record
+from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.source import Source, reading_of
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, boards, where_rows_stand
 from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.standing import Standings
-from marginbench.methods.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def leaderboard(
-    source: "str | Path | Iterable[str | Path] | Iterable[Record] | pd.DataFrame" = RESULTS,
-    by: str | None = None,
-    *,
-    strict: bool = False,
-) -> "pd.DataFrame":
+def leaderboard(source: Source = RESULTS, by: str | None = None, *, strict: bool = False) -> "pd.DataFrame":
     """One row per suite and method, means over seeds with 95 % intervals (`*_ci95`, half widths) from n = 3 on.
 
     The last columns say where rows stand in each measured one: `NAME_group`, 1 is the best, `NAME_letters`, which rows
@@ -34,8 +26,7 @@ def leaderboard(
     `cost` is the training time divided by the median of that of `ce` on the same machine.
 
     Args:
-        source: an output folder, several of them, a frame of `load`, or records, such as those of the outcome of
-            `run_all`.
+        source: see `reading_of`.
         by: a column; the best come first, or the narrowest of its intervals. Default: robust accuracy in L2, and of
             sentences clean accuracy.
         strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
@@ -44,7 +35,7 @@ def leaderboard(
         MarginbenchError: no such folder; with `strict`, a record that cannot be read.
         ParameterError: `source` is something else, or `by` is not a column, or one that was measured of no row.
     """
-    reading = _read(source, strict)
+    reading = reading_of(source, strict=strict)
     return ranked_frame(list(reading.records.values()), by, where_rows_stand(reading))
 
 
@@ -90,22 +81,3 @@ def values(made: Sequence[Board], records: Sequence[Record]) -> Iterator[dict[st
             stands = {column.name: of.get(column.name) for column in columns.measured(probes)}
             ends = {f"{name}_{end}": getattr(at, end, None) for name, at in stands.items() for end in columns.STANDING}
             yield {**row.values(probes), **ends}
-
-
-def _read(source: Any, strict: bool) -> Reading:
-    """The records, without arrays where it is not known where they lie."""
-    import pandas as pd
-
-    if isinstance(source, pd.DataFrame):
-        if "path" not in source:
-            raise ParameterError("source", "DataFrame", "this frame has no column `path`, as those of `load` have")
-        return Reading({Path(path): read_record(path, check_arrays=strict) for path in source["path"]}, {})
-    items = list(source) if isinstance(source, Iterable) and not isinstance(source, str) else [source]
-    if all(isinstance(item, Record) for item in items):
-        return Reading({Path(item.id): replace(item, arrays_sha256=None) for item in distinct(items)}, {})
-    if all(isinstance(item, str | Path) for item in items):
-        found = read_folders(items, strict=strict)
-        found.warn()
-        return found
-    problem = "should be folders, a frame of `load`, or records, as in leaderboard('results/local')"
-    raise ParameterError("source", type(source).__name__, problem)

@@ -7,13 +7,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.current import Version, distinct, marks, version
-from marginbench.benchmarks.records.reader import RESULTS, read_folders
+from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.source import Source, reading_of
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import measured_by
@@ -50,13 +50,14 @@ class Row:
         return self.means.get(name, (math.nan, None))
 
 
-def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
-    """Read all records below the folders (default: results/local): one row per run, with metrics, cost and doubts.
+def load(source: Source = RESULTS, *, strict: bool = False) -> "pd.DataFrame":
+    """Read all records below some folders: one row per run, with metrics, cost and doubts.
 
     The column `mark` is empty for the runs that count, see `records.current`. The column `path` leads to the record;
     `read_arrays(path)` gives its per-point arrays.
 
     Args:
+        source: see `reading_of`.
         strict: raise where a record cannot be read, instead of a warning, and check the files of all arrays.
 
     Raises:
@@ -64,8 +65,7 @@ def load(*folders: str | Path, strict: bool = False) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    reading = read_folders(folders or [RESULTS], strict=strict)
-    reading.warn()
+    reading = reading_of(source, strict=strict)
     why = marks(reading.records.values())
     rows = [
         {

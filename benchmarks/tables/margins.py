@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marginbench.benchmarks.records.current import current
-from marginbench.benchmarks.records.reader import Reading, arrays_of
+from marginbench.benchmarks.records.reader import RESULTS, Reading, arrays_of
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.records.source import Source, reading_of
 from marginbench.benchmarks.statistics.association import (
     across,
     chance_across,
@@ -59,19 +60,26 @@ class Paired:
     draws: dict[str, np.ndarray]  # of AXES and r2: [DRAWS] values of the bootstrap, the same samples for all measures
 
 
-Networks = Sequence[Sequence[Network]]  # suite by suite, as `suites_of` gives them
+@dataclass(frozen=True)
+class Networks:
+    """Those of the records that count, each once, with their arrays."""
+
+    suites: Sequence[Sequence[Network]]
 
 
 def margins(
-    source: Reading | Networks, targets: Sequence[str] = (), *, over_all: bool = False, information: bool = True
+    source: "Source | Networks" = RESULTS,
+    targets: Sequence[str] = (),
+    *,
+    over_all: bool = False,
+    information: bool = True,
 ) -> "pd.DataFrame":
     """How well each margin measure orders and predicts each target, over the records that count.
 
     Args:
-        source: records, or their networks where they have been read.
+        source: see `reading_of`; the arrays are needed. Or networks, where they have been read.
         targets: names of metrics; all of `measures.TARGETS` by default.
         over_all: the means over all test images too, which count a misclassified one as 0 and so contain the accuracy.
-
         information: compute the conditional information, which takes most of the time; without, it is NaN.
 
     Returns:
@@ -86,8 +94,8 @@ def margins(
         difference. Measures that contain the accuracy or decide the target compete with none.
 
     Raises:
-        ParameterError: an unknown target.
-        MarginbenchError: the arrays of a record are cut, changed or missing.
+        ParameterError: an unknown target, or a source that `reading_of` refuses.
+        MarginbenchError: no such folder, or the arrays of a record are cut, changed or missing.
     """
     import pandas as pd
 
@@ -96,7 +104,7 @@ def margins(
         if name not in known:
             raise ParameterError("targets", name, suggest(name, known))
     lines: list[dict[str, Any]] = []
-    for networks in suites_of(source):
+    for networks in networks_of(source).suites:
         values = {
             measure: np.array([measure.of(network) for network in networks], dtype=float).reshape(len(networks), -1)
             for measure in MEASURES
@@ -122,16 +130,19 @@ def of_suites(reading: Reading, names: Sequence[str]) -> Reading:
     return replace(reading, records=kept)
 
 
-def suites_of(source: Reading | Networks) -> Networks:
-    """The networks of each suite, each once, of the records that count."""
-    if not isinstance(source, Reading):
+def networks_of(source: "Source | Networks") -> Networks:
+    """The networks of a source; those that have been read are returned."""
+    if isinstance(source, Networks):
         return source
-    paths = {record.id: path for path, record in source.records.items()}
+    reading = reading_of(source, arrays=True)
+    paths = {record.id: path for path, record in reading.records.items()}
     suites: dict[str, list[Record]] = defaultdict(list)
-    for record in current(source.records.values()):
+    for record in current(reading.records.values()):
         if record.status == "done":
             suites[record.identity.suite].append(record)
-    return [[Network(one, dict(arrays_of(paths[one.id], one))) for one in once(own)] for own in suites.values()]
+    return Networks(
+        [[Network(one, dict(arrays_of(paths[one.id], one))) for one in once(own)] for own in suites.values()]
+    )
 
 
 def _over(networks: Sequence[Network], target: Target, values: Mapping[Measure, np.ndarray]) -> list[Paired]:

@@ -7,7 +7,7 @@ from typing import Any
 from marginbench.benchmarks.records.column import NORM_TEXT
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.tables.cells import Side
-from marginbench.benchmarks.tables.margins import METHODS, margins, suites_of
+from marginbench.benchmarks.tables.margins import METHODS, margins, networks_of
 from marginbench.benchmarks.tables.margins_words import has_intervals, score, sentences, tightness_words, title
 from marginbench.benchmarks.tables.measures import MEASURES, TARGETS
 from marginbench.benchmarks.tables.text import pipe
@@ -60,7 +60,7 @@ def render_margins(
         targets, over_all: see `margins`.
         width: characters that a line of a table may have; further columns are left out, and named.
     """
-    networks = suites_of(reading)
+    networks = networks_of(reading)
     table = margins(networks, targets, over_all=over_all)
     if form == "csv":
         return table.to_csv(index=False)
@@ -73,7 +73,7 @@ def render_margins(
         own, near = ([line for line in of if line["suite_fingerprint"] == fingerprint] for of in (lines, tight))
         parts.append(f"## {name}\n\n" + "\n\n".join([*_predictions(own, width), *_tightness(near, width)]))
     told = {line["suite_fingerprint"] for line in (*lines, *tight)}
-    firsts = [of_suite[0].record for of_suite in networks]
+    firsts = [of_suite[0].record for of_suite in networks.suites]
     parts += [f"## {first.suite.name}\n\n{TOO_FEW}" for first in firsts if first.identity.suite not in told]
     notes = "\n".join(f"- {note}" for note in NOTES)
     return "\n\n".join([*parts, f"### How to read this\n\n{notes}\n"])

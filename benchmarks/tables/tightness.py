@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marginbench.benchmarks.records.metrics import enclosed
-from marginbench.benchmarks.records.reader import Reading
-from marginbench.benchmarks.tables.margins import Networks, suites_of
+from marginbench.benchmarks.records.reader import RESULTS
+from marginbench.benchmarks.records.source import Source
+from marginbench.benchmarks.tables.margins import Networks, networks_of
 from marginbench.benchmarks.tables.measures import Network, exact_margins
 from marginbench.methods import NORMS
 
@@ -28,7 +29,7 @@ TOGETHER = "(all)"  # the largest of several certificates
 Ratios = dict[tuple[str, str, str, str], list[np.ndarray]]  # by norm, what stands beside, estimator and kind
 
 
-def tightness(source: Reading | Networks) -> "pd.DataFrame":
+def tightness(source: "Source | Networks" = RESULTS) -> "pd.DataFrame":
     """Ratios of what estimators say to the margin, over the correct points of all networks that count.
 
     Args:
@@ -44,12 +45,13 @@ def tightness(source: Reading | Networks) -> "pd.DataFrame":
         both sides, beside it; and a certificate that was asked at the suite's radii alone.
 
     Raises:
-        MarginbenchError: the arrays of a record are cut, changed or missing.
+        MarginbenchError: no such folder, or the arrays of a record are cut, changed or missing.
+        ParameterError: a source that `reading_of` refuses.
     """
     import pandas as pd
 
     lines = []
-    for networks in suites_of(source):
+    for networks in networks_of(source).suites:
         first = networks[0].record
         facts = {"suite": first.suite.name, "title": first.suite.title, "suite_fingerprint": first.identity.suite}
         lines += [{**facts, **line} for line in _of_suite(networks)]

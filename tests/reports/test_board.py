@@ -96,7 +96,7 @@ def test_networks_count_once_in_what_predicts_what(tmp_path: Path, monkeypatch: 
     asked: list[list[str]] = []
 
     def predicted(networks: Networks) -> dict[str, Any]:
-        asked.extend([network.record.method for network in suite] for suite in networks)
+        asked.extend([network.record.method for network in suite] for suite in networks.suites)
         return {}
 
     for row, of, tuning in (("ce", "ce", None), ("mma", "mma", None), ("mma+tuned", "mma", a_tuning("mma", chosen=0))):

@@ -162,7 +162,7 @@ def test_rows_of_two_folders_are_compared_as_those_of_one(toy: Path, tmp_path_fa
             (other / "runs").mkdir(exist_ok=True)
             for file in (path, path.with_suffix(".npz")):
                 file.rename(other / "runs" / file.name)
-    pd.testing.assert_frame_equal(compare_rows("good", "ce", toy, other), wanted)
+    pd.testing.assert_frame_equal(compare_rows("good", "ce", [toy, other]), wanted)
 
 
 def test_missing_and_infinite_columns_say_so(run: Run, toy: Path) -> None:

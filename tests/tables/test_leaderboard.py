@@ -218,12 +218,6 @@ def test_folders_or_records_make_the_same_table(tmp_path: Path, monkeypatch: pyt
     pd.testing.assert_frame_equal(leaderboard(load(), "cost"), wanted)
 
 
-@pytest.mark.parametrize("wrong", [pd.DataFrame({"suite": ["toy"]}), 3, ["toy", a_record("ce")]])
-def test_what_is_neither_folder_nor_record_is_refused(wrong: Any) -> None:
-    with pytest.raises(ParameterError, match=r"source=.*(should be folders, a frame of|has no column `path`)"):
-        leaderboard(wrong)
-
-
 def test_a_home_folder_may_be_written_as_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_record(tmp_path / "mine" / "runs", a_record("ce"), {})
     monkeypatch.setenv("HOME", str(tmp_path))

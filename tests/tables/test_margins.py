@@ -11,7 +11,7 @@ from support import Run
 
 from marginbench.benchmarks.records.reader import Reading, read_folders
 from marginbench.benchmarks.records.record import write_record
-from marginbench.benchmarks.tables.margins import SCORES, margins, of_suites, suites_of
+from marginbench.benchmarks.tables.margins import SCORES, margins, networks_of, of_suites
 from marginbench.benchmarks.tables.render_margins import page, render_margins
 from marginbench.benchmarks.tables.tightness import tightness
 from marginbench.methods import MarginbenchError
@@ -163,8 +163,9 @@ def test_a_network_counts_once(reading: Reading, tmp_path: Path) -> None:
             of = {"training": f"{row[:2]} {seed}", "tuning": tuning and tuning.id}
             record = a_record(row, seed, metrics=metrics, identity=of, tuning=tuning)
             write_record(tmp_path / "runs", record, found)
-    networks = suites_of(read_folders([tmp_path]))
-    assert [network.record.method for network in networks[0]].count("m1") == SEEDS and len(networks[0]) == 3 * SEEDS
+    networks = networks_of(tmp_path)
+    (own,) = networks.suites
+    assert [network.record.method for network in own].count("m1") == SEEDS and len(own) == 3 * SEEDS
     assert set(margins(networks, ["clean_accuracy"])["networks"]) == {3 * SEEDS}
 
 
