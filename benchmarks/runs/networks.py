@@ -8,7 +8,7 @@ from pathlib import Path
 
 from marginbench.benchmarks.records.reader import read_folders
 from marginbench.benchmarks.records.training import NETWORKS, Training, network_path, read_training
-from marginbench.benchmarks.records.tuning import Tuning
+from marginbench.benchmarks.records.tuning import TUNED, Tuning
 from marginbench.benchmarks.runs.plan import Row
 from marginbench.benchmarks.runs.progress import size
 from marginbench.benchmarks.suites.schema import MOST_SEEDS
@@ -99,7 +99,10 @@ def named(run: str, folder: Path) -> list[Kept]:
     if of_row or len(ids) == 1:
         return of_row or by_id
     rows = {one.name for one in every if one.of_row}
-    problem = f"{len(ids)} ids begin so" if ids else f"no network of that row or id in {folder}: {suggest(run, rows)}"
+    advice = suggest(run, rows)
+    if run.endswith(TUNED) and not any(row.endswith(TUNED) for row in rows):
+        advice = "tuned rows have their names once `run-all --tuned` has evaluated them"
+    problem = f"{len(ids)} ids begin so" if ids else f"no network of that row or id in {folder}: {advice}"
     raise ParameterError("run", run, problem)
 
 

@@ -115,6 +115,8 @@ def test_evaluate_one_run_or_a_row(tiny: Path, tmp_path: Path, run: Run, network
     assert code == 0 and "1 run done" in text
     code, _, err = run("evaluate", "--run", "pdg_at", "--out", out, "--suite", tiny)
     assert code == 2 and "no network of that row or id" in err and "pgd_at" in err
+    code, _, err = run("evaluate", "--run", "quantise+tuned", "--out", out, "--suite", tiny)
+    assert code == 2 and "tuned rows have their names once `run-all --tuned` has evaluated them" in err
     code, _, err = run("evaluate", "--run", "quantise", "--out", out, "--suite", tiny, "--set", "training.epochs=3")
     assert code == 2 and "trains in another way" in err
     code, _, err = run("evaluate", "--run", "quantise", "--out", out, "--data", "mnist")
