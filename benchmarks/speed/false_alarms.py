@@ -25,6 +25,8 @@ class Setting:
     shifts: np.ndarray  # [R], of the rows
     seeds: int = 3
     points: int = 360
+    unstable: float = 1.0  # times the variance over seeds of the first row
+    shared: float = 0.0  # share of that variance which all rows but the first have in common, as settings of one method
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Outcome:
     alarms: float  # tables in which any two equal rows are told apart, after Holm's correction over all pairs
     uncorrected: float  # pairs of equal rows with p < 5 %
     found: float  # pairs of different rows that are told apart, after Holm's correction over all pairs
+    intervals: float  # 95 % intervals of the difference of an equal row to the first one that hold 0
     covered: float  # rows whose interval of ranks holds all of their ranks, tied rows having several
     percentiles: float  # the same, of percentiles of ranks under the bootstrap over seeds and points
 
@@ -42,6 +45,10 @@ def table(stream: np.random.Generator, of: Setting) -> np.ndarray:
     """[R, n, N] float64: values of a column."""
     rows = len(of.shifts)
     luck = 0.08 * np.exp(of.spread * stream.normal(size=(rows, 1))) * stream.normal(size=(rows, of.seeds))
+    luck[0] *= np.sqrt(of.unstable)
+    if of.shared:
+        common = 0.08 * np.sqrt(of.shared) * stream.normal(size=of.seeds)
+        luck[1:] = np.sqrt(1 - of.shared) * luck[1:] + common
     luck += 0.05 * stream.normal(size=of.seeds)  # of initial weights and order of the data, which rows share
     points = stream.normal(size=of.points) + 0.35 * stream.normal(size=(rows, of.points))
     latent = (of.shifts[:, None] + luck)[:, :, None] + points[:, None]
@@ -62,7 +69,7 @@ def simulate(of: Setting, trials: int, seed: int = 1) -> Outcome:
     stream = np.random.default_rng(seed)
     i, j = np.triu_indices(len(of.shifts), 1)
     equal = of.shifts[i] == of.shifts[j]
-    alarms, uncorrected, found, covered, percentiles = [], [], [], [], []
+    alarms, uncorrected, found, intervals, covered, percentiles = [], [], [], [], [], []
     for _ in range(trials):
         values = table(stream, of)
         pairs = compared(values, of.share)
@@ -70,12 +77,14 @@ def simulate(of: Setting, trials: int, seed: int = 1) -> Outcome:
         alarms.append(told[equal].any())
         uncorrected += (pairs.p[i, j][equal] < LEVEL).tolist()
         found += told[~equal].tolist()
+        first = equal & (i == 0)
+        intervals += (np.abs(pairs.difference[i, j]) <= pairs.half[i, j])[first].tolist()
         best, worst = 1 + (of.shifts[:, None] < of.shifts).sum(1), (of.shifts[:, None] <= of.shifts).sum(1)
-        intervals = np.array(rank_intervals(pairs.difference, pairs.p))
-        covered += ((intervals[:, 0] <= best) & (worst <= intervals[:, 1])).tolist()
+        ranks = np.array(rank_intervals(pairs.difference, pairs.p))
+        covered += ((ranks[:, 0] <= best) & (worst <= ranks[:, 1])).tolist()
         low, high = _percentiles(stream, values)
         percentiles += ((low <= best) & (worst <= high)).tolist()
-    return Outcome(*map(_mean, (alarms, uncorrected, found, covered, percentiles)))
+    return Outcome(*map(_mean, (alarms, uncorrected, found, intervals, covered, percentiles)))
 
 
 def _percentiles(stream: np.random.Generator, values: np.ndarray, draws: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +109,11 @@ def settings() -> Iterator[tuple[str, Setting]]:
                 name = f"{rows} equal rows, {kind}, spread {spread}"
                 yield name, Setting(kind == "shares", spread, np.zeros(rows))
             yield f"8 groups of 7 rows, {kind}, spread {spread}", Setting(kind == "shares", spread, GROUPS)
+        for rows in (10, 56):
+            name = f"{rows} equal rows, {kind}, the first of 20 times the variance"
+            yield name, Setting(kind == "shares", 0.0, np.zeros(rows), unstable=20.0)
+            name = f"{rows} equal rows, {kind}, all but the first share 90 % of their luck"
+            yield name, Setting(kind == "shares", 0.0, np.zeros(rows), shared=0.9)
         yield f"5 rows, {kind}, 10 seeds", Setting(kind == "shares", 0.5, np.zeros(5), seeds=10)
         for reach in (0.1, 0.8):
             different = np.linspace(-reach, reach, 56)
@@ -108,8 +122,8 @@ def settings() -> Iterator[tuple[str, Setting]]:
 
 def main() -> None:
     trials = parse(__doc__, trials=Option(200, "tables of each kind")).trials
-    print("| tables | false alarms | p < 5 % | found | ranks covered | by percentiles |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| tables | false alarms | p < 5 % | found | intervals to the first | ranks covered | by percentiles |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, of in settings():
         out = simulate(of, trials)
         print("|", name, *(f"| {100 * value:.1f} %" for value in vars(out).values()), "|", flush=True)

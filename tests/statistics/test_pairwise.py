@@ -23,17 +23,20 @@ def test_two_rows_are_compared_by_students_paired_test() -> None:
 
 
 def test_many_rows_of_one_spread_are_compared_as_in_an_analysis_of_variance() -> None:
-    """The mean of s^2 over the rows, with (R - 1)(n - 1) degrees of freedom."""
+    """At least the mean of s^2 over the rows, with (R - 1)(n - 1) degrees of freedom: of most, and no less than s^2."""
     stream = np.random.default_rng(1)
     seeds = stream.normal(size=(400, 3)) + 5 * stream.normal(size=3)
     found = luck(seeds)
     residuals = seeds - seeds.mean(1, keepdims=True) - seeds.mean(0) + seeds.mean()
     pooled = (residuals**2).sum() / (399 * 2)
-    assert found.variance == pytest.approx(np.full(400, pooled / 3), rel=0.15)
-    assert (found.degrees > 20).all() and (found.degrees <= 399 * 2 + 1e-9).all()
-    p = pairwise(seeds).p[0, 1]
-    t = (seeds[0] - seeds[1]).mean() / math.sqrt(2 * found.variance[0])
-    assert p == pytest.approx(2 * stats.t.sf(abs(t), found.degrees[0]), rel=0.01)
+    own = (residuals**2).sum(1) / (2 * 399 / 400)
+    assert found.variance == pytest.approx(np.maximum(own, pooled) / 3, rel=0.15)
+    unlike = own > stats.chi2.isf(0.05, 2) / 2 * pooled
+    assert np.mean((found.degrees < 2) == unlike) > 0.98 and 0.03 < unlike.mean() < 0.07
+    assert (found.degrees[~unlike] > 20).sum() > 0.98 * (~unlike).sum() and (found.degrees <= 399 * 2 + 1e-9).all()
+    i, j = np.flatnonzero(~unlike)[:2]
+    t = (seeds[i] - seeds[j]).mean() / math.sqrt(found.variance[i] + found.variance[j])
+    assert pairwise(seeds).p[i, j] == pytest.approx(2 * stats.t.sf(abs(t), found.degrees[i]), rel=0.01)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
@@ -48,7 +51,7 @@ def test_copies_of_rows_teach_nothing(rows: int) -> None:
 
 
 def smyth(seeds: np.ndarray) -> Luck:
-    """Row by row, with roots of scipy: Smyth's moments, of rows without a common luck."""
+    """Row by row, with roots of scipy: Smyth's moments, of rows without a common luck; large spreads are kept."""
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
@@ -61,8 +64,9 @@ def smyth(seeds: np.ndarray) -> Luck:
     excess = np.var(e, ddof=1) - polygamma(1, d / 2)
     d0 = 2 * brentq(lambda x: polygamma(1, x) - excess, 1e-4, 1e6)
     s0 = math.exp(np.mean(e) + digamma(d0 / 2) - math.log(d0 / 2))
-    variance = [(d0 * s0 + d * value) / (d0 + d) / n for value in s2]
-    return Luck(np.array(variance), np.full(len(seeds), d0 + d))
+    variance = [max((d0 * s0 + d * value) / (d0 + d), value) / n for value in s2]
+    degrees = [d if stats.f.sf(value / s0, d, d0) < 0.05 else d0 + d for value in s2]
+    return Luck(np.array(variance), np.array(degrees))
 
 
 def test_rows_of_different_spread_are_moderated_as_smyth_says() -> None:
@@ -70,7 +74,7 @@ def test_rows_of_different_spread_are_moderated_as_smyth_says() -> None:
     seeds = np.exp(stream.normal(size=(60, 1))) * stream.normal(size=(60, 4))
     wanted, found = smyth(seeds), luck(seeds)
     assert found.variance == pytest.approx(wanted.variance, rel=1e-6)
-    assert found.degrees == pytest.approx(wanted.degrees, rel=1e-6)
+    assert found.degrees == pytest.approx(wanted.degrees, rel=1e-6) and len(set(wanted.degrees)) == 2
 
 
 def test_sizes_scale_the_luck() -> None:
@@ -143,6 +147,16 @@ def test_equal_rows_are_told_apart_in_at_most_about_five_per_cent_of_tables(shar
     assert found.alarms <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
     assert 0.01 <= found.uncorrected <= 0.06
     assert found.covered >= 0.95
+
+
+@pytest.mark.parametrize("of", [{"unstable": 20.0}, {"shared": 0.9}])
+def test_intervals_of_a_row_that_is_unlike_the_others_are_its_own(of: dict[str, float]) -> None:
+    """One unstable row among 19 alike, and one row beside the settings of another method. Where all have the luck of
+    the others, 69 and 79 % of these intervals hold the difference, and 18 and 7 % of tables have false alarms."""
+    trials = 60
+    found = simulate(Setting(True, 0.0, np.zeros(20), points=1000, **of), trials)
+    assert found.alarms <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    assert found.intervals >= 0.85
 
 
 def test_three_seeds_are_enough_to_find_differences() -> None:

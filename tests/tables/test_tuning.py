@@ -119,7 +119,7 @@ def test_below_three_seeds_there_are_means_alone(tmp_path: Path) -> None:
 
 def test_gains_and_rows_ahead_are_corrected_over_the_rows(tmp_path: Path) -> None:
     """By their p as pairs: one row of two with p < 5 % is ahead after the correction."""
-    rows = {"ce": (0.5, 0.5), "mma": (0.7, 0.7), "pmm": (0.52, 0.52), "svm": (0.54, 0.54), "lmt": (0.48, 0.7)}
+    rows = {"ce": (0.5, 0.5), "mma": (0.7, 0.7), "pmm": (0.55, 0.55), "svm": (0.54, 0.54), "lmt": (0.48, 0.7)}
     for row, strengths in rows.items():
         write(tmp_path, row, *strengths)
     (suite,) = suite_runs(read_folders([tmp_path])).values()
