@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from marginbench.benchmarks.data.dataset import Split
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.doctor import Result
 from marginbench.benchmarks.evaluation.evaluated import output_margins
+from marginbench.benchmarks.probes._confident_attack import wrong_confidence
 from marginbench.benchmarks.probes.clever import Clever
 from marginbench.benchmarks.probes.constrained_margin import ConstrainedMargin
 from marginbench.benchmarks.probes.linearised_margin import LinearisedMargin
@@ -29,6 +31,7 @@ def examine_numbers() -> Iterator[Result]:
     yield _equality()
     yield from _margins()
     yield from _clever()
+    yield _rejecting()
     yield from _statistics()
 
 
@@ -91,6 +94,20 @@ def _clever() -> Iterator[Result]:
     scores = Clever(radius=dict.fromkeys(NORMS, 0.4), batches=4).measure(subject)
     for norm in NORMS:
         yield _near(f"a kink, clever_{norm}", scores[f"clever_{norm}"].tolist(), [0.4 / 5, 1.6 / 5])
+
+
+def _rejecting() -> Result:
+    """Logits of a pixel a, so small that class 1 is furthest above the mean of the others where it does not win.
+
+    z = (0.2 + 3 t, t, -5 - 20 t) / 1000 for t = a - 0.5 in [-0.2, 0.2]: it wins below t = -0.1, and most surely there.
+    """
+    net = Net(nn.Identity(), nn.Flatten(), nn.Linear(1, 3)).eval().requires_grad_(False)
+    slope = torch.tensor([3.0, 1.0, -20.0])
+    net.get_parameter("head.weight").copy_(slope[:, None] / 1000)
+    net.get_parameter("head.bias").copy_((torch.tensor([0.2, 0.0, -5.0]) - 0.5 * slope) / 1000)
+    x = torch.full((1, 1, 1, 1), 0.5)
+    found = wrong_confidence(Query(net, x, torch.tensor([0]), "linf", 0.2, x[:0], torch.Generator()), steps=30)
+    return _near("small logits, wrong_confidence", found.tolist(), [1.45e-3], tolerance=2e-2)
 
 
 def _statistics() -> Iterator[Result]:

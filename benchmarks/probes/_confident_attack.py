@@ -21,8 +21,8 @@ Draw = Callable[[Query, Tensor], Tensor]
 def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: Tensor | None = None) -> Tensor:
     """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
 
-    Ascent on the log-odds of a wrong class. Gradients are those of logits of a usual size: squares of others overflow,
-    or vanish.
+    Ascent on `sureness` of a wrong class. Gradients are those of logits of a usual size: squares of others overflow, or
+    vanish.
 
     Args:
         rival: [B] int64, the class. Default: the likeliest one at each step.
@@ -31,18 +31,20 @@ def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: T
     with torch.no_grad():
         unit = _unit(q.net(q.x))
 
+    best = q.x.new_full((len(q.x),), -torch.inf)
+
     def objective(image: Tensor) -> Tensor:
+        nonlocal best
         logits = attached(q.net, image)
+        seen = logits.detach()
+        best = torch.where(changes_class(seen, q.y), best.fmax(confidence(seen)), best)
         followed = current_rivals(logits, q.y, None if rival is None else rival[:, None])
-        return log_odds(logits, followed) / unit
+        return sureness(logits, followed) / unit
 
     radius = _radius(q)
     first = torch.zeros_like(q.x) if start is None else start
-    delta = backtracking(objective, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
-    with torch.no_grad():
-        logits = q.net((q.x + delta).clamp(0, 1))
-        found = torch.where(changes_class(logits, q.y), confidence(logits), -torch.inf)
-        return found.where(~found.isnan(), -torch.inf)
+    backtracking(objective, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
+    return best
 
 
 def from_confident_starts(q: Query, steps: int, draw: Draw, *, draws: int, followed: int) -> Tensor:
@@ -62,18 +64,31 @@ def from_confident_starts(q: Query, steps: int, draw: Draw, *, draws: int, follo
 
 @torch.no_grad()
 def _surest(q: Query, rivals: Tensor, draw: Draw, draws: int) -> tuple[Tensor, Tensor]:
-    """Of `draws` starts for each of the classes [B, R] the surest one, [R, B, C, H, W], and its log-odds, [R, B]."""
+    """Of `draws` starts for each of the classes [B, R] the surest one, [R, B, C, H, W], and `sureness`, [R, B]."""
     starts, sure = [], []
     for part in rivals.T.split(copies_at_once(len(q.x), q.fitting)):
         asked, rival = q.rows(torch.arange(len(q.x), device=q.x.device).repeat(len(part))), part.flatten()
         start, most = torch.zeros_like(asked.x), torch.full(rival.shape, -torch.inf, device=rival.device)
         for _ in range(draws):
             delta = draw(asked, rival)
-            odds = log_odds(q.net((asked.x + delta).clamp(0, 1)), rival[:, None])
+            odds = sureness(q.net((asked.x + delta).clamp(0, 1)), rival[:, None])
             start, most = select(odds > most, delta, start), torch.where(odds > most, odds, most)
         starts.append(start.view(len(part), *q.x.shape))
         sure.append(most.view(len(part), -1))
     return torch.cat(starts), torch.cat(sure)
+
+
+def sureness(logits: Tensor, index: Tensor) -> Tensor:
+    """How near class j = index [B, 1] of the logits [B, K] is to winning, and where it wins, how surely: [B].
+
+        z_j - max_{k != j} z_k, not above 0, where it does not win; else the log-odds, which are above 0 there
+
+    Where logits differ by little, the log-odds alone are large where class j is above the mean of the others, and need
+    not win.
+    """
+    others = logits.scatter(1, index, -torch.inf).amax(1)
+    behind = logits.gather(1, index)[:, 0] - others
+    return torch.where(behind > 0, log_odds(logits, index), behind)
 
 
 def at_random(q: Query, rival: Tensor) -> Tensor:

@@ -232,6 +232,10 @@ NUMBERS: dict[str, tuple[Plant, str]] = {
         twin(clever.Clever, "_score", "dim=1).max()", "dim=1).mean()"),
         "a kink, clever_l2",
     ),
+    "an attack on the reject option that need not win": (
+        twin(_confident_attack, "sureness", "behind > 0", "behind > -torch.inf"),
+        "small logits, wrong_confidence",
+    ),
     "CLEVER in balls of a fifth of the radius": (
         twin(clever.Clever, "_score", "(self.samples,), radius)", "(self.samples,), 0.2 * radius)"),
         "a kink, clever_linf",

@@ -36,10 +36,12 @@ def linear() -> nn.Sequential:
     return net.requires_grad_(False).eval()
 
 
-def run(net: nn.Module, steps: int = 30, tpr: float = 0.9) -> tuple[dict[str, Tensor], Split, Split]:
+def run(
+    net: nn.Module, steps: int = 30, tpr: float = 0.9, epsilon: dict[Norm, float] = EPSILON
+) -> tuple[dict[str, Tensor], Split, Split]:
     test, held_out = a_split(40, 1, net), a_split(50, 2, net)
     probe = Rejection(tpr=tpr, steps=steps, turns=1)
-    return probe.measure(Subject(net, test, held_out, held_out, EPSILON, seed=0)), test, held_out
+    return probe.measure(Subject(net, test, held_out, held_out, epsilon, seed=0)), test, held_out
 
 
 def test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear: nn.Sequential) -> None:
@@ -70,6 +72,7 @@ def test_large_logits_do_not_round_confidences_to_one(linear: nn.Sequential) -> 
 def test_the_size_of_logits_decides_nothing_where_their_order_is_that_of_the_limit(factor: float, usual: float) -> None:
     """That of z_j - mean z where logits are tiny, and of the gap to the runner-up where they are huge."""
     torch.manual_seed(0)
+    epsilon = {norm: 0.3 * EPSILON[norm] for norm in NORMS}
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     weight = net[1].weight.detach().clone()
 
@@ -77,14 +80,44 @@ def test_the_size_of_logits_decides_nothing_where_their_order_is_that_of_the_lim
         with torch.no_grad():
             net[1].weight.copy_(scale * weight)
             net[1].bias.copy_(-0.5 * scale * weight.sum(1))
-        found, test, _ = run(net)
+        found, test, _ = run(net, epsilon=epsilon)
         arrays = {name: value.numpy() for name, value in found.items()}
         arrays |= {"label": test.y.numpy(), "prediction": test.y.numpy()}
-        return Rejection(tpr=0.9, steps=1).metrics(arrays, EPSILON)
+        return Rejection(tpr=0.9, steps=1).metrics(arrays, epsilon)
 
     expected = metrics(usual)
     assert metrics(factor) == pytest.approx(expected, abs=1.5 / 40)
     assert all(0 < expected[f"rejection_robust_accuracy_{norm}"] < 0.9 for norm in NORMS)
+
+
+def slopes(scale: float) -> nn.Sequential:
+    """Logits (0.2 + 3 t, t, -5 - 20 t) of t = a - 0.5 for a pixel a, times a scale."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 3))
+    slope = torch.tensor([3.0, 1.0, -20.0])
+    with torch.no_grad():
+        net[1].weight.copy_(scale * slope[:, None])
+        net[1].bias.copy_(scale * (torch.tensor([0.2, 0.0, -5.0]) - 0.5 * slope))
+    return net.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e-2])
+def test_a_class_that_is_above_the_mean_need_not_win(scale: float) -> None:
+    """Class 1 is furthest above the mean of the others at t = 0.2, where class 0 wins; it wins below t = -0.1, and most
+    surely there. Every other attack on the way, from confident starts and at random, knows it too."""
+    q = a_query(slopes(scale), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), "linf", epsilon=0.2)
+    wanted = pytest.approx(1.45 * scale, rel=0.02)
+    assert float(attack.wrong_confidence(q, 30)) == wanted
+    assert float(attack.wrong_confidence(q, 60)) == wanted, "where steps are as short as rounding"
+    assert float(attack.from_confident_starts(q, 30, attack.at_random, draws=3, followed=1)) == wanted
+
+
+def test_sureness_is_in_the_order_of_what_is_sought() -> None:
+    """First the classes that do not win, the nearest last, and then by their log-odds."""
+    logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 1.0, 0.5], [1.0, 1.0, 1.0], [0.1, 0.0, 0.0], [3.0, 0.0, -90.0]])
+    found = attack.sureness(logits, torch.zeros(5, 1, dtype=torch.int64))
+    assert found[:3].tolist() == [-2.0, -1.0, 0.0] and bool((found.diff() > 0).all())
+    odds = np.log(np.exp(3.0) / (np.exp([0.0, -90.0]).sum() / 2))
+    assert float(found[4]) == pytest.approx(odds)
 
 
 def test_the_threshold_lets_the_share_pass() -> None:
@@ -199,6 +232,6 @@ def test_a_broken_attack_is_noticed(linear: nn.Sequential, monkeypatch: pytest.M
     if mutant == "returns its input":
         monkeypatch.setattr(attack, "backtracking", lambda objective, x, start, **ball: torch.zeros_like(x))
     else:
-        monkeypatch.setattr(attack, "log_odds", lambda logits, index: logits.sum(1))
+        monkeypatch.setattr(attack, "sureness", lambda logits, index: logits.sum(1))
     with pytest.raises(AssertionError):
         test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear)
