@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.tables.counts import exact, exact_metrics
 from marginbench.methods import NORMS
 
 BASELINE = "ce"  # costs are relative to its costs, differences are to it
@@ -21,10 +22,11 @@ def measured_by(records: Iterable[Record]) -> dict[str, dict[str, float]]:
     counted = [record for record in current(records) if record.method == BASELINE and record.status == "done"]
     seconds = _medians(counted, _machine, _seconds)
     passes = _medians(counted, _data, _passes)
+    metrics = {record.id: exact_metrics(record) for record in records}
     return {
         record.id: {
-            **record.metrics,
-            **_unknown(record.metrics),
+            **metrics[record.id],
+            **_unknown(metrics[record.id]),
             "cost": _seconds(record) / seconds.get(_machine(record), math.nan),
             "passes": _passes(record) / passes.get(_data(record), math.nan),
         }
@@ -34,10 +36,11 @@ def measured_by(records: Iterable[Record]) -> dict[str, dict[str, float]]:
 
 def _unknown(metrics: Mapping[str, float]) -> dict[str, float]:
     """Robust at epsilon as far as attacks know, and not certified there."""
+    robust = {norm: metrics[f"robust_accuracy_{norm}"] for norm in NORMS if f"robust_accuracy_{norm}" in metrics}
+    points = int(metrics.get("points", 0))
     return {
-        f"unknown_{norm}": metrics[f"robust_accuracy_{norm}"] - metrics.get(f"certified_accuracy_{norm}", 0.0)
-        for norm in NORMS
-        if f"robust_accuracy_{norm}" in metrics
+        f"unknown_{norm}": exact(share - metrics.get(f"certified_accuracy_{norm}", 0.0), points)
+        for norm, share in robust.items()
     }
 
 

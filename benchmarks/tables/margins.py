@@ -26,6 +26,7 @@ from marginbench.benchmarks.statistics.association import (
     within,
 )
 from marginbench.benchmarks.statistics.paired import LEVEL
+from marginbench.benchmarks.tables.counts import exact_metrics
 from marginbench.benchmarks.tables.measures import ALL, MEASURES, TARGETS, Measure, Network, Target
 from marginbench.benchmarks.tables.own_networks import once
 from marginbench.methods import MarginbenchError
@@ -147,7 +148,7 @@ def networks_of(source: "Source | Networks") -> Networks:
 
 def _over(networks: Sequence[Network], target: Target, values: Mapping[Measure, np.ndarray]) -> list[Paired]:
     """All measures of one suite, values [n, p], and one target."""
-    y = np.array([network.record.metrics.get(target.name, math.nan) for network in networks])
+    y = np.array([exact_metrics(network.record).get(target.name, math.nan) for network in networks])
     methods = _methods(networks)
     weights = resampled(int(methods.max()) + 1, DRAWS)
     found = []

@@ -15,6 +15,7 @@ from marginbench.benchmarks.statistics.letters import groups, letters
 from marginbench.benchmarks.statistics.paired import LEVEL, holm
 from marginbench.benchmarks.statistics.ranks import rank_intervals
 from marginbench.benchmarks.tables import columns
+from marginbench.benchmarks.tables.counts import OF_VALIDATION, validation_images
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.pairs import (
     ColumnPairs,
@@ -119,9 +120,8 @@ def _images(record: Record, column: Column) -> int | None:
     """Of how many images the column is a share; None where it is none, or that is not known."""
     if not columns.is_share(column):
         return None
-    if column.name in ("train_accuracy", "validation_accuracy"):  # as many of one as of the other
-        data = record.suite.settings.get("data")
-        return data.get("validation") if isinstance(data, Mapping) else None
+    if column.name in OF_VALIDATION:
+        return validation_images(record)
     return int(record.metrics.get("points", 0)) or None
 
 

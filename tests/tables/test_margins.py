@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import a_failure, a_record, a_tuning, claiming
+from made import EPSILON, a_failure, a_record, a_tuning, claiming
 from support import Run
 
 from marginbench.benchmarks.records.reader import Reading, read_folders
-from marginbench.benchmarks.records.record import write_record
+from marginbench.benchmarks.records.record import SuiteFacts, write_record
 from marginbench.benchmarks.tables.margins import SCORES, margins, networks_of, of_suites
 from marginbench.benchmarks.tables.render_margins import page, render_margins
 from marginbench.benchmarks.tables.tightness import tightness
@@ -206,6 +206,22 @@ def test_the_best_measure_of_a_gap_is_the_one_with_which_it_falls(tmp_path: Path
     for axis in ("across", "within"):
         assert [of[axis] for of in found] == pytest.approx([-1, 1]) and all(of[f"{axis}_shown"] for of in found)
         assert [of[f"{axis}_best"] for of in found] == [True, False]
+
+
+def test_gaps_that_float32_alone_tells_apart_are_tied(tmp_path: Path) -> None:
+    """Two of 200 images, at accuracies that round in other ways."""
+    settings = {"name": "toy", "title": "toy", "data": {"validation": 200}, "evaluation": {"epsilon": EPSILON}}
+    gaps = set()
+    for method in range(METHODS):
+        for seed in range(SEEDS):
+            seen, unseen = (float(np.float32((150 + 3 * method - less) / 200)) for less in (0, 2))
+            gaps.add(seen - unseen)
+            metrics = {"train_accuracy": seen, "validation_accuracy": unseen, "generalisation_gap": seen - unseen}
+            found = arrays(1.0 + method + 0.1 * seed, 1.0, 4)
+            write(tmp_path, f"m{method}", seed, found, metrics, suite=SuiteFacts.of(settings))
+    assert len(gaps) > 1, "the test needs such records"
+    tied = line(read_folders([tmp_path]), "generalisation_gap", "attacked_l2")
+    assert math.isnan(tied["tau"]) and math.isnan(tied["across"])
 
 
 def test_information_that_a_family_has_as_well_is_none(tmp_path: Path) -> None:

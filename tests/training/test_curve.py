@@ -29,7 +29,7 @@ def test_the_last_point_is_that_of_the_network() -> None:
     ):
         with torch.no_grad():
             logits = trained.net(split.images(slice(None)))
-        assert accuracy == pytest.approx(float((logits.argmax(1) == split.y).float().mean()))
+        assert accuracy == int((logits.argmax(1) == split.y).sum()) / 20, "a count, which no float32 has rounded"
         assert loss == pytest.approx(float(-logits.log_softmax(1).gather(1, split.y[:, None]).mean()), rel=1e-5)
 
 
