@@ -10,6 +10,9 @@ from marginbench.benchmarks.tables.standing import Standing
 EPSILON: dict[Any, float] = {"l2": 0.5, "linf": 0.1}
 ENVIRONMENT = Environment("h", "cpu", "p", 2, 1, "Linux", "3.11", {"torch": "2"}, "c0ffee")
 
+# accuracies of three seeds: 1,063 of 1,080 images in both, but added in floats the mean of the first is the smaller one
+LEVEL = [[count / 360 for count in counts] for counts in ((349, 354, 360), (345, 358, 360))]
+
 
 def a_suite(name: str = "toy", title: str = "toy_suite 100%") -> SuiteFacts:
     return SuiteFacts.of({"name": name, "title": title, "evaluation": {"epsilon": EPSILON}})

@@ -8,6 +8,7 @@ from marginbench.benchmarks.figures.figure import figure
 from marginbench.benchmarks.figures.layers import IS_PICKED, NOT_PICKED, inline, layered, row_colour, titled
 from marginbench.benchmarks.figures.rows import Rows, rows_of
 from marginbench.benchmarks.figures.scatter import Quantity
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.standing import Standing
 from marginbench.methods import MarginbenchError
@@ -69,8 +70,10 @@ def _standing(rows: Rows, column: str, names: Sequence[str]) -> list[dict[str, A
             found.append({**own, **_among(rows.standing(column).get(name))})
     sign = 1 if rows.column(column).ascending else -1
 
+    means = dict(zip((one["row"] for one in found), levels(sign * one["mean"] for one in found), strict=True))
+
     def place(one: dict[str, Any]) -> tuple[Any, ...]:
-        return (0, one["group"], one["row"]) if one.get("group") else (1, sign * one["mean"], one["row"])
+        return (0, one["group"], one["row"]) if one.get("group") else (1, means[one["row"]], one["row"])
 
     return sorted(found, key=place)
 

@@ -13,6 +13,7 @@ from marginbench.benchmarks.records.current import current
 from marginbench.benchmarks.records.reader import Reading, arrays_of
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.source import reading_of
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import BASELINE
 from marginbench.benchmarks.tables.leaderboard import Row, rank, suite_name, usual_order
@@ -128,8 +129,9 @@ class Rows:
             return list(names)
         column = column or self.usual
         sign = 1 if self.column(column).ascending else -1
-        means = {name: sign * row.mean(column)[0] for name, row in self.table.items() if name != BASELINE}
-        known = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+        others = [name for name in self.table if name != BASELINE]
+        means = zip(others, levels(sign * self.table[name].mean(column)[0] for name in others), strict=True)
+        known = {name: mean for name, mean in means if not math.isnan(mean)}
         best = [min(known, key=known.__getitem__)] if known else []
         return [*([BASELINE] if BASELINE in self.runs else []), *best]
 

@@ -16,6 +16,7 @@ from marginbench.benchmarks.figures.layers import (
 from marginbench.benchmarks.figures.rows import Rows, rows_of
 from marginbench.benchmarks.figures.scatter import Quantity, pareto
 from marginbench.benchmarks.records.tuning import Trial, Tuning
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.methods import MarginbenchError
 
 BAR, FRAME = 14, 60  # pixels: of a row, of title and axis
@@ -119,8 +120,9 @@ def _picked(rows: Rows, tunings: Sequence[Tuning], names: Sequence[str] | None) 
     """Default: the first row, which is the baseline if that was tuned, and the one that gained most."""
     if names is not None:
         return rows.picked(names)
-    best = max(tunings, key=lambda tuning: (_value(tuning, tuning.chosen) - _value(tuning, 0), tuning.name))
-    return list(dict.fromkeys([tunings[0].name, best.name]))
+    gains = levels(_value(tuning, tuning.chosen) - _value(tuning, 0) for tuning in tunings)
+    _, best = max(zip(gains, (tuning.name for tuning in tunings), strict=True))
+    return list(dict.fromkeys([tunings[0].name, best]))
 
 
 def _value(tuning: Tuning, number: int) -> float:

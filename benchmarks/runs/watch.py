@@ -16,6 +16,7 @@ from marginbench.benchmarks.records.training import Training
 from marginbench.benchmarks.runs.live import BEST, AtWork, View
 from marginbench.benchmarks.runs.locks import holders
 from marginbench.benchmarks.runs.progress import clock
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.leaderboard import DEFAULT_SORT, WITHOUT_RADII
 from marginbench.methods.errors import one_line
@@ -111,7 +112,8 @@ class Best:
             name: [fmean(_value(record, column) for record in records) for column in self._columns]
             for name, records in seeds.items()
         }
-        ordered = sorted(means, key=lambda name: (-means[name][0], name))
+        places = zip(levels(-mean for mean, *_ in means.values()), means, strict=True)
+        ordered = [name for _, name in sorted(places)]
         rows = [
             [
                 name,

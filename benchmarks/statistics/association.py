@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from marginbench.benchmarks.statistics.level import level
+
 DRAWS = 2000
 SMALLEST = 5  # groups for an interval: fewer are too few to resample
 
@@ -262,7 +264,8 @@ def _share_beyond(drawn: np.ndarray, seen: float) -> float:
 
 
 def _signs(values: np.ndarray) -> np.ndarray:
-    """[n, n] float64 signs of v_i - v_j."""
+    """[n, n] float64 signs of v_i - v_j, 0 where these differ by rounding alone."""
+    values = level(values)
     larger = (values[:, None] > values[None]).astype(float)
     return np.asarray(larger - larger.T)
 

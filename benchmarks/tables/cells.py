@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.record import INAPPLICABLE
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.statistics.paired import LEVEL
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, is_baseline
@@ -150,32 +151,27 @@ def _measured(ends: Sequence[Column], board: Board, epsilon: Mapping[Norm, float
     ordering = board.ordering
     best = {column.name: _best(column, board.rows) for column in ends}
 
-    def cell(row: Row) -> Cell:
+    def cell(place: int, row: Row) -> Cell:
         if not row.facts["n"]:
             return (Span(MEASURED_NOTHING),)
         of = board.of(row) if ends == (ordering,) else None
-        spans = [
-            Span(
-                _text(column, row, of), "best" if not row.mark and row.mean(column.name)[0] == best[column.name] else ""
-            )
-            for column in ends
-        ]
+        spans = [Span(_text(column, row, of), "best" if best[column.name][place] else "") for column in ends]
         if len(spans) == 1:
             return (*spans, Span(of.letters, "letters")) if of and of.letters else tuple(spans)
         lower, upper = spans
         return Span("["), lower, Span(", "), upper, Span("]")
 
     header = ends[0].heading(epsilon) if len(ends) == 1 else _interval(ends[0])
-    return PageColumn(header, [cell(row) for row in board.rows], ordering=ends == (ordering,))
+    return PageColumn(header, list(itertools.starmap(cell, enumerate(board.rows))), ordering=ends == (ordering,))
 
 
-def _best(column: Column, rows: Sequence[Row]) -> float:
-    """The best mean of the rows that count; NaN, which equals nothing, where half of them share it."""
-    means = [mean for row in rows if not row.mark and not math.isnan(mean := row.mean(column.name)[0])]
-    if not means:
-        return math.nan
-    best = min(means) if column.ascending else max(means)
-    return best if 2 * means.count(best) < len(means) or len(set(means)) == len(means) > 1 else math.nan
+def _best(column: Column, rows: Sequence[Row]) -> list[bool]:
+    """Of each row, whether it has the best mean of those that count; none has it where half of them share it."""
+    means = levels(math.nan if row.mark else row.mean(column.name)[0] for row in rows)
+    known = [mean for mean in means if not math.isnan(mean)]
+    best = (min if column.ascending else max)(known, default=math.nan)
+    apart = 2 * known.count(best) < len(known) or len(set(known)) == len(known) > 1
+    return [apart and mean == best for mean in means]
 
 
 def _text(column: Column, row: Row, of: Standing | None) -> str:

@@ -14,6 +14,7 @@ from marginbench.benchmarks.records.current import Version, distinct, marks, ver
 from marginbench.benchmarks.records.reader import RESULTS
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.source import Source, reading_of
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.derived import measured_by
@@ -110,9 +111,11 @@ def rank(records: Iterable[Record], by: str = DEFAULT_SORT, known: Standings | N
     rows = _with_fronts([_with_counts(row, known or {}) for row in rows])
     down = {column.name for column in columns.all_columns(probes) if not column.ascending}
     ascending = by not in down  # of intervals, the narrowest first
-    return sorted(
-        rows, key=lambda row: (*_suite(row), bool(row.mark), *_place(row, by, ascending), row.facts["method"])
-    )
+    places = _places([_value(row, by) for row in rows], ascending)
+    keys = [
+        (*_suite(row), bool(row.mark), *place, row.facts["method"]) for row, place in zip(rows, places, strict=True)
+    ]
+    return [rows[k] for k in sorted(range(len(rows)), key=keys.__getitem__)]
 
 
 def usual_order(records: Sequence[Record]) -> str:
@@ -133,18 +136,26 @@ def _suite(row: Row) -> tuple[str | int, ...]:
 
 def has(row: Row, by: str) -> bool:
     """Whether the column, or its interval, was measured of the row."""
-    return not _place(row, by, True)[0]
+    value = _value(row, by)
+    return isinstance(value, str) or not math.isnan(value)
 
 
-def _place(row: Row, by: str, ascending: bool) -> tuple[bool, Any]:
-    """What was not measured comes last."""
+def _value(row: Row, by: str) -> str | float:
+    """What orders the row; NaN where it was not measured."""
     name = by.removesuffix(columns.INTERVAL)
-    value: Any = {**row.facts, **row.texts}.get(name)
-    if value is None:
-        value = row.mean(name)[by != name]
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True, 0
-    return False, value if ascending else -value
+    if name in row.facts:
+        return row.facts[name]
+    mean, half = row.mean(name)
+    return mean if by == name else math.nan if half is None else half
+
+
+def _places(values: Sequence[str | float], ascending: bool) -> list[tuple[bool, str | float]]:
+    """What rows are sorted by: those that differ by rounding alone are level, what was not measured comes last."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) < len(values):
+        return [(False, value) for value in values]
+    signed = [number if ascending else -number for number in levels(numbers)]
+    return [(math.isnan(number), 0 if math.isnan(number) else number) for number in signed]
 
 
 def _with_counts(row: Row, known: Standings) -> Row:

@@ -22,6 +22,7 @@ from marginbench.benchmarks.records.reader import Reading, arrays_of
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.scores import SCORES, pseudo_values
 from marginbench.benchmarks.records.tuning import TUNED
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 from marginbench.benchmarks.statistics.pairwise import MIN_SEEDS, Pairwise, pairwise
 from marginbench.benchmarks.tables import columns
@@ -107,8 +108,9 @@ class ColumnPairs:
 def column_pairs(suite: SuiteRuns, column: Column) -> ColumnPairs:
     """Compare all rows that can be compared."""
     name = column.name
-    means = {row: suite.mean(row, name) for row in suite.runs if suite.comparable(row, name)}
-    order = sorted(means, key=lambda row: (means[row] if column.ascending else -means[row], row))
+    rows = [row for row in suite.runs if suite.comparable(row, name)]
+    means = dict(zip(rows, levels(suite.mean(row, name) for row in rows), strict=True))
+    order = sorted(rows, key=lambda row: (means[row] if column.ascending else -means[row], row))
     return ColumnPairs(suite, column, order, compared(suite, [(row, name) for row in order], column) if order else None)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.statistics.fronts import front
-from marginbench.benchmarks.statistics.level import level
 from marginbench.benchmarks.tables import columns
 
 Means = Mapping[str, float]  # by column
@@ -31,14 +30,10 @@ FRONTS = tuple(
 
 def on_fronts(rows: Sequence[Means]) -> list[dict[str, str]]:
     """Of each row of a suite, by the names of `columns.PARETO`, the columns in which it is on the front."""
-    import numpy as np
-
     found: list[dict[str, list[str]]] = [defaultdict(list) for _ in rows]
-    used = {column.name for of in FRONTS for column in (of.quality, of.against)}
-    values = {name: level(np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)) for name in used}
     for of in FRONTS:
         sign = -1 if of.against.ascending else 1
-        points = list(zip((sign * values[of.against.name]).tolist(), values[of.quality.name].tolist(), strict=True))
+        points = [(sign * row.get(of.against.name, math.nan), row.get(of.quality.name, math.nan)) for row in rows]
         for texts, on in zip(found, front(points), strict=True):
             if on:
                 texts[f"pareto_{of.against.name}"].append(of.quality.name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import Record
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.board import Board, boards, is_baseline, where_rows_stand
 from marginbench.benchmarks.tables.cells import (
@@ -215,10 +216,11 @@ def shown_rows(board: Board, asked: Collection[str]) -> list[int | None]:
 def _best(board: Board, places: Sequence[int]) -> list[int]:
     """The rows with the best means in the column that orders them; by name, they may stand anywhere in their group."""
     column = board.ordering
-    means = {} if column is None else {place: board.rows[place].mean(column.name)[0] for place in places}
-    known = {place: mean for place, mean in means.items() if not math.isnan(mean)}
-    descending = column is not None and not column.ascending
-    return sorted(known, key=lambda place: known[place], reverse=descending)[:BEST]
+    if column is None:
+        return []
+    means = levels(board.rows[place].mean(column.name)[0] for place in places)
+    known = {place: mean for place, mean in zip(places, means, strict=True) if not math.isnan(mean)}
+    return sorted(known, key=lambda place: known[place], reverse=not column.ascending)[:BEST]
 
 
 def fitting(table: Sequence[PageColumn], width: int, in_order: bool = False) -> list[PageColumn]:

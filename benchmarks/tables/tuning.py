@@ -11,6 +11,7 @@ from marginbench.benchmarks.records.column import Column
 from marginbench.benchmarks.records.reader import Reading
 from marginbench.benchmarks.records.record import SuiteFacts
 from marginbench.benchmarks.records.tuning import TUNED, Tuning, in_words
+from marginbench.benchmarks.statistics.level import levels
 from marginbench.benchmarks.statistics.paired import LEVEL, holm
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.cells import Side
@@ -219,5 +220,6 @@ def _csv(made: Sequence[Gains]) -> str:
 
 
 def _ranks(means: Mapping[str, float]) -> dict[str, int]:
-    """1 is the best; equal means share the better rank."""
-    return {row: 1 + sum(other > mean for other in means.values()) for row, mean in means.items()}
+    """1 is the best; equal means, as those that differ by rounding alone, share the better rank."""
+    values = levels(means.values())
+    return {row: 1 + sum(other > mean for other in values) for row, mean in zip(means, values, strict=True)}

@@ -86,6 +86,17 @@ def test_the_row_that_gained_most_is_picked_beside_the_first(tmp_path: Path) -> 
         assert picked["value"] == ["ce+tuned", "mma+tuned"]
 
 
+def test_of_equal_gains_the_last_by_name_is_picked(tmp_path: Path) -> None:
+    """0.2 - 0.1 is more than 0.9 - 0.8 in floats."""
+    for row, clean in (("ce", (0.5, 0.5)), ("mma", (0.1, 0.2)), ("pmm", (0.8, 0.9))):
+        trials = zip(a_tuning(row).history, clean, strict=False)
+        history = [replace(trial, clean_accuracy=value, value=value) for trial, value in trials]
+        tuning = a_tuning(row, chosen=1, history=history)
+        write_row(tmp_path, tuning.name, 0.5, tuning=tuning)
+    (picked,) = plot("tuning_history", tmp_path).to_dict()["params"]
+    assert picked["value"] == ["ce+tuned", "pmm+tuned"]
+
+
 def test_what_was_tuned_for_one_number_has_no_front(tmp_path: Path) -> None:
     tuning = a_tuning("ce", importance={})
     write_row(tmp_path, tuning.name, 0.5, tuning=tuning)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import LEVEL, a_record
 from processes import MARGINBENCH, Program, Start
 from rich.console import Console
 
@@ -134,6 +135,14 @@ def test_the_best_so_far_are_means_of_what_is_done(tiny: Path, tmp_path: Path) -
     assert [row[0] for row in rows] == sorted(expected, key=lambda name: (-expected[name], name))
     assert [row[2] for row in rows] == [f"{expected[row[0]]:.1f}" for row in rows]
     assert watch(redo="everything").view().best == []  # what is known is about to be replaced
+
+
+def test_rows_that_differ_by_rounding_are_in_order_of_their_names(tiny: Path, tmp_path: Path) -> None:
+    watch = Watch(prepare(str(tiny), out=tmp_path, device="cpu"))
+    for row, values in zip(("arcface", "kobayashi"), LEVEL, strict=True):
+        for seed, value in enumerate(values):
+            watch.finished(a_record(row, seed, value))
+    assert [row[0] for row in watch.view().best] == ["arcface", "kobayashi"]
 
 
 def test_trainings_alone_are_shown_by_their_validation_accuracy(tiny: Path, tmp_path: Path) -> None:
