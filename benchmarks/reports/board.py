@@ -98,9 +98,11 @@ class Board:
         heading = next((one for one in self.headings if one.name == self.sort), None)
         if heading is None or not heading.grouped:
             return "Which differences are real is not known: that takes three networks of each row."
-        first = [line.name for line in self.lines if line.cells[self.sort].group == 1]
+        cells = {line.name: line.cells[self.sort] for line in self.lines}
+        first = [name for name, cell in cells.items() if cell.group == 1]
         if len(first) == 1:
-            return f"By {heading.text}, {first[0]} is ahead of all others."
+            whole = all(cell.group is not None or cell.value is None for cell in cells.values())
+            return f"By {heading.text}, {first[0]} is ahead of all others{'' if whole else ' that can be compared'}."
         return f"By {heading.text}, the first {len(first)} rows cannot be told apart."
 
 

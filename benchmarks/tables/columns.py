@@ -21,7 +21,7 @@ STANDING = {  # after the name of a measured column, in csv and json; see `stand
     "difference_high": "Upper end of the difference's 95 % interval over seeds and test points.",
     "p": "That there is no difference to ce, two-sided; after Holm's correction over the rows.",
     "best_rank": "Lower end of the rank's 95 % interval, 1 for the best row.",
-    "worst_rank": "Upper end of the rank's 95 % interval.",
+    "worst_rank": "Upper end of the rank's 95 % interval; rows that cannot be compared may all be better.",
     "letters": "Rows that share a letter cannot be told apart, at 5 % over all pairs.",
     "group": "No two rows of a group can be told apart, at 5 % over all pairs; 1 is the best.",
 }

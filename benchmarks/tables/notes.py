@@ -73,7 +73,9 @@ def _order(board: Board, headers: Sequence[str]) -> str:
         f"Ordered by {name}: by groups, which are runs of rows in the order of their means of which no two differ, then"
         " by name. Rows that share a letter cannot be told apart: all pairs, Holm's correction."
     ]
-    words.append("rank: 95 % interval of the place among all rows.")
+    others = sum(not of.best_rank and not math.isnan(of.mean) for of in board.standing.values())
+    anywhere = f"; {counted(others, 'row')} cannot be compared and may be better or worse" if others else ""
+    words.append(f"rank: 95 % interval of the place among all rows{anywhere}.")
     if TO_BASELINE in headers:
         words.append(
             f"{TO_BASELINE}: paired difference, on pages [95 % interval], * if p < {LEVEL:g} after Holm's correction"

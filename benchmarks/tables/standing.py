@@ -43,8 +43,8 @@ class Standing:
     difference_low: float = math.nan  # of its 95 % interval, uncorrected
     difference_high: float = math.nan
     p: float = math.nan  # that there is none; after Holm's correction over the rows of the table
-    best_rank: int | None = None  # 95 % interval of the rank among the rows that can be compared, 1 is the best
-    worst_rank: int | None = None
+    best_rank: int | None = None  # 95 % interval of the rank among all rows that have a mean, 1 is the best
+    worst_rank: int | None = None  # rows that cannot be compared may all be better
     letters: str = ""  # rows that share one cannot be told apart; Holm's correction over all pairs
     group: int | None = None  # no two rows of a group can be told apart, 1 is the best
 
@@ -136,7 +136,8 @@ def _among(between: ColumnPairs, alone: Mapping[str, Standing]) -> dict[str, Sta
     differ = np.zeros(pairs.p.shape, bool)
     differ[i, j] = differ[j, i] = np.array(holm(pairs.p[i, j].tolist())) < LEVEL
     shared, of_group = letters(differ.tolist()), groups(differ.tolist())
-    ranks = rank_intervals(-pairs.difference if between.column.ascending else pairs.difference, pairs.p)
+    better = -pairs.difference if between.column.ascending else pairs.difference
+    ranks = rank_intervals(better, pairs.p, sum(not math.isnan(alone[row].mean) for row in alone if row not in order))
     out = {
         row: replace(alone[row], best_rank=ranks[k][0], worst_rank=ranks[k][1], letters=shared[k], group=of_group[k])
         for k, row in enumerate(order)

@@ -18,6 +18,13 @@ def test_ranks_follow_from_the_rows_that_are_better_and_worse() -> None:
     assert rank_intervals(np.zeros((1, 1)), np.ones((1, 1))) == [(1, 1)]
 
 
+def test_rows_that_cannot_be_compared_may_all_be_better() -> None:
+    means = np.array([3.0, 2.0, 1.9, 0.0])
+    better = means[:, None] - means
+    certain = np.where(np.abs(better) > 0.5, 0.001, 1.0)
+    assert rank_intervals(better, certain, 2) == [(1, 3), (2, 5), (2, 5), (4, 6)]
+
+
 def test_holms_correction_is_over_the_comparisons_of_the_row() -> None:
     better = np.arange(11.0)[:, None] - np.arange(11.0)
     p = np.ones((11, 11))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import EPSILON, a_record
+from made import EPSILON, a_failure, a_record
 from scipy.special import stdtrit
 
 from marginbench.benchmarks.records.metrics import summarise
@@ -20,9 +20,11 @@ from marginbench.benchmarks.statistics.paired import holm
 from marginbench.benchmarks.statistics.pairwise import pairwise
 from marginbench.benchmarks.tables import columns
 from marginbench.benchmarks.tables.across import across
+from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.compare import compare_rows
 from marginbench.benchmarks.tables.frame import leaderboard
 from marginbench.benchmarks.tables.own_networks import rows_once
+from marginbench.benchmarks.tables.render import render
 from marginbench.benchmarks.tables.standing import standings
 from marginbench.methods.errors import ParameterError
 
@@ -161,7 +163,7 @@ def test_below_three_seeds_nothing_is_compared(tmp_path: Path) -> None:
         assert of.n == 2 and math.isfinite(of.mean) and math.isfinite(of.difference)
         assert all(map(math.isnan, (of.low, of.high, of.difference_low, of.p)))
         assert of.letters == "" and of.group is of.best_rank is of.worst_rank is None
-    assert found[SUITE, "ce"][ROBUST].worst_rank == 2, "of the rows that are compared"
+    assert found[SUITE, "ce"][ROBUST].worst_rank == 3, "few may be better"
 
 
 def test_rows_without_their_arrays_are_not_compared_point_by_point(
@@ -175,7 +177,7 @@ def test_rows_without_their_arrays_are_not_compared_point_by_point(
     assert "row good is not compared" in caplog.text and lost.stem in caplog.text
     assert found[SUITE, "good"][ROBUST].group is None and math.isfinite(found[SUITE, "good"][ROBUST].low)
     assert found[SUITE, "good"]["validation_accuracy"].group is not None, "which is known without arrays"
-    assert found[SUITE, "sure"][ROBUST].worst_rank == 1
+    assert found[SUITE, "sure"][ROBUST].ranks == "1–2", "good may be better"
     bare = Reading({path: replace(record, arrays_sha256=None) for path, record in reading.records.items()}, {})
     assert {of[ROBUST].group for of in standings(bare, [ROBUST]).values()} == {None}
 
@@ -196,7 +198,20 @@ def test_a_margin_that_no_attack_ends_has_no_rank(folder: Path) -> None:
     found = standings(read_folders([folder]), [UPPER, ROBUST])
     of = found[SUITE, "masked"]
     assert of[UPPER].mean == math.inf and of[UPPER].group is None and math.isnan(of[UPPER].difference)
-    assert of[ROBUST].group is not None and found[SUITE, "sure"][UPPER].worst_rank == 2
+    assert of[ROBUST].group is not None and found[SUITE, "sure"][UPPER].ranks == "1–3", "masked may be better"
+
+
+def test_a_row_that_lost_a_seed_may_still_be_the_best(folder: Path) -> None:
+    """A row of which nothing was measured has no place."""
+    write(folder, "best", 9, 0.9, seeds=2)
+    write_record(folder / "runs", a_failure("best", 2), {})
+    write_record(folder / "runs", a_record("nothing", metrics={"points": 200.0}), {})
+    reading = read_folders([folder])
+    found = standings(reading, [ROBUST])
+    wanted = {"good": "1–3", "sure": "1–3", "ce": "3–5", "twin": "3–5", "best": "", "nothing": ""}
+    assert {row: of[ROBUST].ranks for (_, row), of in found.items()} == wanted
+    text = render(list(reading.records.values()), "md", Choice(by=ROBUST), found)
+    assert "of the place among all rows; 1 row cannot be compared and may be better or worse." in text
 
 
 def test_suites_and_versions_do_not_mix(folder: Path) -> None:
