@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from marginbench.benchmarks.statistics.level import SHARE
 from marginbench.benchmarks.statistics.paired import mean_and_interval
 
 
@@ -10,10 +11,11 @@ def interval(values: Sequence[float], points: int | None = None) -> tuple[float,
     """Lower and upper end of the 95 % interval of the mean, NaN below three seeds.
 
     Student's interval over seeds. Near 0 and 1 it fails: shares of 0 in all seeds have no spread, and others would
-    reach beyond [0, 1]. There the interval is cut to [0, 1] and widened to that of Clopper and Pearson (Biometrika 26,
-    1934) for the mean share of the N test points. Seeds share the points, so that n seeds count as N points, not as n
-    N. Wilson's interval would be a little narrower, but covers as little as 84 % where one point in N is right, which
-    is the very case; that of Clopper and Pearson covers at least 95 % everywhere.
+    reach beyond [0, 1]. There, and wherever shares are equal but for rounding, the interval is cut to [0, 1] and
+    widened to that of Clopper and Pearson (Biometrika 26, 1934) for the mean share of the N test points. Seeds share
+    the points, so that n seeds count as N points, not as n N. Wilson's interval would be a little narrower, but covers
+    as little as 84 % where one point in N is right, which is the very case; that of Clopper and Pearson covers at least
+    95 % everywhere.
 
     Args:
         values: the mean over points of each seed.
@@ -23,7 +25,7 @@ def interval(values: Sequence[float], points: int | None = None) -> tuple[float,
     if half is None:
         return math.nan, math.nan
     low, high = mean - half, mean + half
-    if points is None or (min(values) < max(values) and low >= 0 and high <= 1):
+    if points is None or (max(values) - min(values) > SHARE and low >= 0 and high <= 1):
         return low, high
     least, most = clopper_pearson(mean, points)
     return min(max(low, 0.0), least), max(min(high, 1.0), most)

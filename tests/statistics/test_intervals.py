@@ -36,6 +36,13 @@ def test_near_zero_and_one_it_stays_within_and_has_a_width() -> None:
     assert (low, high) == pytest.approx(clopper_pearson(0.4, 360)), "no spread by chance is no certainty"
 
 
+def test_shares_that_differ_by_rounding_alone_have_no_spread() -> None:
+    shares = [a / 360 - b / 360 for a, b in ((104, 0), (105, 1), (186, 82))]
+    assert len(set(shares)) > 1, "the test needs such shares"
+    assert interval(shares, 360) == pytest.approx(clopper_pearson(104 / 360, 360))
+    assert interval([0.0, 1e-17, -1e-17], 360) == pytest.approx((0.0, clopper_pearson(0.0, 360)[1]))
+
+
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.5])
 def test_it_covers_the_share(share: float) -> None:
     """Networks that agree on every point: what is left is the chance of the points."""
