@@ -167,7 +167,10 @@ def load_data(
     lost = np.setdiff1d(labels, labels[kept])
     if len(lost):
         reason = "train_size, imbalance or validation"
-        raise MarginbenchError(f"data: with this {reason} no training image of class {lost[0]} is left")
+        ways = {"raise train_size": train_size is not None, "lower imbalance": imbalance is not None}
+        ways |= {"lower validation": validation > 1, "add images of that class": True}
+        remedy = ", or ".join(way for way, helps in ways.items() if helps)
+        raise MarginbenchError(f"data: with this {reason} no training image of class {lost[0]} is left: {remedy}")
 
     held = evaluate == "validation"
     if not held and log.isEnabledFor(logging.WARNING) and (known := _known(found)):

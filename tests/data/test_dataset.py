@@ -10,6 +10,7 @@ import torch
 from data_support import arrays, rows, save, save_images
 
 from marginbench.benchmarks.data.dataset import Split, data_folder, load_data
+from marginbench.methods import MarginbenchError
 
 
 def test_splits_are_disjoint_and_the_test_set_is_not_touched(sets: Path) -> None:
@@ -25,6 +26,23 @@ def test_splits_are_disjoint_and_the_test_set_is_not_touched(sets: Path) -> None
         assert torch.equal(data.validation.x, whole.validation.x)
         assert rows(data.train) <= rows(whole.train)
         assert (data.fingerprint == whole.fingerprint) == (not options)
+
+
+@pytest.mark.parametrize(
+    ("validation", "options", "remedy"),
+    [
+        (1, {}, "add images of that class"),
+        (2, {}, "lower validation, or add images of that class"),
+        (1, {"train_size": 2}, "raise train_size, or add images of that class"),
+        (1, {"imbalance": 99.0}, "lower imbalance, or add images of that class"),
+    ],
+)
+def test_a_class_without_training_images_is_told_with_what_would_give_it_some(
+    sets: Path, validation: int, options: dict[str, float], remedy: str
+) -> None:
+    save(sets / "mine.npz", arrays(train=4))
+    with pytest.raises(MarginbenchError, match=f"no training image of class . is left: {remedy}$"):
+        load_data("mine", validation, Path(), sets, **options)  # type: ignore[arg-type]
 
 
 def test_held_out_images_do_not_shorten_the_tail(sets: Path) -> None:
