@@ -29,6 +29,8 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from marginbench.benchmarks.statistics.level import level
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -83,12 +85,12 @@ def pairwise(
     of = luck(seeds, size, own)
     means = _means(seeds)
     i, j = np.triu_indices(rows, 1)
+    difference = np.where(level(means)[:, None] == level(means), 0.0, means[:, None] - means)
     over_points = _over_points(points)[i, j] if points is not None else np.zeros(len(i))
     parts = np.stack([of.variance[i], of.variance[j], over_points])  # [3, pairs]
     many = points.shape[1] - 1 if points is not None else 1
     degrees = [of.degrees[i], of.degrees[j], np.full(len(i), float(many))]
-    half, p = _cochran_cox(np.abs(means[i] - means[j]), parts, np.stack(degrees))
-    difference = means[:, None] - means
+    half, p = _cochran_cox(np.abs(difference[i, j]), parts, np.stack(degrees))
     return Pairwise(difference, _symmetric(half, rows, 0.0), _symmetric(p, rows, 1.0))
 
 

@@ -132,6 +132,15 @@ def test_without_any_spread_different_means_differ() -> None:
     assert found.p[0, 1] == 1 and found.p[0, 2] <= 1e-12 and found.half[0, 2] < 1e-12
 
 
+def test_means_that_differ_by_rounding_are_one() -> None:
+    """The same counts in another order of the seeds, twice, and no spread but that of rounding."""
+    counts = np.array([[301, 300, 311], [311, 301, 300]]) / 360
+    assert counts[0].sum() / 3 != counts[1].sum() / 3
+    for seeds in (counts, np.array([[0.1 + 0.2] * 3, [0.3] * 3])):
+        found = pairwise(seeds)
+        assert found.difference[0, 1] == 0 and found.p[0, 1] == 1
+
+
 def test_a_share_of_zero_in_all_seeds_is_not_free_of_luck() -> None:
     """Others say how much there is."""
     seeds = np.vstack([np.zeros(3), np.random.default_rng(7).normal(0.5, 0.05, size=(10, 3))])
