@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from made import EPSILON, a_failure, a_record, a_tuning, claiming
 from support import Run
@@ -181,6 +182,33 @@ def test_settings_of_a_method_are_no_independent_draws(tmp_path: Path) -> None:
     assert set(table["networks"]) == {72} and set(table["rows"]) == {24} and set(table["methods"]) == {3}
     assert table["across_low"].isna().all() and not table["across_shown"].any() and not table["r2_shown"].any()
     assert "72 networks of 3 methods, in 24 rows. So few methods have no intervals" in page(read_folders([tmp_path]))
+
+
+def test_copies_of_a_setting_teach_nothing(tmp_path: Path) -> None:
+    """Five methods of three settings that have the same numbers are told of as the five: no interval is narrower for
+    them, no p smaller, and nothing of a method is known while it is left out. With five that all agree p is 2/120,
+    more than eight measures may have each."""
+
+    def table(settings: int) -> pd.DataFrame:
+        stream, folder = np.random.default_rng(0), tmp_path / str(settings)
+        for method in range(5):
+            for seed in range(SEEDS):
+                drawn = stream.normal(size=6)
+                names = [f"linearised_input_{name}" for name in ("q1", "median", "q3")]
+                metrics = {"clean_accuracy": 0.5 + 0.05 * method + 0.01 * drawn[0]}
+                metrics |= dict(zip([*names, "constrained_margin"], drawn[1:5], strict=True))
+                found = arrays(1.0 + method + 0.1 * seed, drawn[5], 0)
+                for setting in range(settings):
+                    of = {"method": f"m{method}"}
+                    record = a_record(f"m{method}(x={setting})", seed, metrics=metrics, identity=of)
+                    write_record(folder / "runs", claiming(record, f"family {method % 2}", "p"), found)
+        return margins(read_folders([folder]), ["clean_accuracy"])
+
+    alone, copied = table(1), table(3)
+    agreeing = alone[alone["measure"] == "attacked_l2"]
+    assert (agreeing["across_low"] == 1).all() and not agreeing["across_shown"].any() and alone["r2_low"].notna().all()
+    others = ["networks", "rows", "within_shown"]  # the seeds of each setting are shuffled: they are draws of their own
+    pd.testing.assert_frame_equal(copied.drop(columns=others), alone.drop(columns=others), rtol=1e-6)
 
 
 def test_few_methods_have_no_intervals_and_two_no_table(reading: Reading) -> None:
