@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from figure_support import STRENGTH, data_of, marks, some_arrays
-from made import EPSILON
+from made import EPSILON, a_record
 
 from marginbench.benchmarks.figures.accuracy_curves import ends
 from marginbench.benchmarks.figures.bands import POINTS, Grid, grid_to
 from marginbench.benchmarks.figures.draw import plot
 from marginbench.benchmarks.figures.rows import rows_of
+from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.records.record import write_record
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
@@ -53,6 +55,19 @@ def test_curves_are_those_of_a_slow_count(board: Path) -> None:
                 certified += bool(right and arrays["lower_linf"][point] >= np.float32(radius))
         assert found["upper"] is not None and found["upper"][i] == pytest.approx(robust / 120)
         assert found["lower"] is not None and found["lower"][i] == pytest.approx(certified / 120)
+
+
+def test_a_bound_at_the_radius_is_certified_and_not_robust(tmp_path: Path) -> None:
+    """Of four correct images two have bounds at the radius itself; float32 has no 0.1."""
+    at, zero = np.float32(0.1), np.zeros(4, dtype=np.int64)
+    upper, lower = np.array([at, 0.2, 0.3, at]), np.array([0.05, at, at, 0.0])
+    arrays = {"label": zero, "prediction": zero, "output_margin": np.ones(4)}
+    for norm in EPSILON:
+        arrays |= {f"upper_{norm}": upper.astype(np.float32), f"lower_{norm}": lower.astype(np.float32)}
+        arrays[f"lower_{norm}_crown"] = arrays[f"lower_{norm}"]
+    write_record(tmp_path / "runs", a_record("ce", metrics=summarise(arrays, EPSILON)), arrays)
+    found = ends(rows_of(tmp_path), "ce", "linf", Grid(0.1, 1.0, 1))
+    assert found["upper"] == pytest.approx([2 / 4]) and found["lower"] == pytest.approx([2 / 4])
 
 
 def test_the_gap_is_shaded_where_something_is_certified(board: Path) -> None:
