@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from module_support import Code, conv, head
@@ -132,6 +133,20 @@ def test_radii_behind_pooling_are_those_of_the_layers(pool: nn.Module) -> None:
     )
     assert plain is not None and rewritten is not None and (plain > 0).all()
     torch.testing.assert_close(rewritten, plain, rtol=1e-4, atol=0)
+
+
+def test_in_l_infinity_the_radius_is_shorter_by_the_root_of_the_pixels() -> None:
+    """Of a linear network, where no layer is bounded: (z_y - z_j) / (||w_y - w_j|| sqrt(36)), in numpy."""
+    x = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Flatten(), head(36)).eval().requires_grad_(False)
+    logits, weight = net(x).double().numpy(), net[1].weight.double().numpy()
+    y = logits.argmax(1)
+    apart = np.linalg.norm(weight[y][:, None] - weight[None], axis=2)
+    gaps = logits[np.arange(8), y][:, None] - logits
+    ratios = np.divide(gaps, apart, out=np.full_like(gaps, np.inf), where=apart > 0)
+    for norm, pixels in (("l2", 1.0), ("linf", 6.0)):
+        radius = lipschitz(a_query(net, x, torch.from_numpy(y), norm)).lower  # type: ignore[arg-type]
+        assert radius is not None and radius.tolist() == pytest.approx((ratios.min(1) / pixels).tolist(), rel=1e-3)
 
 
 def test_entries_that_are_taken_several_times_count_as_often() -> None:
