@@ -21,7 +21,7 @@ def test_tighten_stops_at_the_class_change() -> None:
     candidate[1, 0, 0, 0] = 7.0  # outside the box
     candidate[2] = torch.nan
     for norm in NORMS:
-        point, reached = tighten(net, x, candidate, y, norm, steps=20)
+        point, reached = tighten(net, x, candidate, y, norm)
         assert reached[:2].tolist() == pytest.approx([0.75, 0.75], rel=1e-5)
         assert (reached[:2] >= 0.75).all()
         assert (reached[2:] == torch.inf).all()
