@@ -80,6 +80,19 @@ def test_small_is_good_where_the_column_says_so() -> None:
     assert found.ranking.ranks.tolist() == [[1, 2, 3]] * 3
 
 
+def test_rows_are_ranked_by_their_means_over_seeds() -> None:
+    """In each suite the first seed alone would turn the order round: 0.9 and 0.2 beside 0.6 and 0.6."""
+    made = [record for record in records(3) if record.method in ("ce", "mma")]
+    accuracies = {"ce": (0.9, 0.2), "mma": (0.6, 0.6)}
+    seeds = [
+        a_record(one.method, seed, accuracies[one.method][seed], {"suite": one.identity.suite}, suite=one.suite)
+        for one in made
+        for seed in range(2)
+    ]
+    found = across(seeds, ROBUST)
+    assert found is not None and found.average_ranks == {"mma": 1, "ce": 2}
+
+
 def test_rows_that_were_not_asked_for_are_ranked_and_not_shown() -> None:
     text = section(render(records(3), "md", Choice(methods=["ce", "mma"])))
     assert re.findall(r"^\| (\w+) +\| +([\d.]+)", text, re.MULTILINE) == [("mma", "1.00"), ("ce", "3.00")]
