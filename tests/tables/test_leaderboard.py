@@ -206,6 +206,14 @@ def test_every_measured_column_sorts_the_best_first_and_what_is_missing_last(nam
     assert list(leaderboard(three_rows(name), name)["method"]) == [*wanted, "none"]
 
 
+def test_what_no_certificate_decides_is_unknown_as_far_as_it_is_robust() -> None:
+    """0.75 - 0.5 with one, all of 0.75 without; nothing where no attack was asked."""
+    robust = {"points": 10.0, "robust_accuracy_l2": 0.75}
+    made = [a_record("some", metrics={**robust, "certified_accuracy_l2": 0.5}), a_record("none", metrics=robust)]
+    frame = leaderboard(made).set_index("method")
+    assert frame["unknown_l2"].to_dict() == {"some": 0.25, "none": 0.75} and frame["unknown_linf"].isna().all()
+
+
 def test_folders_or_records_make_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [a_record("ce", 0), a_record("pmm", 0)]
     for record in records:
