@@ -31,6 +31,19 @@ def test_a_certificate_that_lies_is_a_contradiction(trained: Net) -> None:
     assert "contradiction" in evaluated(trained, certify=_certificate(3.0)).doubts
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_contradiction_counts_in_either_norm(trained: Net, norm: Norm) -> None:
+    """Of two certified radii beyond the adversarial example, one at it, one below it, and one of a wrong image."""
+    label = torch.zeros(5, dtype=torch.long)
+    arrays = {"label": label, "prediction": torch.tensor([0, 0, 0, 0, 1])}
+    for each in NORMS:
+        arrays |= {f"upper_{each}": torch.full((5,), 0.5), f"lower_{each}": torch.full((5,), 0.4)}
+    arrays[f"lower_{norm}"] = torch.tensor([0.6, 0.6, 0.5, 0.4, 0.6])
+    epsilon = dict.fromkeys(NORMS, 0.1)
+    evidence = Evidence(trained, torch.rand(5, 1, 4, 4), arrays, {}, {}, {}, epsilon, 2, no_certificate)
+    assert DOUBTS["contradiction"](evidence) == "2 points"
+
+
 def test_a_certificate_of_nan_certifies_nothing(trained: Net) -> None:
     result = evaluated(trained, certify=_certificate(float("nan")))
     assert (result.arrays["lower_l2_own"] == 0).all() and "contradiction" not in result.doubts
