@@ -1,5 +1,6 @@
 """An attack on the reject option that is too weak is a doubt; the one of the suites is not."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_a_threshold_from_images_that_the_network_has_seen_is_a_doubt() -> None:
     assert told(many, many - 90) is None, "1.9 % for 1 %"
     assert told(many, many - 120) == "refuses 2.2% of the correct test images, 1.0% of the others"
     assert check_held_out(evidence()) is None
+
+
+def test_chance_is_told_from_it_by_the_level_that_is_said() -> None:
+    """That the least sure k of 200 images are all of the 100 tested has a chance of C(100, k) / C(200, k)."""
+    held_out, right = torch.arange(100.0), torch.zeros(100, dtype=torch.long)
+    known = {"label": right, "prediction": right, "confidence_held_out": held_out[None]}
+    known["rejection_threshold"] = held_out.min()
+    for k, seen in ((12, False), (13, True)):
+        assert (math.comb(100, k) / math.comb(200, k) < 1e-4) == seen, "the test needs a number on each side"
+        test = torch.where(torch.arange(100) < k, -1.0, 1.0)
+        told = DOUBTS["surer_of_held_out"](replace(evidence(), arrays={**known, "confidence": test}))
+        assert told == ("refuses 13.0% of the correct test images, 0.0% of the others" if seen else None)
 
 
 def test_confidences_of_held_out_images_are_kept(trained: Net) -> None:
