@@ -129,6 +129,21 @@ def test_what_a_batch_misses_is_tried_alone(trained: Net) -> None:
     assert f"own in l2: 2 of {LEAST} points" in evaluated(trained, certificate(9e-4)).doubts["not_confirmed"]
 
 
+@pytest.mark.parametrize(("certified", "asked"), [(801, 41), (100, 16), (9, 9)])
+def test_a_twentieth_of_the_points_and_sixteen_at_least_are_asked(trained: Net, certified: int, asked: int) -> None:
+    seen: list[int] = []
+
+    def certify(net: Net, x: Tensor, norm: Norm) -> Radii:
+        seen.append(len(x))
+        return Radii(torch.ones(len(x)))
+
+    arrays = {"label": torch.zeros(1000, dtype=torch.long), "lower_l2_own": (torch.arange(1000) < certified).float()}
+    arrays["upper_l2"] = torch.full((1000,), torch.inf)
+    x = torch.zeros(1000, 1, 4, 4)
+    assert recheck(Evidence(trained, x, arrays, {}, {}, {}, SETTINGS.epsilon, 2, certify)) == {}
+    assert seen == [asked]
+
+
 def test_a_twentieth_of_the_points_is_taken_at_random(trained: Net) -> None:
     seen: list[Tensor] = []
 
