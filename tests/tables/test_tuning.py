@@ -68,6 +68,18 @@ def test_the_page_says_what_was_gained_and_what_it_cost(tmp_path: Path) -> None:
     assert "| mma+tuned" in files["leaderboard.md"]
 
 
+def test_ranks_are_those_of_their_side_and_the_two_rankings_are_compared(tmp_path: Path) -> None:
+    """Tuning turns the order of three rows round, but for one pair: tau is (1 - 2) / 3."""
+    for row, strengths in {"ce": (0.5, 0.9), "mma": (0.7, 0.5), "svm": (0.9, 0.7)}.items():
+        write(tmp_path, row, *strengths)
+    files = tuning_files(read_folders([tmp_path]))
+    lines = [line for line in csv.DictReader(io.StringIO(files["tuning.csv"])) if line["column"] == ROBUST]
+    ranks = {line["row"]: (line["default_rank"], line["tuned_rank"]) for line in lines}
+    assert ranks == {"ce": ("3", "1"), "mma": ("2", "3"), "svm": ("1", "2")}
+    (note,) = [one for one in files["tuning.md"].splitlines() if one.startswith("- robust % L2")]
+    assert note.endswith("Kendall tau of the two rankings -0.33.")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
