@@ -264,6 +264,19 @@ def test_information_that_a_family_has_as_well_is_none(tmp_path: Path) -> None:
     assert line(read_folders([tmp_path]), "clean_accuracy", "attacked_l2")["information"] < 0.2
 
 
+@pytest.mark.parametrize("known_from", ["row", "seed"])
+def test_information_that_a_row_or_a_seed_has_as_well_is_none(tmp_path: Path, known_from: str) -> None:
+    """All methods are of one family; rows and seeds both move the accuracy, and the measure is that of one of them."""
+    for method in range(6):
+        for seed in range(SEEDS):
+            measured = arrays(1.0 + (method if known_from == "row" else seed), 1.0 + method + 2 * seed, 0)
+            metrics = {"clean_accuracy": 0.5 + 0.02 * method + 0.03 * seed}
+            write_record(tmp_path / "runs", claiming(a_record(f"m{method}", seed, metrics=metrics), "f", "p"), measured)
+    known = read_folders([tmp_path])
+    assert line(known, "clean_accuracy", "attacked_l2")["information"] == pytest.approx(0, abs=1e-9)
+    assert line(known, "clean_accuracy", "output_margin")["information"] > 0.5
+
+
 def exact_reading(folder: Path) -> Reading:
     """Exact margins of 0.1 in L-infinity at all but one point; what the estimators say is a known multiple."""
     truth = np.full(POINTS, 0.1, dtype=np.float32)
