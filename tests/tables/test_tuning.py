@@ -144,6 +144,13 @@ def test_gains_and_rows_ahead_are_corrected_over_the_rows(tmp_path: Path) -> Non
     assert made.ahead[ROBUST][0] == 1
 
 
+def test_tuned_rows_are_ahead_of_cross_entropy_that_was_tuned_too(tmp_path: Path) -> None:
+    """Of cross-entropy by default mma would be ahead on both sides, tuned or not."""
+    write(tmp_path, "ce", 0.5, 5.0)
+    write(tmp_path, "mma", 1.5, 1.5)
+    assert found(tmp_path).ahead[ROBUST] == [1, 0]
+
+
 def test_rows_of_an_earlier_tuning_do_not_count(tmp_path: Path) -> None:
     write(tmp_path, "mma", 0.5, 5.0)
     newer = a_tuning("mma", chosen=1)
