@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,15 @@ def test_cost_is_relative_to_the_median_of_ce() -> None:
 
 
 def test_a_note_says_where_costs_are_of_groups_of_different_sizes() -> None:
-    def noted(**together: float | None) -> list[str]:
-        records = [a_record(row, cost={"seconds": 1.0, "together": size}) for row, size in together.items()]
+    def noted(**together: Sequence[float | None]) -> list[str]:
+        costs = [(row, seed, size) for row, sizes in together.items() for seed, size in enumerate(sizes)]
+        records = [a_record(row, seed, cost={"seconds": 1.0, "together": size}) for row, seed, size in costs]
         return [note for note in notes([], records) if note.startswith("Trainings done at once")]
 
-    (note,) = noted(ce=6.0, pmm=5.95, lmt=1.0)
+    (note,) = noted(ce=[6.0], pmm=[5.95], lmt=[1.0])
     assert ": ce 6, lmt 1, pmm 5.95. " in note
-    assert noted(ce=3.0, pmm=2.9) == [] and noted(ce=1.0, pmm=None) == []
+    assert noted(ce=[3.0], pmm=[2.9]) == [] and noted(ce=[1.0], pmm=[None]) == []
+    assert ": ce 4, pmm 2.5. " in noted(ce=[6.0, 2.0], pmm=[2.0, 3.0])[0], "means over seeds"
 
 
 def test_a_note_says_which_rows_mix_states_of_the_code() -> None:
