@@ -24,6 +24,7 @@ from marginbench.benchmarks.tables.choice import Choice
 from marginbench.benchmarks.tables.compare import compare_rows
 from marginbench.benchmarks.tables.frame import leaderboard
 from marginbench.benchmarks.tables.own_networks import rows_once
+from marginbench.benchmarks.tables.pairs import suite_runs
 from marginbench.benchmarks.tables.render import render
 from marginbench.benchmarks.tables.standing import standings
 from marginbench.methods.errors import ParameterError
@@ -90,6 +91,15 @@ def test_the_numbers_are_those_of_the_arrays(folder: Path) -> None:
     assert of.mean == pytest.approx(np.mean(seeds)) and of.n == 3
     assert of.difference == pytest.approx(np.mean(seeds) - np.mean(base))
     assert of.difference_low < of.difference < of.difference_high and of.low < of.mean < of.high
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_points_are_means_over_all_seeds(tmp_path: Path, seeds: int) -> None:
+    write(tmp_path, "ce", 0, seeds=seeds)
+    (suite,) = suite_runs(read_folders([tmp_path])).values()
+    upper = np.array([margins(0, seed, 0.0, 0.5)["upper_l2"] for seed in range(seeds)])
+    for name, values in ((UPPER, upper), (ROBUST, upper > 0.5)):
+        np.testing.assert_allclose(suite.points["ce"][name], values.mean(0), rtol=1e-12)
 
 
 def test_small_is_good_where_the_column_says_so(tmp_path: Path) -> None:
