@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from figure_support import STRENGTH, data_of, marks, some_arrays
+from made import EPSILON, a_record
 
 from marginbench.benchmarks.figures.bands import POINTS
 from marginbench.benchmarks.figures.draw import plot
+from marginbench.benchmarks.records.metrics import summarise
+from marginbench.benchmarks.records.record import write_record
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -22,6 +25,17 @@ def test_distributions_are_those_of_the_correct_images(norm: str, board: Path) -
             assert one[end] == pytest.approx(wanted, abs=1e-4)
             assert one[end] == sorted(one[end]) and one[end][-1] <= 1
         assert all(certified >= found for certified, found in zip(one["lower"], one["upper"], strict=True))
+
+
+def test_a_margin_at_the_place_itself_is_within_it(tmp_path: Path) -> None:
+    """Nothing is certified of one image in four: that is what is known at 0."""
+    zero, lower = np.zeros(4, dtype=np.int64), np.array([0.0, 0.1, 0.2, 0.3], dtype=np.float32)
+    arrays = {"label": zero, "prediction": zero, "output_margin": np.ones(4)}
+    for norm in EPSILON:
+        arrays |= {f"upper_{norm}": 2 * lower + 0.1, f"lower_{norm}": lower, f"lower_{norm}_crown": lower}
+    write_record(tmp_path / "runs", a_record("ce", metrics=summarise(arrays, EPSILON)), arrays)
+    (one,) = data_of(plot("margin_distribution", tmp_path), "upper")
+    assert (one["lower"][0], one["upper"][0]) == (0.25, 0)
 
 
 def test_feature_margins_are_negative_where_an_image_is_misclassified(board: Path) -> None:
