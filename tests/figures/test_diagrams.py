@@ -130,6 +130,19 @@ def a_line(measure: str, target: str, across: float, shares: str = "images", sui
     return {**of, "measure": measure, "target": target, "shares": shares, **score}
 
 
+@pytest.mark.parametrize("score", ["across", "within"])
+def test_predictors_show_the_score_that_was_asked_for(score: str) -> None:
+    numbers = {"across": (0.5, 0.25, 0.75, True), "within": (-0.25, -0.5, 0.125, False)}
+    scores = {
+        f"{name}{end}": value
+        for name, values in numbers.items()
+        for end, value in zip(("", "_low", "_high", "_shown"), values, strict=True)
+    }
+    chart = plot("predictors", pd.DataFrame([{**a_line("attacked_l2", "clean_accuracy", 0.0), **scores}]), score=score)
+    (cell,) = data_of(chart, "tau")
+    assert tuple(cell[key] for key in ("tau", "low", "high", "sure")) == numbers[score]
+
+
 def test_what_predicts_what_is_read_off_the_table_of_margins() -> None:
     lines = [
         a_line("attacked_l2", "clean_accuracy", 0.25),
