@@ -39,6 +39,13 @@ def test_suites_that_differ_in_weight_decay_alone(decays: Path) -> None:
     assert "clean accuracy against" in texts(chart)[-2] or "training.weight_decay" in texts(chart)
 
 
+def test_numbers_are_in_their_order_and_not_in_that_of_their_texts(tmp_path: Path) -> None:
+    for i, decay in enumerate((10.0, 9.0, 0.5, 1e-5)):
+        write_row(tmp_path, "ce", 0.5, suite=a_variant(decay), identity={"suite": str(i) * 64})
+    x = plot("hyper_parameters", tmp_path).to_dict()["layer"][0]["encoding"]["x"]
+    assert x["sort"] == ["1e-05", "0.5", "9", "10"]
+
+
 def test_suites_that_differ_in_more_are_left_out(decays: Path) -> None:
     write_row(decays, "ce", 0.5, suite=a_variant(0.1, epochs=9), identity={"suite": "9" * 64})
     assert {one["value"] for one in data_of(plot("hyper_parameters", decays), "value")} == {"0", "0.001", "0.01"}
