@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from figure_support import STRENGTH, data_of, marks, some_arrays
+from figure_support import STRENGTH, data_of, marks, some_arrays, write_row
 from made import EPSILON, a_record
 
 from marginbench.benchmarks.figures.bands import POINTS
@@ -46,6 +46,18 @@ def test_feature_margins_are_negative_where_an_image_is_misclassified(board: Pat
     assert axis < 0 and one["upper"][0] < wrong
     assert min(one["upper"], key=lambda value: abs(value - wrong)) == pytest.approx(wrong, abs=0.02)
     assert marks(chart)["line mark"] == 6
+
+
+def test_the_axis_of_feature_margins_spans_those_of_all_rows(tmp_path: Path) -> None:
+    own = []
+    for row in ("ce", "mma"):
+        write_row(tmp_path, row, STRENGTH[row])
+        own.append(np.concatenate([arrays["feature_margin"] for arrays in arrays_of(row)]))
+    low, high = min(np.quantile(of, 0.005) for of in own), max(np.quantile(of, 0.995) for of in own)
+    transforms = plot("feature_margins", tmp_path).to_dict()["layer"][0]["transform"]
+    (place,) = [one["calculate"] for one in transforms if one.get("as") == "x"]
+    start, step = map(float, place.split(" + datum.i * "))
+    assert (start, start + (POINTS - 1) * step) == pytest.approx((low, high), rel=1e-4)
 
 
 def arrays_of(row: str) -> list[dict[str, np.ndarray]]:
