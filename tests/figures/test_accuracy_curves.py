@@ -70,6 +70,16 @@ def test_a_bound_at_the_radius_is_certified_and_not_robust(tmp_path: Path) -> No
     assert found["upper"] == pytest.approx([2 / 4]) and found["lower"] == pytest.approx([2 / 4])
 
 
+def test_the_axis_ends_where_the_most_robust_row_has_five_per_cent_left(board: Path) -> None:
+    """`mma`: at about 2.8 epsilon, between the 1.5 and 5 that are allowed."""
+    distances = np.concatenate([some_arrays(STRENGTH["mma"], seed)["upper_linf"] for seed in range(3)])
+    grid = grid_to(float(np.quantile(distances, 0.95)), EPSILON["linf"])
+    (one,) = [one for one in data_of(plot("accuracy_curves", board, norm="linf"), "upper") if one["row"] == "mma"]
+    assert 2 * EPSILON["linf"] < grid.values[-1] and len(one["upper"]) == grid.count
+    robust = ends(rows_of(board), "mma", "linf", grid)["upper"]
+    assert robust is not None and one["upper"] == pytest.approx(robust, abs=1e-4)
+
+
 def test_the_gap_is_shaded_where_something_is_certified(board: Path) -> None:
     with_gap = marks(plot("accuracy_curves", board, picked=["ce", "mma"]))
     assert with_gap["area mark"] == 2 and with_gap["line mark"] == 4 + 2 * 2  # grey ones; robust and certified
