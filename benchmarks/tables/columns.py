@@ -79,7 +79,8 @@ OTHERS = (
         "feature_margin",
         "feature margin",
         on_page=False,
-        meaning="Distance of the features to the decision planes of the last layer, by the length of the longest.",
+        meaning="Distance of the features to the plane between the class and the runner-up, by the length of the"
+        " longest; where the head normalises features, of those before.",
     ),
     Column(
         "output_margin",
