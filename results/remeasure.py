@@ -1,10 +1,11 @@
 """Measure by one probe again in the records of results/reference, after a change that touches nothing else.
 
-python results/remeasure.py constrained_margin [DATA_DIR]
+python results/remeasure.py constrained_margin [--again] [DATA_DIR]
 
-A record is made anew if its suite, as it is now, has other settings of this probe and is otherwise the same, and if
-results/reference/networks has its network, which `run-all --out results/reference` leaves there. The probe's numbers
-are then those of a whole evaluation today. All others stay, and the record names the commit that measured the probe.
+A record is made anew if its suite, as it is now, has other settings of this probe (with --again: or the same, after a
+change of its code) and is otherwise the same, and if results/reference/networks has its network, which `run-all --out
+results/reference` leaves there. The probe's numbers are then those of a whole evaluation today. All others stay, and
+the record names the commit that measured the probe.
 """
 
 import sys
@@ -67,13 +68,14 @@ def renewed(record: Record, probe: str, suite: Suite, found: Found, arrays: Mapp
     )
 
 
-def main(probe: str, data_dir: str | None = None) -> None:
+def main(probe: str, *more: str) -> None:
+    again, data_dir = "--again" in more, next((word for word in more if word != "--again"), None)
     suite_of, data_of = cache(load_suite), cache(lambda name: load_suite(name).load_data(data_dir))
     known: dict[str, Found] = {}  # by training: a row stands in the folders of several suites
     for path in record_paths([REFERENCE]):
         record = read_record(path)
         suite = suite_of(record.suite.name)
-        if record.identity.suite == suite.fingerprint:
+        if (record.identity.suite == suite.fingerprint and not again) or probe not in suite.evaluation.probes:
             continue
         training = str(record.identity.training)
         if without(probe, suite.model_dump(mode="json", exclude=WHICH)) != without(probe, record.suite.settings):
@@ -87,8 +89,9 @@ def main(probe: str, data_dir: str | None = None) -> None:
             arrays |= {name: values.numpy() for name, values in known[training].arrays.items()}
             new = renewed(record, probe, suite, known[training], arrays)
             print(write_record(path.parent, new, arrays).name, record.method, record.repetition, flush=True)
-            path.with_suffix(".npz").unlink()
-            path.unlink()
+            if new.id != record.id:
+                path.with_suffix(".npz").unlink()
+                path.unlink()
 
 
 if __name__ == "__main__":

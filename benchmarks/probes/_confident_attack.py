@@ -1,6 +1,7 @@
 """The attack on the reject option: it seeks the largest confidence in a wrong class, see `rejection`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,17 +15,24 @@ from marginbench.methods.maths.perturb import backtracking, project, random_star
 
 RIVALS = 9  # the likeliest wrong classes of an image, among which starts are sought
 
+Target = Callable[[Tensor, Tensor], Tensor]
+"""What is climbed, [B]: of the logits [B, K] and the wrong class [B, 1] int64."""
+
 Draw = Callable[[Query, Tensor], Tensor]
 """Perturbations [B, C, H, W] in the ball, to begin from towards the wrong classes [B] int64."""
 
 
-def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: Tensor | None = None) -> Tensor:
+def wrong_confidence(
+    q: Query, steps: int, rival: Tensor | None = None, start: Tensor | None = None, targets: Sequence[Target] = ()
+) -> Tensor:
     """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
 
-    Ascent on `sureness` of a wrong class. Gradients are those of logits of a usual size: squares of others overflow, or
-    vanish.
+    Ascent on each of the targets. Gradients are those of logits of a usual size: squares of others overflow, or vanish.
 
     Args:
+        targets: by default the log-odds of a wrong class, and `sureness`. Where logits are far apart and the network
+            is unsure nearly everywhere, as after CCAT, that a class wins has no slope, and log-odds have one; where
+            logits differ by little, these alone need not win.
         rival: [B] int64, the class. Default: the likeliest one at each step.
         start: [B, C, H, W] first perturbation, in the ball. Default: none, which is x.
     """
@@ -33,45 +41,57 @@ def wrong_confidence(q: Query, steps: int, rival: Tensor | None = None, start: T
 
     best = q.x.new_full((len(q.x),), -torch.inf)
 
-    def objective(image: Tensor) -> Tensor:
+    def objective(target: Target, image: Tensor) -> Tensor:
         nonlocal best
         logits = attached(q.net, image)
         seen = logits.detach()
         best = torch.where(changes_class(seen, q.y), best.fmax(confidence(seen)), best)
         followed = current_rivals(logits, q.y, None if rival is None else rival[:, None])
-        return sureness(logits, followed) / unit
+        return target(logits, followed) / unit
 
     radius = _radius(q)
     first = torch.zeros_like(q.x) if start is None else start
-    backtracking(objective, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
+    for target in targets or (log_odds, sureness):
+        climbed = partial(objective, target)
+        backtracking(climbed, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
     return best
 
 
 def from_confident_starts(q: Query, steps: int, draw: Draw, *, draws: int, followed: int) -> Tensor:
     """`wrong_confidence` [B] from several starts: of `draws` for each of the likeliest wrong classes, the one where the
-    network is surest of that class; and of these the `followed` surest."""
+    network is surest of that class; and of these the `followed` surest. By each of its targets, from starts of its own.
+    """
+    found = [_followed(q, steps, draw, target, (draws, followed)) for target in (log_odds, sureness)]
+    return torch.stack(found).amax(0)
+
+
+def _followed(q: Query, steps: int, draw: Draw, target: Target, sizes: tuple[int, int]) -> Tensor:
+    """By one target, from the starts that are best by it."""
+    draws, followed = sizes
     rivals = top_rivals(q.net, q.x, q.y, RIVALS)
-    starts, sure = _surest(q, rivals, draw, draws)
+    starts, sure = _surest(q, rivals, draw, (target, draws))
     turns = sure.argsort(dim=0, descending=True, stable=True)[:followed]
     image = torch.arange(len(q.x), device=q.x.device)
     found = []
     for part in turns.split(copies_at_once(len(q.x), q.fitting)):
         copies = image.repeat(len(part))
         class_of = part.flatten()
-        found.append(wrong_confidence(q.rows(copies), steps, rivals[copies, class_of], starts[class_of, copies]))
+        begun = rivals[copies, class_of], starts[class_of, copies]
+        found.append(wrong_confidence(q.rows(copies), steps, *begun, targets=[target]))
     return torch.cat(found).view(-1, len(q.x)).amax(0)
 
 
 @torch.no_grad()
-def _surest(q: Query, rivals: Tensor, draw: Draw, draws: int) -> tuple[Tensor, Tensor]:
-    """Of `draws` starts for each of the classes [B, R] the surest one, [R, B, C, H, W], and `sureness`, [R, B]."""
+def _surest(q: Query, rivals: Tensor, draw: Draw, best_of: tuple[Target, int]) -> tuple[Tensor, Tensor]:
+    """Of so many starts for each of the classes [B, R] the best by the target, [R, B, C, H, W], and it, [R, B]."""
+    target, draws = best_of
     starts, sure = [], []
     for part in rivals.T.split(copies_at_once(len(q.x), q.fitting)):
         asked, rival = q.rows(torch.arange(len(q.x), device=q.x.device).repeat(len(part))), part.flatten()
         start, most = torch.zeros_like(asked.x), torch.full(rival.shape, -torch.inf, device=rival.device)
         for _ in range(draws):
             delta = draw(asked, rival)
-            odds = sureness(q.net((asked.x + delta).clamp(0, 1)), rival[:, None])
+            odds = target(q.net((asked.x + delta).clamp(0, 1)), rival[:, None])
             start, most = select(odds > most, delta, start), torch.where(odds > most, odds, most)
         starts.append(start.view(len(part), *q.x.shape))
         sure.append(most.view(len(part), -1))

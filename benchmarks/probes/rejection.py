@@ -7,11 +7,11 @@ images that are classified correctly. With c the confidence and f the class,
     robust error = #{some x' in the ball of x: f(x') != y and c(x') >= tau} / #{some x' in the ball: c(x') >= tau}
 
 of which x itself and the x' that the attack finds are counted. It seeks the x' with the largest confidence in a wrong
-class, and where that class does not win, first that it wins: from x in the likeliest one at each step, as theirs does,
-and then in turns, each towards those three of nine wrong classes of which the network is surest at one of ten points:
-training images of that class pulled into the ball, in every other turn random points. A network that is unsure nearly
-everywhere has no slope to climb at most points. The turns only where an adversarial example is known in the ball: the
-attacks of the suite are better at finding whether there is one.
+class, by the log-odds alone and by letting the class win first: from x in the likeliest one at each step, as theirs
+does, and then in turns, each towards those three of nine wrong classes of which the network is surest at one of ten
+points: training images of that class pulled into the ball, in every other turn random points. A network that is unsure
+nearly everywhere has no slope to climb at most points. The turns only where an adversarial example is known in the
+ball: the attacks of the suite are better at finding whether there is one.
 """
 
 import math

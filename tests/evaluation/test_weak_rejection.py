@@ -87,7 +87,7 @@ def test_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     tau, asked = torch.tensor(2.0), []
 
     def passes(count: int) -> None:
-        def stronger(q: Query, steps: int, rival: Tensor, start: Tensor) -> Tensor:
+        def stronger(q: Query, steps: int, rival: Tensor, start: Tensor, targets: Any) -> Tensor:
             asked.append(len(q.x))
             assert float(norms(start, q.norm).max()) <= 0.5 + 1e-6
             assert not bool((rival == q.y).any())

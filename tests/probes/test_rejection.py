@@ -111,6 +111,27 @@ def test_a_class_that_is_above_the_mean_need_not_win(scale: float) -> None:
     assert float(attack.from_confident_starts(q, 30, attack.at_random, draws=3, followed=1)) == wanted
 
 
+def test_each_target_is_climbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the log-odds and by letting the class win, from the same start and from starts of their own."""
+    seen: list[str] = []
+
+    def spy(name: str, target: attack.Target) -> attack.Target:
+        def climbed(logits: Tensor, index: Tensor) -> Tensor:
+            seen.append(name)
+            return target(logits, index)
+
+        return climbed
+
+    for name in ("log_odds", "sureness"):
+        monkeypatch.setattr(attack, name, spy(name, getattr(attack, name)))
+    q = a_query(slopes(1e-2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), "linf", epsilon=0.2)
+    attack.wrong_confidence(q, 5)
+    assert seen[:5] == ["log_odds"] * 5 and seen.count("sureness") == 5
+    seen.clear()
+    attack.from_confident_starts(q, 5, attack.at_random, draws=3, followed=1)
+    assert seen.count("sureness") >= 5 and seen[0] == "log_odds"
+
+
 def test_sureness_is_in_the_order_of_what_is_sought() -> None:
     """First the classes that do not win, the nearest last, and then by their log-odds."""
     logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 1.0, 0.5], [1.0, 1.0, 1.0], [0.1, 0.0, 0.0], [3.0, 0.0, -90.0]])
@@ -232,6 +253,7 @@ def test_a_broken_attack_is_noticed(linear: nn.Sequential, monkeypatch: pytest.M
     if mutant == "returns its input":
         monkeypatch.setattr(attack, "backtracking", lambda objective, x, start, **ball: torch.zeros_like(x))
     else:
-        monkeypatch.setattr(attack, "sureness", lambda logits, index: logits.sum(1))
+        for target in ("sureness", "log_odds"):
+            monkeypatch.setattr(attack, target, lambda logits, index: logits.sum(1))
     with pytest.raises(AssertionError):
         test_on_a_linear_network_the_most_confident_wrong_image_is_known(linear)
