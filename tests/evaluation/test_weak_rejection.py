@@ -103,7 +103,7 @@ def test_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     passes(3)
     words = "robust accuracy at 0.5 in {} about 8 points lower"  # 3 of 40
     assert check(evidence(**known)) == words.format("l2") + "; " + words.format("linf")
-    assert asked == [20, 20]
+    assert asked == [20] * 4, "in each norm, by two targets"
     assert check(evidence(**{**known, "wrong_confidence_l2": torch.full((40,), 2.0)})) == words.format("linf")
     passes(1)
     assert check(evidence(**known)) is None, "2 % are tolerated"
