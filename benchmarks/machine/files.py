@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     if path.is_dir():
         raise UnwritableError(f"{path}: is a folder; a file is needed")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # containers may share a pid
     try:
         with temporary.open("wb") as file:
             file.write(content)
