@@ -101,7 +101,7 @@ def _rejecting() -> Result:
 
     z = (0.2 + 3 t, t, -5 - 20 t) / 1000 for t = a - 0.5 in [-0.2, 0.2]: it wins below t = -0.1, and most surely there.
     """
-    net = Net(nn.Identity(), nn.Flatten(), nn.Linear(1, 3)).eval().requires_grad_(False)
+    net = Net(nn.Identity(), nn.Sequential(nn.Flatten()), nn.Linear(1, 3)).eval().requires_grad_(False)
     slope = torch.tensor([3.0, 1.0, -20.0])
     net.get_parameter("head.weight").copy_(slope[:, None] / 1000)
     net.get_parameter("head.bias").copy_((torch.tensor([0.2, 0.0, -5.0]) - 0.5 * slope) / 1000)
