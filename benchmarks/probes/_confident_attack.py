@@ -23,18 +23,20 @@ Draw = Callable[[Query, Tensor], Tensor]
 
 
 def wrong_confidence(
-    q: Query, steps: int, rival: Tensor | None = None, start: Tensor | None = None, targets: Sequence[Target] = ()
+    q: Query,
+    steps: int,
+    rival: Tensor | None = None,
+    start: Tensor | None = None,
+    targets: Sequence[Target] | None = None,
 ) -> Tensor:
     """Log-odds [B] of the most confident wrong class found in the ball, -inf where the class stays right.
 
     Ascent on each of the targets. Gradients are those of logits of a usual size: squares of others overflow, or vanish.
 
     Args:
-        targets: by default the log-odds of a wrong class, and `sureness`. Where logits are far apart and the network
-            is unsure nearly everywhere, as after CCAT, that a class wins has no slope, and log-odds have one; where
-            logits differ by little, these alone need not win.
         rival: [B] int64, the class. Default: the likeliest one at each step.
         start: [B, C, H, W] first perturbation, in the ball. Default: none, which is x.
+        targets: each is climbed from the start. Default: `both_targets`.
     """
     with torch.no_grad():
         unit = _unit(q.net(q.x))
@@ -51,40 +53,32 @@ def wrong_confidence(
 
     radius = _radius(q)
     first = torch.zeros_like(q.x) if start is None else start
-    for target in targets or (log_odds, sureness):
+    for target in both_targets() if targets is None else targets:
         climbed = partial(objective, target)
         backtracking(climbed, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
     return best
 
 
 def from_confident_starts(q: Query, steps: int, draw: Draw, *, draws: int, followed: int) -> Tensor:
-    """`wrong_confidence` [B] from several starts: of `draws` for each of the likeliest wrong classes, the one where the
-    network is surest of that class; and of these the `followed` surest. By each of its targets, from starts of its own.
-    """
-    found = [_followed(q, steps, draw, target, (draws, followed)) for target in (log_odds, sureness)]
-    return torch.stack(found).amax(0)
-
-
-def _followed(q: Query, steps: int, draw: Draw, target: Target, sizes: tuple[int, int]) -> Tensor:
-    """By one target, from the starts that are best by it."""
-    draws, followed = sizes
+    """`wrong_confidence` [B] from several starts: of `draws` for each of the likeliest wrong classes, the best one by a
+    target; and of these the `followed` best. By each target, from starts of its own."""
     rivals = top_rivals(q.net, q.x, q.y, RIVALS)
-    starts, sure = _surest(q, rivals, draw, (target, draws))
-    turns = sure.argsort(dim=0, descending=True, stable=True)[:followed]
     image = torch.arange(len(q.x), device=q.x.device)
     found = []
-    for part in turns.split(copies_at_once(len(q.x), q.fitting)):
-        copies = image.repeat(len(part))
-        class_of = part.flatten()
-        begun = rivals[copies, class_of], starts[class_of, copies]
-        found.append(wrong_confidence(q.rows(copies), steps, *begun, targets=[target]))
+    for target in both_targets():
+        starts, sure = _surest(q, rivals, draw, draws, target)
+        turns = sure.argsort(dim=0, descending=True, stable=True)[:followed]
+        for part in turns.split(copies_at_once(len(q.x), q.fitting)):
+            copies = image.repeat(len(part))
+            class_of = part.flatten()
+            begun = rivals[copies, class_of], starts[class_of, copies]
+            found.append(wrong_confidence(q.rows(copies), steps, *begun, targets=[target]))
     return torch.cat(found).view(-1, len(q.x)).amax(0)
 
 
 @torch.no_grad()
-def _surest(q: Query, rivals: Tensor, draw: Draw, best_of: tuple[Target, int]) -> tuple[Tensor, Tensor]:
-    """Of so many starts for each of the classes [B, R] the best by the target, [R, B, C, H, W], and it, [R, B]."""
-    target, draws = best_of
+def _surest(q: Query, rivals: Tensor, draw: Draw, draws: int, target: Target) -> tuple[Tensor, Tensor]:
+    """Of `draws` starts for each of the classes [B, R] the best by the target, [R, B, C, H, W], and it, [R, B]."""
     starts, sure = [], []
     for part in rivals.T.split(copies_at_once(len(q.x), q.fitting)):
         asked, rival = q.rows(torch.arange(len(q.x), device=q.x.device).repeat(len(part))), part.flatten()
@@ -96,6 +90,12 @@ def _surest(q: Query, rivals: Tensor, draw: Draw, best_of: tuple[Target, int]) -
         starts.append(start.view(len(part), *q.x.shape))
         sure.append(most.view(len(part), -1))
     return torch.cat(starts), torch.cat(sure)
+
+
+def both_targets() -> tuple[Target, Target]:
+    """What is climbed. Where logits are far apart and the network is unsure nearly everywhere, as after CCAT, that a
+    class wins has no slope, and its log-odds have one; where logits differ by little, these alone need not win."""
+    return log_odds, sureness
 
 
 def sureness(logits: Tensor, index: Tensor) -> Tensor:
