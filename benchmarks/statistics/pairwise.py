@@ -85,7 +85,8 @@ def pairwise(
     of = luck(seeds, size, own)
     means = _means(seeds)
     i, j = np.triu_indices(rows, 1)
-    difference = np.where(level(means)[:, None] == level(means), 0.0, means[:, None] - means)
+    place = level(means)
+    difference = np.where(place[:, None] == place, 0.0, means[:, None] - means)
     over_points = _over_points(points)[i, j] if points is not None else np.zeros(len(i))
     parts = np.stack([of.variance[i], of.variance[j], over_points])  # [3, pairs]
     many = points.shape[1] - 1 if points is not None else 1

@@ -112,10 +112,9 @@ def rank(records: Iterable[Record], by: str = DEFAULT_SORT, known: Standings | N
     down = {column.name for column in columns.all_columns(probes) if not column.ascending}
     ascending = by not in down  # of intervals, the narrowest first
     places = _places([_value(row, by) for row in rows], ascending)
-    keys = [
-        (*_suite(row), bool(row.mark), *place, row.facts["method"]) for row, place in zip(rows, places, strict=True)
-    ]
-    return [rows[k] for k in sorted(range(len(rows)), key=keys.__getitem__)]
+    found = zip(places, rows, strict=True)
+    ordered = sorted(found, key=lambda one: (*_suite(one[1]), bool(one[1].mark), *one[0], one[1].facts["method"]))
+    return [row for _, row in ordered]
 
 
 def usual_order(records: Sequence[Record]) -> str:
