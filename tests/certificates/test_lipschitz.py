@@ -16,6 +16,7 @@ from marginbench.benchmarks.certificates._layers import Largest, Moved
 from marginbench.benchmarks.certificates._simplify import simplified
 from marginbench.benchmarks.certificates.lipschitz import lipschitz
 from marginbench.benchmarks.models.adapter import adapt
+from marginbench.methods import Norm
 from marginbench.methods.maths.lipschitz import feature_bound
 
 
@@ -144,9 +145,10 @@ def test_in_l_infinity_the_radius_is_shorter_by_the_root_of_the_pixels() -> None
     apart = np.linalg.norm(weight[y][:, None] - weight[None], axis=2)
     gaps = logits[np.arange(8), y][:, None] - logits
     ratios = np.divide(gaps, apart, out=np.full_like(gaps, np.inf), where=apart > 0)
-    for norm, pixels in (("l2", 1.0), ("linf", 6.0)):
-        radius = lipschitz(a_query(net, x, torch.from_numpy(y), norm)).lower  # type: ignore[arg-type]
-        assert radius is not None and radius.tolist() == pytest.approx((ratios.min(1) / pixels).tolist(), rel=1e-3)
+    roots: dict[Norm, float] = {"l2": 1.0, "linf": 6.0}
+    for norm, root in roots.items():
+        radius = lipschitz(a_query(net, x, torch.from_numpy(y), norm)).lower
+        assert radius is not None and radius.tolist() == pytest.approx((ratios.min(1) / root).tolist(), rel=1e-3)
 
 
 def test_entries_that_are_taken_several_times_count_as_often() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,11 +39,11 @@ def test_splits_are_disjoint_and_the_test_set_is_not_touched(sets: Path) -> None
     ],
 )
 def test_a_class_without_training_images_is_told_with_what_would_give_it_some(
-    sets: Path, validation: int, options: dict[str, float], remedy: str
+    sets: Path, validation: int, options: dict[str, Any], remedy: str
 ) -> None:
     save(sets / "mine.npz", arrays(train=4))
     with pytest.raises(MarginbenchError, match=f"no training image of class . is left: {remedy}$"):
-        load_data("mine", validation, Path(), sets, **options)  # type: ignore[arg-type]
+        load_data("mine", validation, Path(), sets, **options)
 
 
 def test_held_out_images_do_not_shorten_the_tail(sets: Path) -> None:
