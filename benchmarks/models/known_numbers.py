@@ -11,7 +11,7 @@ from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.doctor import Result
 from marginbench.benchmarks.evaluation.evaluated import output_margins
-from marginbench.benchmarks.probes._confident_attack import wrong_confidence
+from marginbench.benchmarks.probes._confident_attack import backtracked, wrong_confidence
 from marginbench.benchmarks.probes.clever import Clever
 from marginbench.benchmarks.probes.constrained_margin import ConstrainedMargin
 from marginbench.benchmarks.probes.linearised_margin import LinearisedMargin
@@ -106,7 +106,7 @@ def _rejecting() -> Result:
     net.get_parameter("head.weight").copy_(slope[:, None] / 1000)
     net.get_parameter("head.bias").copy_((torch.tensor([0.2, 0.0, -5.0]) - 0.5 * slope) / 1000)
     x = torch.full((1, 1, 1, 1), 0.5)
-    found = wrong_confidence(Query(net, x, torch.tensor([0]), "linf", 0.2, x[:0], torch.Generator()), steps=30)
+    found = wrong_confidence(Query(net, x, torch.tensor([0]), "linf", 0.2, x[:0], torch.Generator()), backtracked(30))
     return _near("small logits, wrong_confidence", found.tolist(), [1.45e-3], tolerance=2e-2)
 
 

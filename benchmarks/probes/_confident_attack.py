@@ -11,7 +11,13 @@ from marginbench.benchmarks.attacks._together import copies_at_once
 from marginbench.benchmarks.attacks.ray import attached, changes_class, select
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.probes._confidence import confidence, log_odds
-from marginbench.methods.maths.perturb import backtracking, project, random_start
+from marginbench.methods.maths.perturb import (
+    backtracking,
+    project,
+    random_start,
+    scale_examples,
+    steepest,
+)
 
 RIVALS = 9  # the likeliest wrong classes of an image, among which starts are sought
 
@@ -21,10 +27,14 @@ Target = Callable[[Tensor, Tensor], Tensor]
 Draw = Callable[[Query, Tensor], Tensor]
 """Perturbations [B, C, H, W] in the ball, to begin from towards the wrong classes [B] int64."""
 
+Ascent = Callable[[Callable[[Tensor], Tensor], Query, Tensor], object]
+"""Climbs an objective, [B] of images [B, C, H, W] in the ball, from perturbations of the query's images. What the
+objective has seen is the result."""
+
 
 def wrong_confidence(
     q: Query,
-    steps: int,
+    ascent: Ascent,
     rival: Tensor | None = None,
     start: Tensor | None = None,
     targets: Sequence[Target] | None = None,
@@ -51,15 +61,13 @@ def wrong_confidence(
         followed = current_rivals(logits, q.y, None if rival is None else rival[:, None])
         return target(logits, followed) / unit
 
-    radius = _radius(q)
     first = torch.zeros_like(q.x) if start is None else start
     for target in both_targets() if targets is None else targets:
-        climbed = partial(objective, target)
-        backtracking(climbed, q.x, first, epsilon=radius, step=radius, steps=steps, norm=q.norm)
+        ascent(partial(objective, target), q, first)
     return best
 
 
-def from_confident_starts(q: Query, steps: int, draw: Draw, *, draws: int, followed: int) -> Tensor:
+def from_confident_starts(q: Query, ascent: Ascent, draw: Draw, *, draws: int, followed: int) -> Tensor:
     """`wrong_confidence` [B] from several starts: of `draws` for each of the likeliest wrong classes, the best one by a
     target; and of these the `followed` best. By each target, from starts of its own."""
     rivals = top_rivals(q.net, q.x, q.y, RIVALS)
@@ -72,7 +80,7 @@ def from_confident_starts(q: Query, steps: int, draw: Draw, *, draws: int, follo
             copies = image.repeat(len(part))
             class_of = part.flatten()
             begun = rivals[copies, class_of], starts[class_of, copies]
-            found.append(wrong_confidence(q.rows(copies), steps, *begun, targets=[target]))
+            found.append(wrong_confidence(q.rows(copies), ascent, *begun, targets=[target]))
     return torch.cat(found).view(-1, len(q.x)).amax(0)
 
 
@@ -109,6 +117,36 @@ def sureness(logits: Tensor, index: Tensor) -> Tensor:
     others = logits.scatter(1, index, -torch.inf).amax(1)
     behind = logits.gather(1, index)[:, 0] - others
     return torch.where(behind > 0, log_odds(logits, index), behind)
+
+
+def backtracked(steps: int) -> Ascent:
+    """Steps as long as the radius at first, the shorter the more of them were taken back."""
+
+    def climb(objective: Callable[[Tensor], Tensor], q: Query, start: Tensor) -> None:
+        radius = _radius(q)
+        backtracking(objective, q.x, start, epsilon=radius, step=radius, steps=steps, norm=q.norm)
+
+    return climb
+
+
+def settled(steps: int) -> Ascent:
+    """Momentum, and steps whose lengths fall evenly to 0; none is taken back, which leaves local maxima.
+
+    v <- 0.7 v + g / ||g||_2,  delta <- project(delta + 0.4 epsilon (1 - i / steps) u),  u the unit step along v
+    """
+
+    def climb(objective: Callable[[Tensor], Tensor], q: Query, start: Tensor) -> None:
+        radius, delta, velocity = _radius(q), (q.x + start).clamp(0, 1) - q.x, torch.zeros_like(q.x)
+        for step in range(steps):
+            point = (q.x + delta).requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(objective(point).sum(), point)
+            velocity = 0.7 * velocity + steepest(gradient, "l2")
+            length = 0.4 * (1 - step / steps) * radius
+            delta = project(delta + scale_examples(length, steepest(velocity, q.norm)), radius, q.norm)
+            delta = (q.x + delta).clamp(0, 1) - q.x
+
+    return climb
 
 
 def at_random(q: Query, rival: Tensor) -> Tensor:

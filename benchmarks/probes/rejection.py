@@ -10,8 +10,9 @@ of which x itself and the x' that the attack finds are counted. It seeks the x' 
 class, by the log-odds alone and by letting the class win first: from x in the likeliest one at each step, as theirs
 does, and then in turns, each towards those three of nine wrong classes of which the network is surest at one of ten
 points: training images of that class pulled into the ball, in every other turn random points. A network that is unsure
-nearly everywhere has no slope to climb at most points. The turns only where an adversarial example is known in the
-ball: the attacks of the suite are better at finding whether there is one.
+nearly everywhere has no slope to climb at most points, and many maxima: the turns climb with momentum, and are taken
+again, ten times at most, while they take more than 1 % of the images past tau. They are taken only where an adversarial
+example is known in the ball: the attacks of the suite are better at finding whether there is one.
 """
 
 import math
@@ -30,8 +31,10 @@ from marginbench.benchmarks.probes._confidence import confidence
 from marginbench.benchmarks.probes._confident_attack import (
     Draw,
     at_random,
+    backtracked,
     from_confident_starts,
     from_images,
+    settled,
     wrong_confidence,
 )
 from marginbench.benchmarks.probes.probe import Probe, Subject, probe
@@ -40,6 +43,7 @@ from marginbench.methods import NORMS, Norm, predicted_class
 
 IMAGES = 2000  # of the training images, to begin from
 DRAWS, FOLLOWED = 10, 3  # points for each wrong class, and the classes that are followed
+MORE, MOST = 0.01, 10  # the share of the images for which as many turns are worth it again, and how often at most
 
 
 @probe
@@ -69,7 +73,7 @@ class Rejection(Probe):
 
     tpr: float = Field(gt=0, le=1)  # share of the correct held-out images that must be accepted
     steps: PositiveInt  # of each start of the attack
-    turns: Annotated[int, Field(ge=0)] = 3  # of starts elsewhere, for attackable images not yet past the threshold
+    turns: Annotated[int, Field(ge=0)] = 3  # of starts elsewhere; and again, while so many still take images past it
 
     def measure(self, subject: Subject) -> dict[str, Tensor]:
         """Confidences of the images and of attacked ones, as log-odds.
@@ -101,13 +105,18 @@ class Rejection(Probe):
 
     def _attacked(self, q: Query, tau: Tensor, attackable: Tensor, images: Draw) -> Tensor:
         """`wrong_confidence` [B]; in turns for the `attackable` images [B] bool, until past tau."""
-        best = wrong_confidence(q, self.steps)
-        for turn in range(self.turns):
-            left = ((best < tau) & attackable).nonzero()[:, 0]
-            if len(left):
-                draw = at_random if turn % 2 else images
-                again = from_confident_starts(q.rows(left), self.steps, draw, draws=DRAWS, followed=FOLLOWED)
-                best[left] = torch.maximum(best[left], again)
+        best = wrong_confidence(q, backtracked(self.steps))
+        for _ in range(MOST):
+            before = best >= tau
+            for turn in range(self.turns):
+                left = ((best < tau) & attackable).nonzero()[:, 0]
+                if len(left):
+                    draw = at_random if turn % 2 else images
+                    starts = {"draws": DRAWS, "followed": FOLLOWED}
+                    again = from_confident_starts(q.rows(left), settled(self.steps), draw, **starts)
+                    best[left] = torch.maximum(best[left], again)
+            if float(((best >= tau) & ~before).float().mean()) <= MORE:
+                break
         return best
 
     def metrics(self, arrays: Mapping[str, np.ndarray], epsilon: Mapping[Norm, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The reject option: threshold and robust error by hand, the attack where the answer is known, and mutants of it."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from marginbench.benchmarks.attacks._linear import top_rivals
 from marginbench.benchmarks.data.dataset import Split
+from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.probes import _confident_attack as attack
+from marginbench.benchmarks.probes import rejection
 from marginbench.benchmarks.probes.probe import Subject
 from marginbench.benchmarks.probes.rejection import Rejection, threshold
 from marginbench.methods import NORMS, Norm
@@ -106,9 +109,10 @@ def test_a_class_that_is_above_the_mean_need_not_win(scale: float) -> None:
     surely there. Every other attack on the way, from confident starts and at random, knows it too."""
     q = a_query(slopes(scale), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), "linf", epsilon=0.2)
     wanted = pytest.approx(1.45 * scale, rel=0.02)
-    assert float(attack.wrong_confidence(q, 30)) == wanted
-    assert float(attack.wrong_confidence(q, 60)) == wanted, "where steps are as short as rounding"
-    assert float(attack.from_confident_starts(q, 30, attack.at_random, draws=3, followed=1)) == wanted
+    for ascent in (attack.backtracked, attack.settled):
+        assert float(attack.wrong_confidence(q, ascent(30))) == wanted
+        assert float(attack.wrong_confidence(q, ascent(60))) == wanted, "where steps are as short as rounding"
+        assert float(attack.from_confident_starts(q, ascent(30), attack.at_random, draws=3, followed=1)) == wanted
 
 
 def test_each_target_is_climbed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +129,10 @@ def test_each_target_is_climbed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("log_odds", "sureness"):
         monkeypatch.setattr(attack, name, spy(name, getattr(attack, name)))
     q = a_query(slopes(1e-2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), "linf", epsilon=0.2)
-    attack.wrong_confidence(q, 5)
+    attack.wrong_confidence(q, attack.backtracked(5))
     assert seen[:5] == ["log_odds"] * 5 and seen.count("sureness") == 5
     seen.clear()
-    attack.from_confident_starts(q, 5, attack.at_random, draws=3, followed=1)
+    attack.from_confident_starts(q, attack.settled(5), attack.at_random, draws=3, followed=1)
     assert seen.count("sureness") >= 5 and seen[0] == "log_odds"
 
 
@@ -188,6 +192,28 @@ def detour() -> nn.Sequential:
     return net.requires_grad_(False).eval()
 
 
+class Ripples(nn.Module):
+    """Logits (0, 10 r - 1) of the mean r of u + 0.2 sin 20 u over the pixels 0.5 + u / 10: seven maxima for each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = 10 * (x.flatten(1) - 0.5)
+        z = 10 * (u + 0.2 * (20 * u).sin()).mean(1) - 1
+        return torch.stack([0 * z, z], 1)
+
+
+def test_momentum_leaves_local_maxima() -> None:
+    """Of u + 0.2 sin 20 u the largest is 1.18 in [-1, 1]: 10.8 is what can be had."""
+    x = torch.full((20, 1, 8, 8), 0.5)
+    q = a_query(Ripples(), x, torch.zeros(20, dtype=torch.int64), "linf", epsilon=0.1)
+
+    def found(ascent: attack.Ascent) -> float:
+        return float(attack.from_confident_starts(q, ascent, attack.at_random, draws=10, followed=1).median())
+
+    best = 10 * float((torch.linspace(-1, 1, 10_001) + 0.2 * (20 * torch.linspace(-1, 1, 10_001)).sin()).max()) - 1
+    assert 0.97 * best < found(attack.settled(50)) <= best
+    assert found(attack.backtracked(50)) < 0.9 * best
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_each_wrong_class_is_followed(detour: nn.Sequential, norm: Norm) -> None:
     """At grey + (d, d'): z = (0, 8 d - 0.1, 64 d' - 1); L-infinity: d = -0.1, d' = 0.1; L2: 0 and 0.3 / sqrt(8).
@@ -200,9 +226,9 @@ def test_each_wrong_class_is_followed(detour: nn.Sequential, norm: Norm) -> None
     q = a_query(detour, x, detour(x).argmax(1), norm, epsilon=EPSILON[norm])
     rivals = top_rivals(detour, x, q.y, 9)
     assert rivals.tolist() == [[1, 2]] * 3
-    assert float(attack.wrong_confidence(q, 30).max()) < 1.5
+    assert float(attack.wrong_confidence(q, attack.backtracked(30)).max()) < 1.5
     start = random_start(x, torch.full((3,), EPSILON[norm]), norm, q.generator)
-    sharp = attack.wrong_confidence(q, 50, rivals[:, 1], start)
+    sharp = attack.wrong_confidence(q, attack.backtracked(50), rivals[:, 1], start)
     torch.testing.assert_close(sharp, torch.full((3,), best), rtol=2e-2, atol=0)
 
     grey = Split((255 * x).byte(), q.y, 255)
@@ -213,6 +239,30 @@ def test_each_wrong_class_is_followed(detour: nn.Sequential, norm: Norm) -> None
         found = Rejection(tpr=0.9, steps=50, turns=turns).measure(subject)[f"wrong_confidence_{norm}"]
         assert low <= float(found[:2].min()) <= float(found[:2].max()) <= high, turns
         assert float(found[2]) < 1.5, "no adversarial example is known in its ball"
+
+
+@pytest.mark.parametrize(
+    ("found", "turns"),
+    [([], 2), ([1], 2), ([2], 4), ([0, 2, 1, 1, 1, 0, 50], 6), ([2] * 50, 20)],
+)
+def test_turns_go_on_while_they_find_more(
+    linear: nn.Sequential, monkeypatch: pytest.MonkeyPatch, found: list[int], turns: int
+) -> None:
+    """Two more, wherever two have taken more than 1 % of the images past the threshold; twenty at most."""
+    asked: list[int] = []
+
+    def fake(q: Query, *_: object, **more: int) -> Tensor:
+        passing = found[len(asked)] if len(asked) < len(found) else 0
+        asked.append(len(q.x))
+        return torch.where(torch.arange(len(q.x)) < passing, 5.0, 0.0)
+
+    monkeypatch.setattr(rejection, "from_confident_starts", fake)
+    x = torch.rand(100, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    q = a_query(linear, x, linear(x).argmax(1), "linf", epsilon=0.0)
+    probe, attackable = Rejection(tpr=0.9, steps=1, turns=2), torch.ones(100).bool()
+    best = probe._attacked(q, torch.tensor(5.0), attackable, attack.at_random)
+    assert len(asked) == turns and asked[-1] == 100 - sum(found[: turns - 1])
+    assert int((best >= 5).sum()) == sum(found[:turns])
 
 
 def test_without_rejection_it_is_robust_accuracy(linear: nn.Sequential) -> None:
@@ -238,9 +288,9 @@ def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.
     y = linear(x).argmax(1)
     for norm in NORMS:
         far = random_start(x, torch.full((20,), EPSILON[norm]), norm, torch.Generator().manual_seed(0))
-        for rival, start in ((None, None), (1 - y, far)):
+        for (rival, start), ascent in product(((None, None), (1 - y, far)), (attack.backtracked, attack.settled)):
             seen.clear()
-            attack.wrong_confidence(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), 20, rival, start)
+            attack.wrong_confidence(a_query(Spy(), x, y, norm, epsilon=EPSILON[norm]), ascent(20), rival, start)
             points = torch.stack(seen)
             move = (points - x).flatten(2)
             size = move.norm(dim=2) if norm == "l2" else move.abs().amax(2)
@@ -251,7 +301,8 @@ def test_points_stay_in_ball_and_box(linear: nn.Sequential, monkeypatch: pytest.
 @pytest.mark.parametrize("mutant", ["returns its input", "ignores the wrong class"])
 def test_a_broken_attack_is_noticed(linear: nn.Sequential, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
     if mutant == "returns its input":
-        monkeypatch.setattr(attack, "backtracking", lambda objective, x, start, **ball: torch.zeros_like(x))
+        for ascent in ("backtracked", "settled"):
+            monkeypatch.setattr(rejection, ascent, lambda steps: lambda objective, q, start: objective(q.x))
     else:
         for target in ("sureness", "log_odds"):
             monkeypatch.setattr(attack, target, lambda logits, index: logits.sum(1))
