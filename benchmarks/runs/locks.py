@@ -1,13 +1,15 @@
 """Which process does which run: a file beside the records, so that processes with one output folder share the work.
 
 A run in progress has a file `<id>.lock`, created whole by the process that holds it and touched every few seconds. The
-lock of a dead process is void: at once on the same machine, elsewhere once it has not been touched for a while. Nothing
-breaks if two processes do get the same run: they write the same record.
+lock of a dead process is void: at once where its number can be looked up, elsewhere (on another machine, or in another
+container, whatever its host name) once it has not been touched for a while. Nothing breaks if two processes do get the
+same run: they write the same record.
 """
 
 import contextlib
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -18,6 +20,7 @@ from pathlib import Path
 from marginbench.methods import MarginbenchError
 
 BEAT = 15.0  # seconds between two touches
+BOOT, SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 STALE = 8 * BEAT  # without a touch, and the process is believed gone: clusters' file systems tell times late
 
 
@@ -33,6 +36,7 @@ class Holder:
     touched: float = 0.0  # the last sign of life
     together: int = 1  # trainings that are done at once, with this one
     born: int = 0  # when the process began, in ticks of the kernel: its number may be another's by now; 0: not known
+    numbers: str = ""  # whose numbers of processes: of which kernel, since which start, in which container
 
 
 @contextlib.contextmanager
@@ -47,7 +51,8 @@ def lock(runs: Path, run_id: str, method: str, repetition: int, together: int = 
     """
     path = runs / f"{run_id}.lock"
     pid = os.getpid()
-    mine = Holder(socket.gethostname(), pid, method, repetition, 0.0, together=together, born=_process(pid)[1])
+    known = {"together": together, "born": _process(pid)[1], "numbers": _numbers()}
+    mine = Holder(socket.gethostname(), pid, method, repetition, 0.0, **known)
     got = _create(path, mine) or (holder(path, _now(runs)) is None and _take_over(path) and _create(path, mine))
     if not got:
         yield False
@@ -81,7 +86,8 @@ def holder(path: Path, now: float | None = None) -> Holder | None:
         found = Holder(**{**json.loads(text), "touched": touched})
     except (ValueError, TypeError):  # half written, on a file system without links
         return Holder("?", 0, "?", 0, touched, touched)
-    return None if found.host == socket.gethostname() and not _alive(found.pid, found.born) else found
+    ours = (found.host, found.numbers) == (socket.gethostname(), _numbers())
+    return None if ours and not _alive(found.pid, found.born) else found
 
 
 def holders(runs: Path) -> dict[str, Holder]:
@@ -149,7 +155,15 @@ def _now(folder: Path) -> float:
 
 def _beside(folder: Path, name: str) -> Path:
     """A hidden file that nobody else uses."""
-    return folder / f".{name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+    return folder / f".{name}.{secrets.token_hex(8)}"
+
+
+def _numbers() -> str:
+    """Processes that agree in this see each other's numbers. "" where that cannot be read: not on Linux."""
+    try:
+        return f"{BOOT.read_text(encoding='ascii').strip()} {SPACE.readlink()}"
+    except OSError:
+        return ""
 
 
 def _alive(pid: int, born: int) -> bool:

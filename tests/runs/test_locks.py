@@ -64,6 +64,22 @@ def test_a_process_that_has_got_the_number_of_a_dead_one_does_not_hold_its_runs(
         assert (holder(path) is not None) == held
 
 
+def test_a_container_of_the_same_host_name_knows_other_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here has the number of that process, and nobody may: only silence tells."""
+    path = tmp_path / "run.lock"
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True)
+    for name in ("ours", "theirs"):
+        (tmp_path / name).symlink_to(f"pid:[{name}]")
+    monkeypatch.setattr(locks, "SPACE", tmp_path / "ours")
+    with lock(tmp_path, "run", "ce", 0):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": int(gone.stdout)}))
+        assert holder(path) is None
+        monkeypatch.setattr(locks, "SPACE", tmp_path / "theirs")
+        assert holder(path) is not None
+        monkeypatch.setattr(locks, "BOOT", tmp_path / "not on Linux")
+        assert locks._numbers() == ""
+
+
 def test_a_lock_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process killed while it writes one holds nothing."""
     path, real = tmp_path / "run.lock", os.link
