@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from marginbench.benchmarks.records.record import Environment
+from marginbench.benchmarks.records.record import Environment, Record
 
 UNKNOWN = "not recorded"
 
@@ -32,6 +32,16 @@ def differences(there: Environment, here: Environment) -> list[Difference]:
         if before != after or (name == "commit" and after.endswith("+")):
             found.append(Difference(name, before, after))
     return found
+
+
+def measured_elsewhere(record: Record, here: Environment) -> list[Difference]:
+    """The estimators of a record that were run again after its evaluation, by another commit than the one here."""
+    commits = {name: facts.get("commit") or here.commit for name, facts in record.estimators.items()}
+    return [
+        Difference(f"commit of {name}", commit, here.commit or "none")
+        for name, commit in commits.items()
+        if commit != here.commit
+    ]
 
 
 def _facts(of: Environment) -> Iterator[tuple[str, str]]:

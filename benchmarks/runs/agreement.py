@@ -131,7 +131,7 @@ def _by_metrics(record: Record, again: Record, spread: Spread, what: str) -> Ver
         after = again.metrics.get(metric, math.nan)
         if math.isnan(before) != math.isnan(after):
             return Verdict("no", f"{what} differ; {metric} is {before:.6g} in the record, {after:.6g} here")
-        if not (math.isfinite(before) and math.isfinite(after)) or before == after:
+        if not (math.isfinite(before) and math.isfinite(after)) or _equal(before, after):
             continue
         limit = spread.limit(metric, points)
         if limit is None:

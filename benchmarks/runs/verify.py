@@ -14,7 +14,7 @@ from marginbench.benchmarks.machine.device import resolve_device
 from marginbench.benchmarks.machine.files import digest
 from marginbench.benchmarks.plugins import load_plugin
 from marginbench.benchmarks.records.current import current
-from marginbench.benchmarks.records.differences import UNKNOWN, Difference, differences
+from marginbench.benchmarks.records.differences import UNKNOWN, Difference, differences, measured_elsewhere
 from marginbench.benchmarks.records.reader import read_arrays, read_folders
 from marginbench.benchmarks.records.record import Record
 from marginbench.benchmarks.records.training import NETWORKS
@@ -237,5 +237,6 @@ def _group(group: Sequence[_Case], runs: Path, question: Question) -> Iterator[t
         assert isinstance(again, Record)  # nobody else works in this folder
         case = waiting[again.id]
         unlike = differences(case.record.environment, again.environment)
+        unlike += measured_elsewhere(case.record, again.environment)
         anew = read_arrays(runs / f"{again.id}.json")
         yield case, judge(case.record, read_arrays(case.path), again, anew, case.spread, unlike), unlike

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from made import ENVIRONMENT
+from made import ENVIRONMENT, a_record
 
-from marginbench.benchmarks.records.differences import UNKNOWN, Difference, differences
+from marginbench.benchmarks.records.differences import UNKNOWN, Difference, differences, measured_elsewhere
 
 HERE = replace(
     ENVIRONMENT,
@@ -56,3 +56,9 @@ def test_what_an_older_record_does_not_say_is_not_called_missing() -> None:
 def test_files_that_are_in_no_commit_are_not_known_to_be_the_same() -> None:
     changed = replace(HERE, commit="c0ffee+")
     assert [one.name for one in differences(changed, changed)] == ["commit"]
+
+
+def test_an_estimator_that_was_run_again_names_its_own_commit() -> None:
+    facts = {"fmn_l2": {"seconds": 1.0}, "rejection": {"commit": "beef"}, "clever": {"commit": "c0ffee"}}
+    record = a_record("ce", environment=HERE, estimators=facts)
+    assert measured_elsewhere(record, HERE) == [Difference("commit of rejection", "beef", "c0ffee")]

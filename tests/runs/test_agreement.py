@@ -56,6 +56,11 @@ def test_where_nothing_differs_the_bits_must_be_the_same() -> None:
     assert ask(upper=0.5, losses=(2.0, 1.5), unlike=[]).why == "the losses differ, although the environments do not"
 
 
+def test_what_differs_by_rounding_alone_is_not_named() -> None:
+    verdict = ask(metrics(0.5 + 1e-8), upper=0.7)
+    assert verdict == Verdict("a seed's spread", "1 of 3 arrays differ; no metric differs")
+
+
 def test_on_a_gpu_bits_are_not_asked_for() -> None:
     gpu = a_record("ce", metrics=metrics(0.5), losses=[2.0], environment=replace(ENVIRONMENT, device="NVIDIA H100"))
     assert (
