@@ -30,7 +30,7 @@ def test_holms_correction_is_over_the_comparisons_of_the_row() -> None:
     p = np.ones((11, 11))
     p[0, 10] = p[10, 0] = 0.006  # x 10 comparisons
     assert rank_intervals(better, p)[0] == (1, 11)
-    p[0, 10] = p[10, 0] = 0.004
+    p[0, 10] = p[10, 0] = 0.0048  # x 11 would be above 0.05
     assert rank_intervals(better, p)[0] == (2, 11) and rank_intervals(better, p)[10] == (1, 10)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from marginbench.benchmarks.tables.claims import OF_TUNED, findings, render_clai
 from marginbench.benchmarks.tables.files import contents
 from marginbench.benchmarks.tables.pairs import column_pairs, suite_runs
 from marginbench.benchmarks.tables.standing import standings
-from marginbench.benchmarks.tables.tuning import Gains, gains, tuning_files
+from marginbench.benchmarks.tables.tuning import Gains, _beat, gains, tuning_files
 
 ROBUST = "robust_accuracy_l2"
 
@@ -49,6 +50,13 @@ def test_a_gain_is_that_of_the_means_with_an_interval_and_a_test(tmp_path: Path)
     kept = made.gains[ROBUST]["ce"]
     assert (kept.difference, kept.low, kept.high, kept.p) == (0, 0, 0, 1)  # the same networks
     assert made.ahead[ROBUST] == [0, 1]
+
+
+def test_rows_ahead_are_told_by_the_tests_of_the_other_rows_alone() -> None:
+    """p 0.02 times two rows is below 0.05; the baseline beside itself is no test."""
+    p = {"ce": 1.0, "mma": 0.02, "svm": 0.9}
+    between = SimpleNamespace(difference=lambda row, other: SimpleNamespace(value=float(row != other), p=p[row]))
+    assert _beat(between, p, "") == 1  # type: ignore[arg-type]
 
 
 def test_the_page_says_what_was_gained_and_what_it_cost(tmp_path: Path) -> None:
