@@ -17,6 +17,7 @@ def test_numbers_that_differ_by_rounding_are_equal() -> None:
     assert SMALLER < LARGER, "the test needs such numbers"
     a, b, c, d, e = levels([SMALLER, LARGER, 0.9, math.nan, math.inf])
     assert c < a == b < e == math.inf and math.isnan(d)
+    assert len(set(levels([1.0, 1 + 1e-10, 1e-10]))) == 3, "no more than rounding"
     assert levels([]) == [] and levels([0.0, 0.0]) == [0.0, 0.0] and levels([math.nan])
 
 

@@ -39,12 +39,12 @@ def test_many_rows_of_one_spread_are_compared_as_in_an_analysis_of_variance() ->
     assert pairwise(seeds).p[i, j] == pytest.approx(2 * stats.t.sf(abs(t), found.degrees[i]), rel=0.01)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])
-def test_copies_of_rows_teach_nothing(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "copied"), [(1, 1), (2, 2), (5, 5), (5, 2)])
+def test_copies_of_rows_teach_nothing(rows: int, copied: int) -> None:
     stream = np.random.default_rng(3)
     seeds, points = stream.normal(size=(rows, 3)), stream.normal(size=(rows, 20))
-    twice, own = np.vstack([seeds, seeds]), np.arange(2 * rows) < rows
-    alone, found = pairwise(seeds, points), pairwise(twice, np.vstack([points, points]), own=own)
+    more, own = np.vstack([seeds, seeds[:copied]]), np.arange(rows + copied) < rows
+    alone, found = pairwise(seeds, points), pairwise(more, np.vstack([points, points[:copied]]), own=own)
     for name in ("difference", "half", "p"):
         np.testing.assert_allclose(getattr(found, name)[:rows, :rows], getattr(alone, name), rtol=1e-12)
     assert (np.diag(found.difference, rows) == 0).all() and (np.diag(found.p, rows) == 1).all()
@@ -130,6 +130,21 @@ def test_few_seeds_and_missing_numbers_are_not_compared() -> None:
 def test_without_any_spread_different_means_differ() -> None:
     found = pairwise(np.array([[0.5] * 3, [0.5] * 3, [0.7] * 3]))
     assert found.p[0, 1] == 1 and found.p[0, 2] <= 1e-12 and found.half[0, 2] < 1e-12
+
+
+def test_a_row_without_spread_does_not_say_how_much_there_is() -> None:
+    """Of different numbers of seeds, so that no luck is common."""
+    seeds = np.random.default_rng(8).normal(size=(4, 4))
+    seeds[0, 3], seeds[3] = np.nan, 0.5
+    found, without = luck(seeds), luck(seeds[:3])
+    assert np.isfinite(found.variance).all() and found.variance[:3] == pytest.approx(without.variance)
+
+
+def test_the_spread_over_points_is_that_of_a_sample() -> None:
+    points = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    found = pairwise(np.array([[1 / 3] * 3, [1 / 3 + 0.5] * 3]), points)
+    error = (points[0] - points[1]).std(ddof=1) / math.sqrt(3)
+    assert found.half[0, 1] == pytest.approx(stats.t.isf(0.025, 2) * error)
 
 
 def test_means_that_differ_by_rounding_are_one() -> None:
