@@ -206,7 +206,7 @@ def records_of(source: Any) -> Reading:
 
 
 def _are_rows(source: Any) -> bool:
-    return isinstance(source, list) and all(isinstance(one, Rows) for one in source)
+    return isinstance(source, list) and bool(source) and all(isinstance(one, Rows) for one in source)
 
 
 def _by_row(records: Iterable[Record]) -> dict[str, list[Record]]:

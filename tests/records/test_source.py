@@ -88,6 +88,8 @@ def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
     with pytest.raises(MarginbenchError, match="nowhere: no such folder"):
         margins("nowhere")
     (tmp_path / "empty").mkdir()
+    with pytest.raises(MarginbenchError, match="these records: no run that ended well"):
+        plot("intervals", [])
     with pytest.raises(MarginbenchError, match="empty: no run that ended well"):
         plot("accuracy_curves", "empty")
     assert not len(load([]))

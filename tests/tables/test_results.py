@@ -1,6 +1,8 @@
 """The committed tables are what the committed records give, and the pages show them."""
 
+import csv
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -163,3 +165,26 @@ def test_every_claim_that_does_not_show_is_explained_beside_the_results() -> Non
     for finding in findings(read_folders([ROOT / "results" / "reference" / "digits"])):
         if finding.claim in ("input_margin", "certified_radius", "rejection") and finding.verdict != "yes":
             assert f"`{finding.method}`" in text, f"{finding.method}: {finding.claim} {finding.verdict}"
+
+
+def test_differences_of_margins_are_those_of_the_table() -> None:
+    """`row` +1.23 ± 0.45, to the last digit that is said: in L2 with two digits, in L-infinity with three."""
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    one = r"([+-]\d\.\d+) ± (\d\.\d+)"
+    checked = 0
+    for section in re.split(r"^## ", text, flags=re.MULTILINE):
+        said = re.findall(rf"`(\w+)`\s+\(?{one}(?: in L2)?(?:\s+and\s+{one})?", section)
+        if not said:
+            continue
+        path = ROOT / "results" / "reference" / section.split()[0] / "leaderboard.csv"
+        rows = {row["method"]: row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())}
+        for name, *numbers in said:
+            for difference, half in filter(all, (numbers[:2], numbers[2:])):
+                digits = len(difference.partition(".")[2])
+                column = f"margin_upper_{'linf' if digits == 3 else 'l2'}_difference"
+                low, high = (float(rows[name][f"{column}_{end}"]) for end in ("low", "high"))
+                rounding = 0.501 * 10**-digits
+                assert float(difference) == pytest.approx(float(rows[name][column]), abs=rounding), name
+                assert float(half) == pytest.approx((high - low) / 2, abs=rounding), name
+                checked += 1
+    assert checked > 25
