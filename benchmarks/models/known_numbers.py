@@ -11,7 +11,7 @@ from marginbench.benchmarks.data.dataset import Split
 from marginbench.benchmarks.estimator import Query
 from marginbench.benchmarks.evaluation.doctor import Result
 from marginbench.benchmarks.evaluation.evaluated import output_margins
-from marginbench.benchmarks.probes._confident_attack import backtracked, wrong_confidence
+from marginbench.benchmarks.probes._confident_attack import backtracked, settled, wrong_confidence
 from marginbench.benchmarks.probes.clever import Clever
 from marginbench.benchmarks.probes.constrained_margin import ConstrainedMargin
 from marginbench.benchmarks.probes.linearised_margin import LinearisedMargin
@@ -31,7 +31,7 @@ def examine_numbers() -> Iterator[Result]:
     yield _equality()
     yield from _margins()
     yield from _clever()
-    yield _rejecting()
+    yield from _rejecting()
     yield from _statistics()
 
 
@@ -96,7 +96,7 @@ def _clever() -> Iterator[Result]:
         yield _near(f"a kink, clever_{norm}", scores[f"clever_{norm}"].tolist(), [0.4 / 5, 1.6 / 5])
 
 
-def _rejecting() -> Result:
+def _rejecting() -> Iterator[Result]:
     """Logits of a pixel a, so small that class 1 is furthest above the mean of the others where it does not win.
 
     z = (0.2 + 3 t, t, -5 - 20 t) / 1000 for t = a - 0.5 in [-0.2, 0.2]: it wins below t = -0.1, and most surely there.
@@ -106,8 +106,10 @@ def _rejecting() -> Result:
     net.get_parameter("head.weight").copy_(slope[:, None] / 1000)
     net.get_parameter("head.bias").copy_((torch.tensor([0.2, 0.0, -5.0]) - 0.5 * slope) / 1000)
     x = torch.full((1, 1, 1, 1), 0.5)
-    found = wrong_confidence(Query(net, x, torch.tensor([0]), "linf", 0.2, x[:0], torch.Generator()), backtracked(30))
-    return _near("small logits, wrong_confidence", found.tolist(), [1.45e-3], tolerance=2e-2)
+    q = Query(net, x, torch.tensor([0]), "linf", 0.2, x[:0], torch.Generator())
+    for name, ascent in (("wrong_confidence", backtracked), ("wrong_confidence by momentum", settled)):
+        found = wrong_confidence(q, ascent(30)).tolist()
+        yield _near(f"small logits, {name}", found, [1.45e-3], tolerance=2e-2)
 
 
 def _statistics() -> Iterator[Result]:

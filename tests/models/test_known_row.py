@@ -236,6 +236,10 @@ NUMBERS: dict[str, tuple[Plant, str]] = {
         twin(_confident_attack, "sureness", "behind > 0", "behind > -torch.inf"),
         "small logits, wrong_confidence",
     ),
+    "momentum down the slope": (
+        twin(known_numbers, "settled", "steepest(velocity, q.norm)", "-steepest(velocity, q.norm)"),
+        "small logits, wrong_confidence by momentum",
+    ),
     "CLEVER in balls of a fifth of the radius": (
         twin(clever.Clever, "_score", "(self.samples,), radius)", "(self.samples,), 0.2 * radius)"),
         "a kink, clever_linf",
