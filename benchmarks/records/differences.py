@@ -36,7 +36,7 @@ def differences(there: Environment, here: Environment) -> list[Difference]:
 
 def measured_elsewhere(record: Record, here: Environment) -> list[Difference]:
     """The estimators of a record that were run again after its evaluation, by another commit than the one here."""
-    commits = {name: facts.get("commit") or here.commit for name, facts in record.estimators.items()}
+    commits = {name: str(facts["commit"]) for name, facts in record.estimators.items() if facts.get("commit")}
     return [
         Difference(f"commit of {name}", commit, here.commit or "none")
         for name, commit in commits.items()

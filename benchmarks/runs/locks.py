@@ -51,8 +51,7 @@ def lock(runs: Path, run_id: str, method: str, repetition: int, together: int = 
     """
     path = runs / f"{run_id}.lock"
     pid = os.getpid()
-    known = {"together": together, "born": _process(pid)[1], "numbers": _numbers()}
-    mine = Holder(socket.gethostname(), pid, method, repetition, 0.0, **known)
+    mine = Holder(socket.gethostname(), pid, method, repetition, 0.0, 0.0, together, _process(pid)[1], _numbers())
     got = _create(path, mine) or (holder(path, _now(runs)) is None and _take_over(path) and _create(path, mine))
     if not got:
         yield False
