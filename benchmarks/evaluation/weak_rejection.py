@@ -18,7 +18,7 @@ from marginbench.methods import NORMS, Norm
 
 SAMPLE, MORE = 16, 64  # correct points, at random; more where the first show that there is something to find
 STEPS, DRAWS = 60, 30  # of each start, one for each of the likeliest wrong classes: the surest of so many
-ROUNDS = 4  # of both attacks, from images and from random points
+ROUNDS = 4  # of both attacks, from images and from random points, at most: while they find more
 FEWER = 0.05  # the share of the correct points that may be lost, and one point always
 
 
@@ -53,9 +53,13 @@ def _lost(e: Evidence, norm: Norm, points: Tensor, count: int) -> float:
     """How many of these points [N] bool get past the threshold, judged by at most `count` of them."""
     index = sample(points, count)
     q, past = e.query(norm, index), torch.zeros_like(index, dtype=torch.bool)
-    for ascent, draw in ROUNDS * ((backtracked(STEPS), from_images(e.x, e.y)), (settled(STEPS), at_random)):
-        left = (~past).nonzero()[:, 0]
-        if len(left):
-            confidence = from_confident_starts(q.rows(left), ascent, draw, draws=DRAWS, followed=RIVALS)
-            past[left] = confidence >= e.arrays["rejection_threshold"]
+    for _ in range(ROUNDS):
+        before = int(past.sum())
+        for ascent, draw in ((backtracked(STEPS), from_images(e.x, e.y)), (settled(STEPS), at_random)):
+            left = (~past).nonzero()[:, 0]
+            if len(left):
+                confidence = from_confident_starts(q.rows(left), ascent, draw, draws=DRAWS, followed=RIVALS)
+                past[left] = confidence >= e.arrays["rejection_threshold"]
+        if int(past.sum()) == before:
+            break
     return int(past.sum()) * int(points.sum()) / len(index)
