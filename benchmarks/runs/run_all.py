@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from marginbench.benchmarks.certificates.scan import install_advice
 from marginbench.benchmarks.machine.files import ensure_writable
+from marginbench.benchmarks.records.current import OTHER_DATA, marks
 from marginbench.benchmarks.records.reader import Reading, read_folders, record_paths
 from marginbench.benchmarks.records.record import Record, is_inapplicable
 from marginbench.benchmarks.records.training import Training, find_training
@@ -151,12 +152,27 @@ def _run(options: RunOptions, work: Work) -> RunOutcome:
     table, files, current = _tables(work)
     written = None if report is None or not current else report.write()
     asked = {cell.id for cell in work.cells}
+    _warn_of_marked(current, asked)
     rows = dict.fromkeys(record.method for record in current if record.id in asked)
     untrained = len(work.untrained)
     resumed, others = len(work.cells) - len(work.todo) - untrained, len(work.todo) - len(done)
     elsewhere = others if slot is None else min(others, held_elsewhere(work))
     counts = len(done), _failed(work, current), resumed, untrained, elsewhere, others - elsewhere
     return RunOutcome(table, current, list(rows), files, work.runs, work.job.networks, written, *counts)
+
+
+def _warn_of_marked(current: Sequence[Record], asked: Set[str]) -> None:
+    """An earlier state of a plug-in or of the data may be back, with its records, which newer ones have overtaken."""
+    found = marks(current)
+    rows = {record.method: found[record.id] for record in current if record.id in asked and found.get(record.id)}
+    for row, mark in rows.items():
+        what = "on other data" if mark == OTHER_DATA else "of another version"
+        log.warning(
+            "%s has newer records, %s, by which the table goes; it calls these runs %s: repeat them with `fresh`",
+            row,
+            what,
+            mark,
+        )
 
 
 def _failed(work: Work, current: Iterable[Record]) -> int:

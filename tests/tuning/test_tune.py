@@ -354,8 +354,9 @@ def test_wrong_tunings_are_refused_with_their_remedy(tiny: Path, tmp_path: Path,
     assert "holds several tunings of suite tiny: name one of" in refusal("--tuned", tmp_path / "t")
     (file,) = [path for path in setting_paths(tmp_path / "t/tiny/tuning/validation_accuracy") if path.stem == "ce"]
     setting, folder = read_setting(file), file.parent.parent
-    write_setting(file, replace(setting, revision=9))
-    assert "tuned with another version of the method" in refusal("--tuned", folder, "--methods", "ce")
+    for other_version in (replace(setting, revision=9), replace(setting, source="f" * 64)):
+        write_setting(file, other_version)
+        assert "tuned with another version of the method" in refusal("--tuned", folder, "--methods", "ce")
     write_setting(file, setting)
     other = refusal("--tuned", folder, "--methods", "ce", "--set", "training.epochs=3")
     assert (
